@@ -1,0 +1,226 @@
+"""From the bytes of a reply to JSON or to the error that it means. Pure."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from openmarkets_provider.client.planning import ApiCall
+from openmarkets_provider.exceptions import (
+    OpenmarketsApiError,
+    OpenmarketsAuthError,
+    OpenmarketsError,
+    OpenmarketsInvalidClient,
+    OpenmarketsInvalidResponse,
+    OpenmarketsNotFound,
+    OpenmarketsRateLimited,
+    OpenmarketsScopeNotInPlan,
+    OpenmarketsServerError,
+    OpenmarketsUserContextRequired,
+)
+
+MAX_TEXT = 500
+"""Characters of a server's words that an error repeats."""
+MAX_LIFETIME = 31 * 86400
+"""Longest token lifetime in seconds that is believed."""
+_TRANSIENT = frozenset({408, 425})
+_WHY_REFUSED = (
+    "The client credentials grant has no user: an endpoint that needs a user context never works with it, and "
+    "neither does one outside your API plan. A new token does not help; ask Openmarkets what your plan holds."
+)
+
+
+def decode(body: bytes) -> Any:
+    """Decode JSON strictly (no NaN, bounded nesting).
+
+    :raises ValueError: it is not JSON.
+    """
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def read_reply(call: ApiCall, status: int, headers: Mapping[str, str], body: bytes, request_id: str) -> Any:
+    """Return the JSON of an API's reply; None when it is empty.
+
+    :param request_id: the one that was sent; the one that the reply echoes wins.
+    :raises OpenmarketsApiError: the reply is an error, or not JSON.
+    """
+    request_id = _printable(headers.get("x-request-id", request_id))
+    if not 200 <= status < 300:
+        raise _api_error(call, status, headers, body, request_id)
+    if not body.strip():
+        return None
+    try:
+        return decode(body)
+    except ValueError as error:
+        kind = _printable(headers.get("content-type", "no content type"))
+        raise OpenmarketsInvalidResponse(
+            f"{call.label}: the reply ({status}, {kind}, {len(body)} bytes) is {error} [request id {request_id}]",
+            status=status,
+            detail=_text(body),
+            request_id=request_id,
+            endpoint=call.label,
+        ) from None
+
+
+def _api_error(
+    call: ApiCall, status: int, headers: Mapping[str, str], body: bytes, request_id: str
+) -> OpenmarketsError:
+    title, detail = _words(body)
+    wait = retry_after(headers.get("retry-after"))
+    kind: type[OpenmarketsApiError] = OpenmarketsApiError
+    advice = ""
+    if status in (401, 403):
+        kind, advice = OpenmarketsUserContextRequired, _WHY_REFUSED
+    elif status in (404, 410):
+        kind, advice = OpenmarketsNotFound, "Check path and names against your API plan's documentation."
+    elif status == 429:
+        kind = OpenmarketsRateLimited
+        advice = "" if wait is None else f"The server asks to wait {wait:.0f} s."
+    elif status in _TRANSIENT or status >= 500:
+        kind = OpenmarketsServerError
+    elif 300 <= status < 400:
+        advice = "Redirects are not followed; check the base URL in the connection."
+    said = ": ".join(part for part in (title, detail) if part)
+    return kind(
+        f"{call.label}: {status}{' ' + said if said else ''} [request id {request_id}]{' ' + advice if advice else ''}",
+        status=status,
+        title=title,
+        detail=detail,
+        request_id=request_id,
+        endpoint=call.label,
+        retry_after=wait,
+    )
+
+
+def read_token_reply(scope: str, status: int, headers: Mapping[str, str], body: bytes) -> tuple[str, float]:
+    """Return access token and lifetime in seconds from a token reply (RFC 6749, sections 5.1 and 5.2).
+
+    :raises OpenmarketsAuthError: the client or the scope is refused, or the reply is not a token.
+    :raises OpenmarketsRateLimited: too many token requests.
+    :raises OpenmarketsServerError: the identity server failed.
+    """
+    request_id = headers.get("x-request-id")
+    request_id = None if request_id is None else _printable(request_id)
+    if status != 200:
+        raise _token_error(scope, status, headers, body, request_id)
+
+    def invalid(problem: str) -> OpenmarketsAuthError:
+        return OpenmarketsAuthError(
+            f"The identity server's reply for {scope} is not a token: {problem}. "
+            "Check the Identity URL (host) of the connection.",
+            status=status,
+            scope=scope,
+            request_id=request_id,
+        )
+
+    try:
+        reply = decode(body)
+    except ValueError as error:
+        raise invalid(f"it is {error}") from None
+    if not isinstance(reply, dict):
+        raise invalid("it is not a JSON object")
+    value, kind, lifetime = (reply.get(name) for name in ("access_token", "token_type", "expires_in"))
+    if not isinstance(value, str) or not value:
+        raise invalid("access_token is missing")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise invalid("access_token holds characters that no bearer token can have")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        raise invalid(f"token_type is {_printable(repr(kind))} and not 'Bearer'")
+    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float):
+        raise invalid("expires_in is missing or not a number of seconds")
+    if not 0 < lifetime <= MAX_LIFETIME:
+        raise invalid(f"expires_in is {lifetime!r:.30}, which can't be a lifetime in seconds")
+    return value, float(lifetime)
+
+
+def _token_error(
+    scope: str, status: int, headers: Mapping[str, str], body: bytes, request_id: str | None
+) -> OpenmarketsError:
+    code, description = _words(body)
+    wait = retry_after(headers.get("retry-after"))
+    said = ": ".join(part for part in (code, description) if part) or "no reason given"
+    what = f"The identity server refused a token for {scope}: {status} {said}."
+    if status == 429 or status in _TRANSIENT or status >= 500:
+        limited = status == 429
+        return (OpenmarketsRateLimited if limited else OpenmarketsServerError)(
+            what + (f" It asks to wait {wait:.0f} s." if wait is not None else ""),
+            status=status,
+            title=code,
+            detail=description,
+            request_id=request_id,
+            endpoint="POST connect/token",
+            retry_after=wait,
+        )
+    kind: type[OpenmarketsAuthError] = OpenmarketsAuthError
+    advice = ""
+    if code in ("invalid_scope", "unauthorized_client"):
+        kind = OpenmarketsScopeNotInPlan
+        advice = " This API is not in the client's plan; ask Openmarkets, or take the scope out of the connection."
+    elif code == "invalid_client" or status in (401, 403):
+        kind = OpenmarketsInvalidClient
+        advice = (
+            " Check Client ID (login), Client secret (password) and the environment; for a secret with special "
+            "characters also client_auth_encoding."
+        )
+    return kind(
+        what + advice,
+        status=status,
+        error=code,
+        error_description=description,
+        scope=scope,
+        request_id=request_id,
+    )
+
+
+def retry_after(value: str | None) -> float | None:
+    """Read ``Retry-After`` (RFC 9110, section 10.2.3), seconds or an HTTP date, as seconds from now.
+
+    None when it is absent or malformed.
+    """
+    if value is None or len(value) > 100:
+        return None
+    try:
+        seconds = float(value) if value.strip().isdecimal() and value.isascii() else _seconds_until(value)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _seconds_until(value: str) -> float:
+    moment = parsedate_to_datetime(value)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return (moment - datetime.datetime.now(datetime.UTC)).total_seconds()
+
+
+def _words(body: bytes) -> tuple[str | None, str | None]:
+    """Find what a server says in an error body: problem details, OAuth error, ``message``, or plain text."""
+    try:
+        reply = decode(body)
+    except ValueError:
+        return None, _text(body)
+    if not isinstance(reply, dict):
+        return None, _text(body)
+    for title, detail in (("error", "error_description"), ("title", "detail"), ("message", "detail")):
+        if isinstance(reply.get(title), str):
+            said = reply.get(detail)
+            return _printable(reply[title]), _printable(said) if isinstance(said, str) and said else None
+    return None, _text(body)
+
+
+def _text(body: bytes) -> str | None:
+    return _printable(body[: 4 * MAX_TEXT].decode("utf-8", "replace")).strip() or None
+
+
+def _printable(text: str) -> str:
+    """Cut a server's words, and take out what could forge a line of a log."""
+    words = "".join(character if character.isprintable() else " " for character in text[: MAX_TEXT + 1])
+    return words if len(words) <= MAX_TEXT else words[:MAX_TEXT] + "…"

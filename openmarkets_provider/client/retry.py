@@ -1,0 +1,34 @@
+"""When a call is sent again: the whole policy. Pure."""
+
+from __future__ import annotations
+
+import random
+
+from openmarkets_provider.exceptions import OpenmarketsError
+
+MAX_ATTEMPTS = 4
+MAX_WAIT = 60.0
+"""Longest pause in seconds. A server that asks for more is not waited for in the worker."""
+_FIRST_WAIT = 0.5
+_LONGEST_BACKOFF = 10.0
+
+
+def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> float | None:
+    """Return the seconds to wait before the next attempt, or None to give up.
+
+    :param error: what the attempt came to.
+    :param attempt: 1 for the first.
+    :param safe_to_repeat: the endpoint's fact; when False, only a call that certainly did not leave this machine
+        is sent again.
+    """
+    if not error.transient or attempt >= MAX_ATTEMPTS or (error.sent and not safe_to_repeat):
+        return None
+    asked: float | None = getattr(error, "retry_after", None)
+    if asked is not None and asked > MAX_WAIT:
+        return None
+    backoff: float = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_BACKOFF)
+    # Not for secrecy: it keeps tasks that failed together from coming back together.
+    jitter: float = random.uniform(0.5, 1.0)  # noqa: S311
+    if asked is None:
+        return backoff * jitter
+    return min(asked + backoff * (jitter - 0.5), MAX_WAIT)

@@ -1,0 +1,119 @@
+"""What a client needs to know: credentials, servers, limits. Checked when made."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+
+DEFAULT_ENVIRONMENT = "production"
+DEFAULT_TIMEOUT = 30.0
+MAX_TIMEOUT = 3600.0
+CLIENT_AUTH_ENCODINGS = ("rfc6749", "raw")
+CACHE_BACKENDS = ("file", "memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one client; the names are those of the connection's fields.
+
+    :ivar client_id: OAuth client id.
+    :ivar client_secret: OAuth client secret; never shown.
+    :ivar environment: ``production`` or ``test``: which servers the URLs default to.
+    :ivar identity_url: base URL of the identity server.
+    :ivar market_data_url: base URL of the market data API.
+    :ivar news_url: base URL of the news API.
+    :ivar oms_url: base URL of the OMS API.
+    :ivar scopes: the OAuth scopes that the plan holds.
+    :ivar timeout: seconds that one HTTP request may take in total.
+    :ivar ca_bundle: PEM file with the certificate authorities to trust instead of the usual ones.
+    :ivar client_auth_encoding: ``rfc6749``: id and secret are form-url-encoded before Base64 (RFC 6749,
+        section 2.3.1); ``raw``: they are not.
+    :ivar cache_backend: where tokens are kept: ``file`` (shared by the processes of the host) or ``memory``.
+    :raises OpenmarketsConfigurationError: a value is not allowed; the text names the field.
+    """
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    environment: str = DEFAULT_ENVIRONMENT
+    identity_url: str = ""
+    market_data_url: str = ""
+    news_url: str = ""
+    oms_url: str = ""
+    scopes: tuple[str, ...] = tuple(SCOPES.values())
+    timeout: float = DEFAULT_TIMEOUT
+    ca_bundle: str | None = None
+    client_auth_encoding: str = CLIENT_AUTH_ENCODINGS[0]
+    cache_backend: str = CACHE_BACKENDS[0]
+
+    def __post_init__(self) -> None:
+        for name, what in (("client_id", "Client ID (login)"), ("client_secret", "Client secret (password)")):
+            if not getattr(self, name):
+                raise OpenmarketsConfigurationError(f"{what} is empty; Openmarkets issues it on onboarding.")
+        _one_of("environment", self.environment, ENVIRONMENTS)
+        _one_of("client_auth_encoding", self.client_auth_encoding, CLIENT_AUTH_ENCODINGS)
+        _one_of("cache_backend", self.cache_backend, CACHE_BACKENDS)
+        if not self.scopes:
+            raise OpenmarketsConfigurationError(f"scopes is empty; allowed are {', '.join(SCOPES.values())}.")
+        for scope in self.scopes:
+            _one_of("scopes", scope, SCOPES.values())
+        if not 0 < self.timeout <= MAX_TIMEOUT:
+            raise OpenmarketsConfigurationError(
+                f"timeout: {self.timeout:g} is not allowed; give seconds, more than 0 and at most {MAX_TIMEOUT:g}."
+            )
+        if self.ca_bundle is not None and not Path(self.ca_bundle).is_file():
+            raise OpenmarketsConfigurationError(
+                f"ca_bundle: {self.ca_bundle!r} is not a file; give the path of a PEM file on the worker."
+            )
+        defaults = ENVIRONMENTS[self.environment]
+        urls = {"identity_url": defaults.identity_url}
+        urls |= {f"{api}_url": url for api, url in defaults.api_urls.items()}
+        for name, default in urls.items():
+            object.__setattr__(self, name, _base_url(name, getattr(self, name) or default))
+
+    def api_url(self, api: str) -> str:
+        """Return the base URL of an API, without a trailing slash."""
+        url: str = getattr(self, f"{api}_url")
+        return url
+
+    @property
+    def token_url(self) -> str:
+        """The token endpoint (RFC 6749, section 3.2)."""
+        return f"{self.identity_url}/connect/token"
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in (known := list(allowed)):
+        raise OpenmarketsConfigurationError(f"{name}: {value!r} is not allowed; allowed are {', '.join(known)}.")
+
+
+def _base_url(name: str, value: str) -> str:
+    """Check a base URL and return it without its trailing slash."""
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise OpenmarketsConfigurationError(f"{name}: {value!r} is not a URL: {error}.") from None
+    if parts.username is not None or parts.password is not None:
+        raise OpenmarketsConfigurationError(f"{name}: credentials in the URL are not allowed.")
+    if not host or port == 0 or parts.query or parts.fragment or not value.isprintable() or " " in value:
+        raise OpenmarketsConfigurationError(
+            f"{name}: {value!r} is not a base URL; write https://host, or https://host/path, without a query."
+        )
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+        raise OpenmarketsConfigurationError(
+            f"{name}: {value!r} is not allowed; only https is, and http to this machine (localhost)."
+        )
+    return value.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

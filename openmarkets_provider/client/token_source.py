@@ -1,0 +1,253 @@
+"""Getting an access token once for everyone: memory, then the shared store, then one request under a lock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from openmarkets_provider.client.tokens import (
+    Clock,
+    Failure,
+    Record,
+    Step,
+    Token,
+    TokenStore,
+    decide,
+    now,
+)
+from openmarkets_provider.exceptions import OpenmarketsError
+
+log = logging.getLogger(__name__)
+
+
+class SecretMasker(Protocol):
+    """Hides a value from logs from now on."""
+
+    def mask(self, value: str) -> None:
+        """Hide it; may block."""
+
+    async def amask(self, value: str) -> None:
+        """Hide it, on an event loop."""
+
+
+class _Slot:
+    """What this process knows of one key, and the lock that makes its threads take turns."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.record: Record | None = None
+
+
+_slots: dict[str, _Slot] = {}
+_warned: set[str] = set()
+
+
+def _after_fork() -> None:
+    # Another thread may have held a lock at the moment of the fork; it does not exist in the child.
+    for slot in _slots.values():
+        slot.lock = threading.Lock()
+    _warned.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class TokenSource:
+    """The access tokens of one client, one for each scope.
+
+    :param key: scope to the key of its record.
+    :param fetch: asks the identity server for a scope; returns the token and its lifetime in seconds. Raises
+        OpenmarketsError.
+    :param store: shared with other processes; None keeps tokens in the memory of this process only.
+    :param masker: told every token before it is handed out.
+    :param wait: longest time in seconds to wait for somebody else's request.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: Callable[[str], str],
+        fetch: Callable[[str], tuple[str, float]],
+        store: TokenStore | None,
+        masker: SecretMasker,
+        wait: float,
+        clock: Clock = now,
+    ) -> None:
+        self._key = key
+        self._fetch = fetch
+        self._store = store
+        self._masker = masker
+        self._wait = wait
+        self._clock = clock
+        self._pending: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, asyncio.Task[Token]]]
+        self._pending = WeakKeyDictionary()
+
+    def get(self, scope: str, *, rejected: Token | None = None) -> Token:
+        """Return a token that can be sent now.
+
+        :param scope: OAuth scope.
+        :param rejected: the token that an API refused to the caller. It is replaced, unless somebody did so
+            already, or it is itself a recent replacement: then it comes back.
+        :raises OpenmarketsError: no token is to be had; other callers get the same error for a while without a
+            further request.
+        """
+        token = self._get(scope, rejected)
+        self._masker.mask(token.value)
+        return token
+
+    async def aget(self, scope: str, *, rejected: Token | None = None) -> Token:
+        """As :meth:`get`, without ever blocking the event loop: what can't be answered from memory is awaited.
+
+        Coroutines that ask for the same share one thread; cancelling one of them leaves the others waiting.
+        """
+        slot = _slot(self._key(scope))
+        step, token = decide(slot.record, self._clock(), rejected.value if rejected is not None else None)
+        if step is not Step.USE or token is None:
+            pending = self._pending.setdefault(asyncio.get_running_loop(), {})
+            wanted = (scope, rejected)
+            task = pending.get(wanted)
+            if task is None:
+                task = asyncio.create_task(asyncio.to_thread(self._get, scope, rejected))
+                pending[wanted] = task
+                task.add_done_callback(lambda done: _forget(pending, wanted, done))
+            token = await asyncio.shield(task)
+        await self._masker.amask(token.value)
+        return token
+
+    def renew(self, scope: str) -> Token:
+        """Ask the identity server now, whatever is known, and share what it says.
+
+        :raises OpenmarketsError: what it said, or that it could not be reached.
+        """
+        key = self._key(scope)
+        slot = _slot(key)
+        with _thread_lock(slot, self._wait), self._store_lock(key, self._wait):
+            token = self._ask(key, slot, scope, rejected=None)
+        self._masker.mask(token.value)
+        return token
+
+    def _get(self, scope: str, rejected: Token | None) -> Token:
+        key = self._key(scope)
+        slot = _slot(key)
+        refused = rejected.value if rejected is not None else None
+        step, token = decide(slot.record, self._clock(), refused)
+        if token is not None and step is Step.USE:
+            return token
+        with _thread_lock(slot, 0 if step is Step.RENEW else self._wait) as held:
+            if token is not None and not held:
+                return token
+            step, token = self._look(key, slot, refused)
+            if token is not None and step is Step.USE:
+                return token
+            with self._store_lock(key, 0 if step is Step.RENEW else self._wait) as held:
+                if token is not None and not held:
+                    return token
+                if not held:
+                    log.warning("Another process keeps the lock of an access token; going on without it.")
+                step, token = self._look(key, slot, refused)
+                if token is not None and step is Step.USE:
+                    return token
+                try:
+                    return self._ask(key, slot, scope, rejected)
+                except OpenmarketsError as error:
+                    if token is None:
+                        raise
+                    log.warning("The access token for %s could not be renewed ahead of its end: %s", scope, error)
+                    return token
+
+    def _look(self, key: str, slot: _Slot, refused: str | None) -> tuple[Step, Token | None]:
+        """Decide by what the store and this process know, whichever is later."""
+        moment = self._clock()
+        stored = self._load(key)
+        known = [record for record in (stored, slot.record) if record is not None]
+        slot.record = min(known, key=lambda record: record.written.elapsed(moment), default=None)
+        return decide(slot.record, moment, refused)
+
+    def _ask(self, key: str, slot: _Slot, scope: str, rejected: Token | None) -> Token:
+        """Request a token and tell everyone what came of it."""
+        started = self._clock()
+        try:
+            value, lifetime = self._fetch(scope)
+        except OpenmarketsError as error:
+            current = slot.record.token if slot.record is not None else None
+            moment = self._clock()
+            self._publish(key, slot, Record(moment, current, Failure.of(error, moment)))
+            raise
+        # The lifetime counts from the moment the server wrote the reply: to start at ours is on the safe side.
+        token = Token(value, scope, started, lifetime, replacement=rejected is not None)
+        self._publish(key, slot, Record(self._clock(), token))
+        return token
+
+    def _publish(self, key: str, slot: _Slot, record: Record) -> None:
+        slot.record = record
+        if self._store is not None:
+            try:
+                self._store.save(key, record)
+            except OSError as error:
+                _warn(error)
+
+    def _load(self, key: str) -> Record | None:
+        if self._store is None:
+            return None
+        try:
+            return self._store.load(key)
+        except OSError as error:
+            _warn(error)
+            return None
+
+    @contextmanager
+    def _store_lock(self, key: str, timeout: float) -> Iterator[bool]:
+        """Hold the lock of the store, or go on without when the store can't be used."""
+        if self._store is None:
+            yield True
+            return
+        lock = self._store.lock(key, timeout)
+        try:
+            held = lock.__enter__()
+        except OSError as error:
+            _warn(error)
+            yield True
+            return
+        try:
+            yield held
+        finally:
+            lock.__exit__(None, None, None)
+
+
+def _slot(key: str) -> _Slot:
+    return _slots.setdefault(key, _Slot())
+
+
+@contextmanager
+def _thread_lock(slot: _Slot, timeout: float) -> Iterator[bool]:
+    lock = slot.lock
+    held = lock.acquire(timeout=timeout)
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()
+
+
+def _forget(pending: dict[object, asyncio.Task[Token]], wanted: object, done: asyncio.Task[Token]) -> None:
+    pending.pop(wanted, None)
+    if not done.cancelled():
+        # Retrieved here too, since every waiter may have been cancelled.
+        done.exception()
+
+
+def _warn(error: OSError) -> None:
+    """Say once a process that tokens aren't shared."""
+    if not _warned:
+        _warned.add("store")
+        log.warning(
+            "Access tokens are not shared with other processes: %s. Every task asks for its own; "
+            "see [openmarkets] token_cache_dir.",
+            error,
+        )

@@ -1,0 +1,177 @@
+"""The token store that the processes of one host share: one encrypted file a key, with a lock beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import filelock
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from openmarkets_provider.client.settings import Settings
+from openmarkets_provider.client.tokens import Record
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 1 << 20
+SWEEP_AFTER = 3600.0
+"""Seconds after the end of its content at which a file is removed."""
+_LOCK_POLL = 0.02
+_NONCE_BYTES = 12
+
+
+def record_key(settings: Settings, scope: str) -> str:
+    """Name the record of a scope: one for each identity server, client, secret and scope.
+
+    A corrected or rotated secret is another key at once, and the key tells nothing of what it was made from.
+    """
+    parts = (settings.identity_url, settings.client_id, settings.client_auth_encoding, scope)
+    return _derive(settings.client_secret, "key\0" + "\0".join(parts), 16).hex()
+
+
+class RecordCipher:
+    """Encrypts records with a key that comes from the client secret (HKDF-SHA256, AES-256-GCM).
+
+    Whoever has the secret can get a token anyway, so nobody gains one by reading the store; and nothing
+    else has to be deployed.
+    """
+
+    def __init__(self, client_secret: str) -> None:
+        self._aead = AESGCM(_derive(client_secret, "record", 32))
+
+    def seal(self, key: str, record: Record) -> bytes:
+        """Encrypt a record so that it can be opened under this key only."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._aead.encrypt(nonce, msgspec.msgpack.encode(record), key.encode())
+
+    def open(self, key: str, data: bytes) -> Record | None:
+        """Decrypt a record; None for data that are damaged, foreign, or of another version."""
+        try:
+            plain = self._aead.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], key.encode())
+            return msgspec.msgpack.decode(plain, type=Record)
+        except (InvalidTag, ValueError, msgspec.MsgspecError):
+            return None
+
+
+def _derive(secret: str, purpose: str, length: int) -> bytes:
+    hkdf = HKDF(algorithm=SHA256(), length=length, salt=b"openmarkets token cache 1", info=purpose.encode())
+    return hkdf.derive(secret.encode())
+
+
+class FileStore:
+    """Records as files of a private directory.
+
+    A file is replaced as a whole, so that a reader finds the old record or the new one, and a process that is
+    killed while it writes leaves a stray temporary file at most. The kernel drops the lock of a process that
+    dies.
+
+    :param directory: made with mode 0700 when it is missing. It must belong to the user and be closed to all
+        others; anything else is refused with OSError.
+    """
+
+    def __init__(self, directory: Path, cipher: RecordCipher) -> None:
+        self.directory = directory
+        self._cipher = cipher
+
+    def load(self, key: str) -> Record | None:
+        """Read a record; None when there is none, or none that this secret opens."""
+        self._check_directory()
+        try:
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            _require(stat.S_ISREG(status.st_mode) and status.st_nlink == 1, self._path(key), "is not a plain file")
+            _require_private(status, self._path(key))
+            return self._cipher.open(key, file.read(MAX_FILE_BYTES))
+
+    def save(self, key: str, record: Record) -> None:
+        """Write a record, and remove what nobody needs any more."""
+        self._check_directory()
+        path = self._path(key)
+        temporary = path.with_name(f"{key}.{secrets.token_hex(8)}.tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._cipher.seal(key, record))
+            # The time stamp says until when the content is of use: the sweep can't read what others wrote.
+            end = _end_of_use(record)
+            os.utime(temporary, (end, end))
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._sweep()
+
+    @contextmanager
+    def lock(self, key: str, timeout: float) -> Iterator[bool]:
+        """Hold the lock file of the key (``flock``)."""
+        self._check_directory()
+        path = self.directory / f"{key}.lock"
+        lock = filelock.FileLock(path, timeout=timeout, mode=0o600, poll_interval=_LOCK_POLL)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{key}.token"
+
+    def _check_directory(self) -> None:
+        with suppress(FileExistsError):
+            self.directory.mkdir(mode=0o700, parents=True)
+        status = self.directory.lstat()
+        _require(stat.S_ISDIR(status.st_mode), self.directory, "is not a directory (a link is not followed)")
+        _require_private(status, self.directory)
+
+    def _sweep(self) -> None:
+        """Remove the files of keys past their use, under the lock so that nobody waits on one that is gone."""
+        try:
+            for key in {path.name.partition(".")[0] for path in self.directory.iterdir()}:
+                if self._is_stale(key):
+                    with self.lock(key, 0) as held:
+                        if held and self._is_stale(key):
+                            for path in self.directory.glob(f"{key}.*"):
+                                path.unlink()
+        except OSError as error:
+            log.debug("The sweep of %s stopped: %s", self.directory, error)
+
+    def _is_stale(self, key: str) -> bool:
+        times = [path.lstat().st_mtime for path in self.directory.glob(f"{key}.*")]
+        return max(times, default=0) < time.time() - SWEEP_AFTER
+
+
+def _end_of_use(record: Record) -> float:
+    ends = [record.written.wall]
+    if record.token is not None:
+        ends.append(record.token.obtained.wall + record.token.lifetime)
+    if record.failure is not None:
+        ends.append(record.failure.at.wall + record.failure.seconds)
+    return max(ends)
+
+
+def _require_private(status: os.stat_result, path: Path) -> None:
+    _require(status.st_uid == os.geteuid(), path, "belongs to another user")
+    _require(not status.st_mode & 0o077, path, "is open to other users")
+
+
+def _require(condition: bool, path: Path, problem: str) -> None:
+    if not condition:
+        raise PermissionError(f"{path} {problem}")

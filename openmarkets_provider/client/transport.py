@@ -1,0 +1,306 @@
+"""How bytes move: one host a client, a bound on the time and on the size of every exchange, no redirects."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsInvalidResponse
+
+CONNECT_TIMEOUT = 10.0
+MAX_REPLY = 64 << 20
+"""Bytes of a decoded reply that are read, where a request does not say otherwise."""
+SYNC_CONNECTIONS = 16
+ASYNC_CONNECTIONS = 8
+_PIECE = 1 << 20
+_MAX_BYTES = "openmarkets_max_bytes"
+
+
+def limits(max_bytes: int) -> dict[str, Any]:
+    """Return the request extensions that bound the decoded reply."""
+    return {_MAX_BYTES: max_bytes}
+
+
+def sync_client(
+    base_url: str, *, timeout: float, ca_bundle: str | None, user_agent: str, auth: httpx.Auth | None = None
+) -> httpx.Client:
+    """Make a client for one host.
+
+    :param timeout: seconds that one request may take in total, the whole reply included.
+    """
+    inner = httpx.HTTPTransport(**_transport_options(base_url, ca_bundle, SYNC_CONNECTIONS))
+    # httpx has no total time-out and offers no public place for one: its pool takes the network from here.
+    inner._pool._network_backend = _DeadlineBackend(inner._pool._network_backend)  # noqa: SLF001
+    return httpx.Client(
+        transport=_LimitedTransport(inner, timeout), **_client_options(base_url, timeout, user_agent, auth)
+    )
+
+
+def async_client(
+    base_url: str, *, timeout: float, ca_bundle: str | None, user_agent: str, auth: httpx.Auth | None = None
+) -> httpx.AsyncClient:
+    """Make a client for one host and one event loop; the parameters are those of :func:`sync_client`."""
+    inner = httpx.AsyncHTTPTransport(**_transport_options(base_url, ca_bundle, ASYNC_CONNECTIONS))
+    transport = _AsyncLimitedTransport(inner, timeout)
+    return httpx.AsyncClient(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
+
+
+def _transport_options(base_url: str, ca_bundle: str | None, connections: int) -> dict[str, Any]:
+    return {
+        "verify": _ssl_context(ca_bundle, os.getpid()),
+        "proxy": _proxy(base_url),
+        "limits": httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+    }
+
+
+def _client_options(base_url: str, timeout: float, user_agent: str, auth: httpx.Auth | None) -> dict[str, Any]:
+    return {
+        "base_url": base_url,
+        "auth": auth,
+        "timeout": httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
+        "follow_redirects": False,
+        # No netrc and no cookies of others; the proxy is chosen above.
+        "trust_env": False,
+        "headers": {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"},
+    }
+
+
+@functools.cache
+def _ssl_context(ca_bundle: str | None, pid: int) -> ssl.SSLContext:
+    """Make the TLS context, the dear part of a client, once a process."""
+    try:
+        return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else httpx.create_ssl_context()
+    except OSError as error:
+        raise OpenmarketsConfigurationError(f"ca_bundle: {ca_bundle!r} can't be used: {error}") from None
+
+
+def _proxy(base_url: str) -> httpx.Proxy | None:
+    """Return the proxy that the environment names for a host (``HTTPS_PROXY``, ``NO_PROXY`` and so on)."""
+    parts = urlsplit(base_url)
+    proxies = getproxies()
+    url = proxies.get(parts.scheme) or proxies.get("all")
+    if not url or proxy_bypass(parts.netloc):
+        return None
+    try:
+        return httpx.Proxy(url if "://" in url else f"http://{url}")
+    except ValueError:
+        raise OpenmarketsConfigurationError(
+            f"The proxy that the environment names for {parts.scheme} is not one that httpx can use."
+        ) from None
+
+
+class _Deadline(threading.local):
+    """Until when the exchange that this thread is in may take."""
+
+    at: float | None = None
+
+    @contextmanager
+    def set(self, at: float) -> Iterator[None]:
+        before, self.at = self.at, at
+        try:
+            yield
+        finally:
+            self.at = before
+
+    def cap(self, timeout: float | None, error: type[Exception]) -> float | None:
+        if self.at is None:
+            return timeout
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise error("the total time-out is used up")
+        return left if timeout is None else min(timeout, left)
+
+
+_deadline = _Deadline()
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection on which no single read or write waits beyond the deadline."""
+
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _deadline.cap(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _deadline.cap(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        limit = _deadline.cap(timeout, httpcore.ConnectTimeout)
+        return _DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, limit))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _DeadlineBackend(httpcore.NetworkBackend):
+    """Opens connections that keep to the deadline."""
+
+    def __init__(self, inner: httpcore.NetworkBackend) -> None:
+        self._inner = inner
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        limit = _deadline.cap(timeout, httpcore.ConnectTimeout)
+        return _DeadlineStream(self._inner.connect_tcp(host, port, limit, local_address, socket_options))
+
+
+class _LimitedTransport(httpx.BaseTransport):
+    def __init__(self, inner: httpx.BaseTransport, timeout: float) -> None:
+        self._inner = inner
+        self._timeout = timeout
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        deadline = time.monotonic() + self._timeout
+        with _deadline.set(deadline):
+            response = self._inner.handle_request(request)
+        try:
+            body = _Body(request, response)
+        except BaseException:
+            response.close()
+            raise
+        return _limited(response, _LimitedStream(response.stream, body, deadline))
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _AsyncLimitedTransport(httpx.AsyncBaseTransport):
+    def __init__(self, inner: httpx.AsyncBaseTransport, timeout: float) -> None:
+        self._inner = inner
+        self._timeout = timeout
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                response = await self._inner.handle_async_request(request)
+        except TimeoutError:
+            raise httpx.ReadTimeout("the total time-out is used up", request=request) from None
+        try:
+            body = _Body(request, response)
+        except BaseException:
+            await response.aclose()
+            raise
+        return _limited(response, _AsyncLimitedStream(response.stream, body, deadline))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _limited(response: httpx.Response, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> httpx.Response:
+    # The stream is decoded already: httpx must not do it again.
+    raw = [(k, v) for k, v in response.headers.raw if k.lower() not in (b"content-encoding", b"content-length")]
+    return httpx.Response(response.status_code, headers=raw, stream=stream, extensions=response.extensions)
+
+
+class _LimitedStream(httpx.SyncByteStream):
+    def __init__(self, inner: Any, body: _Body, deadline: float) -> None:
+        self._inner = inner
+        self._body = body
+        self._deadline = deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        chunks = iter(self._inner)
+        while True:
+            with _deadline.set(self._deadline):
+                chunk = next(chunks, None)
+            if chunk is None:
+                break
+            yield from self._body.feed(chunk)
+        self._body.end()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _AsyncLimitedStream(httpx.AsyncByteStream):
+    def __init__(self, inner: Any, body: _Body, deadline: float) -> None:
+        self._inner = inner
+        self._body = body
+        self._deadline = deadline
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = aiter(self._inner)
+        while True:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    chunk = await anext(chunks, None)
+            except TimeoutError:
+                raise httpx.ReadTimeout("the total time-out is used up") from None
+            if chunk is None:
+                break
+            for piece in self._body.feed(chunk):
+                yield piece
+        self._body.end()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _Body:
+    """Decodes a reply piece by piece and stops at its bound, so that a small bomb never gets large."""
+
+    def __init__(self, request: httpx.Request, response: httpx.Response) -> None:
+        self._what = f"{request.method} {request.url.path}"
+        self._status = response.status_code
+        self._limit: int = request.extensions.get(_MAX_BYTES, MAX_REPLY)
+        self._size = 0
+        self._gzip = None
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding == "gzip":
+            self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        elif encoding != "identity":
+            raise self._invalid(f"has the content encoding {encoding[:50]!r}, which was not asked for")
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        if self._gzip is None:
+            yield self._count(chunk)
+            return
+        while chunk:
+            try:
+                piece = self._gzip.decompress(chunk, _PIECE)
+            except zlib.error:
+                raise self._invalid("is damaged gzip") from None
+            yield self._count(piece)
+            chunk = self._gzip.unconsumed_tail
+
+    def end(self) -> None:
+        if self._gzip is not None and self._size and not self._gzip.eof:
+            raise self._invalid("is gzip that ends too early")
+
+    def _count(self, piece: bytes) -> bytes:
+        self._size += len(piece)
+        if self._size > self._limit:
+            raise self._invalid(f"is larger than {self._limit} bytes; ask for less in one call")
+        return piece
+
+    def _invalid(self, problem: str) -> OpenmarketsInvalidResponse:
+        return OpenmarketsInvalidResponse(
+            f"{self._what}: the reply {problem}.", status=self._status, endpoint=self._what, sent=True
+        )

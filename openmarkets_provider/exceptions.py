@@ -1,0 +1,127 @@
+"""What can go wrong, as a tree of exceptions.
+
+Catch :class:`OpenmarketsError` for everything. The data of an error are its attributes, its text says what the
+user can do. No error carries a token, a client secret or a request body.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class OpenmarketsError(Exception):
+    """Base of every error of this provider.
+
+    :ivar transient: True when the same call may succeed later without anyone changing anything.
+    :ivar sent: False when it is certain that no byte of the API request left this machine.
+    """
+
+    transient: bool = False
+    sent: bool = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        # Attributes and not positional arguments: pickling an exception replays `args` alone and then
+        # restores `__dict__`.
+        self.__dict__.update(details)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the error as plain data, for another process; :func:`from_dict` makes it again."""
+        return {"kind": type(self).__name__, "message": str(self), "details": dict(vars(self))}
+
+
+class OpenmarketsConfigurationError(OpenmarketsError, ValueError):
+    """A connection field or a setting is missing or not allowed. The text names the field."""
+
+
+class OpenmarketsQueryError(OpenmarketsError, ValueError):
+    """A query or a condition is malformed. The text names the argument."""
+
+
+class OpenmarketsTransportError(OpenmarketsError):
+    """No answer: host not found, connection refused or lost, time-out.
+
+    :ivar endpoint: the call, such as ``POST market_data pricing/quotes/v3``.
+    """
+
+    transient = True
+    endpoint: str | None = None
+
+
+class OpenmarketsAuthError(OpenmarketsError):
+    """The identity server gave no usable access token (RFC 6749, section 5).
+
+    :ivar status: HTTP status of the token reply.
+    :ivar error: OAuth error code, such as ``invalid_client``; None when the reply had none.
+    :ivar error_description: the server's words, when it gave any.
+    :ivar scope: the OAuth scope that was asked for.
+    :ivar request_id: the ``X-Request-ID`` that support asks for.
+    """
+
+    status: int | None = None
+    error: str | None = None
+    error_description: str | None = None
+    scope: str | None = None
+    request_id: str | None = None
+
+
+class OpenmarketsInvalidClient(OpenmarketsAuthError):
+    """The identity server does not accept the client id and secret."""
+
+
+class OpenmarketsScopeNotInPlan(OpenmarketsAuthError):
+    """The client may not use this API: its scope is not in the plan."""
+
+
+class OpenmarketsApiError(OpenmarketsError):
+    """An Openmarkets server answered with an error.
+
+    :ivar status: HTTP status.
+    :ivar title: short text of the problem, as the server gave it.
+    :ivar detail: longer text, as the server gave it (cut when long).
+    :ivar request_id: the ``X-Request-ID`` that support asks for.
+    :ivar endpoint: the call, such as ``GET news announcements``.
+    :ivar retry_after: seconds that the server asked to be left alone; None when it did not say.
+    """
+
+    status: int | None = None
+    title: str | None = None
+    detail: str | None = None
+    request_id: str | None = None
+    endpoint: str | None = None
+    retry_after: float | None = None
+
+
+class OpenmarketsNotFound(OpenmarketsApiError):
+    """The path or the thing it names does not exist (404, 410)."""
+
+
+class OpenmarketsUserContextRequired(OpenmarketsApiError):
+    """The API refuses the call although the token is good (401 with a new token, 403)."""
+
+
+class OpenmarketsRateLimited(OpenmarketsApiError):
+    """Too many requests (429). ``retry_after`` says for how many seconds, where the server told."""
+
+    transient = True
+
+
+class OpenmarketsServerError(OpenmarketsApiError):
+    """The server failed (408, 425, 5xx)."""
+
+    transient = True
+
+
+class OpenmarketsInvalidResponse(OpenmarketsApiError):
+    """The reply is not what the API promises: not JSON, too large, wrongly encoded, a type that is wrong."""
+
+
+def from_dict(data: dict[str, Any]) -> OpenmarketsError:
+    """Make an error again from what :meth:`OpenmarketsError.as_dict` returned.
+
+    :raises ValueError: the data are of something else.
+    """
+    kind = globals().get(data.get("kind", ""))
+    if not (isinstance(kind, type) and issubclass(kind, OpenmarketsError)):
+        raise ValueError(f"{data.get('kind')!r} is not an error of this provider")
+    return kind(data["message"], **data["details"])

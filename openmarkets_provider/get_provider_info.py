@@ -1,0 +1,149 @@
+"""Provider metadata. Airflow reads it in every process, for all providers at once: nothing is imported here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+INTEGRATION = "Openmarkets"
+
+HIDDEN_FIELDS = ["schema"]
+"""Standard connection fields that mean nothing here. The port stays: Airflow 3.3.2's Test button needs a stored
+one (apache/airflow #73298)."""
+
+RELABELING = {
+    "login": "Client ID",
+    "password": "Client secret",
+    "host": "Identity URL",
+    "port": "Identity port",
+}
+
+PLACEHOLDERS = {
+    "host": "leave empty for Openmarkets' own identity server",
+    "port": "443",
+    "login": "issued by Openmarkets on onboarding",
+}
+
+CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
+    "environment": {
+        "label": "Environment",
+        "description": "Which Openmarkets servers to use: production (the default) or test (stage, UAT).",
+        "schema": {
+            "type": ["string", "null"],
+            "enum": ["production", "test"],
+            "values_display": {"production": "Production", "test": "Test (stage, UAT)"},
+            "default": "production",
+        },
+    },
+    "scopes": {
+        "label": "APIs in your plan",
+        "description": "OAuth scopes that your plan holds. Empty: all three.",
+        "schema": {
+            "type": ["array", "null"],
+            "items": {"type": "string"},
+            "examples": ["market-data-api", "news-api", "oms-api"],
+        },
+    },
+    "timeout": {
+        "label": "Timeout (seconds)",
+        "description": "Seconds that one HTTP request may take in total, its whole reply included. Default: 30.",
+        "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
+    },
+    "market_data_url": {
+        "label": "Market data URL",
+        "description": "Base URL to use instead of the environment's, for a gateway or the sandbox.",
+        "schema": {"type": ["string", "null"], "format": "url", "section": "Advanced"},
+    },
+    "news_url": {
+        "label": "News URL",
+        "description": "Base URL to use instead of the environment's (whose name is inferred, not documented).",
+        "schema": {"type": ["string", "null"], "format": "url", "section": "Advanced"},
+    },
+    "oms_url": {
+        "label": "OMS URL",
+        "description": "Base URL to use instead of the environment's, for a gateway or the sandbox.",
+        "schema": {"type": ["string", "null"], "format": "url", "section": "Advanced"},
+    },
+    "ca_bundle": {
+        "label": "CA bundle",
+        "description": "Path, on every worker, of a PEM file with the certificate authorities to trust instead of "
+        "the usual ones. TLS checks can't be turned off.",
+        "schema": {"type": ["string", "null"], "section": "Advanced"},
+    },
+    "client_auth_encoding": {
+        "label": "Client authentication encoding",
+        "description": "How id and secret go into HTTP Basic: rfc6749 (the default) encodes them first, as OAuth "
+        "2.0 says; raw is for a server that doesn't decode them.",
+        "schema": {
+            "type": ["string", "null"],
+            "enum": ["rfc6749", "raw"],
+            "default": "rfc6749",
+            "section": "Advanced",
+        },
+    },
+    "cache_backend": {
+        "label": "Token cache",
+        "description": "file (the default): access tokens are shared, encrypted, by all task processes of a host. "
+        "memory: every process gets its own.",
+        "schema": {
+            "type": ["string", "null"],
+            "enum": ["file", "memory"],
+            "default": "file",
+            "section": "Advanced",
+        },
+    },
+}
+"""The fields of the connection's Extra: what the form shows, and all that the hook accepts."""
+
+
+def _modules(kind: str) -> list[dict[str, Any]]:
+    return [
+        {"integration-name": INTEGRATION, "python-modules": [f"openmarkets_provider.{kind}.openmarkets"]},
+    ]
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the metadata, in the form of Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-provider-openmarkets",
+        "name": "Openmarkets",
+        "description": "Openmarkets (ASX) market data, news and order-management APIs.",
+        "integrations": [
+            {
+                "integration-name": INTEGRATION,
+                "tags": ["service"],
+            }
+        ],
+        "hooks": _modules("hooks"),
+        "operators": _modules("operators"),
+        "sensors": _modules("sensors"),
+        "triggers": _modules("triggers"),
+        "connection-types": [
+            {
+                "connection-type": "openmarkets",
+                "hook-class-name": "openmarkets_provider.hooks.openmarkets.OpenmarketsHook",
+                "hook-name": "Openmarkets",
+                "ui-field-behaviour": {
+                    "hidden-fields": HIDDEN_FIELDS,
+                    "relabeling": RELABELING,
+                    "placeholders": PLACEHOLDERS,
+                },
+                "conn-fields": CONNECTION_FIELDS,
+            }
+        ],
+        "config": {
+            "openmarkets": {
+                "description": "Settings of the Openmarkets provider.",
+                "options": {
+                    "token_cache_dir": {
+                        "description": "Directory in which the task processes of a host share access tokens, "
+                        "encrypted. It must be on a local disk and belong to the user that runs tasks. Empty: "
+                        "openmarkets_token_cache in AIRFLOW_HOME.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/var/cache/airflow/openmarkets",
+                        "default": "",
+                    }
+                },
+            }
+        },
+    }

@@ -1,0 +1,127 @@
+"""The operator: a task that answers one query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+from openmarkets_provider.client.planning import check, is_literal
+from openmarkets_provider.client.retry import MAX_WAIT
+from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from openmarkets_provider.queries import Query
+
+MAX_DEFERRALS = 10
+"""How often in a row a task lets the server send it away."""
+MAX_DEFERRAL = timedelta(hours=24)
+"""Longest time that a task is put off at once."""
+_TRIGGERER_GRACE = timedelta(minutes=5)
+_FOREVER = 10 * 365 * 86400.0
+
+
+class OpenmarketsOperator(BaseOperator):
+    """Answers a query and returns its result, JSON-able, to XCom.
+
+    Errors that no repetition can mend fail the task at once, without using its retries. Failures that may pass
+    are retried within the task for about a minute where repeating is safe, and then left to Airflow's retries.
+    A request that is not safe to repeat is never sent again, neither by the task nor by its retries, once it
+    may have left this machine. When the server asks to be left alone for longer than 60 seconds, the task is
+    deferred until then: that holds no worker slot and uses no try.
+
+    :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
+    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
+    :param max_xcom_bytes: largest result, as JSON, that goes to XCom; a larger one fails the task.
+    :param deferrable: False fails the task, with the time in the message, instead of deferring it; for
+        deployments without a triggerer.
+    :raises OpenmarketsQueryError: when the DAG is parsed: a literal argument of the query is malformed.
+    """
+
+    template_fields: Sequence[str] = ("query", "openmarkets_conn_id")
+    template_fields_renderers = {"query": "json"}  # noqa: RUF012
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        query: Query,
+        openmarkets_conn_id: str = "openmarkets_default",
+        max_xcom_bytes: int = DEFAULT_MAX_XCOM_BYTES,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.query = query
+        self.openmarkets_conn_id = openmarkets_conn_id
+        self.max_xcom_bytes = max_xcom_bytes
+        self.deferrable = deferrable
+        if is_literal(query):
+            check(query)
+
+    def execute(self, context: Context, deferrals: int = 0) -> Any:
+        """Answer the query.
+
+        :param deferrals: how often the task was sent away before.
+        """
+        from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+
+        hook = OpenmarketsHook(self.openmarkets_conn_id)
+        try:
+            result = hook.run(self.query)
+            if self.do_xcom_push:
+                ensure_fits_xcom(result, self.max_xcom_bytes)
+        except OpenmarketsError as error:
+            self._fail_or_wait(error, deferrals)
+            raise
+        finally:
+            hook.close()
+        return result
+
+    def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 1) -> Any:
+        """Go on when the time that the server asked for is over."""
+        return self.execute(context, deferrals)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume as Airflow does, and say what it means when no triggerer ended the wait."""
+        from airflow.providers.common.compat.sdk import AirflowException
+
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowException as error:
+            if type(error).__name__ != "TaskDeferralTimeout":
+                raise
+            raise AirflowFailException(
+                "The server asked to be left alone and the task was deferred, but no triggerer resumed it. Start a "
+                "triggerer, or use deferrable=False."
+            ) from error
+
+    def _fail_or_wait(self, error: OpenmarketsError, deferrals: int) -> None:
+        """Fail for good, or defer, or return for Airflow's retries to go on."""
+        from openmarkets_provider.client.planning import is_repeatable
+
+        if not error.transient or (error.sent and not is_repeatable(self.query)):
+            raise AirflowFailException(str(error)) from error
+        seconds: float | None = getattr(error, "retry_after", None)
+        if seconds is None or seconds <= MAX_WAIT:
+            return
+        import pendulum
+
+        wait = timedelta(seconds=min(seconds, _FOREVER))
+        until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
+        if not self.deferrable or deferrals >= MAX_DEFERRALS or wait > MAX_DEFERRAL:
+            raise AirflowFailException(f"{error} Run the task again after {until}.") from error
+        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
+
+        self.log.info("%s The task is deferred until %s.", error, until)
+        self.defer(
+            trigger=TimeDeltaTrigger(wait),
+            method_name="execute_after_wait",
+            kwargs={"deferrals": deferrals + 1},
+            timeout=wait + _TRIGGERER_GRACE,
+        )

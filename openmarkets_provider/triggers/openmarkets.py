@@ -1,0 +1,98 @@
+"""The trigger: waits in the triggerer until a condition on a query's result is met. It only reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+
+from openmarkets_provider.conditions import evaluate
+from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.queries import Query
+from openmarkets_provider.xcom import ensure_fits_xcom
+
+
+class OpenmarketsConditionTrigger(BaseTrigger):
+    """Polls a query until a condition is met.
+
+    Fires one event. Condition met: the task ends successfully without a worker, with what the condition gave
+    as its XCom; or, with ``resume``, ``{"status": "met", "value": ...}``. Given up:
+    ``{"status": "error", "error": {...}}`` with the error as data.
+
+    :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
+    :param query: the query, rendered.
+    :param condition: JMESPath expression, rendered.
+    :param poke_interval: seconds between polls, whatever comes of them; longer when the server asks for it.
+    :param tolerated: how many failures in a row that may pass are tolerated; None for any number.
+    :param max_xcom_bytes: largest value, as JSON, that goes to XCom; None: it does not go there.
+    :param resume: let a worker end the task.
+    """
+
+    def __init__(
+        self,
+        openmarkets_conn_id: str,
+        query: Query,
+        condition: str,
+        poke_interval: float,
+        tolerated: int | None,
+        max_xcom_bytes: int | None,
+        resume: bool = False,
+    ) -> None:
+        super().__init__()
+        self.openmarkets_conn_id = openmarkets_conn_id
+        self.query = query
+        self.condition = condition
+        self.poke_interval = poke_interval
+        self.tolerated = tolerated
+        self.max_xcom_bytes = max_xcom_bytes
+        self.resume = resume
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow needs to make the trigger again; no secret among it."""
+        names = (
+            "openmarkets_conn_id",
+            "query",
+            "condition",
+            "poke_interval",
+            "tolerated",
+            "max_xcom_bytes",
+            "resume",
+        )
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return path, {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll until the condition is met or there is no point in going on."""
+        hook = OpenmarketsHook(self.openmarkets_conn_id)
+        failures = 0
+        try:
+            while True:
+                wait = self.poke_interval
+                try:
+                    value = evaluate(self.condition, await hook.arun(self.query))
+                    if value:
+                        yield self._met(value)
+                        return
+                    failures = 0
+                    self.log.info("The condition is not met yet; polling again in %.0f s.", wait)
+                except OpenmarketsError as error:
+                    failures += 1
+                    if not error.transient or (self.tolerated is not None and failures > self.tolerated):
+                        yield TriggerEvent({"status": "error", "error": error.as_dict()})
+                        return
+                    wait = max(wait, getattr(error, "retry_after", None) or 0.0)
+                    self.log.warning("%s Polling again in %.0f s (failure %d in a row).", error, wait, failures)
+                await asyncio.sleep(wait)
+        finally:
+            await hook.aclose()
+
+    def _met(self, value: Any) -> TriggerEvent:
+        if self.max_xcom_bytes is not None:
+            ensure_fits_xcom(value, self.max_xcom_bytes)
+        self.log.info("The condition is met.")
+        if self.resume:
+            return TriggerEvent({"status": "met", "value": value})
+        return TaskSuccessEvent(xcoms=None if self.max_xcom_bytes is None else {"return_value": value})
