@@ -1,0 +1,1 @@
+"""A local stand-in for Openmarkets' identity server and APIs, made from their public documentation."""

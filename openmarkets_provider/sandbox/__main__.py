@@ -1,0 +1,92 @@
+"""The sandbox on the command line: `python -m openmarkets_provider.sandbox`."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from openmarkets_provider.sandbox.extra import MissingExtraError, server_class
+
+if TYPE_CHECKING:
+    from openmarkets_provider.sandbox.server import SandboxServer
+
+_STOP = {signal.SIGINT, signal.SIGTERM}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sandbox until SIGINT or SIGTERM, and return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        server = server_class()
+    except MissingExtraError as error:
+        print(error, file=sys.stderr)
+        return 2
+    # blocked before the server's thread starts, which inherits the mask: the signal waits for this thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    try:
+        with server(**vars(options)) as sandbox:
+            print(_greeting(sandbox), flush=True)
+            signal.sigwait(_STOP)
+    except OSError as error:
+        print(f"Cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
+        return 1
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m openmarkets_provider.sandbox",
+        description="A local stand-in for Openmarkets' identity server and APIs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=_port, default=8765, help="0 picks a free one")
+    parser.add_argument(
+        "--token-lifetime", type=_lifetime, default=3600, metavar="SECONDS", help="how long a token is valid"
+    )
+    parser.add_argument("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="delay of answers")
+    return parser
+
+
+def _port(text: str) -> int:
+    return int(_bounded(int(text), 65535))
+
+
+def _lifetime(text: str) -> int:
+    return int(_bounded(int(text), 10**9))
+
+
+def _seconds(text: str) -> float:
+    return _bounded(float(text), 10**9)
+
+
+def _bounded(number: float, most: float) -> float:
+    if not 0 <= number <= most:
+        raise argparse.ArgumentTypeError(f"{number} isn't from 0 to {most}")
+    return number
+
+
+def _greeting(sandbox: SandboxServer) -> str:
+    lines = [
+        "Openmarkets sandbox: a stand-in made from public documentation, not the real service.",
+        f"URL: {sandbox.url}",
+        f"Client id: {sandbox.client_id}",
+        f"Client secret: {sandbox.client_secret}",
+        f"export AIRFLOW_CONN_OPENMARKETS_DEFAULT={shlex.quote(json.dumps(sandbox.connection))}",
+    ]
+    if not ipaddress.ip_address(str(urlsplit(sandbox.url).hostname)).is_loopback:
+        lines.insert(1, "Warning: other machines can reach this server, and its secret is public.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

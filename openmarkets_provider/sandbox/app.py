@@ -1,0 +1,177 @@
+"""The ASGI app: identity server and APIs below one path each, and what happens around every request.
+
+Every API answers 401 below `<api>/user-context/`, even to a good token: that stands for the endpoints that
+need a user, whom a client-credentials token never has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from openmarkets_provider.sandbox import control, identity, market_data, news, oms
+from openmarkets_provider.sandbox.faults import Fault
+from openmarkets_provider.sandbox.state import State
+from openmarkets_provider.sandbox.wire import problem
+
+
+class Api(NamedTuple):
+    """One of the APIs: its path, the scope that its tokens need, its endpoints."""
+
+    path: str
+    scope: str
+    routes: Sequence[Route]
+
+
+APIS = {
+    "market_data": Api("/market-data", "market-data-api", market_data.ROUTES),
+    "news": Api("/news", "news-api", news.ROUTES),
+    "oms": Api("/oms", "oms-api", oms.ROUTES),
+}
+CONTROL = "/_sandbox"
+IDENTITY = "/identity"
+
+_TARGETS = {IDENTITY: "identity", **{api.path: name for name, api in APIS.items()}}
+_BODILESS = (204, 304)
+
+
+def create_app(state: State, latency: float, closing: asyncio.Event) -> ASGIApp:
+    """Return the app.
+
+    Every request but those to the control paths waits `latency` seconds. Once `closing` is set nothing waits.
+    """
+    app = Starlette(
+        routes=[
+            Mount(CONTROL, Router(control.ROUTES, redirect_slashes=False)),
+            Mount(IDENTITY, Router(identity.ROUTES, redirect_slashes=False)),
+            *(
+                Mount(api.path, TokenCheck(Router(api.routes, redirect_slashes=False), state, api))
+                for api in APIS.values()
+            ),
+        ],
+        middleware=[Middleware(Gateway, state=state, latency=latency, closing=closing)],
+        exception_handlers={HTTPException: _refuse},
+    )
+    app.router.redirect_slashes = False
+    app.state.sandbox = state
+    return app
+
+
+async def _refuse(request: Request, error: Any) -> Response:
+    return problem(error.status_code, error.detail, error.headers)
+
+
+class TokenCheck:
+    """Lets a request through to an API when its token is good for that API."""
+
+    def __init__(self, app: ASGIApp, state: State, api: Api) -> None:
+        """Stand before an API's endpoints."""
+        self._app, self._state, self._api = app, state, api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or pass it on."""
+        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        scopes = self._state.tokens.scopes(token) if scheme.lower() == "bearer" else None
+        if scopes is None:
+            content = {"error": "invalid_token", "error_description": "No token, or one that isn't valid."}
+            answer: ASGIApp = JSONResponse(content, 401, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+        elif self._api.scope not in scopes:
+            answer = problem(403, f"The token hasn't the scope {self._api.scope}.")
+        elif scope["path"].startswith(f"{self._api.path}/user-context/"):
+            answer = problem(401, "This endpoint needs a user context.", {"WWW-Authenticate": "Bearer"})
+        else:
+            answer = self._app
+        await answer(scope, receive, send)
+
+
+class Gateway:
+    """Counts every request, delays it, lets a fault act on it, and echoes its `X-Request-ID`."""
+
+    def __init__(self, app: ASGIApp, state: State, latency: float, closing: asyncio.Event) -> None:
+        """Stand before everything."""
+        self._app, self._state, self._latency, self._closing = app, state, latency, closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, pass it on, or cut its connection."""
+        path: str = scope["path"]
+        prefix = "/" + path.strip("/").partition("/")[0]
+        if prefix == CONTROL:
+            await self._app(scope, receive, send)
+            return
+        target = _TARGETS.get(prefix)
+        body = await Request(scope, receive).body()
+        scopes = identity.asked_scopes(body) if target == "identity" else []
+        visit = self._state.stats.enter(target, f"{scope['method']} {path}", scopes)
+        request_id = Headers(scope=scope).get("x-request-id")
+
+        async def replay() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def reply(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # before the send: a client that has its answer must find it counted
+                visit.close(str(message["status"]))
+                if request_id is not None:
+                    MutableHeaders(scope=message).setdefault("X-Request-ID", request_id)
+            await send(message)
+
+        try:
+            fault = self._state.faults.take(target, path) if target else None
+            await self._wait(self._latency + (fault.seconds if fault else 0))
+            if fault is None or fault.kind == "delay":
+                await self._app(scope, replay, reply)
+            elif fault.kind == "reset":
+                visit.close("reset")
+                await _cut(fault.content(), scope, receive, send)
+            else:
+                await _fault_response(fault)(scope, replay, reply)
+        finally:
+            visit.close("500")
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, but no longer than the server runs."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+
+
+def _fault_response(fault: Fault) -> Response:
+    headers = dict(fault.headers)
+    if fault.retry_after is not None:
+        headers["Retry-After"] = str(fault.retry_after)
+    content = fault.content()
+    if fault.status in _BODILESS:
+        return Response(None, fault.status, headers)
+    if content is None:
+        return problem(fault.status, "A fault that was asked of the sandbox.", headers)
+    return Response(content, fault.status, headers, media_type="application/json")
+
+
+async def _cut(start: bytes | None, scope: Scope, receive: Receive, send: Send) -> None:
+    """Reset the TCP connection, after the start of an answer if there is one."""
+    transport: asyncio.Transport = scope["state"]["transport"]
+    if start is not None:
+        length = str(len(start) + 1).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": start, "more_body": True})
+    if not transport.is_closing():
+        # lingering for no time makes the close a reset
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    # uvicorn takes a return before it has seen the disconnect for a missing answer
+    while (await receive())["type"] != "http.disconnect":
+        pass

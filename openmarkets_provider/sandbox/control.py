@@ -1,0 +1,62 @@
+"""The control paths below `/_sandbox`: counts, faults, overridden quotes, reset. They need no token."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from openmarkets_provider.sandbox import wire
+from openmarkets_provider.sandbox.state import state_of
+
+
+async def stats(request: Request) -> JSONResponse:
+    """Return the counts since the start or the last reset."""
+    return JSONResponse(state_of(request).stats.report())
+
+
+async def reset(request: Request) -> Response:
+    """Zero the counts and drop faults, overrides and orders."""
+    state_of(request).reset()
+    return Response(status_code=204)
+
+
+async def list_faults(request: Request) -> JSONResponse:
+    """Return the active faults."""
+    return JSONResponse({"faults": state_of(request).faults.describe()})
+
+
+async def add_fault(request: Request) -> JSONResponse:
+    """Make a fault active."""
+    fields = await wire.json_object(request)
+    try:
+        return JSONResponse(state_of(request).fault(fields), 201)
+    except ValueError as error:
+        raise wire.bad_request(str(error)) from None
+
+
+async def clear_faults(request: Request) -> Response:
+    """End all faults."""
+    state_of(request).faults.clear()
+    return Response(status_code=204)
+
+
+async def set_security(request: Request) -> JSONResponse:
+    """Override fields of a security's quote, and return all that hold now."""
+    security, fields = request.path_params["security"], await wire.json_object(request)
+    overrides = state_of(request).overrides
+    try:
+        overrides.set(security, fields)
+    except ValueError as error:
+        raise wire.bad_request(str(error)) from None
+    return JSONResponse(overrides.current(security))
+
+
+ROUTES = [
+    Route("/stats", stats),
+    Route("/reset", reset, methods=["POST"]),
+    Route("/faults", list_faults),
+    Route("/faults", add_fault, methods=["POST"]),
+    Route("/faults", clear_faults, methods=["DELETE"]),
+    Route("/securities/{security}", set_security, methods=["POST"]),
+]

@@ -1,0 +1,101 @@
+"""The market-data endpoints.
+
+Times given without an offset are exchange time; both ends of a range belong to it. `pricing/trades` refuses
+more than one day, which the real API asks for, and every reply ends at the present.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from openmarkets_provider.sandbox import data, securities, wire
+from openmarkets_provider.sandbox.state import state_of
+
+MOST_SECURITIES = 1000
+INTERVALS = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)
+
+
+async def list_securities(request: Request) -> JSONResponse:
+    """List the securities of the exchanges, ASX alone by default."""
+    exchanges = request.query_params.get("exchanges", securities.EXCHANGE).split(",")
+    known = securities.SECURITIES.values() if securities.EXCHANGE in exchanges else []
+    return JSONResponse([securities.listing(security) for security in known])
+
+
+async def information(request: Request) -> JSONResponse:
+    """Describe securities; those that aren't known are left out."""
+    asked = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
+    found = map(securities.find, dict.fromkeys(asked))
+    return JSONResponse([data.information(security) for security in found if security])
+
+
+async def quotes(request: Request) -> JSONResponse:
+    """Quote securities; those that aren't known are listed as invalid."""
+    asked = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
+    now, overrides = data.exchange_now(), state_of(request).overrides
+    records, invalid = [], []
+    for text in dict.fromkeys(asked):
+        security = securities.find(text)
+        if security is None:
+            invalid.append(text)
+        else:
+            records.append(data.quote(security, now) | overrides.current(text))
+    return JSONResponse({"quotes": records, "invalidSecurities": invalid})
+
+
+async def depth(request: Request) -> JSONResponse:
+    """Return a security's order book by price."""
+    security = wire.security(request.path_params["security"])
+    params = request.query_params
+    wire.choice(params, "groupBy", ("Price",), default="Price")
+    asks = wire.whole_number(params, "askLevelMax", 1, 100, default=10)
+    bids = wire.whole_number(params, "bidLevelMax", 1, 100, default=10)
+    return JSONResponse(data.depth(security, asks, bids, data.exchange_now()))
+
+
+async def time_series(request: Request) -> JSONResponse:
+    """Return a security's daily or weekly bars."""
+    security = wire.security(request.path_params["security"])
+    params = request.query_params
+    frequency = wire.choice(params, "frequency", ("Daily", "Weekly"))
+    first, last = wire.period(params, "dateFrom", "dateTo")
+    weekly = frequency == "Weekly"
+    bars = data.time_series(security, first.date(), last.date(), weekly=weekly, now=data.exchange_now())
+    return JSONResponse(bars)
+
+
+async def intraday_series(request: Request) -> JSONResponse:
+    """Return a security's bars of some minutes each."""
+    security = wire.security(request.path_params["security"])
+    params = request.query_params
+    wire.choice(params, "frequency", ("Minutes",))
+    minutes = int(wire.choice(params, "consolidationInterval", tuple(map(str, INTERVALS))))
+    first, last = wire.period(params, "dateTimeFrom", "dateTimeTo")
+    most_days = 7 if minutes < 10 else 30 if minutes <= 30 else 60
+    if last - first > timedelta(days=most_days):
+        raise wire.bad_request(f"The range may have {most_days} days at most at {minutes} minutes.")
+    return JSONResponse(data.intraday_series(security, first, last, minutes=minutes, now=data.exchange_now()))
+
+
+async def trades(request: Request) -> JSONResponse:
+    """Return a security's trades of one day at most."""
+    security = wire.security(request.path_params["security"])
+    first, last = wire.period(await wire.json_object(request), "dateTimeFrom", "dateTimeTo")
+    if last - first > timedelta(days=1):
+        raise wire.bad_request("The range may have one day at most.")
+    return JSONResponse(data.market_trades(security, first, last, data.exchange_now()))
+
+
+ROUTES = [
+    Route("/securities/v1", list_securities),
+    Route("/securities/information/v2", information, methods=["POST"]),
+    Route("/pricing/quotes/v3", quotes, methods=["POST"]),
+    Route("/pricing/depth/{security}/v1", depth),
+    Route("/pricing/timeseries/{security}/v2", time_series),
+    Route("/pricing/timeseriesintraday/{security}/v1", intraday_series),
+    Route("/pricing/trades/{security}/v2", trades, methods=["POST"]),
+]

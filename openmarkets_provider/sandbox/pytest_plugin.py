@@ -1,0 +1,36 @@
+"""A pytest fixture that runs the sandbox; pytest loads it in every run, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from openmarkets_provider.sandbox.extra import MissingExtraError, server_class
+
+if TYPE_CHECKING:
+    from openmarkets_provider.sandbox.server import SandboxServer
+
+
+@pytest.fixture(scope="session")
+def _openmarkets_sandbox_server() -> Iterator[SandboxServer]:
+    try:
+        server = server_class()
+    except MissingExtraError as error:
+        pytest.fail(str(error), pytrace=False)
+    with server() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def openmarkets_sandbox(
+    _openmarkets_sandbox_server: SandboxServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> SandboxServer:
+    """Give a running sandbox, fresh for each test, that the connection `openmarkets_default` leads to."""
+    sandbox = _openmarkets_sandbox_server
+    sandbox.reset()
+    monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(sandbox.connection))
+    return sandbox

@@ -1,0 +1,166 @@
+"""The sandbox as a server in a thread, for tests and for the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from openmarkets_provider.sandbox.app import APIS, IDENTITY, create_app
+from openmarkets_provider.sandbox.state import CLIENTS, Client, State
+
+__all__ = ["Client", "SandboxServer"]
+
+
+class _Protocol(H11Protocol):
+    """Hands the transport to the app, so that a fault can cut the connection, and logs no access."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # asyncio doesn't for this listener, and then each answer on a kept connection takes 40 ms
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.app_state = {**self.app_state, "transport": transport}
+        # here, not by uvicorn's option: that changes a logger of the whole process, which others change too
+        self.access_log = False
+
+
+class _Server(uvicorn.Server):
+    """Says when it accepts connections and when it stops."""
+
+    def __init__(self, config: uvicorn.Config, closing: asyncio.Event) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+        self._closing = closing
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._closing.set()
+        await super().shutdown(sockets)
+
+
+class SandboxServer:
+    """A local stand-in for Openmarkets' identity server and APIs.
+
+    Use it as a context manager. It listens on loopback unless `host` says otherwise; `port` 0 picks a free
+    port. The first of `clients` is the one that `connection` uses.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[Client] = CLIENTS,
+        token_lifetime: int = 3600,
+        latency: float = 0.0,
+        port: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
+        """Prepare a server; nothing starts yet."""
+        self.client_id = clients[0].client_id
+        self.client_secret = clients[0].client_secret
+        self._state = State(clients, token_lifetime)
+        self._latency = latency
+        self._address = (host, port)
+
+    def __enter__(self) -> Self:
+        """Start, and wait until connections are accepted."""
+        listener = socket.create_server(self._address)
+        self._address = listener.getsockname()
+        closing = asyncio.Event()
+        self._server = _Server(
+            uvicorn.Config(
+                create_app(self._state, self._latency, closing),
+                http=_Protocol,
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=60,
+                timeout_graceful_shutdown=1,
+            ),
+            closing,
+        )
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="openmarkets-sandbox", daemon=True
+        )
+        self._thread.start()
+        if not self._server.ready.wait(timeout=60):
+            raise RuntimeError("The sandbox didn't start.")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop; what waits is answered at once, and other requests have a second to end."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """The URL that everything is below."""
+        host, port = self._address
+        return f"http://{host}:{port}"
+
+    @property
+    def identity_url(self) -> str:
+        """The URL of the identity server."""
+        return self.url + IDENTITY
+
+    @property
+    def market_data_url(self) -> str:
+        """The URL of the market-data API."""
+        return self.url + APIS["market_data"].path
+
+    @property
+    def news_url(self) -> str:
+        """The URL of the news API."""
+        return self.url + APIS["news"].path
+
+    @property
+    def oms_url(self) -> str:
+        """The URL of the order-management API."""
+        return self.url + APIS["oms"].path
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """The Airflow connection to the sandbox, as JSON."""
+        return {
+            "conn_type": "openmarkets",
+            "login": self.client_id,
+            "password": self.client_secret,
+            "host": self.identity_url,
+            "extra": {
+                "environment": "test",
+                "market_data_url": self.market_data_url,
+                "news_url": self.news_url,
+                "oms_url": self.oms_url,
+            },
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counts since the start or the last reset."""
+        return self._state.stats.report()
+
+    def reset(self) -> None:
+        """Zero the counts and drop faults, overrides and orders; tokens stay valid."""
+        self._state.reset()
+
+    def fault(self, **fields: Any) -> dict[str, Any]:
+        """Make a fault active (its fields are in `openmarkets_provider.sandbox.faults`) and return it."""
+        return self._state.fault(fields)
+
+    def revoke_tokens(self) -> int:
+        """Make every token that was issued invalid, and return how many those were."""
+        return self._state.tokens.revoke_all()
+
+    def set_security(self, security: str, **fields: Any) -> None:
+        """Override fields of a security's quote, each with a value or a list of `[value, seconds]` steps."""
+        self._state.overrides.set(security, fields)

@@ -1,0 +1,242 @@
+"""What the sandbox remembers: clients, tokens, counts, faults, overridden quotes and orders.
+
+The server's thread and the thread that a Python user calls from share it.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from openmarkets_provider.sandbox import data, securities
+from openmarkets_provider.sandbox.faults import Fault, Faults
+from openmarkets_provider.sandbox.orders import OrderBook
+
+SCOPES = ("market-data-api", "news-api", "oms-api")
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client of the identity server and the scopes that its plan has."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    scopes: tuple[str, ...] = SCOPES
+
+
+CLIENTS = (
+    Client("sandbox-client", "sandbox-secret"),
+    Client("sandbox-market-data-client", "sandbox-market-data-secret", ("market-data-api",)),
+)
+
+
+class Tokens:
+    """The tokens that are valid."""
+
+    def __init__(self, lifetime: int) -> None:
+        """Begin without any; `lifetime` is in seconds."""
+        self.lifetime = lifetime
+        self._granted: dict[str, tuple[frozenset[str], float]] = {}
+        self._lock = threading.Lock()
+
+    def issue(self, scopes: Collection[str]) -> str:
+        """Return a new token for the scopes."""
+        token = secrets.token_hex(32)
+        with self._lock:
+            self._granted[token] = frozenset(scopes), time.monotonic() + self.lifetime
+        return token
+
+    def scopes(self, token: str) -> frozenset[str] | None:
+        """Return the scopes of a token, or None if it isn't valid."""
+        with self._lock:
+            scopes, end = self._granted.get(token, (None, 0.0))
+        return scopes if time.monotonic() < end else None
+
+    def revoke_all(self) -> int:
+        """Make every token invalid, and return how many those were."""
+        with self._lock:
+            count = len(self._granted)
+            self._granted.clear()
+        return count
+
+
+class Visit:
+    """A request that is being served."""
+
+    def __init__(self, stats: Stats, target: str | None) -> None:
+        """Begin to serve a request."""
+        self._stats, self._target = stats, target
+        self._open = True
+
+    def close(self, outcome: str) -> None:
+        """Count the request's outcome; only the first one counts."""
+        if self._open:
+            self._open = False
+            self._stats.leave(self._target, outcome)
+
+
+class Stats:
+    """Counts of requests; those to the control paths aren't counted."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        self._lock = threading.Lock()
+        self._running = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again at zero; requests that are being served still count as concurrent."""
+        with self._lock:
+            self._requests: Counter[str] = Counter()
+            self._paths: Counter[str] = Counter()
+            self._scopes: Counter[str] = Counter()
+            self._outcomes: Counter[str] = Counter()
+            self._token_errors = 0
+            self._most = self._running
+
+    def enter(self, target: str | None, request: str, scopes: Sequence[str]) -> Visit:
+        """Count a request that begins."""
+        with self._lock:
+            self._running += 1
+            self._most = max(self._most, self._running)
+            self._paths[request] += 1
+            self._scopes.update(scopes)
+            if target is not None:
+                self._requests[target] += 1
+        return Visit(self, target)
+
+    def leave(self, target: str | None, outcome: str) -> None:
+        """Count a request that ends."""
+        with self._lock:
+            self._running -= 1
+            self._outcomes[outcome] += 1
+            if target == "identity" and outcome != "200":
+                self._token_errors += 1
+
+    def report(self) -> dict[str, Any]:
+        """Return the counts as JSON."""
+        with self._lock:
+            return {
+                "token_requests": dict(self._scopes),
+                "token_requests_total": self._requests["identity"],
+                "token_errors": self._token_errors,
+                "requests": {name: self._requests[name] for name in ("market_data", "news", "oms")},
+                "by_path": dict(self._paths),
+                "by_status": dict(self._outcomes),
+                "max_concurrent": self._most,
+            }
+
+
+class Overrides:
+    """Quote fields that a user set.
+
+    A field's value is a JSON scalar, or a schedule: a list of `[value, seconds]` steps, each shown for its
+    seconds from the moment the schedule is set; the last step has null and stays.
+    """
+
+    FIELDS = tuple(
+        name
+        for name in data.quote(securities.SECURITIES["BHP"], data.exchange_now())
+        if name not in ("securityCode", "exchange", "dataSource")
+    )
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._steps: dict[str, dict[str, list[tuple[object, float]]]] = {}
+        self._lock = threading.Lock()
+
+    def set(self, security: str, fields: Mapping[str, Any]) -> None:
+        """Override fields of a security's quote; its other overrides stay."""
+        if securities.find(security) is None:
+            raise ValueError(f"the sandbox doesn't know the security {security!r}; write it like BHP.ASX@TM")
+        unknown = ", ".join(sorted(set(fields) - set(self.FIELDS)))
+        if unknown:
+            raise ValueError(f"unknown: {unknown}; allowed: {', '.join(self.FIELDS)}")
+        steps = {name: _steps(name, value) for name, value in fields.items()}
+        with self._lock:
+            self._steps.setdefault(security, {}).update(steps)
+
+    def current(self, security: str) -> dict[str, object]:
+        """Return the values that hold now."""
+        now = time.monotonic()
+        with self._lock:
+            fields = dict(self._steps.get(security, {}))
+        return {name: next(value for value, end in steps if now < end) for name, steps in fields.items()}
+
+    def clear(self) -> None:
+        """Forget all overrides."""
+        with self._lock:
+            self._steps.clear()
+
+
+def _steps(name: str, value: object) -> list[tuple[object, float]]:
+    """Return the values of a field, each with the time at which it ends."""
+    schedule = value if isinstance(value, list) else [[value, None]]
+    wrong = ValueError(
+        f"{name} must be a text, a number, true, false or null, or a list of [value, seconds] steps; "
+        "the last step's seconds, and no other's, are null"
+    )
+    steps: list[tuple[object, float]] = []
+    end = time.monotonic()
+    for number, step in enumerate(schedule, start=1):
+        if not isinstance(step, list | tuple) or len(step) != 2 or not _is_scalar(step[0]):
+            raise wrong
+        shown, seconds = step
+        if number == len(schedule):
+            if seconds is not None:
+                raise wrong
+            end = float("inf")
+        elif type(seconds) in (int, float) and seconds >= 0:
+            end += seconds
+        else:
+            raise wrong
+        steps.append((shown, end))
+    if not steps:
+        raise wrong
+    return steps
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+
+
+class State:
+    """All that one sandbox remembers."""
+
+    def __init__(self, clients: Sequence[Client] = CLIENTS, token_lifetime: int = 3600) -> None:
+        """Begin with clients and nothing else."""
+        self.clients = {client.client_id: client for client in clients}
+        self.tokens = Tokens(token_lifetime)
+        self.stats = Stats()
+        self.faults = Faults()
+        self.overrides = Overrides()
+        self.orders = OrderBook()
+
+    def reset(self) -> None:
+        """Zero the counts and drop faults, overrides and orders; tokens stay valid."""
+        self.stats.reset()
+        self.faults.clear()
+        self.overrides.clear()
+        self.orders.reset()
+
+    def fault(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Check a fault, make it active and return it; `revoke_tokens` acts at once."""
+        fault = Fault.parse(fields)
+        if fault.kind == "revoke_tokens":
+            return {"kind": fault.kind, "revoked": self.tokens.revoke_all()}
+        self.faults.add(fault)
+        return fault.describe()
+
+
+def state_of(request: Request) -> State:
+    """Return the state of the sandbox that a request came to."""
+    state: State = request.app.state.sandbox
+    return state
