@@ -90,11 +90,16 @@ class FileStore:
             descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
-            _require(stat.S_ISREG(status.st_mode) and status.st_nlink == 1, self._path(key), "is not a plain file")
+            # No link at all is fine: a writer has just put a newer file in its place.
+            plain = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+            _require(plain, self._path(key), "is not a plain file")
             _require_private(status, self._path(key))
-            return self._cipher.open(key, file.read(MAX_FILE_BYTES))
+            data = os.read(descriptor, MAX_FILE_BYTES)
+        finally:
+            os.close(descriptor)
+        return self._cipher.open(key, data)
 
     def save(self, key: str, record: Record) -> None:
         """Write a record, and remove what nobody needs any more."""

@@ -1,0 +1,26 @@
+"""What every test needs: an Airflow home of its own, set before anything imports Airflow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
+for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+    del os.environ[name]
+os.environ["AIRFLOW_HOME"] = _HOME.name
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+
+@pytest.fixture(autouse=True)
+def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test token caches of its own."""
+    from openmarkets_provider.client import token_source
+
+    token_source._slots.clear()
+    token_source._warned.clear()
+    monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))

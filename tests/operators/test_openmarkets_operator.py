@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    TaskDeferralError,
+    TaskDeferralTimeout,
+    TaskDeferred,
+)
+
+from openmarkets_provider import queries
+from openmarkets_provider.exceptions import (
+    OpenmarketsQueryError,
+    OpenmarketsRateLimited,
+    OpenmarketsServerError,
+)
+from openmarkets_provider.operators.openmarkets import MAX_DEFERRALS, OpenmarketsOperator
+
+ORDER = {
+    "accountCode": "SBX0001",
+    "securityCode": "BHP",
+    "exchange": "ASX",
+    "destination": "TM",
+    "side": "Buy",
+    "orderPrice": 4500,
+    "orderVolume": 10,
+    "lifetime": "EndOfDay",
+    "pricingInstruction": "Limit",
+}
+
+
+def operator(query=None, **kwargs) -> OpenmarketsOperator:
+    return OpenmarketsOperator(task_id="pull", query=query or queries.quotes(["BHP"]), **kwargs)
+
+
+def test_it_returns_json_able_records(openmarkets_sandbox):
+    result = operator(queries.quotes(["BHP", "CBA.ASX"])).execute({})
+    assert [row["securityCode"] for row in result] == ["BHP", "CBA"]
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_nothing_happens_at_construction(monkeypatch):
+    monkeypatch.delenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", raising=False)
+    assert operator(openmarkets_conn_id="nowhere").openmarkets_conn_id == "nowhere"
+
+
+def test_a_malformed_literal_query_fails_while_the_dag_is_parsed():
+    with pytest.raises(OpenmarketsQueryError, match=r"securities: 'B HP' is malformed"):
+        operator({"endpoint": "quotes", "securities": ["B HP"]})
+
+
+def test_query_and_connection_id_are_rendered_and_checked_again(openmarkets_sandbox):
+    with DAG("dag", schedule=None):
+        task = operator(queries.quotes(["{{ params.code }}", "CBA"]), openmarkets_conn_id="{{ params.conn }}")
+    task.render_template_fields({"params": {"code": "RIO", "conn": "openmarkets_default"}})
+    assert [row["securityCode"] for row in task.execute({})] == ["RIO", "CBA"]
+    with DAG("dag2", schedule=None):
+        task = operator(queries.quotes(["{{ params.code }}"]))
+    task.render_template_fields({"params": {"code": "R!O"}})
+    with pytest.raises(AirflowFailException, match="'R!O' is malformed"):
+        task.execute({})
+
+
+def test_a_query_may_come_from_upstream_and_be_mapped():
+    with DAG("dag", schedule=None):
+        first = operator()
+        whole = OpenmarketsOperator(task_id="whole", query=first.output)
+        nested = OpenmarketsOperator(task_id="nested", query=queries.quotes(first.output["codes"]))
+        OpenmarketsOperator.partial(task_id="mapped").expand(query=[queries.accounts(), queries.securities()])
+    assert isinstance(whole.query, PlainXComArg)
+    assert whole.upstream_task_ids == nested.upstream_task_ids == {"pull"}
+
+
+def test_a_permanent_error_fails_the_task_at_once(openmarkets_sandbox):
+    with pytest.raises(AirflowFailException, match="GET oms nothing/v1: 404"):
+        operator(queries.request("oms", "GET", "nothing/v1")).execute({})
+
+
+def test_a_transient_error_is_left_to_the_retries_of_airflow(openmarkets_sandbox):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=None)
+    with pytest.raises(OpenmarketsServerError, match="503"):
+        operator().execute({})
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] == 4
+
+
+@pytest.mark.parametrize("fault", [{"kind": "status", "status": 503}, {"kind": "reset"}, {"kind": "status", "status": 429}])
+def test_an_order_whose_fate_is_unknown_is_never_sent_again_not_even_by_retries(openmarkets_sandbox, fault):
+    openmarkets_sandbox.fault(target="oms", **fault)
+    with pytest.raises(AirflowFailException):
+        operator(queries.request("oms", "POST", "orders/v4", json=ORDER)).execute({})
+    assert openmarkets_sandbox.stats()["by_path"]["POST /oms/orders/v4"] == 1
+
+
+def test_an_order_that_never_left_may_be_retried(openmarkets_sandbox):
+    openmarkets_sandbox.fault(target="identity", kind="status", status=503, retry_after=0, times=None)
+    with pytest.raises(OpenmarketsServerError):
+        operator(queries.request("oms", "POST", "orders/v4", json=ORDER)).execute({})
+    assert openmarkets_sandbox.stats()["requests"].get("oms", 0) == 0
+
+
+def test_an_order_is_sent_once(openmarkets_sandbox):
+    result = operator(queries.request("oms", "POST", "orders/v4", json=ORDER)).execute({})
+    assert result["orderNumber"] > 0
+
+
+class TestLongRetryAfter:
+    @pytest.fixture(autouse=True)
+    def limited(self, openmarkets_sandbox):
+        openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=120)
+        self.sandbox = openmarkets_sandbox
+
+    def test_it_defers_until_then_and_goes_on_afterwards(self):
+        task = operator()
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute({})
+        assert deferred.value.trigger.serialize()[0].endswith("TimeDeltaTrigger") or "moment" in str(
+            deferred.value.trigger.serialize()
+        )
+        assert deferred.value.timeout.total_seconds() == pytest.approx(120 + 300)
+        assert self.sandbox.stats()["requests"]["market_data"] == 1
+        result = task.resume_execution(deferred.value.method_name, {**deferred.value.kwargs, "event": None}, {})
+        assert result[0]["securityCode"] == "BHP"
+
+    def test_without_deferring_it_fails_with_the_time(self):
+        with pytest.raises(AirflowFailException, match=r"Run the task again after \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"):
+            operator(deferrable=False).execute({})
+
+    def test_a_server_that_never_stops_sending_it_away_ends_the_task(self):
+        with pytest.raises(AirflowFailException, match="Run the task again after"):
+            operator().execute_after_wait({}, deferrals=MAX_DEFERRALS)
+
+    def test_a_triggerer_that_is_missing_is_named(self):
+        task = operator()
+        with pytest.raises(AirflowFailException, match="no triggerer resumed it"):
+            task.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+        with pytest.raises(TaskDeferralError):
+            task.resume_execution("__fail__", {"error": "Trigger failure"}, {})
+        assert issubclass(TaskDeferralTimeout, AirflowException)
+
+
+def test_an_absurd_retry_after_fails_instead_of_waiting_for_ever(openmarkets_sandbox):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=10**12)
+    with pytest.raises(AirflowFailException, match="Run the task again after"):
+        operator().execute({})
+
+
+def test_a_rate_limit_of_the_identity_server_defers_an_order_too(openmarkets_sandbox):
+    openmarkets_sandbox.fault(target="identity", kind="status", status=429, retry_after=300, times=None)
+    with pytest.raises(TaskDeferred):
+        operator(queries.request("oms", "POST", "orders/v4", json=ORDER)).execute({})
+
+
+def test_a_short_rate_limit_without_a_time_is_left_to_retries(openmarkets_sandbox):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=0, times=None)
+    with pytest.raises(OpenmarketsRateLimited):
+        operator().execute({})
+
+
+def test_a_result_too_large_for_xcom_is_refused_with_advice(openmarkets_sandbox):
+    with pytest.raises(AirflowFailException, match=r"limit for XCom is 100 \(max_xcom_bytes\).*OpenmarketsHook.run"):
+        operator(max_xcom_bytes=100).execute({})
+    assert operator(max_xcom_bytes=100, do_xcom_push=False).execute({})[0]["securityCode"] == "BHP"

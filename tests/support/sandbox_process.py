@@ -1,0 +1,67 @@
+"""The sandbox as a process of its own, for tests that fork or that start other processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+
+class SandboxProcess:
+    """Runs ``python -m openmarkets_provider.sandbox`` on a free port of loopback."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+
+    def __enter__(self) -> SandboxProcess:
+        command = [sys.executable, "-m", "openmarkets_provider.sandbox", "--port", "0", *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.connection: dict[str, Any] = {}
+        for line in self._process.stdout:
+            if match := re.fullmatch(r"URL: (\S+)\n", line):
+                self.url = match[1]
+            if line.startswith("export "):
+                self.connection = json.loads(shlex.split(line)[1].partition("=")[2])
+                break
+        if not self.connection:
+            raise RuntimeError(f"The sandbox did not start: exit status {self._process.wait(10)}.")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+    @property
+    def connection_json(self) -> str:
+        """The Airflow connection, as ``AIRFLOW_CONN_OPENMARKETS_DEFAULT`` takes it."""
+        return json.dumps(self.connection)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the sandbox counted."""
+        return self._control("GET", "stats")
+
+    def reset(self) -> None:
+        """Zero the counts, drop faults and overrides."""
+        self._control("POST", "reset")
+
+    def fault(self, **fields: Any) -> None:
+        """Make a fault active."""
+        self._control("POST", "faults", fields)
+
+    def set_security(self, security: str, **fields: Any) -> None:
+        """Change a security's quote from now on."""
+        self._control("POST", f"securities/{security}", fields)
+
+    def _control(self, method: str, path: str, body: Any = None) -> Any:
+        response = httpx.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30, trust_env=False)
+        response.raise_for_status()
+        return response.json() if response.content else None
