@@ -88,7 +88,10 @@ class OpenmarketsSensor(BaseSensorOperator):
         except OpenmarketsError as error:
             raise self._permanent(error) from error
         if not self.deferrable:
-            return super().execute(context)
+            try:
+                return super().execute(context)
+            finally:
+                self._hook.close()
         from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
 
         self.defer(

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, Asset
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from openmarkets_provider import queries
+from openmarkets_provider.exceptions import (
+    OpenmarketsNotFound,
+    OpenmarketsQueryError,
+    OpenmarketsServerError,
+)
+from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES, OpenmarketsSensor
+
+OPEN = "[0].tradingStatus == 'OPEN'"
+
+
+def sensor(**kwargs: Any) -> OpenmarketsSensor:
+    arguments: dict[str, Any] = {
+        "task_id": "wait",
+        "query": queries.quotes(["BHP"]),
+        "condition": OPEN,
+        "poke_interval": 0.05,
+        "timeout": 60,
+    }
+    return OpenmarketsSensor(**(arguments | kwargs))
+
+
+class StateStore(dict):
+    """The task state store of Airflow 3.3, as far as the sensor uses it."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+class Rescheduled:
+    """The part of the task instance that reschedule mode asks."""
+
+    def get_first_reschedule_date(self, context: Any) -> None:
+        return None
+
+
+def pokes(task: OpenmarketsSensor, context: dict[str, Any], count: int) -> list[Exception | Any]:
+    """Run the sensor as reschedule mode does: every poll on a copy of the task, as in a process of its own."""
+    outcomes: list[Exception | Any] = []
+    for _ in range(count):
+        try:
+            outcomes.append(task.prepare_for_execution().execute(context))
+        except Exception as error:  # noqa: BLE001 - compared below
+            outcomes.append(error)
+    return outcomes
+
+
+class TestParsing:
+    def test_an_invalid_expression_fails_while_the_dag_is_parsed(self):
+        with pytest.raises(OpenmarketsQueryError, match="condition: 'a b' is not a JMESPath expression"):
+            sensor(condition="a b")
+
+    def test_a_malformed_query_fails_while_the_dag_is_parsed(self):
+        with pytest.raises(OpenmarketsQueryError, match="api 'moon' is unknown"):
+            sensor(query={**queries.request("oms", "GET", "a"), "api": "moon"})
+
+    def test_a_template_is_left_alone_until_it_is_rendered(self, openmarkets_sandbox):
+        with DAG("dag", schedule=None):
+            task = sensor(condition="[0].tradingStatus == '{{ params.status }}'", query=queries.quotes("{{ params.c }}"))
+        task.render_template_fields({"params": {"status": "OPEN", "c": "BHP, CBA"}})
+        assert task.execute({}) is True
+
+    def test_deferrable_follows_the_deployment(self, monkeypatch):
+        assert sensor().deferrable is False
+        monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+        assert sensor().deferrable is True
+
+    def test_exponential_backoff_is_refused_with_deferrable(self):
+        with pytest.raises(ValueError, match="exponential_backoff"):
+            sensor(exponential_backoff=True, deferrable=True)
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    @pytest.mark.parametrize(("soft", "kind"), [(False, AirflowFailException), (True, AirflowSkipException)])
+    def test_a_query_that_is_not_safe_to_repeat_is_never_polled(self, openmarkets_sandbox, deferrable, soft, kind):
+        task = sensor(query=queries.request("oms", "POST", "orders/v4", json={}), deferrable=deferrable, soft_fail=soft)
+        with pytest.raises(kind, match="not known to be safe to repeat"):
+            task.execute({})
+        assert openmarkets_sandbox.stats()["requests"].get("oms", 0) == 0
+
+
+class TestPokeMode:
+    def test_what_the_condition_gave_is_the_xcom(self, openmarkets_sandbox):
+        value = sensor(condition="[?tradingStatus == 'OPEN'].securityCode").execute({})
+        assert value == ["BHP"]
+
+    def test_it_waits_until_the_condition_is_met(self, openmarkets_sandbox):
+        openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus=[["PRE_OPEN", 1], ["OPEN", None]])
+        assert sensor().execute({}) is True
+        assert openmarkets_sandbox.stats()["requests"]["market_data"] > 3
+
+    def test_a_timeout_fails_or_skips(self, openmarkets_sandbox):
+        with pytest.raises(AirflowSensorTimeout):
+            sensor(condition="`false`", timeout=0.1).execute({})
+        with pytest.raises(AirflowSkipException):
+            sensor(condition="`false`", timeout=0.1, soft_fail=True).execute({})
+
+    def test_a_permanent_error_fails_at_once_or_skips(self, openmarkets_sandbox):
+        openmarkets_sandbox.fault(target="market_data", kind="status", status=404, times=None)
+        with pytest.raises(AirflowFailException, match="404"):
+            sensor().execute({})
+        with pytest.raises(AirflowSkipException):
+            sensor(soft_fail=True).execute({})
+        assert openmarkets_sandbox.stats()["requests"]["market_data"] == 2
+
+    def test_a_few_transient_errors_in_a_row_are_tolerated_and_then_no_more(self, openmarkets_sandbox):
+        for times, outcome in ((TOLERATED_FAILURES, None), (TOLERATED_FAILURES + 1, OpenmarketsServerError)):
+            openmarkets_sandbox.reset()
+            openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=4 * times)
+            if outcome is None:
+                assert sensor().execute({}) is True
+            else:
+                with pytest.raises(outcome):
+                    sensor().execute({})
+
+    def test_silent_fail_tolerates_any_number(self, openmarkets_sandbox):
+        openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=24)
+        assert sensor(silent_fail=True).execute({}) is True
+
+    def test_never_fail_skips_after_the_tolerated_ones(self, openmarkets_sandbox):
+        openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=None)
+        with pytest.raises(AirflowSkipException):
+            sensor(never_fail=True).execute({})
+
+    def test_the_next_poll_is_as_far_away_as_the_server_asks(self, openmarkets_sandbox):
+        task = sensor()
+        openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=500)
+        assert not task.poke({})
+        assert task._get_next_poke_interval(0, lambda: 0, 1) == 500
+        assert task.poke({})
+        assert task._get_next_poke_interval(0, lambda: 0, 1) == 0.05
+        task._hook.close()
+
+    def test_a_value_too_large_for_xcom_fails_unless_it_is_not_pushed(self, openmarkets_sandbox):
+        with pytest.raises(AirflowFailException, match="limit for XCom"):
+            sensor(condition="@", max_xcom_bytes=10).execute({})
+        assert sensor(condition="@", max_xcom_bytes=10, do_xcom_push=False).execute({})
+
+
+class TestRescheduleMode:
+    def test_it_is_rescheduled_until_the_condition_is_met(self, openmarkets_sandbox):
+        openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="PRE_OPEN")
+        context = {"ti": Rescheduled(), "task_state_store": StateStore()}
+        task = sensor(mode="reschedule")
+        (waiting,) = pokes(task, context, 1)
+        assert isinstance(waiting, AirflowRescheduleException)
+        openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN")
+        assert pokes(task, context, 1) == [True]
+        assert context["task_state_store"] == {}
+
+    def test_failures_in_a_row_are_counted_across_processes(self, openmarkets_sandbox):
+        context = {"ti": Rescheduled(), "task_state_store": StateStore()}
+        openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=None)
+        kinds = [type(outcome) for outcome in pokes(sensor(mode="reschedule"), context, TOLERATED_FAILURES + 2)]
+        expected = [AirflowRescheduleException] * TOLERATED_FAILURES
+        assert kinds == [*expected, OpenmarketsServerError, AirflowRescheduleException]
+
+    def test_a_poll_that_works_ends_the_row(self, openmarkets_sandbox):
+        context = {"ti": Rescheduled(), "task_state_store": StateStore(openmarkets_failures=TOLERATED_FAILURES)}
+        pokes(sensor(mode="reschedule", condition="`false`"), context, 1)
+        assert context["task_state_store"]["openmarkets_failures"] == 0
+
+    def test_without_a_state_store_a_transient_error_is_left_to_retries(self, openmarkets_sandbox):
+        openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=4)
+        (outcome,) = pokes(sensor(mode="reschedule"), {"ti": Rescheduled()}, 1)
+        assert isinstance(outcome, OpenmarketsServerError)
+
+
+class TestDeferrable:
+    def deferred(self, **kwargs: Any) -> TaskDeferred:
+        with pytest.raises(TaskDeferred) as raised:
+            sensor(deferrable=True, **kwargs).execute({})
+        return raised.value
+
+    def test_it_hands_query_and_condition_to_the_trigger(self):
+        deferred = self.deferred(timeout=100)
+        _, kwargs = deferred.trigger.serialize()
+        assert kwargs == {
+            "openmarkets_conn_id": "openmarkets_default",
+            "query": queries.quotes(["BHP"]),
+            "condition": OPEN,
+            "poke_interval": 0.05,
+            "tolerated": TOLERATED_FAILURES,
+            "max_xcom_bytes": 1 << 20,
+            "resume": False,
+        }
+        assert deferred.method_name == "execute_complete"
+        assert deferred.timeout.total_seconds() == 100
+
+    def test_options_that_the_trigger_must_know_are_passed_on(self):
+        _, kwargs = self.deferred(silent_fail=True, do_xcom_push=False, outlets=[Asset("x")]).trigger.serialize()
+        assert (kwargs["tolerated"], kwargs["max_xcom_bytes"], kwargs["resume"]) == (None, None, True)
+
+    def test_a_worker_that_is_resumed_returns_the_value(self):
+        assert sensor().execute_complete({}, {"status": "met", "value": [1]}) == [1]
+
+    @pytest.mark.parametrize(
+        ("error", "options", "expected"),
+        [
+            (OpenmarketsNotFound("404", status=404), {}, AirflowFailException),
+            (OpenmarketsNotFound("404", status=404), {"soft_fail": True}, AirflowSkipException),
+            (OpenmarketsNotFound("404", status=404), {"never_fail": True}, AirflowSkipException),
+            (OpenmarketsServerError("503"), {}, OpenmarketsServerError),
+            (OpenmarketsServerError("503"), {"soft_fail": True}, OpenmarketsServerError),
+            (OpenmarketsServerError("503"), {"never_fail": True}, AirflowSkipException),
+        ],
+    )
+    def test_errors_of_the_trigger_end_as_those_of_a_poke(self, error, options, expected):
+        event = {"status": "error", "error": error.as_dict()}
+        with pytest.raises(expected):
+            sensor(**options).resume_execution("execute_complete", {"event": event}, {})
+
+    @pytest.mark.parametrize("event", [None, {}, {"status": "success"}, {"status": "error"}, "met"])
+    def test_an_event_it_does_not_know_is_an_error(self, event):
+        with pytest.raises(ValueError, match="doesn't know"):
+            sensor().execute_complete({}, event)
+
+    def test_a_timeout_fails_or_skips(self):
+        timeout = {"error": "Trigger timeout"}
+        with pytest.raises(AirflowSensorTimeout):
+            sensor(deferrable=True).resume_execution("__fail__", timeout, {})
+        with pytest.raises(AirflowSkipException):
+            sensor(deferrable=True, soft_fail=True).resume_execution("__fail__", timeout, {})

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from airflow.sdk.serde import deserialize, serialize
+from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
+
+from openmarkets_provider import queries
+from openmarkets_provider.exceptions import OpenmarketsServerError, from_dict
+from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
+
+OPEN = "[0].tradingStatus == 'OPEN'"
+
+
+def trigger(**changes: Any) -> OpenmarketsConditionTrigger:
+    kwargs: dict[str, Any] = {
+        "openmarkets_conn_id": "openmarkets_default",
+        "query": queries.quotes(["BHP"]),
+        "condition": OPEN,
+        "poke_interval": 0.05,
+        "tolerated": 3,
+        "max_xcom_bytes": 1000,
+    }
+    return OpenmarketsConditionTrigger(**(kwargs | changes))
+
+
+def events(trigger: OpenmarketsConditionTrigger) -> list[TriggerEvent]:
+    async def collect() -> list[TriggerEvent]:
+        return [event async for event in trigger.run()]
+
+    return asyncio.run(asyncio.wait_for(collect(), 60))
+
+
+def error_of(fired: list[TriggerEvent]):
+    (event,) = fired
+    assert event.payload["status"] == "error"
+    return from_dict(json.loads(json.dumps(event.payload["error"])))
+
+
+def test_it_is_made_again_from_what_it_serialises_which_holds_no_secret(openmarkets_sandbox):
+    path, kwargs = trigger().serialize()
+    assert path == "openmarkets_provider.triggers.openmarkets.OpenmarketsConditionTrigger"
+    assert deserialize(serialize(kwargs)) == kwargs
+    again = OpenmarketsConditionTrigger(**kwargs)
+    assert again.serialize() == (path, kwargs)
+    assert openmarkets_sandbox.client_secret not in repr(again)
+
+
+def test_a_met_condition_ends_the_task_without_a_worker(openmarkets_sandbox):
+    (event,) = events(trigger())
+    assert isinstance(event, TaskSuccessEvent)
+    assert event.xcoms == {"return_value": True}
+
+
+def test_without_xcom_nothing_is_pushed_and_with_resume_a_worker_ends_the_task(openmarkets_sandbox):
+    (silent,) = events(trigger(max_xcom_bytes=None))
+    assert silent.xcoms is None
+    (resumed,) = events(trigger(resume=True))
+    assert resumed.payload == {"status": "met", "value": True}
+
+
+def test_it_polls_until_the_condition_is_met(openmarkets_sandbox):
+    openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus=[["PRE_OPEN", 1], ["OPEN", None]])
+    (event,) = events(trigger())
+    assert isinstance(event, TaskSuccessEvent)
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] > 3
+    assert openmarkets_sandbox.stats()["token_requests_total"] <= 1
+
+
+@pytest.mark.parametrize("status", [404, 403, 400])
+def test_a_permanent_error_is_told_at_once(openmarkets_sandbox, status):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=status, times=None)
+    error = error_of(events(trigger()))
+    assert error.status == status
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] == 1
+
+
+def test_a_few_transient_errors_in_a_row_are_tolerated(openmarkets_sandbox):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=12)
+    (event,) = events(trigger())
+    assert isinstance(event, TaskSuccessEvent)
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] == 13
+
+
+def test_too_many_transient_errors_in_a_row_are_told(openmarkets_sandbox):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=None)
+    error = error_of(events(trigger()))
+    assert isinstance(error, OpenmarketsServerError)
+    assert error.transient
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] == 16
+
+
+def test_with_any_number_tolerated_it_goes_on(openmarkets_sandbox):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=20)
+    (event,) = events(trigger(tolerated=None))
+    assert isinstance(event, TaskSuccessEvent)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "status": 503, "retry_after": 100},
+        {"kind": "status", "status": 429, "retry_after": 100},
+        {"kind": "body", "body": []},
+    ],
+)
+def test_the_interval_is_kept_whatever_a_poll_comes_to(openmarkets_sandbox, fault):
+    openmarkets_sandbox.fault(target="market_data", times=None, **fault)
+    polls = trigger(query=queries.securities(), poke_interval=0.5, tolerated=None, condition="length(@) > `100`")
+
+    async def for_three_intervals() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(aiter(polls.run())), 1.4)
+
+    asyncio.run(for_three_intervals())
+    expected = 3 if fault["kind"] == "body" else 1
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] == expected
+
+
+def test_a_value_too_large_for_xcom_is_an_error_and_not_a_crash(openmarkets_sandbox):
+    assert "limit for XCom" in str(error_of(events(trigger(condition="@", max_xcom_bytes=10))))
+
+
+def test_an_expression_that_does_not_fit_the_result_is_told(openmarkets_sandbox):
+    assert "does not fit" in str(error_of(events(trigger(condition="length(`1`)"))))
+
+
+def test_cancelling_closes_the_connections(openmarkets_sandbox):
+    async def cancel_between_polls() -> None:
+        task = asyncio.create_task(anext(aiter(trigger(condition="`false`", poke_interval=30).run())))
+        while openmarkets_sandbox.stats()["requests"].get("market_data", 0) < 1:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    started = time.monotonic()
+    asyncio.run(cancel_between_polls())
+    assert time.monotonic() - started < 20
