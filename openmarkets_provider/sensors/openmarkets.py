@@ -34,7 +34,7 @@ _FAILURES = "openmarkets_failures"
 class OpenmarketsSensor(BaseSensorOperator):
     """Polls a query until a condition on its result is met.
 
-    What the condition gave is the task's XCom. Poke mode, reschedule mode and the deferrable mode behave the
+    Poke mode, reschedule mode and the deferrable mode behave the
     same: an error that no repetition can mend fails the task at once; of those that may pass, three in a row are
     tolerated (all of them with ``silent_fail``), and then left to Airflow's retries; ``poke_interval`` is kept
     whatever a poll comes to, and stretched when the server asks for longer. Only in reschedule mode on Airflow
@@ -44,6 +44,8 @@ class OpenmarketsSensor(BaseSensorOperator):
     :param condition: JMESPath expression (https://jmespath.org) over the query's result. Met when it gives
         anything but false, null, 0, and an empty text, list or object. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
+    :param push_value: push what the condition gave to XCom. A deferred task then needs a worker to end it: Airflow
+        (3.3.2) stores what a trigger pushes as text, so that ``True`` would arrive as ``'true'``.
     :param max_xcom_bytes: largest value, as JSON, that goes to XCom; a larger one fails the task.
     :param deferrable: wait in the triggerer, which ends the task without a worker. The default is the setting
         ``[operators] default_deferrable``. Not with ``exponential_backoff``.
@@ -61,6 +63,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         query: Query,
         condition: str,
         openmarkets_conn_id: str = "openmarkets_default",
+        push_value: bool = False,
         max_xcom_bytes: int = DEFAULT_MAX_XCOM_BYTES,
         deferrable: bool | None = None,
         **kwargs: Any,
@@ -69,6 +72,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         self.query = query
         self.condition = condition
         self.openmarkets_conn_id = openmarkets_conn_id
+        self.push_value = push_value
         self.max_xcom_bytes = max_xcom_bytes
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
@@ -101,9 +105,9 @@ class OpenmarketsSensor(BaseSensorOperator):
                 condition=self.condition,
                 poke_interval=self.poke_interval,
                 tolerated=None if self.silent_fail else TOLERATED_FAILURES,
-                max_xcom_bytes=self.max_xcom_bytes if self.do_xcom_push else None,
-                # Asset events of outlets are made by a worker only.
-                resume=bool(self.outlets),
+                max_xcom_bytes=self.max_xcom_bytes if self.push_value else None,
+                # Asset events of outlets, too, are made by a worker only.
+                resume=self.push_value or bool(self.outlets),
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout),
@@ -131,7 +135,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         self._left_alone = 0.0
         try:
             value = evaluate(self.condition, self._hook.run(self.query))
-            if value and self.do_xcom_push:
+            if value and self.push_value:
                 ensure_fits_xcom(value, self.max_xcom_bytes)
         except OpenmarketsError as error:
             if not error.transient:
@@ -142,7 +146,7 @@ class OpenmarketsSensor(BaseSensorOperator):
             self._left_alone = getattr(error, "retry_after", None) or 0.0
             return PokeReturnValue(False)
         self._remember(context, 0)
-        return PokeReturnValue(bool(value), value)
+        return PokeReturnValue(bool(value), value if self.push_value else None)
 
     def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
         interval: float = super()._get_next_poke_interval(*args, **kwargs)

@@ -18,16 +18,15 @@ from openmarkets_provider.xcom import ensure_fits_xcom
 class OpenmarketsConditionTrigger(BaseTrigger):
     """Polls a query until a condition is met.
 
-    Fires one event. Condition met: the task ends successfully without a worker, with what the condition gave
-    as its XCom; or, with ``resume``, ``{"status": "met", "value": ...}``. Given up:
-    ``{"status": "error", "error": {...}}`` with the error as data.
+    Fires one event. Condition met: the task ends successfully without a worker; or, with ``resume``,
+    ``{"status": "met", "value": ...}``. Given up: ``{"status": "error", "error": {...}}`` with the error as data.
 
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
     :param query: the query, rendered.
     :param condition: JMESPath expression, rendered.
     :param poke_interval: seconds between polls, whatever comes of them; longer when the server asks for it.
     :param tolerated: how many failures in a row that may pass are tolerated; None for any number.
-    :param max_xcom_bytes: largest value, as JSON, that goes to XCom; None: it does not go there.
+    :param max_xcom_bytes: largest value, as JSON, that a resumed worker is given; None gives it none.
     :param resume: let a worker end the task.
     """
 
@@ -90,9 +89,11 @@ class OpenmarketsConditionTrigger(BaseTrigger):
             await hook.aclose()
 
     def _met(self, value: Any) -> TriggerEvent:
-        if self.max_xcom_bytes is not None:
-            ensure_fits_xcom(value, self.max_xcom_bytes)
         self.log.info("The condition is met.")
-        if self.resume:
-            return TriggerEvent({"status": "met", "value": value})
-        return TaskSuccessEvent(xcoms=None if self.max_xcom_bytes is None else {"return_value": value})
+        if not self.resume:
+            return TaskSuccessEvent()
+        if self.max_xcom_bytes is None:
+            value = None
+        else:
+            ensure_fits_xcom(value, self.max_xcom_bytes)
+        return TriggerEvent({"status": "met", "value": value})

@@ -72,7 +72,8 @@ class TestParsing:
         with DAG("dag", schedule=None):
             task = sensor(condition="[0].tradingStatus == '{{ params.status }}'", query=queries.quotes("{{ params.c }}"))
         task.render_template_fields({"params": {"status": "OPEN", "c": "BHP, CBA"}})
-        assert task.execute({}) is True
+        assert task.poke({})
+        task._hook.close()
 
     def test_deferrable_follows_the_deployment(self, monkeypatch):
         assert sensor().deferrable is False
@@ -93,13 +94,14 @@ class TestParsing:
 
 
 class TestPokeMode:
-    def test_what_the_condition_gave_is_the_xcom(self, openmarkets_sandbox):
-        value = sensor(condition="[?tradingStatus == 'OPEN'].securityCode").execute({})
-        assert value == ["BHP"]
+    def test_what_the_condition_gave_is_the_xcom_where_asked_for(self, openmarkets_sandbox):
+        condition = "[?tradingStatus == 'OPEN'].securityCode"
+        assert sensor(condition=condition, push_value=True).execute({}) == ["BHP"]
+        assert sensor(condition=condition).execute({}) is None
 
     def test_it_waits_until_the_condition_is_met(self, openmarkets_sandbox):
         openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus=[["PRE_OPEN", 1], ["OPEN", None]])
-        assert sensor().execute({}) is True
+        assert sensor(push_value=True).execute({}) is True
         assert openmarkets_sandbox.stats()["requests"]["market_data"] > 3
 
     def test_a_timeout_fails_or_skips(self, openmarkets_sandbox):
@@ -121,14 +123,14 @@ class TestPokeMode:
             openmarkets_sandbox.reset()
             openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=4 * times)
             if outcome is None:
-                assert sensor().execute({}) is True
+                assert sensor(push_value=True).execute({}) is True
             else:
                 with pytest.raises(outcome):
                     sensor().execute({})
 
     def test_silent_fail_tolerates_any_number(self, openmarkets_sandbox):
         openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=24)
-        assert sensor(silent_fail=True).execute({}) is True
+        assert sensor(silent_fail=True, push_value=True).execute({}) is True
 
     def test_never_fail_skips_after_the_tolerated_ones(self, openmarkets_sandbox):
         openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=None)
@@ -146,15 +148,15 @@ class TestPokeMode:
 
     def test_a_value_too_large_for_xcom_fails_unless_it_is_not_pushed(self, openmarkets_sandbox):
         with pytest.raises(AirflowFailException, match="limit for XCom"):
-            sensor(condition="@", max_xcom_bytes=10).execute({})
-        assert sensor(condition="@", max_xcom_bytes=10, do_xcom_push=False).execute({})
+            sensor(condition="@", max_xcom_bytes=10, push_value=True).execute({})
+        assert sensor(condition="@", max_xcom_bytes=10).execute({}) is None
 
 
 class TestRescheduleMode:
     def test_it_is_rescheduled_until_the_condition_is_met(self, openmarkets_sandbox):
         openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="PRE_OPEN")
         context = {"ti": Rescheduled(), "task_state_store": StateStore()}
-        task = sensor(mode="reschedule")
+        task = sensor(mode="reschedule", push_value=True)
         (waiting,) = pokes(task, context, 1)
         assert isinstance(waiting, AirflowRescheduleException)
         openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN")
@@ -194,15 +196,17 @@ class TestDeferrable:
             "condition": OPEN,
             "poke_interval": 0.05,
             "tolerated": TOLERATED_FAILURES,
-            "max_xcom_bytes": 1 << 20,
+            "max_xcom_bytes": None,
             "resume": False,
         }
         assert deferred.method_name == "execute_complete"
         assert deferred.timeout.total_seconds() == 100
 
     def test_options_that_the_trigger_must_know_are_passed_on(self):
-        _, kwargs = self.deferred(silent_fail=True, do_xcom_push=False, outlets=[Asset("x")]).trigger.serialize()
+        _, kwargs = self.deferred(silent_fail=True, outlets=[Asset("x")]).trigger.serialize()
         assert (kwargs["tolerated"], kwargs["max_xcom_bytes"], kwargs["resume"]) == (None, None, True)
+        _, kwargs = self.deferred(push_value=True).trigger.serialize()
+        assert (kwargs["max_xcom_bytes"], kwargs["resume"]) == (1 << 20, True)
 
     def test_a_worker_that_is_resumed_returns_the_value(self):
         assert sensor().execute_complete({}, {"status": "met", "value": [1]}) == [1]

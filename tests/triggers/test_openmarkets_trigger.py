@@ -23,7 +23,7 @@ def trigger(**changes: Any) -> OpenmarketsConditionTrigger:
         "condition": OPEN,
         "poke_interval": 0.05,
         "tolerated": 3,
-        "max_xcom_bytes": 1000,
+        "max_xcom_bytes": None,
     }
     return OpenmarketsConditionTrigger(**(kwargs | changes))
 
@@ -53,13 +53,13 @@ def test_it_is_made_again_from_what_it_serialises_which_holds_no_secret(openmark
 def test_a_met_condition_ends_the_task_without_a_worker(openmarkets_sandbox):
     (event,) = events(trigger())
     assert isinstance(event, TaskSuccessEvent)
-    assert event.xcoms == {"return_value": True}
+    assert event.xcoms is None
 
 
-def test_without_xcom_nothing_is_pushed_and_with_resume_a_worker_ends_the_task(openmarkets_sandbox):
-    (silent,) = events(trigger(max_xcom_bytes=None))
-    assert silent.xcoms is None
+def test_with_resume_a_worker_ends_the_task_and_gets_the_value_where_it_needs_it(openmarkets_sandbox):
     (resumed,) = events(trigger(resume=True))
+    assert resumed.payload == {"status": "met", "value": None}
+    (resumed,) = events(trigger(resume=True, max_xcom_bytes=1000))
     assert resumed.payload == {"status": "met", "value": True}
 
 
@@ -122,7 +122,7 @@ def test_the_interval_is_kept_whatever_a_poll_comes_to(openmarkets_sandbox, faul
 
 
 def test_a_value_too_large_for_xcom_is_an_error_and_not_a_crash(openmarkets_sandbox):
-    assert "limit for XCom" in str(error_of(events(trigger(condition="@", max_xcom_bytes=10))))
+    assert "limit for XCom" in str(error_of(events(trigger(condition="@", max_xcom_bytes=10, resume=True))))
 
 
 def test_an_expression_that_does_not_fit_the_result_is_told(openmarkets_sandbox):
