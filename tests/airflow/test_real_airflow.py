@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from openmarkets_provider.client.settings import Settings
+from openmarkets_provider.client.token_stores import FileStore, RecordCipher, record_key
 from tests.support.airflow import DagRun, RealAirflow
 from tests.support.sandbox_process import SandboxProcess
 
@@ -38,6 +40,19 @@ def run(airflow: RealAirflow, sandbox: SandboxProcess) -> DagRun:
     sandbox.set_security("RIO.ASX@TM", tradingStatus=[["PRE_OPEN", 40], ["OPEN", None]])
     sandbox.fault(target="/market-data/securities", kind="status", status=429, retry_after=LONG)
     return airflow.run_dag("every_kind", timeout=420)
+
+
+def cached_tokens(airflow: RealAirflow, sandbox: SandboxProcess) -> list[str]:
+    """Read the tokens that the tasks shared, as only the owner of the secret can."""
+    connection = sandbox.connection
+    settings = Settings(
+        client_id=connection["login"],
+        client_secret=connection["password"],
+        identity_url=connection["host"],
+        **connection["extra"],
+    )
+    store = FileStore(airflow.home / "openmarkets_token_cache", RecordCipher(settings.client_secret))
+    return [store.load(record_key(settings, scope)).token.value for scope in settings.scopes]
 
 
 def test_40_task_processes_and_the_triggerer_share_one_token_request_a_scope(run: DagRun, sandbox: SandboxProcess):
@@ -76,17 +91,19 @@ def test_a_permanent_error_uses_no_retries_and_says_why(run: DagRun):
     assert "GET oms nothing/v1: 404" in run.log("not_found")
 
 
-def test_nothing_secret_is_in_logs_xcoms_rendered_templates_or_trigger_rows(
+def test_nothing_secret_is_in_logs_xcoms_rendered_templates_or_the_database(
     run: DagRun, airflow: RealAirflow, sandbox: SandboxProcess
 ):
-    shown = [run.log(task.task_id, task.map_index) for task in run.tasks]
-    shown += [*airflow.component_logs().values()]
-    instances = airflow.api("GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances?limit=100")[1]
-    shown.append(json.dumps(instances))
-    everything = "\n".join(shown)
-    assert "BHP.ASX@TM" in everything or "BHP" in everything
-    assert sandbox.connection["password"] not in everything
-    assert "Bearer" not in everything
+    tokens = cached_tokens(airflow, sandbox)
+    assert len(tokens) == 3
+    logs = [run.log(task.task_id, task.map_index) for task in run.tasks]
+    path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances?limit=100"
+    instances = json.dumps(airflow.api("GET", path)[1])
+    assert "BHP" in instances
+    database = b"".join(file.read_bytes() for file in airflow.home.glob("airflow.db*"))
+    everything = "\n".join([*logs, *airflow.component_logs().values(), instances]).encode() + database
+    for secret in (sandbox.connection["password"], *tokens):
+        assert secret.encode() not in everything
 
 
 def test_the_example_runs_and_shows_dollars(airflow: RealAirflow, sandbox: SandboxProcess):
