@@ -1,0 +1,379 @@
+"""A real, throw-away Airflow on loopback: four processes, a fresh SQLite database, one temporary folder."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+T = TypeVar("T")
+
+BIN = Path(sys.executable).parent
+START_TIMEOUT = 240
+# Whatever a component could save is thrown away, and the triggerer alone may take over ten seconds.
+STOP_GRACE = 2
+KILL_TIMEOUT = 10
+LOG_TAIL = 3000
+PAGE = 100
+COMPONENTS = {"scheduler", "dag_processor", "triggerer"}
+TASK_FIELDS = ("task_id", "map_index", "state", "try_number", "duration", "start_date", "end_date")
+ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
+RENDERED_APART = {"timestamp", "level", "logger", "event", "error_detail", "filename", "lineno", "loc"}
+SAME_IN_EVERY_LINE = {"dag_id", "run_id", "task_id", "map_index", "try_number", "ti_id"}
+
+SETTINGS = {
+    "CORE__LOAD_EXAMPLES": "False",
+    "CORE__EXECUTOR": "LocalExecutor",
+    "CORE__TEST_CONNECTION": "Enabled",
+    "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+    "API__WORKERS": "1",
+    "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
+    "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+    "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+    "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+    # At the default of 5 s a deferred task can come back before its first process is gone, and the scheduler
+    # then marks it failed.
+    "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    # The default of 5 s is too short for a busy machine.
+    "WORKERS__EXECUTION_API_TIMEOUT": "60",
+    "USAGE_DATA_COLLECTION__ENABLED": "False",
+    "LOGGING__COLORED_CONSOLE_LOG": "False",
+}
+
+
+class AirflowError(RuntimeError):
+    """Airflow, or a DAG in it, did not do what was waited for."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How one task instance ended."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    duration: float | None
+    start: str | None
+    end: str | None
+
+    def __str__(self) -> str:
+        """Name the task and its state in one line."""
+        index = "" if self.map_index < 0 else f"[{self.map_index}]"
+        return f"task {self.task_id}{index} {self.state}"
+
+
+@dataclass(frozen=True)
+class DagRun:
+    """A finished run of a DAG."""
+
+    airflow: RealAirflow
+    dag_id: str
+    run_id: str
+    state: str
+    tasks: list[TaskResult]
+
+    def task(self, task_id: str, map_index: int = -1) -> TaskResult:
+        """Return the result of one task instance."""
+        for task in self.tasks:
+            if (task.task_id, task.map_index) == (task_id, map_index):
+                return task
+        raise KeyError(f"{task_id} {map_index} is not among {', '.join(map(str, self.tasks))}")
+
+    def log(self, task_id: str, map_index: int = -1, try_number: int | None = None) -> str:
+        """Return the log of one try (the last, if none is named), as a person reads it."""
+        number = try_number or self.task(task_id, map_index).try_number
+        entries = self._get(task_id, f"logs/{number}", map_index, full_content=True)["content"]
+        return "\n".join(_log_line(entry) for entry in entries)
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """Return an XCom of the run."""
+        return self._get(task_id, f"xcomEntries/{quote(key, safe='')}", map_index)["value"]
+
+    def _get(self, task_id: str, what: str, map_index: int, **query: Any) -> Any:
+        path = f"{_run_path(self.dag_id, self.run_id)}/taskInstances/{quote(task_id, safe='')}/{what}"
+        return self.airflow.call("GET", path, map_index=map_index, **query)
+
+
+class RealAirflow:
+    """Start Airflow on entering; end it and remove every trace of it on leaving.
+
+    DAGs are created paused, and ``run_dag`` unpauses the one that it runs. With ``schedules`` they are
+    created unpaused, and schedules and asset events start runs too.
+    """
+
+    def __init__(
+        self,
+        dags_folder: Path,
+        env: Mapping[str, str] | None = None,
+        parallelism: int = 4,
+        schedules: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """Take the settings; ``env`` goes before every other, ``progress`` is told each stage."""
+        self._settings = {
+            "CORE__DAGS_FOLDER": str(dags_folder.resolve()),
+            "CORE__PARALLELISM": str(parallelism),
+            "CORE__DAGS_ARE_PAUSED_AT_CREATION": str(not schedules),
+            "SCHEDULER__USE_JOB_SCHEDULE": str(schedules),
+        }
+        self._extra_env = dict(env or {})
+        self._progress = progress or (lambda stage: None)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.base_url = ""
+
+    def __enter__(self) -> Self:
+        """Start everything and wait until it is healthy."""
+        self.base_url = f"http://127.0.0.1:{_free_port()}"
+        self._client = httpx.Client(base_url=self.base_url, timeout=60, trust_env=False)
+        self.home = Path(tempfile.mkdtemp(prefix="airflow-"))
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End every process and remove the folder; after a failure, show the ends of the logs first."""
+        try:
+            if kind is not None:
+                for name in self._processes:
+                    print(f"--- end of the log of {name}\n{self._tail(name)}", file=sys.stderr)
+        finally:
+            self._stop()
+
+    def _environment(self) -> dict[str, str]:
+        settings = SETTINGS | self._settings
+        settings |= {
+            "CORE__EXECUTION_API_SERVER_URL": f"{self.base_url}/execution/",
+            "CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
+            "API__BASE_URL": self.base_url,
+            "API__SECRET_KEY": secrets.token_hex(32),
+            "API_AUTH__JWT_SECRET": secrets.token_hex(64),
+        }
+        env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        env |= {f"AIRFLOW__{name}": value for name, value in settings.items()}
+        env |= {
+            "AIRFLOW_HOME": str(self.home),
+            "NO_PROXY": "127.0.0.1",
+            "PATH": f"{BIN}{os.pathsep}{env.get('PATH', os.defpath)}",
+            "PYTHONUNBUFFERED": "1",
+            # What killed processes leave in the temporary folder goes with the rest.
+            "TMPDIR": str(self.home / "tmp"),
+        }
+        return env | self._extra_env
+
+    def _start(self) -> None:
+        self._env = self._environment()
+        (self.home / "tmp").mkdir()
+        # An existing configuration file, though empty, keeps the components from writing one side by side.
+        (self.home / "airflow.cfg").touch()
+        # This is what "airflow api-server" serves; that command would have to wait for the database.
+        address = ["--host", "127.0.0.1", "--port", self.base_url.rpartition(":")[2]]
+        self._spawn("api-server", "uvicorn", "airflow.api_fastapi.main:app", *address)
+        self._migrate()
+        self._spawn("dag-processor", "airflow", "dag-processor")
+        # The log servers of these two would listen on every address.
+        self._spawn("scheduler", "airflow", "scheduler", "--skip-serve-logs")
+        self._spawn("triggerer", "airflow", "triggerer", "--skip-serve-logs")
+        self.wait_until("the API server", self._health, START_TIMEOUT)
+        # The first call builds the execution API; the first task must not have to wait for it.
+        self._client.get("/execution/health")
+        self._client.headers["Authorization"] = f"Bearer {self.call('GET', '/auth/token')['access_token']}"
+        self._progress("api server up")
+        self.wait_until("the other components", lambda: self._health() >= COMPONENTS, START_TIMEOUT)
+        self._progress("scheduler, dag processor and triggerer up")
+
+    def _migrate(self) -> None:
+        airflow = str(BIN / "airflow")
+        with self._log("db-migrate").open("wb") as log:
+            code = subprocess.call([airflow, "db", "migrate"], env=self._env, stdout=log, stderr=log)
+        if code:
+            raise AirflowError(f"db migrate failed:\n{self._tail('db-migrate')}")
+        self._progress("database migrated")
+
+    def _spawn(self, name: str, program: str, *args: str) -> None:
+        with self._log(name).open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [BIN / program, *args],
+                env=self._env,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _stop(self) -> None:
+        self._client.close()
+        deadline = time.monotonic() + STOP_GRACE
+        try:
+            for process in self._processes.values():
+                process.terminate()
+            for process in self._processes.values():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=max(0, deadline - time.monotonic()))
+        finally:
+            for process in self._processes.values():
+                _kill_session(process.pid)
+                process.wait()
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def _health(self) -> set[str]:
+        reply = self._client.get("/api/v2/monitor/health")
+        parts = reply.json() if reply.is_success else {}
+        return {name for name, part in parts.items() if part["status"] == "healthy"}
+
+    def wait_until(self, what: str, predicate: Callable[[], T | None], timeout: float) -> T:
+        """Return the first true result of the predicate; fail at the deadline or if a component has died."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for name, process in self._processes.items():
+                if (code := process.poll()) is not None:
+                    raise AirflowError(f"{name} ended with {code} before {what}:\n{self._tail(name)}")
+            # A refused connection is for the next look at the processes to explain.
+            with suppress(httpx.TransportError):
+                if result := predicate():
+                    return result
+            if time.monotonic() > deadline:
+                raise AirflowError(f"waited {timeout} s in vain for {what}")
+            time.sleep(0.3)
+
+    def api(self, method: str, path: str, json: object = None, **query: Any) -> tuple[int, Any]:
+        """Send one request to the REST API; return its status and its decoded body."""
+        headers = {"Accept": "application/json"}
+        reply = self._client.request(method, path, json=json, params=query or None, headers=headers)
+        try:
+            return reply.status_code, reply.json()
+        except ValueError:
+            return reply.status_code, reply.text
+
+    def call(self, method: str, path: str, json: object = None, **query: Any) -> Any:
+        """Send one request that has to succeed; return its decoded body."""
+        status, body = self.api(method, path, json, **query)
+        if status >= httpx.codes.BAD_REQUEST:
+            raise AirflowError(f"{method} {path} answered {status}: {body}")
+        return body
+
+    def component_logs(self) -> dict[str, str]:
+        """Return what each component has printed so far."""
+        return {name: self._log(name).read_text(errors="replace") for name in self._processes}
+
+    def _log(self, name: str) -> Path:
+        return self.home / f"{name}.log"
+
+    def _tail(self, name: str) -> str:
+        return self._log(name).read_text(errors="replace")[-LOG_TAIL:]
+
+    def run_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 300) -> DagRun:
+        """Wait until the DAG is parsed, trigger it, and wait for the end of the run."""
+        path = f"/api/v2/dags/{quote(dag_id, safe='')}"
+
+        def parsed() -> bool:
+            if errors := self.call("GET", "/api/v2/importErrors")["import_errors"]:
+                raise AirflowError("\n".join(f"{each['filename']}: {each['stack_trace']}" for each in errors))
+            return self.api("GET", path)[0] == httpx.codes.OK
+
+        self.wait_until(f"the DAG {dag_id}", parsed, timeout)
+        self.call("PATCH", path, {"is_paused": False})
+        run = self.call("POST", f"{path}/dagRuns", {"logical_date": None, "conf": dict(conf or {})})
+        self._progress(f"{dag_id} triggered")
+        return self.wait_for_run(dag_id, run["dag_run_id"], timeout)
+
+    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 300) -> DagRun:
+        """Wait for the end of a run, however it was started."""
+        path = _run_path(dag_id, run_id)
+        tasks: list[TaskResult] = []
+        told: set[str] = set()
+
+        def ended() -> str | None:
+            # The run is read before its tasks, so that those of an ended run are final.
+            state = str(self.call("GET", path)["state"])
+            tasks[:] = self._tasks(path)
+            stages = [str(task) for task in tasks if task.state in ENDED]
+            for stage in stages:
+                if stage not in told:
+                    self._progress(stage)
+            told.update(stages)
+            return state if state in ENDED else None
+
+        try:
+            state = self.wait_until(f"the end of {dag_id}", ended, timeout)
+        except AirflowError as error:
+            error.add_note("\n".join(map(str, tasks)))
+            raise
+        self._progress(f"{dag_id} {state}")
+        return DagRun(self, dag_id, run_id, state, tasks)
+
+    def _tasks(self, run_path: str) -> Iterator[TaskResult]:
+        offset, total = 0, 1
+        while offset < total:
+            page = self.call("GET", f"{run_path}/taskInstances", limit=PAGE, offset=offset, order_by="id")
+            for item in page["task_instances"]:
+                yield TaskResult(*(item[name] for name in TASK_FIELDS))
+            offset, total = offset + PAGE, page["total_entries"]
+
+
+def _run_path(dag_id: str, run_id: str) -> str:
+    return f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _kill_session(leader: int) -> None:
+    """Kill what is left of a component: its tasks have process groups of their own, but its session."""
+    with suppress(OSError):
+        os.killpg(leader, signal.SIGKILL)
+    deadline = time.monotonic() + KILL_TIMEOUT
+    while (members := _session_members(leader)) and time.monotonic() < deadline:
+        for pid in members:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _session_members(leader: int) -> list[int]:
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                members.append(int(stat.parent.name))
+    return members
+
+
+def _log_line(entry: dict[str, Any] | str) -> str:
+    """Render a structured log entry: level, logger, event, other values, exceptions (the outermost last)."""
+    if isinstance(entry, str):
+        return entry
+    hidden = RENDERED_APART | SAME_IN_EVERY_LINE
+    words = [entry.get("level", "").upper(), entry.get("logger"), entry["event"]]
+    words += [f"{key}={value}" for key, value in entry.items() if key not in hidden]
+    lines = [" ".join(word for word in words if word)]
+    for error in reversed(entry.get("error_detail") or []):
+        for frame in error["frames"]:
+            lines.append('  File "{filename}", line {lineno}, in {name}'.format_map(frame))
+        lines += [f"{error['exc_type']}: {error['exc_value']}", *error.get("exc_notes", [])]
+    return "\n".join(lines)
