@@ -19,7 +19,7 @@ RELABELING = {
 
 PLACEHOLDERS = {
     "host": "leave empty for Openmarkets' own identity server",
-    "port": "443",
+    "port": "443; Airflow 3.3.2 tests no connection without a port",
     "login": "issued by Openmarkets on onboarding",
 }
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
-
-from openmarkets_provider.client.planning import check, is_literal
+from openmarkets_provider._airflow import BaseOperator
+from openmarkets_provider.client.planning import check, is_literal, is_repeatable
 from openmarkets_provider.client.retry import MAX_WAIT
 from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
@@ -89,7 +88,7 @@ class OpenmarketsOperator(BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume as Airflow does, and say what it means when no triggerer ended the wait."""
-        from airflow.providers.common.compat.sdk import AirflowException
+        from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
         try:
             return super().resume_execution(next_method, next_kwargs, context)
@@ -103,7 +102,7 @@ class OpenmarketsOperator(BaseOperator):
 
     def _fail_or_wait(self, error: OpenmarketsError, deferrals: int) -> None:
         """Fail for good, or defer, or return for Airflow's retries to go on."""
-        from openmarkets_provider.client.planning import is_repeatable
+        from airflow.providers.common.compat.sdk import AirflowFailException
 
         if not error.transient or (error.sent and not is_repeatable(self.query)):
             raise AirflowFailException(str(error)) from error

@@ -7,14 +7,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowSkipException,
-    BaseSensorOperator,
-    PokeReturnValue,
-    conf,
-)
-
+from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue
 from openmarkets_provider.client.planning import check, is_literal, plan
 from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, from_dict
@@ -75,6 +68,8 @@ class OpenmarketsSensor(BaseSensorOperator):
         self.push_value = push_value
         self.max_xcom_bytes = max_xcom_bytes
         if deferrable is None:
+            from airflow.providers.common.compat.sdk import conf
+
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
         if deferrable and self.exponential_backoff:
@@ -118,13 +113,15 @@ class OpenmarketsSensor(BaseSensorOperator):
 
         :raises ValueError: the event is not one of the trigger's.
         """
+        from airflow.providers.common.compat.sdk import AirflowSkipException
+
         match event:
             case {"status": "met", "value": value}:
                 return value
             case {"status": "error", "error": dict(data)}:
                 error = from_dict(data)
                 if not error.transient:
-                    raise AirflowFailException(str(error)) from error
+                    raise self._permanent(error) from error
                 if self.never_fail:
                     raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
                 raise error
@@ -139,7 +136,7 @@ class OpenmarketsSensor(BaseSensorOperator):
                 ensure_fits_xcom(value, self.max_xcom_bytes)
         except OpenmarketsError as error:
             if not error.transient:
-                raise AirflowFailException(str(error)) from error
+                raise self._permanent(error) from error
             if not self.silent_fail:
                 self._count_failure(context, error)
             self.log.warning("%s Polling again.", error)
@@ -166,6 +163,8 @@ class OpenmarketsSensor(BaseSensorOperator):
             )
 
     def _permanent(self, error: OpenmarketsError) -> Exception:
+        from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+
         if self.soft_fail or self.never_fail:
             return AirflowSkipException(f"Skipping: {error}")
         return AirflowFailException(str(error))
