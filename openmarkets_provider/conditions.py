@@ -23,21 +23,20 @@ def evaluate(condition: str, result: Any) -> Any:
     :param result: what a query gave.
     :raises OpenmarketsQueryError: the expression is malformed, or does not fit the result.
     """
-    from jmespath.exceptions import JMESPathError
-
+    expression = _compile(condition)
     try:
-        return _compile(condition).search(result)
-    except JMESPathError as error:
-        raise OpenmarketsQueryError(f"condition: {condition!r} does not fit the result: {error}") from None
+        return expression.search(result)
+    except Exception as error:  # noqa: BLE001 - jmespath lets Python's own errors through, such as a TypeError of `<`
+        # Cut, because the text of a type error repeats the value.
+        raise OpenmarketsQueryError(f"condition: {condition!r} does not fit the result: {error!s:.500}") from None
 
 
 def _compile(condition: str) -> Any:
     import jmespath
-    from jmespath.exceptions import JMESPathError
 
     if not isinstance(condition, str):
         raise OpenmarketsQueryError(f"condition: expected a JMESPath expression, got {condition!r:.100}.")
     try:
         return jmespath.compile(condition)
-    except JMESPathError as error:
+    except Exception as error:  # noqa: BLE001 - likewise, such as a RecursionError
         raise OpenmarketsQueryError(f"condition: {condition!r} is not a JMESPath expression: {error}") from None

@@ -42,10 +42,12 @@ class OpenmarketsTransportError(OpenmarketsError):
     """No answer: host not found, connection refused or lost, time-out.
 
     :ivar endpoint: the call, such as ``POST market_data pricing/quotes/v3``.
+    :ivar request_id: the ``X-Request-ID`` that was sent, which support asks for; None for a token request.
     """
 
     transient = True
     endpoint: str | None = None
+    request_id: str | None = None
 
 
 class OpenmarketsAuthError(OpenmarketsError):
@@ -121,7 +123,11 @@ def from_dict(data: dict[str, Any]) -> OpenmarketsError:
 
     :raises ValueError: the data are of something else.
     """
-    kind = globals().get(data.get("kind", ""))
-    if not (isinstance(kind, type) and issubclass(kind, OpenmarketsError)):
-        raise ValueError(f"{data.get('kind')!r} is not an error of this provider")
-    return kind(data["message"], **data["details"])
+    match data:
+        case {"kind": str(name), "message": str(message), "details": dict(details)}:
+            kind = globals().get(name)
+            if isinstance(kind, type) and issubclass(kind, OpenmarketsError):
+                error = kind(message)
+                vars(error).update(details)
+                return error
+    raise ValueError(f"not an error of this provider: {data!r:.200}")

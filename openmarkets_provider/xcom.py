@@ -14,11 +14,14 @@ def ensure_fits_xcom(result: Any, max_bytes: int) -> None:
     """Refuse a result that is too large for XCom.
 
     :param max_bytes: limit for the result as JSON.
-    :raises OpenmarketsError: it is larger; the text says what to do instead.
+    :raises OpenmarketsError: it is larger, and the text says what to do instead; or it is not JSON.
     """
     import msgspec
 
-    size = len(msgspec.json.encode(result))
+    try:
+        size = len(msgspec.json.encode(result))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OpenmarketsError(f"The result can't go to XCom, since it is not JSON: {error}") from None
     if size > max_bytes:
         raise OpenmarketsError(
             f"The result is {size:,} bytes as JSON; the limit for XCom is {max_bytes:,} (max_xcom_bytes). Ask for "

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from urllib.parse import unquote
 
 MAX_SECURITIES = 1000
 """Securities in one call. Published for security information; for quotes inferred to be the same."""
@@ -75,7 +76,11 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 
 
 def find_endpoint(api: str, method: str, path: str) -> Endpoint | None:
-    """Return the endpoint that a concrete path belongs to, or None when it is not a public one."""
+    """Return the endpoint that a concrete path belongs to, or None when it is not a public one.
+
+    Letter case, percent-encoding and spare slashes make no difference, since a server may not mind them either.
+    """
+    path = "/".join(part for part in unquote(path).split("/") if part).lower()
     for endpoint in ENDPOINTS.values():
         if (endpoint.api, endpoint.method) == (api, method) and endpoint.path_pattern.fullmatch(path):
             return endpoint

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from openmarkets_provider.client.endpoints import ENDPOINTS, Endpoint, find_endpoint
+from openmarkets_provider.client.endpoints import ENDPOINTS, MAX_SECURITIES, Endpoint, find_endpoint
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
@@ -28,6 +28,7 @@ DEFAULT_DATA_SOURCE = "TM"
 _SECURITY = re.compile(r"(?P<code>[\w-]+)(?:\.(?P<exchange>[\w-]+))?(?:@(?P<source>[\w-]+))?", re.ASCII)
 _WORD = re.compile(r"[\w-]+", re.ASCII)
 _JINJA = re.compile(r"\{[{%#]")
+_MAX_PATH = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,9 @@ def _calls(query: Query, final: Final) -> Iterator[ApiCall]:
         )
     name = query.get("endpoint")
     if not isinstance(name, str) or name not in _PLANNERS:
-        raise OpenmarketsQueryError(f"query: endpoint {name!r} is unknown; allowed are {', '.join(sorted(_PLANNERS))}.")
+        raise OpenmarketsQueryError(
+            f"query: endpoint {_shown(name)} is unknown; allowed are {', '.join(sorted(_PLANNERS))}."
+        )
     arguments = {key: value for key, value in query.items() if key != "endpoint"}
     _check_json(arguments, final)
     planner, allowed = _PLANNERS[name]
@@ -108,12 +111,14 @@ def _calls(query: Query, final: Final) -> Iterator[ApiCall]:
 
 def _plan_request(name: str, arguments: Mapping[str, Any], final: Final) -> Iterator[ApiCall]:
     api, method = arguments["api"], arguments["method"]
-    if final(api) and api not in SCOPES:
-        raise OpenmarketsQueryError(f"{name}: api {api!r} is unknown; allowed are {', '.join(SCOPES)}.")
+    if final(api) and not (isinstance(api, str) and api in SCOPES):
+        raise OpenmarketsQueryError(f"{name}: api {_shown(api)} is unknown; allowed are {', '.join(SCOPES)}.")
     if final(method):
-        method = str(method).upper()
+        method = method.upper() if isinstance(method, str) else method
         if method not in METHODS:
-            raise OpenmarketsQueryError(f"{name}: method {method!r} is unknown; allowed are {', '.join(METHODS)}.")
+            raise OpenmarketsQueryError(
+                f"{name}: method {_shown(method)} is unknown; allowed are {', '.join(METHODS)}."
+            )
     path = _relative_path(name, arguments["path"]) if final(arguments["path"]) else ""
     params, body, safe = arguments["params"], arguments["json"], arguments["safe_to_repeat"]
     if params is not None and final(params):
@@ -133,14 +138,14 @@ def _plan_request(name: str, arguments: Mapping[str, Any], final: Final) -> Iter
 def _plan_securities(name: str, arguments: Mapping[str, Any], final: Final) -> Iterator[ApiCall]:
     exchange = arguments["exchange"]
     if final(exchange) and not (isinstance(exchange, str) and _WORD.fullmatch(exchange)):
-        raise OpenmarketsQueryError(f"{name}: exchange must be a code such as 'ASX', not {_kind(exchange)}.")
+        raise OpenmarketsQueryError(f"{name}: exchange must be a code such as 'ASX', not {_shown(exchange)}.")
     yield _call(ENDPOINTS[name], params={"exchanges": exchange})
 
 
 def _plan_security_batches(name: str, arguments: Mapping[str, Any], final: Final) -> Iterator[ApiCall]:
     endpoint = ENDPOINTS[name]
     securities = _securities(name, arguments["securities"], final)
-    size = endpoint.max_securities or len(securities)
+    size = endpoint.max_securities or MAX_SECURITIES
     for start in range(0, len(securities), size):
         yield _call(endpoint, body={"securities": securities[start : start + size]})
 
@@ -176,7 +181,7 @@ def _securities(name: str, value: Any, final: Final) -> list[str]:
         return []
     if isinstance(value, str):
         value = value.replace(",", " ").split()
-    if not isinstance(value, Sequence) or isinstance(value, bytes):
+    if not isinstance(value, list | tuple):
         raise OpenmarketsQueryError(
             f"{name}: securities must be a list such as ['BHP', 'CBA.ASX'] or a text such as 'BHP, CBA', "
             f"not {_kind(value)}."
@@ -189,9 +194,8 @@ def _securities(name: str, value: Any, final: Final) -> list[str]:
 def _full_security(name: str, value: Any) -> str:
     match = _SECURITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        shown = repr(value) if isinstance(value, str) else _kind(value)
         raise OpenmarketsQueryError(
-            f"{name}: securities: {shown} is malformed; write 'BHP', 'BHP.ASX' or 'BHP.ASX@TM'."
+            f"{name}: securities: {_shown(value)} is malformed; write 'BHP', 'BHP.ASX' or 'BHP.ASX@TM'."
         )
     code, exchange, source = match.group("code", "exchange", "source")
     return f"{code}.{exchange or DEFAULT_EXCHANGE}@{source or DEFAULT_DATA_SOURCE}"
@@ -200,12 +204,15 @@ def _full_security(name: str, value: Any) -> str:
 def _relative_path(name: str, path: Any) -> str:
     """Return the path without its leading slash, or refuse one that could lead out of the API's base URL."""
     if not isinstance(path, str) or not path.strip("/"):
-        raise OpenmarketsQueryError(f"{name}: path must be a text such as 'securities/v1', not {path!r}.")
+        raise OpenmarketsQueryError(f"{name}: path must be a text such as 'securities/v1', not {_shown(path)}.")
+    if len(path) > _MAX_PATH:
+        raise OpenmarketsQueryError(f"{name}: path has {len(path)} characters; {_MAX_PATH} are the most.")
     decoded = path
     while (further := unquote(decoded)) != decoded:
         decoded = further
-    segments = re.split(r"[/\\]", decoded)
-    if "://" in decoded or decoded.startswith("//") or "\\" in decoded or ".." in segments or "." in segments:
+    segments = re.split(r"[/\\]", decoded.removeprefix("/"))
+    # What stands before a colon in the first segment is a scheme (RFC 3986, section 4.2), which would get lost.
+    if ":" in segments[0] or decoded.startswith("//") or "\\" in decoded or ".." in segments or "." in segments:
         raise OpenmarketsQueryError(
             f"{name}: path {path!r} must be relative to the API's base URL: no scheme, no host, no '..'."
         )
@@ -221,6 +228,8 @@ def _check_params(name: str, params: Any, final: Final) -> None:
     if not isinstance(params, Mapping):
         raise OpenmarketsQueryError(f"{name}: params must be a dict, not {_kind(params)}.")
     for key, value in params.items():
+        if not isinstance(key, str):
+            raise OpenmarketsQueryError(f"{name}: the names in params must be texts, not {_kind(key)}.")
         for item in value if isinstance(value, list | tuple) else [value]:
             if final(item) and not isinstance(item, str | int | float):
                 raise OpenmarketsQueryError(
@@ -235,12 +244,17 @@ def _check_json(arguments: Mapping[str, Any], final: Final) -> None:
 
     for key, value in arguments.items():
         try:
-            json.dumps(value, allow_nan=False, default=later)
+            # Encoded, because a lone surrogate is a text that can't be sent.
+            json.dumps(value, allow_nan=False, ensure_ascii=False, default=later).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise OpenmarketsQueryError(
                 f"query: argument {key}: {error}; a query holds texts, numbers, booleans, None, lists and "
                 "dicts only (times as ISO 8601 texts)."
             ) from None
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.200}" if isinstance(value, str) else _kind(value)
 
 
 def _kind(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -28,7 +27,10 @@ MAX_TEXT = 500
 """Characters of a server's words that an error repeats."""
 MAX_LIFETIME = 31 * 86400
 """Longest token lifetime in seconds that is believed."""
+MAX_RETRY_AFTER = 365 * 86400.0
+"""A server that asks for more than this many seconds means "for good"; clocks and sleeps have bounds, too."""
 _TRANSIENT = frozenset({408, 425})
+_DOUBT = " It may have been carried out all the same: check before you send it again."
 _WHY_REFUSED = (
     "The client credentials grant has no user: an endpoint that needs a user context never works with it, and "
     "neither does one outside your API plan. A new token does not help; ask Openmarkets what your plan holds."
@@ -46,13 +48,18 @@ def decode(body: bytes) -> Any:
         raise ValueError(f"not JSON: {error}") from None
 
 
+def doubt(call: ApiCall) -> str:
+    """Return what to tell of a call that was sent and whose outcome is unknown; nothing when repeating is safe."""
+    return "" if call.safe_to_repeat else _DOUBT
+
+
 def read_reply(call: ApiCall, status: int, headers: Mapping[str, str], body: bytes, request_id: str) -> Any:
     """Return the JSON of an API's reply; None when it is empty.
 
     :param request_id: the one that was sent; the one that the reply echoes wins.
     :raises OpenmarketsApiError: the reply is an error, or not JSON.
     """
-    request_id = _printable(headers.get("x-request-id", request_id))
+    request_id = _printable(headers.get("x-request-id") or request_id)
     if not 200 <= status < 300:
         raise _api_error(call, status, headers, body, request_id)
     if not body.strip():
@@ -62,12 +69,25 @@ def read_reply(call: ApiCall, status: int, headers: Mapping[str, str], body: byt
     except ValueError as error:
         kind = _printable(headers.get("content-type", "no content type"))
         raise OpenmarketsInvalidResponse(
-            f"{call.label}: the reply ({status}, {kind}, {len(body)} bytes) is {error} [request id {request_id}]",
+            f"{call.label}: the reply ({status}, {kind}, {len(body)} bytes) is {error} [request id {request_id}]"
+            + doubt(call),
             status=status,
             detail=_text(body),
             request_id=request_id,
             endpoint=call.label,
         ) from None
+
+
+def unreadable_reply(call: ApiCall, error: OpenmarketsInvalidResponse, request_id: str) -> OpenmarketsError:
+    """Return the error for a reply whose body the transport refused: its status still tells whether that passes."""
+    if error.status is not None and not 200 <= error.status < 300:
+        return _api_error(call, error.status, {}, str(error).encode(), request_id)
+    return OpenmarketsInvalidResponse(
+        f"{call.label}: {error} [request id {request_id}]{doubt(call)}",
+        status=error.status,
+        request_id=request_id,
+        endpoint=call.label,
+    )
 
 
 def _api_error(
@@ -85,7 +105,7 @@ def _api_error(
         kind = OpenmarketsRateLimited
         advice = "" if wait is None else f"The server asks to wait {wait:.0f} s."
     elif status in _TRANSIENT or status >= 500:
-        kind = OpenmarketsServerError
+        kind, advice = OpenmarketsServerError, doubt(call).strip()
     elif 300 <= status < 400:
         advice = "Redirects are not followed; check the base URL in the connection."
     said = ": ".join(part for part in (title, detail) if part)
@@ -144,17 +164,22 @@ def read_token_reply(scope: str, status: int, headers: Mapping[str, str], body: 
 def _token_error(
     scope: str, status: int, headers: Mapping[str, str], body: bytes, request_id: str | None
 ) -> OpenmarketsError:
-    code, description = _words(body)
+    title, detail = _words(body)
+    if title is None and b"access_token" in body:
+        # A token in a reply that should hold none (a 201, say): it must not be repeated in a log.
+        detail = None
+    error = _object(body).get("error")
+    code = title if isinstance(error, str) else None
     wait = retry_after(headers.get("retry-after"))
-    said = ": ".join(part for part in (code, description) if part) or "no reason given"
+    said = ": ".join(part for part in (title, detail) if part) or "no reason given"
     what = f"The identity server refused a token for {scope}: {status} {said}."
     if status == 429 or status in _TRANSIENT or status >= 500:
         limited = status == 429
         return (OpenmarketsRateLimited if limited else OpenmarketsServerError)(
             what + (f" It asks to wait {wait:.0f} s." if wait is not None else ""),
             status=status,
-            title=code,
-            detail=description,
+            title=title,
+            detail=detail,
             request_id=request_id,
             endpoint="POST connect/token",
             retry_after=wait,
@@ -170,11 +195,13 @@ def _token_error(
             " Check Client ID (login), Client secret (password) and the environment; for a secret with special "
             "characters also client_auth_encoding."
         )
+    elif code is None:
+        advice = " Check the Identity URL (host) of the connection."
     return kind(
         what + advice,
         status=status,
         error=code,
-        error_description=description,
+        error_description=detail,
         scope=scope,
         request_id=request_id,
     )
@@ -191,7 +218,7 @@ def retry_after(value: str | None) -> float | None:
         seconds = float(value) if value.strip().isdecimal() and value.isascii() else _seconds_until(value)
     except (ValueError, OverflowError):
         return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER)
 
 
 def _seconds_until(value: str) -> float:
@@ -203,12 +230,7 @@ def _seconds_until(value: str) -> float:
 
 def _words(body: bytes) -> tuple[str | None, str | None]:
     """Find what a server says in an error body: problem details, OAuth error, ``message``, or plain text."""
-    try:
-        reply = decode(body)
-    except ValueError:
-        return None, _text(body)
-    if not isinstance(reply, dict):
-        return None, _text(body)
+    reply = _object(body)
     for title, detail in (("error", "error_description"), ("title", "detail"), ("message", "detail")):
         if isinstance(reply.get(title), str):
             said = reply.get(detail)
@@ -216,8 +238,17 @@ def _words(body: bytes) -> tuple[str | None, str | None]:
     return None, _text(body)
 
 
+def _object(body: bytes) -> dict[str, Any]:
+    """Decode a JSON object; an empty one when it is something else."""
+    try:
+        reply = decode(body)
+    except ValueError:
+        return {}
+    return reply if isinstance(reply, dict) else {}
+
+
 def _text(body: bytes) -> str | None:
-    return _printable(body[: 4 * MAX_TEXT].decode("utf-8", "replace")).strip() or None
+    return _printable(body[: 4 * (MAX_TEXT + 1)].decode("utf-8", "replace")).strip() or None
 
 
 def _printable(text: str) -> str:

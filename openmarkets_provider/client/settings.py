@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ DEFAULT_TIMEOUT = 30.0
 MAX_TIMEOUT = 3600.0
 CLIENT_AUTH_ENCODINGS = ("rfc6749", "raw")
 CACHE_BACKENDS = ("file", "memory")
+
+_HOST = re.compile(r"[\w.:-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ class Settings:
             raise OpenmarketsConfigurationError(
                 f"timeout: {self.timeout:g} is not allowed; give seconds, more than 0 and at most {MAX_TIMEOUT:g}."
             )
-        if self.ca_bundle is not None and not Path(self.ca_bundle).is_file():
+        if self.ca_bundle is not None and not _is_file(self.ca_bundle):
             raise OpenmarketsConfigurationError(
                 f"ca_bundle: {self.ca_bundle!r} is not a file; give the path of a PEM file on the worker."
             )
@@ -92,16 +95,25 @@ def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
         raise OpenmarketsConfigurationError(f"{name}: {value!r} is not allowed; allowed are {', '.join(known)}.")
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:
+        # In a directory that may not be read, for one.
+        return False
+
+
 def _base_url(name: str, value: str) -> str:
     """Check a base URL and return it without its trailing slash."""
+    # Before anything that repeats the URL in a message.
+    if "@" in value:
+        raise OpenmarketsConfigurationError(f"{name}: credentials (an '@') in the URL are not allowed.")
     try:
         parts = urlsplit(value)
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise OpenmarketsConfigurationError(f"{name}: {value!r} is not a URL: {error}.") from None
-    if parts.username is not None or parts.password is not None:
-        raise OpenmarketsConfigurationError(f"{name}: credentials in the URL are not allowed.")
-    if not host or port == 0 or parts.query or parts.fragment or not value.isprintable() or " " in value:
+    if not host or not _HOST.fullmatch(host) or port == 0 or not value.isprintable() or re.search(r"[ ?#\\]", value):
         raise OpenmarketsConfigurationError(
             f"{name}: {value!r} is not a base URL; write https://host, or https://host/path, without a query."
         )

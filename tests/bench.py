@@ -1,0 +1,184 @@
+"""The benchmark: pairs measured in one run, printed as ratios with their spread. See ``make bench``.
+
+Absolute times depend on the machine; a ratio of two things measured in turn does not. Every figure is the median over
+several rounds, with the smallest and the largest beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from openmarkets_provider.client import token_source
+from tests.client.test_token_processes import NoMasker, in_processes
+from tests.support.sandbox_process import SandboxProcess
+
+ROUNDS = 9
+REQUESTS = 300
+PROCESSES = 64
+CALLS = 1000
+SCOPES = ("market-data-api", "news-api", "oms-api")
+
+BASE = "from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, dag, task\n"
+OURS = BASE + (
+    "from openmarkets_provider import queries\n"
+    "from openmarkets_provider.operators.openmarkets import OpenmarketsOperator\n"
+    "from openmarkets_provider.sensors.openmarkets import OpenmarketsSensor\n"
+)
+THEIRS = BASE + (
+    "from airflow.providers.http.operators.http import HttpOperator\n"
+    "from airflow.providers.http.sensors.http import HttpSensor\n"
+)
+LOOK_UP = """
+import json, os, time
+from pathlib import Path
+from openmarkets_provider.client.client import OpenmarketsClient
+from openmarkets_provider.client.settings import Settings
+class Masker:
+    def mask(self, value): pass
+settings = Settings(**json.loads(os.environ["SETTINGS"]))
+started = time.process_time()
+client = OpenmarketsClient(settings, cache_dir=Path(os.environ["CACHE"]), masker=Masker(), user_agent="bench")
+client.get_access_token("oms-api")
+first = time.process_time() - started
+started = time.process_time()
+for _ in range(1000):
+    client.get_access_token("oms-api")
+print(first, (time.process_time() - started) / 1000)
+"""
+
+
+def main() -> None:
+    """Run every benchmark and print its figures."""
+    print(
+        f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start; {ROUNDS} rounds, median (min to max)"
+    )
+    parse_cost()
+    with tempfile.TemporaryDirectory() as home, SandboxProcess() as sandbox:
+        os.environ |= {
+            "AIRFLOW_HOME": home,
+            "AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json,
+            "SETTINGS": json.dumps(settings_of(sandbox)),
+            "CACHE": f"{home}/look-up",
+        }
+        request_cost(sandbox)
+        single_flight(sandbox, Path(home) / "flight")
+        look_up(sandbox)
+
+
+def parse_cost() -> None:
+    """Compare the CPU of importing our operators with that of ``airflow.sdk`` alone and of the http provider."""
+    bare, ours, theirs = zip(*([cpu_of(code) for code in (BASE, OURS, THEIRS)] for _ in range(ROUNDS)), strict=True)
+    print("\nImports of a DAG file, CPU of a whole process")
+    show("openmarkets operators and sensor / airflow.sdk alone", ratios(ours, bare), "goal <= 1.01")
+    show("apache http operator and sensor / airflow.sdk alone", ratios(theirs, bare))
+
+
+def request_cost(sandbox: SandboxProcess) -> None:
+    """Compare the CPU of a GET through the hook with that of httpx alone and a static token."""
+    from openmarkets_provider import queries
+    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+
+    hook = OpenmarketsHook()
+    query = queries.accounts()
+    token = hook.get_access_token("oms-api")
+    url = sandbox.connection["extra"]["oms_url"]
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+    with httpx.Client(base_url=url, headers=headers, trust_env=False) as bare:
+        get_conn = hook.get_conn("oms")
+        work: list[Callable[[], Any]] = [
+            lambda: bare.get("accounts/v1").json(),
+            lambda: hook.run(query),
+            lambda: get_conn.get("accounts/v1").json(),
+        ]
+        for warm in work:
+            repeat(warm, 20)
+        plain, ran, conn = zip(*([repeat(call, REQUESTS) for call in work] for _ in range(ROUNDS)), strict=True)
+    hook.close()
+    print(f"\nA GET of {len(hook.run(query))} accounts over loopback, CPU of the client")
+    hook.close()
+    show("hook.run(query) / httpx alone with a static token", ratios(ran, plain), "goal <= 1.15")
+    show("hook.get_conn().get() / httpx alone with a static token", ratios(conn, plain))
+    print(f"  httpx alone: {1e3 * statistics.median(plain) / REQUESTS:.2f} ms of CPU a request on this machine")
+
+
+def single_flight(sandbox: SandboxProcess, cache: Path) -> None:
+    """Count the token requests of many processes that start at once with an empty cache."""
+    from openmarkets_provider.client.client import OpenmarketsClient
+    from openmarkets_provider.client.settings import Settings
+
+    settings = Settings(**settings_of(sandbox))
+    sandbox.reset()
+
+    def work() -> int:
+        client = OpenmarketsClient(settings, cache_dir=cache, masker=NoMasker(), user_agent="bench")
+        return sum(1 for _ in range(CALLS) for scope in SCOPES if client.get_access_token(scope))
+
+    started = time.monotonic()
+    token_source._slots.clear()
+    calls = sum(in_processes(PROCESSES, work))
+    print(f"\n{calls} calls of get_access_token from {PROCESSES} processes, {time.monotonic() - started:.1f} s")
+    for scope, count in sandbox.stats()["token_requests"].items():
+        print(f"  token requests for {scope}: {count} (goal 1)")
+
+
+def look_up(sandbox: SandboxProcess) -> None:
+    """Measure a look-up of a cached token in a fresh process."""
+    runs = []
+    for _ in range(ROUNDS + 1):
+        output = subprocess.check_output([sys.executable, "-c", LOOK_UP], text=True)
+        runs.append([1e3 * float(figure) for figure in output.split()])
+    cold, warm = zip(*runs[1:], strict=True)
+    print("\nA look-up of a cached token, CPU in ms")
+    show("first in a fresh process, from the file", cold)
+    show("again in the same process, from memory", warm, digits=4)
+
+
+def settings_of(sandbox: SandboxProcess) -> dict[str, Any]:
+    """Return the sandbox's connection as client settings."""
+    connection = sandbox.connection
+    credentials = {"client_id": connection["login"], "client_secret": connection["password"]}
+    return {**credentials, "identity_url": connection["host"], **connection["extra"]}
+
+
+def cpu_of(code: str) -> float:
+    """Return the CPU seconds of a Python process that runs the code."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def repeat(call: Callable[[], Any], times: int) -> float:
+    """Return the CPU seconds of so many calls."""
+    started = time.process_time()
+    for _ in range(times):
+        call()
+    return time.process_time() - started
+
+
+def ratios(ours: Sequence[float], base: Sequence[float]) -> list[float]:
+    """Divide pair by pair."""
+    return [one / other for one, other in zip(ours, base, strict=True)]
+
+
+def show(what: str, figures: Sequence[float], goal: str = "", digits: int = 3) -> None:
+    """Print median, smallest and largest."""
+    middle, low, high = statistics.median(figures), min(figures), max(figures)
+    print(f"  {what}: {middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}) {goal}".rstrip())
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("fork")
+    main()

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.resources
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from openmarkets_provider import get_provider_info as module
+from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
+from openmarkets_provider.client.settings import (
+    CACHE_BACKENDS,
+    CLIENT_AUTH_ENCODINGS,
+    DEFAULT_ENVIRONMENT,
+    DEFAULT_TIMEOUT,
+    MAX_TIMEOUT,
+    Settings,
+)
+from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, get_provider_info
+
+INFO = get_provider_info()
+(CONNECTION_TYPE,) = INFO["connection-types"]
+STANDARD_FIELDS = {"description", "host", "port", "login", "password", "schema", "extra"}
+
+
+def airflow_schema(name: str) -> dict[str, Any]:
+    return json.loads(importlib.resources.files("airflow").joinpath(name).read_text())
+
+
+def check(value: Any, schema: dict[str, Any]) -> None:
+    jsonschema.validators.validator_for(schema)(schema).validate(value)
+
+
+def test_it_is_what_airflow_reads():
+    check(INFO, airflow_schema("provider_info.schema.json"))
+
+
+@pytest.mark.parametrize("part", ["connection-types", "config", "hooks", "operators", "sensors", "triggers"])
+def test_its_parts_are_as_in_the_providers_of_airflow(part: str):
+    whole = airflow_schema("provider.yaml.schema.json")
+    if part == "connection-types" and "conn-fields" not in whole["properties"][part]["items"]["properties"]:
+        pytest.skip("this Airflow does not know declared fields")
+    check(INFO[part], {"definitions": whole["definitions"]} | whole["properties"][part])
+
+
+def test_it_is_json():
+    assert json.loads(json.dumps(INFO)) == INFO
+
+
+def test_the_package_is_the_installed_distribution():
+    (entry,) = [
+        entry
+        for entry in importlib.metadata.entry_points(group="apache_airflow_provider")
+        if entry.module == module.__name__
+    ]
+    assert entry.load() is get_provider_info
+    assert entry.dist is not None
+    assert entry.dist.name == INFO["package-name"]
+
+
+@pytest.mark.parametrize("part", ["hooks", "operators", "sensors", "triggers"])
+def test_every_module_it_names_imports_and_holds_the_kind(part: str):
+    (entry,) = INFO[part]
+    assert entry["integration-name"] in {each["integration-name"] for each in INFO["integrations"]}
+    for name in entry["python-modules"]:
+        loaded = importlib.import_module(name)
+        own = [each for each in vars(loaded).values() if inspect.isclass(each) and each.__module__ == name]
+        assert [each for each in own if each.__name__.startswith("Openmarkets")]
+
+
+def test_every_module_of_these_kinds_is_named():
+    package = Path(module.__file__).parent
+    for kind in ("hooks", "operators", "sensors", "triggers", "transfers"):
+        there = {
+            f"openmarkets_provider.{kind}.{path.stem}"
+            for path in (package / kind).glob("*.py")
+            if path.stem != "__init__"
+        }
+        assert {name for entry in INFO.get(kind, []) for name in entry["python-modules"]} == there
+
+
+def test_the_hook_it_names_is_of_its_connection_type():
+    name, _, attribute = CONNECTION_TYPE["hook-class-name"].rpartition(".")
+    hook = getattr(importlib.import_module(name), attribute)
+    assert hook.conn_type == CONNECTION_TYPE["connection-type"]
+    assert hook.hook_name == CONNECTION_TYPE["hook-name"]
+    behaviour = CONNECTION_TYPE["ui-field-behaviour"]
+    assert hook.get_ui_field_behaviour() == {key.replace("-", "_"): value for key, value in behaviour.items()}
+
+
+def test_the_module_imports_nothing():
+    tree = ast.parse(Path(module.__file__).read_text())
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                imported |= {alias.name for alias in names}
+            case ast.ImportFrom(name):
+                imported.add(name or ".")
+    assert imported <= {"__future__", "typing"}
+
+
+def test_reading_it_loads_no_library():
+    code = (
+        "import __future__, sys, typing; before = set(sys.modules); "
+        "import openmarkets_provider.get_provider_info; print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert set(done.stdout.split()) == {"openmarkets_provider", "openmarkets_provider.get_provider_info"}
+
+
+# --- the connection form
+
+
+def test_the_fields_are_the_settings_that_the_standard_fields_do_not_hold():
+    settings = set(inspect.signature(Settings).parameters)
+    assert set(CONNECTION_FIELDS) == settings - {"client_id", "client_secret", "identity_url"}
+
+
+@pytest.mark.parametrize(
+    ("field", "allowed", "default"),
+    [
+        ("environment", ENVIRONMENTS, DEFAULT_ENVIRONMENT),
+        ("client_auth_encoding", CLIENT_AUTH_ENCODINGS, CLIENT_AUTH_ENCODINGS[0]),
+        ("cache_backend", CACHE_BACKENDS, CACHE_BACKENDS[0]),
+    ],
+)
+def test_what_a_field_allows_is_what_the_settings_allow(field: str, allowed: Any, default: str):
+    schema = CONNECTION_FIELDS[field]["schema"]
+    assert schema["enum"] == list(allowed)
+    assert schema["default"] == default
+    assert getattr(Settings(client_id="i", client_secret="s"), field) == default
+    assert set(schema.get("values_display", schema["enum"])) == set(schema["enum"])
+    assert f"{default} (the default)" in CONNECTION_FIELDS[field]["description"]
+    for value in schema["enum"]:
+        Settings(client_id="i", client_secret="s", **{field: value})
+
+
+def test_the_scopes_offered_are_all_scopes():
+    assert CONNECTION_FIELDS["scopes"]["schema"]["examples"] == list(SCOPES.values())
+
+
+def test_the_timeout_has_the_bounds_and_the_default_of_the_settings():
+    field = CONNECTION_FIELDS["timeout"]
+    assert field["schema"]["maximum"] == MAX_TIMEOUT
+    assert 0 < field["schema"]["minimum"] <= DEFAULT_TIMEOUT
+    assert f"Default: {DEFAULT_TIMEOUT:g}." in field["description"]
+
+
+@pytest.mark.parametrize("name", CONNECTION_FIELDS)
+def test_a_field_may_stay_empty_and_its_default_is_valid(name: str):
+    schema = CONNECTION_FIELDS[name]["schema"]
+    assert schema["type"][1:] == ["null"]
+    if "default" in schema:
+        check(schema["default"], schema)
+    if "enum" not in schema:
+        check(None, schema)
+
+
+def sensitive() -> Callable[[str], bool]:
+    """Return the function by which Airflow decides what to mask, wherever this version keeps it."""
+    for name in ("airflow.sdk._shared.secrets_masker", "airflow.sdk.execution_time.secrets_masker"):
+        try:
+            return importlib.import_module(name).should_hide_value_for_key
+        except ModuleNotFoundError:
+            continue
+    return importlib.import_module("airflow.utils.log.secrets_masker").should_hide_value_for_key
+
+
+@pytest.mark.parametrize("name", CONNECTION_FIELDS)
+def test_airflow_does_not_mask_a_field(name: str):
+    # Its value would be masked wherever it comes up in a log, and saving the form would store the asterisks.
+    assert sensitive()("client_secret")
+    assert not sensitive()(name)
+
+
+def test_only_standard_fields_are_hidden_or_given_another_label():
+    behaviour = CONNECTION_TYPE["ui-field-behaviour"]
+    assert set(behaviour["hidden-fields"]) <= STANDARD_FIELDS
+    assert set(behaviour["relabeling"]) <= STANDARD_FIELDS - set(behaviour["hidden-fields"])
+    assert set(behaviour["placeholders"]) <= STANDARD_FIELDS - set(behaviour["hidden-fields"])
+    # Without these there is no credential to give.
+    assert not {"login", "password", "host"} & set(behaviour["hidden-fields"])
+
+
+def test_the_config_option_has_a_version_that_exists():
+    (option,) = INFO["config"]["openmarkets"]["options"].values()
+    released = tuple(map(int, importlib.metadata.version(INFO["package-name"]).split(".")[:3]))
+    assert tuple(map(int, option["version_added"].split("."))) <= released
+
+
+# --- Airflow itself
+
+ASK_AIRFLOW = """
+import json, logging, warnings
+warnings.simplefilter("error")
+from airflow.providers_manager import ProvidersManager
+manager = ProvidersManager()
+name = "airflow-provider-openmarkets"
+prefix = "extra__openmarkets__"
+widgets = {k.removeprefix(prefix): w for k, w in manager.connection_form_widgets.items() if k.startswith(prefix)}
+try:
+    from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
+    hooks = ProvidersManagerTaskRuntime().hooks
+except ImportError:
+    hooks = manager.hooks
+from airflow.configuration import conf
+told = {
+    "version": manager.providers[name].version,
+    "hook": hooks["openmarkets"]._asdict() if hooks["openmarkets"] else None,
+    "labels": {k: w.field["schema"]["title"] if isinstance(w.field, dict) else None for k, w in widgets.items()},
+    "sensitive": [k for k, w in widgets.items() if w.is_sensitive],
+    "behaviour": manager.field_behaviours["openmarkets"],
+    "cache_dir": conf.get("openmarkets", "token_cache_dir"),
+}
+print("TOLD " + json.dumps(told, default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def told_by_airflow(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """Return what Airflow knows of the provider, and everything that it said besides."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env["AIRFLOW_HOME"] = str(tmp_path_factory.mktemp("airflow"))
+    done = subprocess.run([sys.executable, "-c", ASK_AIRFLOW], env=env, capture_output=True, text=True, timeout=120)
+    lines = done.stdout.splitlines()
+    (told,) = [line for line in lines if line.startswith("TOLD ")] or [pytest.fail(done.stdout + done.stderr)]
+    rest = "\n".join(line for line in lines if line != told)
+    return json.loads(told.removeprefix("TOLD ")), rest + done.stderr
+
+
+def test_airflow_finds_the_provider_and_has_nothing_to_complain_about(told_by_airflow: tuple[dict[str, Any], str]):
+    told, said = told_by_airflow
+    assert told["version"] == importlib.metadata.version(INFO["package-name"])
+    assert not re.search("openmarkets|warn|error|deprecat", said, re.IGNORECASE), said
+
+
+def test_airflow_knows_the_hook_and_can_test_the_connection(told_by_airflow: tuple[dict[str, Any], str]):
+    hook = told_by_airflow[0]["hook"]
+    assert hook["hook_class_name"] == CONNECTION_TYPE["hook-class-name"]
+    assert hook["connection_id_attribute_name"] == "openmarkets_conn_id"
+    assert hook["connection_testable"] is True
+
+
+def test_airflow_shows_every_field_and_takes_none_for_a_secret(told_by_airflow: tuple[dict[str, Any], str]):
+    told = told_by_airflow[0]
+    assert list(told["labels"]) == list(CONNECTION_FIELDS)
+    assert set(told["labels"].values()) <= {field["label"] for field in CONNECTION_FIELDS.values()} | {None}
+    assert told["sensitive"] == []
+
+
+def test_airflow_hides_and_relabels_the_standard_fields(told_by_airflow: tuple[dict[str, Any], str]):
+    behaviour = told_by_airflow[0]["behaviour"]
+    expected = CONNECTION_TYPE["ui-field-behaviour"]
+    assert behaviour == {key.replace("-", "_"): value for key, value in expected.items()}
+
+
+def test_airflow_knows_the_config_option_and_its_default(told_by_airflow: tuple[dict[str, Any], str]):
+    assert told_by_airflow[0]["cache_dir"] == ""
