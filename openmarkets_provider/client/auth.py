@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator, Generator
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import httpx
 
@@ -31,6 +31,12 @@ def basic_credentials(settings: Settings) -> str:
     return "Basic " + base64.b64encode(":".join(pair).encode()).decode()
 
 
+def secret_forms(settings: Settings) -> list[str]:
+    """Return the texts, other than the client secret itself, that would give it away in a log."""
+    encoded = {quote(settings.client_secret, safe=""), quote_plus(settings.client_secret)}
+    return [basic_credentials(settings).removeprefix("Basic "), *sorted(encoded - {settings.client_secret})]
+
+
 def fetch_token(http: httpx.Client, settings: Settings, scope: str) -> tuple[str, float]:
     """Ask the identity server for a token: ``POST {identity}/connect/token``.
 
@@ -46,6 +52,9 @@ def fetch_token(http: httpx.Client, settings: Settings, scope: str) -> tuple[str
             extensions=limits(MAX_TOKEN_REPLY),
         )
     except OpenmarketsInvalidResponse as error:
+        if error.status is not None and error.status != 200:
+            # An error page that can't be read: its status says enough.
+            return read_token_reply(scope, error.status, {}, str(error).encode())
         raise OpenmarketsAuthError(
             f"The identity server's reply for {scope} is not a token: {error}",
             status=error.status,

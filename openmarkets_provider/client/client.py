@@ -22,11 +22,11 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from openmarkets_provider.client.auth import ClientCredentialsAuth, fetch_token
+from openmarkets_provider.client.auth import ClientCredentialsAuth, fetch_token, secret_forms
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.client.planning import ApiCall, Query, plan
 from openmarkets_provider.client.records import result
-from openmarkets_provider.client.replies import read_reply
+from openmarkets_provider.client.replies import doubt, read_reply, unreadable_reply
 from openmarkets_provider.client.retry import pause
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.client.token_source import SecretMasker, TokenSource
@@ -35,6 +35,8 @@ from openmarkets_provider.client.transport import async_client, sync_client
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
     OpenmarketsError,
+    OpenmarketsInvalidResponse,
+    OpenmarketsQueryError,
     OpenmarketsTransportError,
 )
 
@@ -88,6 +90,7 @@ class OpenmarketsClient:
     def __init__(self, settings: Settings, *, cache_dir: Path, masker: SecretMasker, user_agent: str) -> None:
         self.settings = settings
         self._user_agent = user_agent
+        self._masker = masker
         store = None
         if settings.cache_backend == "file":
             store = FileStore(cache_dir, RecordCipher(settings.client_secret))
@@ -109,10 +112,14 @@ class OpenmarketsClient:
         :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
         """
         auth = self._auth(api)
+        self._mask_secret()
         return self._sync(api, self.settings.api_url(api), auth)
 
     def ahttp(self, api: str) -> httpx.AsyncClient:
-        """Return the running event loop's authenticated client of an API, as :meth:`http`."""
+        """Return the running event loop's authenticated client of an API, as :meth:`http`.
+
+        Telling the masker of the secret would block here: :meth:`arun` does it.
+        """
         auth = self._auth(api)
         clients = self._async_clients.setdefault(asyncio.get_running_loop(), {})
         if api not in clients:
@@ -140,6 +147,7 @@ class OpenmarketsClient:
 
     def check_scope(self, scope: str) -> OpenmarketsError | None:
         """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
+        self._mask_secret()
         try:
             self.tokens.renew(scope)
         except OpenmarketsError as error:
@@ -172,6 +180,7 @@ class OpenmarketsClient:
                 http = self.http(call.api)
                 return http.send(_request(http, call, request_id))
             case _GetToken(scope):
+                self._mask_secret()
                 return self.tokens.get(scope).value
             case _Pause(seconds):
                 time.sleep(seconds)
@@ -179,12 +188,16 @@ class OpenmarketsClient:
     async def _aperform(self, step: _Step) -> Any:
         match step:
             case _Send(call, request_id):
+                for form in secret_forms(self.settings):
+                    await self._masker.amask(form)
                 http = self.ahttp(call.api)
                 return await http.send(_request(http, call, request_id))
-            case _GetToken(scope):
-                return (await self.tokens.aget(scope)).value
             case _Pause(seconds):
                 await asyncio.sleep(seconds)
+
+    def _mask_secret(self) -> None:
+        for form in secret_forms(self.settings):
+            self._masker.mask(form)
 
     def _fetch_token(self, scope: str) -> tuple[str, float]:
         http = self._sync("identity", self.settings.identity_url, None)
@@ -195,9 +208,14 @@ class OpenmarketsClient:
 
     def _sync(self, name: str, base_url: str, auth: httpx.Auth | None) -> httpx.Client:
         key = (os.getpid(), name)
-        if key not in self._clients:
-            self._clients[key] = sync_client(base_url, auth=auth, **self._options())
-        return self._clients[key]
+        client = self._clients.get(key)
+        if client is None:
+            made = sync_client(base_url, auth=auth, **self._options())
+            client = self._clients.setdefault(key, made)
+            if client is not made:
+                # Another thread was faster.
+                made.close()
+        return client
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -241,10 +259,12 @@ def _exchange(call: ApiCall, base_url: str) -> _Flow[Any]:
         response: httpx.Response = yield _Send(call, request_id)
     except httpx.HTTPError as error:
         sent = not isinstance(error, _NEVER_SENT)
-        doubt = " It may have been carried out all the same: check before you send it again."
-        raise _no_answer(
-            call.label, base_url, error, sent=sent, advice=doubt if sent and not call.safe_to_repeat else ""
-        ) from error
+        advice = f" [request id {request_id}]{doubt(call) if sent else ''}"
+        raise _no_answer(call.label, base_url, error, sent=sent, advice=advice, request_id=request_id) from error
+    except OpenmarketsInvalidResponse as error:
+        failure = unreadable_reply(call, error, request_id)
+        failure.sent = True
+        raise failure from None
     try:
         return read_reply(call, response.status_code, response.headers, response.content, request_id)
     except OpenmarketsError as error:
@@ -258,12 +278,17 @@ def _token(scope: str) -> _Flow[str]:
 
 
 def _request(http: httpx.Client | httpx.AsyncClient, call: ApiCall, request_id: str) -> httpx.Request:
-    return http.build_request(
-        call.method, call.path, params=call.params, json=call.json, headers={"X-Request-ID": request_id}
-    )
+    try:
+        return http.build_request(
+            call.method, call.path, params=call.params, json=call.json, headers={"X-Request-ID": request_id}
+        )
+    except httpx.InvalidURL as error:
+        raise OpenmarketsQueryError(f"{call.label}: path and params make no URL: {error}") from None
 
 
-def _no_answer(label: str, base_url: str, error: httpx.HTTPError, *, sent: bool, advice: str = "") -> OpenmarketsError:
+def _no_answer(
+    label: str, base_url: str, error: httpx.HTTPError, *, sent: bool, advice: str = "", request_id: str | None = None
+) -> OpenmarketsError:
     """Say why there was no answer."""
     cause: BaseException | None = error
     while cause is not None:
@@ -273,10 +298,9 @@ def _no_answer(label: str, base_url: str, error: httpx.HTTPError, *, sent: bool,
                 "network has a certificate authority of its own, set ca_bundle in the connection."
             )
         cause = cause.__cause__ or cause.__context__
+    what = ": ".join(part for part in (type(error).__name__, str(error)) if part)
     return OpenmarketsTransportError(
-        f"{label}: no answer from {base_url}: {type(error).__name__}: {error}.{advice}",
-        endpoint=label,
-        sent=sent,
+        f"{label}: no answer from {base_url}: {what}.{advice}", endpoint=label, sent=sent, request_id=request_id
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -96,7 +96,7 @@ def _calls(query: Query, final: Final) -> Iterator[ApiCall]:
         raise OpenmarketsQueryError(
             f"query: endpoint {_shown(name)} is unknown; allowed are {', '.join(sorted(_PLANNERS))}."
         )
-    arguments = {key: value for key, value in query.items() if key != "endpoint"}
+    arguments = {key: _listed(value) for key, value in query.items() if key != "endpoint"}
     _check_json(arguments, final)
     planner, allowed = _PLANNERS[name]
     if unknown := arguments.keys() - allowed:
@@ -251,6 +251,12 @@ def _check_json(arguments: Mapping[str, Any], final: Final) -> None:
                 f"query: argument {key}: {error}; a query holds texts, numbers, booleans, None, lists and "
                 "dicts only (times as ISO 8601 texts)."
             ) from None
+
+
+def _listed(value: Any) -> Any:
+    """Turn a sequence that loads its items when asked, as the results of mapped tasks do, into a list."""
+    lazy = isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple)
+    return list(value) if lazy else value
 
 
 def _shown(value: Any) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import os
 import ssl
 import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -26,6 +27,9 @@ MAX_REPLY = 64 << 20
 SYNC_CONNECTIONS = 16
 ASYNC_CONNECTIONS = 8
 _PIECE = 1 << 20
+"""Decoded bytes at a time."""
+_PART = 1 << 16
+"""Bytes that are written at a time."""
 _MAX_BYTES = "openmarkets_max_bytes"
 
 
@@ -54,6 +58,7 @@ def async_client(
 ) -> httpx.AsyncClient:
     """Make a client for one host and one event loop; the parameters are those of :func:`sync_client`."""
     inner = httpx.AsyncHTTPTransport(**_transport_options(base_url, ca_bundle, ASYNC_CONNECTIONS))
+    inner._pool._network_backend = _AsyncClosingBackend(inner._pool._network_backend)  # noqa: SLF001
     transport = _AsyncLimitedTransport(inner, timeout)
     return httpx.AsyncClient(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
 
@@ -84,7 +89,8 @@ def _ssl_context(ca_bundle: str | None, pid: int) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else httpx.create_ssl_context()
     except OSError as error:
-        raise OpenmarketsConfigurationError(f"ca_bundle: {ca_bundle!r} can't be used: {error}") from None
+        what = f"ca_bundle: {ca_bundle!r}" if ca_bundle else "What SSL_CERT_FILE or SSL_CERT_DIR names"
+        raise OpenmarketsConfigurationError(f"{what} can't be used: {error}") from None
 
 
 def _proxy(base_url: str) -> httpx.Proxy | None:
@@ -95,11 +101,20 @@ def _proxy(base_url: str) -> httpx.Proxy | None:
     if not url or proxy_bypass(parts.netloc):
         return None
     try:
-        return httpx.Proxy(url if "://" in url else f"http://{url}")
-    except ValueError:
+        proxy = httpx.Proxy(url if "://" in url else f"http://{url}")
+        port = proxy.url.port
+        if not proxy.url.host or not (port is None or 0 < port < 65536):
+            raise ValueError
+        if proxy.url.scheme.startswith("socks"):
+            # httpx looks for it as late as when the transport is made.
+            importlib.import_module("socksio")
+    except (ValueError, ImportError, httpx.InvalidURL):
+        # The URL may hold credentials, and so may what httpx says of it.
         raise OpenmarketsConfigurationError(
-            f"The proxy that the environment names for {parts.scheme} is not one that httpx can use."
+            f"The proxy that the environment names for {parts.scheme} is not one that httpx can use: it takes "
+            "http://host:port, https://host:port and, with httpx[socks] installed, socks5://host:port."
         ) from None
+    return proxy
 
 
 class _Deadline(threading.local):
@@ -137,7 +152,9 @@ class _DeadlineStream(httpcore.NetworkStream):
         return self._inner.read(max_bytes, _deadline.cap(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _deadline.cap(timeout, httpcore.WriteTimeout))
+        # In parts: the time-out starts again whenever the other side has taken something.
+        for start in range(0, len(buffer), _PART):
+            self._inner.write(buffer[start : start + _PART], _deadline.cap(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._inner.close()
@@ -190,6 +207,54 @@ class _LimitedTransport(httpx.BaseTransport):
         self._inner.close()
 
 
+class _AsyncClosingStream(httpcore.AsyncNetworkStream):
+    """A connection that is closed when its TLS handshake is cancelled; httpcore would leave it open for ever."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+
+    async def read(self, *args: Any, **kwargs: Any) -> bytes:
+        return await self._inner.read(*args, **kwargs)
+
+    async def write(self, *args: Any, **kwargs: Any) -> None:
+        await self._inner.write(*args, **kwargs)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._inner.start_tls(*args, **kwargs)
+        except asyncio.CancelledError:
+            await self._inner.aclose()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _AsyncClosingBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections that don't leak."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
+        self._inner = inner
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncClosingStream(await self._inner.connect_tcp(*args, **kwargs))
+
+
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise httpx.ReadTimeout("the total time-out is used up") from None
+    except ssl.SSLError as error:
+        # After the handshake httpcore's asynchronous side lets it pass as it is.
+        raise httpx.ReadError(str(error)) from error
+
+
 class _AsyncLimitedTransport(httpx.AsyncBaseTransport):
     def __init__(self, inner: httpx.AsyncBaseTransport, timeout: float) -> None:
         self._inner = inner
@@ -197,11 +262,8 @@ class _AsyncLimitedTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         deadline = asyncio.get_running_loop().time() + self._timeout
-        try:
-            async with asyncio.timeout_at(deadline):
-                response = await self._inner.handle_async_request(request)
-        except TimeoutError:
-            raise httpx.ReadTimeout("the total time-out is used up", request=request) from None
+        async with _until(deadline):
+            response = await self._inner.handle_async_request(request)
         try:
             body = _Body(request, response)
         except BaseException:
@@ -248,11 +310,8 @@ class _AsyncLimitedStream(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = aiter(self._inner)
         while True:
-            try:
-                async with asyncio.timeout_at(self._deadline):
-                    chunk = await anext(chunks, None)
-            except TimeoutError:
-                raise httpx.ReadTimeout("the total time-out is used up") from None
+            async with _until(self._deadline):
+                chunk = await anext(chunks, None)
             if chunk is None:
                 break
             for piece in self._body.feed(chunk):
@@ -271,11 +330,12 @@ class _Body:
         self._status = response.status_code
         self._limit: int = request.extensions.get(_MAX_BYTES, MAX_REPLY)
         self._size = 0
+        self._begun = False
         self._gzip = None
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding == "gzip":
             self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        elif encoding != "identity":
+        elif encoding not in ("", "identity"):
             raise self._invalid(f"has the content encoding {encoding[:50]!r}, which was not asked for")
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
@@ -283,15 +343,18 @@ class _Body:
             yield self._count(chunk)
             return
         while chunk:
+            self._begun = True
+            if self._gzip.eof:
+                raise self._invalid("is gzip that goes on after its end")
             try:
                 piece = self._gzip.decompress(chunk, _PIECE)
             except zlib.error:
                 raise self._invalid("is damaged gzip") from None
             yield self._count(piece)
-            chunk = self._gzip.unconsumed_tail
+            chunk = self._gzip.unconsumed_tail or self._gzip.unused_data
 
     def end(self) -> None:
-        if self._gzip is not None and self._size and not self._gzip.eof:
+        if self._gzip is not None and self._begun and not self._gzip.eof:
             raise self._invalid("is gzip that ends too early")
 
     def _count(self, piece: bytes) -> bytes:

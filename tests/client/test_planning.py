@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -600,3 +600,23 @@ def test_no_accepted_path_leaves_the_base_url(path: str):
     assert ".." not in url.path.split("/")
     # Nothing of what was planned gets lost on the way.
     assert url.path.removeprefix("/base/") == httpx.URL("https://h/" + call.path).path.removeprefix("/")
+
+
+class LazySequence(Sequence):
+    """What Airflow makes of the results of a mapped task: a sequence that is no list."""
+
+    def __init__(self, *items: str) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index):
+        return self._items[index]
+
+
+def test_the_results_of_a_mapped_task_are_taken_as_a_list():
+    (call,) = plan({"endpoint": "quotes", "securities": LazySequence("BHP", "CBA")})
+    assert call.json == {"securities": ["BHP.ASX@TM", "CBA.ASX@TM"]}
+    with pytest.raises(OpenmarketsQueryError, match="securities is empty"):
+        plan({"endpoint": "quotes", "securities": LazySequence()})

@@ -116,9 +116,7 @@ def test_a_revoked_token_is_replaced_once_for_all_processes(make_client, sandbox
 
 
 def test_a_failing_identity_server_is_asked_once_for_all_who_wait(make_client, sandbox):
-    sandbox.fault(
-        target="identity", kind="status", status=400, body={"error": "invalid_scope"}, times=None
-    )
+    sandbox.fault(target="identity", kind="status", status=400, body={"error": "invalid_scope"}, times=None)
 
     def work() -> str:
         try:

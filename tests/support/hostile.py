@@ -7,6 +7,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -25,16 +26,24 @@ class HostileServer:
     :param handler: called with the connection and the bytes of a request, header and body.
     :param tls: makes it a TLS server.
     :param waits: False calls the handler with no bytes as soon as a client has connected.
+    :param listener: the socket to listen on, when it is already known to somebody.
     :ivar requests: the bytes of each request, in the order of their arrival.
     :ivar ports: for each request the client's port, which tells connections apart.
     :ivar closed: set when a client has closed a connection that was open.
     """
 
-    def __init__(self, handler: Handler, *, tls: ssl.SSLContext | None = None, waits: bool = True) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        tls: ssl.SSLContext | None = None,
+        waits: bool = True,
+        listener: socket.socket | None = None,
+    ) -> None:
         self._handler = handler
         self._tls = tls
         self._waits = waits
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
@@ -51,6 +60,8 @@ class HostileServer:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
+        # a listener of others may have no queue yet
+        self._listener.listen()
         self._start(self._accept)
         return self
 
@@ -64,7 +75,7 @@ class HostileServer:
         # close() alone would leave the thread in accept()
         _shut(self._listener)
         self._listener.close()
-        for thread in self._threads:
+        for thread in [*self._threads]:
             thread.join(STOP_TIMEOUT)
             assert not thread.is_alive(), "a handler of the server does not end"
         if self._failures and error is None:
@@ -213,8 +224,6 @@ def silent(sock: socket.socket, request: bytes) -> None:
 
 
 def _shut(sock: socket.socket) -> None:
-    try:
+    # it may be closed already
+    with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        # it is closed already
-        pass

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from openmarkets_provider.client.client import OpenmarketsClient
+from openmarkets_provider.client.settings import Settings
+from openmarkets_provider.queries import Query
+from openmarkets_provider.sandbox.server import Client, SandboxServer
+from tests.support import hostile
+
+ALL_SCOPES = ("market-data-api", "news-api", "oms-api")
+USER_AGENT = "openmarkets-tests/1"
+AWKWARD = Client("id+%: é", "s+e%c:r e~t/ü&=", ALL_SCOPES)
+"""A client whose id and secret hold whatever an encoding can get wrong."""
+
+
+class RecordingMasker:
+    """Remembers what it was told to hide."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def mask(self, value: str) -> None:
+        self.told.append(value)
+
+    async def amask(self, value: str) -> None:
+        self.told.append(value)
+
+
+def token_reply(value: str = "t0ken-of-the-hostile-server", lifetime: int = 3600, status: int = 200) -> bytes:
+    content = {"access_token": value, "expires_in": lifetime, "token_type": "Bearer"}
+    return hostile.reply(json.dumps(content).encode(), status)
+
+
+def texts_of(error: BaseException) -> str:
+    """Return all that an error and those behind it say of themselves."""
+    texts = []
+    left: BaseException | None = error
+    while left is not None:
+        texts += [str(left), repr(left), repr(vars(left)), repr(left.args), repr(getattr(left, "__notes__", None))]
+        left = left.__cause__ or left.__context__
+    return "\n".join(texts)
+
+
+class MakeClient(Protocol):
+    def __call__(self, **settings: Any) -> OpenmarketsClient: ...
+
+
+class Runner(Protocol):
+    def __call__(self, client: OpenmarketsClient, *queries: Query) -> Any: ...
+
+
+@pytest.fixture(scope="session")
+def sandbox_server() -> Iterator[SandboxServer]:
+    with SandboxServer(clients=(Client("sandbox-client", "sandbox-secret"), AWKWARD)) as server:
+        yield server
+
+
+@pytest.fixture
+def sandbox(sandbox_server: SandboxServer) -> SandboxServer:
+    """A running sandbox without counts, faults and orders."""
+    sandbox_server.reset()
+    return sandbox_server
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without the proxies and certificates of the machine."""
+    for scheme in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{scheme}_proxy", raising=False)
+        monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def masker() -> RecordingMasker:
+    return RecordingMasker()
+
+
+@pytest.fixture
+def make_client(
+    sandbox: SandboxServer, masker: RecordingMasker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MakeClient]:
+    """Makes clients of the sandbox, and closes them; settings override those that lead there."""
+    clients = []
+    numbers = itertools.count()
+    root = tmp_path_factory.mktemp("tokens")
+
+    def make(**settings: Any) -> OpenmarketsClient:
+        given = {
+            "client_id": sandbox.client_id,
+            "client_secret": sandbox.client_secret,
+            "environment": "test",
+            "identity_url": sandbox.identity_url,
+            "market_data_url": sandbox.market_data_url,
+            "news_url": sandbox.news_url,
+            "oms_url": sandbox.oms_url,
+            "timeout": 10.0,
+        }
+        cache = root / str(next(numbers))
+        client = OpenmarketsClient(Settings(**given | settings), cache_dir=cache, masker=masker, user_agent=USER_AGENT)
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def run_sync(client: OpenmarketsClient, *queries: Query) -> Any:
+    return [client.run(query) for query in queries][-1]
+
+
+def run_async(client: OpenmarketsClient, *queries: Query) -> Any:
+    async def run() -> Any:
+        try:
+            return [await client.arun(query) for query in queries][-1]
+        finally:
+            await client.aclose()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[run_sync, run_async], ids=["sync", "async"])
+def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Answers queries one after another, and returns the last answer."""
+    return request.param
