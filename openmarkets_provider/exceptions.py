@@ -14,10 +14,12 @@ class OpenmarketsError(Exception):
 
     :ivar transient: True when the same call may succeed later without anyone changing anything.
     :ivar sent: False when it is certain that no byte of the API request left this machine.
+    :ivar retry_after: seconds to wait before a further attempt makes sense; None when nobody said.
     """
 
     transient: bool = False
     sent: bool = False
+    retry_after: float | None = None
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -83,7 +85,6 @@ class OpenmarketsApiError(OpenmarketsError):
     :ivar detail: longer text, as the server gave it (cut when long).
     :ivar request_id: the ``X-Request-ID`` that support asks for.
     :ivar endpoint: the call, such as ``GET news announcements``.
-    :ivar retry_after: seconds that the server asked to be left alone; None when it did not say.
     """
 
     status: int | None = None
@@ -91,7 +92,6 @@ class OpenmarketsApiError(OpenmarketsError):
     detail: str | None = None
     request_id: str | None = None
     endpoint: str | None = None
-    retry_after: float | None = None
 
 
 class OpenmarketsNotFound(OpenmarketsApiError):

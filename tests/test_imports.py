@@ -27,7 +27,9 @@ def test_what_dag_files_import_loads_nothing_but_the_standard_library_airflows_o
 
 
 def test_no_module_of_the_client_that_planning_needs_loads_httpx():
-    probe = "import sys, openmarkets_provider.queries; print(sorted(set(sys.modules) & {'httpx', 'msgspec', 'jmespath'}))"
+    probe = (
+        "import sys, openmarkets_provider.queries; print(sorted(set(sys.modules) & {'httpx', 'msgspec', 'jmespath'}))"
+    )
     assert subprocess.check_output([sys.executable, "-c", probe], text=True) == "[]\n"
 
 

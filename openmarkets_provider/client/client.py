@@ -91,18 +91,18 @@ class OpenmarketsClient:
         self.settings = settings
         self._user_agent = user_agent
         self._masker = masker
+        # Keyed by process: what the parent opened stays referenced in a forked child and is never used there.
+        self._clients: dict[tuple[int, str], httpx.Client] = {}
         store = None
         if settings.cache_backend == "file":
             store = FileStore(cache_dir, RecordCipher(settings.client_secret))
         self.tokens = TokenSource(
-            key=lambda scope: record_key(settings, scope),
+            key=functools.cache(functools.partial(record_key, settings)),
             fetch=self._fetch_token,
             store=store,
             masker=masker,
             wait=settings.timeout + LOCK_GRACE,
         )
-        # Keyed by process: what the parent opened stays referenced in a forked child and is never used there.
-        self._clients: dict[tuple[int, str], httpx.Client] = {}
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, httpx.AsyncClient]]
         self._async_clients = WeakKeyDictionary()
 
@@ -111,19 +111,13 @@ class OpenmarketsClient:
 
         :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
         """
-        auth = self._auth(api)
-        self._mask_secret()
-        return self._sync(api, self.settings.api_url(api), auth)
+        return self._clients.get((os.getpid(), api)) or self._open(api, self._base_url(api), self._auth(api))
 
     def ahttp(self, api: str) -> httpx.AsyncClient:
-        """Return the running event loop's authenticated client of an API, as :meth:`http`.
-
-        Telling the masker of the secret would block here: :meth:`arun` does it.
-        """
-        auth = self._auth(api)
+        """Return the running event loop's authenticated client of an API, as :meth:`http`."""
         clients = self._async_clients.setdefault(asyncio.get_running_loop(), {})
         if api not in clients:
-            clients[api] = async_client(self.settings.api_url(api), auth=auth, **self._options())
+            clients[api] = async_client(self._base_url(api), auth=self._auth(api), **self._options())
         return clients[api]
 
     def run(self, query: Query) -> Any:
@@ -147,7 +141,6 @@ class OpenmarketsClient:
 
     def check_scope(self, scope: str) -> OpenmarketsError | None:
         """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
-        self._mask_secret()
         try:
             self.tokens.renew(scope)
         except OpenmarketsError as error:
@@ -180,7 +173,6 @@ class OpenmarketsClient:
                 http = self.http(call.api)
                 return http.send(_request(http, call, request_id))
             case _GetToken(scope):
-                self._mask_secret()
                 return self.tokens.get(scope).value
             case _Pause(seconds):
                 time.sleep(seconds)
@@ -188,33 +180,27 @@ class OpenmarketsClient:
     async def _aperform(self, step: _Step) -> Any:
         match step:
             case _Send(call, request_id):
-                for form in secret_forms(self.settings):
-                    await self._masker.amask(form)
                 http = self.ahttp(call.api)
                 return await http.send(_request(http, call, request_id))
             case _Pause(seconds):
                 await asyncio.sleep(seconds)
 
-    def _mask_secret(self) -> None:
+    def _fetch_token(self, scope: str) -> tuple[str, float]:
         for form in secret_forms(self.settings):
             self._masker.mask(form)
-
-    def _fetch_token(self, scope: str) -> tuple[str, float]:
-        http = self._sync("identity", self.settings.identity_url, None)
+        base_url = self.settings.identity_url
+        http = self._clients.get((os.getpid(), "identity")) or self._open("identity", base_url, None)
         try:
             return fetch_token(http, self.settings, scope)
         except httpx.HTTPError as error:
-            raise _no_answer("POST connect/token", self.settings.identity_url, error, sent=False) from error
+            raise _no_answer("POST connect/token", base_url, error, sent=False) from error
 
-    def _sync(self, name: str, base_url: str, auth: httpx.Auth | None) -> httpx.Client:
-        key = (os.getpid(), name)
-        client = self._clients.get(key)
-        if client is None:
-            made = sync_client(base_url, auth=auth, **self._options())
-            client = self._clients.setdefault(key, made)
-            if client is not made:
-                # Another thread was faster.
-                made.close()
+    def _open(self, name: str, base_url: str, auth: httpx.Auth | None) -> httpx.Client:
+        made = sync_client(base_url, auth=auth, **self._options())
+        client = self._clients.setdefault((os.getpid(), name), made)
+        if client is not made:
+            # Another thread was faster.
+            made.close()
         return client
 
     def _options(self) -> dict[str, Any]:
@@ -224,9 +210,12 @@ class OpenmarketsClient:
             "user_agent": self._user_agent,
         }
 
-    def _auth(self, api: str) -> ClientCredentialsAuth:
+    def _base_url(self, api: str) -> str:
         if api not in SCOPES:
             raise OpenmarketsConfigurationError(f"api: {api!r} is unknown; allowed are {', '.join(SCOPES)}.")
+        return self.settings.api_url(api)
+
+    def _auth(self, api: str) -> ClientCredentialsAuth:
         self._check_scope(SCOPES[api])
         return ClientCredentialsAuth(self.tokens, SCOPES[api], self.settings.api_url(api))
 
@@ -265,8 +254,13 @@ def _exchange(call: ApiCall, base_url: str) -> _Flow[Any]:
         failure = unreadable_reply(call, error, request_id)
         failure.sent = True
         raise failure from None
+    body = response.content
+    token = response.request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+    if token and token in body:
+        # A server that repeats our headers, as debug pages do: errors quote what it says.
+        body = body.replace(token, b"***")
     try:
-        return read_reply(call, response.status_code, response.headers, response.content, request_id)
+        return read_reply(call, response.status_code, response.headers, body, request_id)
     except OpenmarketsError as error:
         error.sent = True
         raise

@@ -10,7 +10,6 @@ MAX_ATTEMPTS = 4
 MAX_WAIT = 60.0
 """Longest pause in seconds. A server that asks for more is not waited for in the worker."""
 _FIRST_WAIT = 0.5
-_LONGEST_BACKOFF = 10.0
 
 
 def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> float | None:
@@ -23,10 +22,10 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
     """
     if not error.transient or attempt >= MAX_ATTEMPTS or (error.sent and not safe_to_repeat):
         return None
-    asked: float | None = getattr(error, "retry_after", None)
+    asked = error.retry_after
     if asked is not None and asked > MAX_WAIT:
         return None
-    backoff: float = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_BACKOFF)
+    backoff: float = _FIRST_WAIT * 2 ** (attempt - 1)
     # Not for secrecy: it keeps tasks that failed together from coming back together.
     jitter: float = random.uniform(0.5, 1.0)  # noqa: S311
     if asked is None:

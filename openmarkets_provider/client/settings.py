@@ -58,6 +58,13 @@ class Settings:
         for name, what in (("client_id", "Client ID (login)"), ("client_secret", "Client secret (password)")):
             if not getattr(self, name):
                 raise OpenmarketsConfigurationError(f"{what} is empty; Openmarkets issues it on onboarding.")
+            if not getattr(self, name).isprintable():
+                # Not shown, since it may be the secret.
+                raise OpenmarketsConfigurationError(f"{what} holds characters that can't be sent; copy it anew.")
+        if self.client_auth_encoding == "raw" and ":" in self.client_id:
+            raise OpenmarketsConfigurationError(
+                "Client ID (login) holds a ':', which only goes with client_auth_encoding rfc6749 (RFC 7617)."
+            )
         _one_of("environment", self.environment, ENVIRONMENTS)
         _one_of("client_auth_encoding", self.client_auth_encoding, CLIENT_AUTH_ENCODINGS)
         _one_of("cache_backend", self.cache_backend, CACHE_BACKENDS)

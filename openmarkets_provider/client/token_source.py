@@ -21,7 +21,7 @@ from openmarkets_provider.client.tokens import (
     decide,
     now,
 )
-from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +174,9 @@ class TokenSource:
         started = self._clock()
         try:
             value, lifetime = self._fetch(scope)
+        except OpenmarketsConfigurationError:
+            # Found here, without the server: what mends it (a CA bundle, a proxy) makes no other key.
+            raise
         except OpenmarketsError as error:
             current = slot.record.token if slot.record is not None else None
             moment = self._clock()

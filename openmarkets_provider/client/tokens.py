@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import msgspec
 
 from openmarkets_provider.exceptions import (
-    OpenmarketsApiError,
     OpenmarketsAuthError,
     OpenmarketsError,
     OpenmarketsRateLimited,
@@ -128,21 +127,20 @@ class Failure(msgspec.Struct, frozen=True):
     def recreate(self, moment: Instant) -> OpenmarketsError:
         """Make the exception again, with the time that is left to wait."""
         error = from_dict(self.error)
-        if isinstance(error, OpenmarketsApiError) and error.retry_after is not None:
-            error.retry_after = max(0.0, error.retry_after - self.at.elapsed(moment))
+        if error.transient:
+            # The time of the hold, too: an attempt within it would get this same failure.
+            error.retry_after = max(0.0, (error.retry_after or self.seconds) - self.at.elapsed(moment))
         return error
 
 
 def negative_seconds(error: OpenmarketsError) -> float:
     """Return for how long a failure is held against everyone who needs the same token."""
-    status = getattr(error, "status", None)
-    retry_after = getattr(error, "retry_after", None)
-    if retry_after is not None:
-        seconds = float(retry_after)
+    if error.retry_after is not None:
+        seconds = error.retry_after
     elif isinstance(error, OpenmarketsRateLimited):
         seconds = 5.0
     elif isinstance(error, OpenmarketsAuthError):
-        seconds = 300.0 if status == 400 else 60.0
+        seconds = 300.0 if error.status == 400 else 60.0
     else:
         seconds = 2.0
     return min(seconds, MAX_NEGATIVE)

@@ -9,6 +9,7 @@ import os
 import ssl
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -48,9 +49,11 @@ def sync_client(
     inner = httpx.HTTPTransport(**_transport_options(base_url, ca_bundle, SYNC_CONNECTIONS))
     # httpx has no total time-out and offers no public place for one: its pool takes the network from here.
     inner._pool._network_backend = _DeadlineBackend(inner._pool._network_backend)  # noqa: SLF001
-    return httpx.Client(
-        transport=_LimitedTransport(inner, timeout), **_client_options(base_url, timeout, user_agent, auth)
-    )
+    transport = _LimitedTransport(inner, timeout)
+    client = httpx.Client(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
+    # Nobody has to close a hook: its connections go with it.
+    weakref.finalize(client, transport.close).atexit = False
+    return client
 
 
 def async_client(
@@ -96,6 +99,9 @@ def _ssl_context(ca_bundle: str | None, pid: int) -> ssl.SSLContext:
 def _proxy(base_url: str) -> httpx.Proxy | None:
     """Return the proxy that the environment names for a host (``HTTPS_PROXY``, ``NO_PROXY`` and so on)."""
     parts = urlsplit(base_url)
+    if parts.scheme == "http":
+        # To this machine only, as the settings hold: no proxy leads there, and one would see the secret in clear.
+        return None
     proxies = getproxies()
     url = proxies.get(parts.scheme) or proxies.get("all")
     if not url or proxy_bypass(parts.netloc):
@@ -276,9 +282,10 @@ class _AsyncLimitedTransport(httpx.AsyncBaseTransport):
 
 
 def _limited(response: httpx.Response, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> httpx.Response:
+    response.stream = stream
     # The stream is decoded already: httpx must not do it again.
-    raw = [(k, v) for k, v in response.headers.raw if k.lower() not in (b"content-encoding", b"content-length")]
-    return httpx.Response(response.status_code, headers=raw, stream=stream, extensions=response.extensions)
+    response.headers.pop("content-encoding", None)
+    return response
 
 
 class _LimitedStream(httpx.SyncByteStream):

@@ -22,7 +22,6 @@ MAX_DEFERRALS = 10
 MAX_DEFERRAL = timedelta(hours=24)
 """Longest time that a task is put off at once."""
 _TRIGGERER_GRACE = timedelta(minutes=5)
-_FOREVER = 10 * 365 * 86400.0
 
 
 class OpenmarketsOperator(BaseOperator):
@@ -106,12 +105,11 @@ class OpenmarketsOperator(BaseOperator):
 
         if not error.transient or (error.sent and not is_repeatable(self.query)):
             raise AirflowFailException(str(error)) from error
-        seconds: float | None = getattr(error, "retry_after", None)
-        if seconds is None or seconds <= MAX_WAIT:
+        if error.retry_after is None or error.retry_after <= MAX_WAIT:
             return
         import pendulum
 
-        wait = timedelta(seconds=min(seconds, _FOREVER))
+        wait = timedelta(seconds=error.retry_after)
         until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
         if not self.deferrable or deferrals >= MAX_DEFERRALS or wait > MAX_DEFERRAL:
             raise AirflowFailException(f"{error} Run the task again after {until}.") from error

@@ -140,7 +140,7 @@ class OpenmarketsSensor(BaseSensorOperator):
             if not self.silent_fail:
                 self._count_failure(context, error)
             self.log.warning("%s Polling again.", error)
-            self._left_alone = getattr(error, "retry_after", None) or 0.0
+            self._left_alone = error.retry_after or 0.0
             return PokeReturnValue(False)
         self._remember(context, 0)
         return PokeReturnValue(bool(value), value if self.push_value else None)

@@ -82,7 +82,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
                     if not error.transient or (self.tolerated is not None and failures > self.tolerated):
                         yield TriggerEvent({"status": "error", "error": error.as_dict()})
                         return
-                    wait = max(wait, getattr(error, "retry_after", None) or 0.0)
+                    wait = max(wait, error.retry_after or 0.0)
                     self.log.warning("%s Polling again in %.0f s (failure %d in a row).", error, wait, failures)
                 await asyncio.sleep(wait)
         finally:

@@ -28,6 +28,7 @@ import pytest
 import trustme
 
 from openmarkets_provider import queries
+from openmarkets_provider.client import client as module
 from openmarkets_provider.exceptions import (
     OpenmarketsApiError,
     OpenmarketsConfigurationError,
@@ -495,9 +496,9 @@ class TestTrust:
     def test_in_a_broken_proxy_is_a_matter_of_configuration(
         self, run: Runner, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("HTTP_PROXY", "nonsense://somebody:hush@127.0.0.1:1")
+        monkeypatch.setenv("HTTPS_PROXY", "nonsense://somebody:hush@127.0.0.1:1")
         with pytest.raises(OpenmarketsConfigurationError, match="proxy") as caught:
-            run(make_client(), BHP)
+            run(make_client(identity_url="https://openmarkets.invalid"), BHP)
         assert "hush" not in texts_of(caught.value)
 
 
@@ -833,3 +834,35 @@ class TestSecrets:
         before = dict(os.environ)
         run(make_client(), BHP)
         assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("status", [200, 500, 400])
+def test_a_server_that_repeats_our_headers_puts_no_token_into_an_error(
+    run: Runner, make_client: MakeClient, status: int
+) -> None:
+    def handle(sock: socket.socket, request: bytes) -> None:
+        if b"connect/token" in request:
+            sock.sendall(token_reply("t0ken-to-hide"))
+        else:
+            sock.sendall(hostile.reply(b"you sent: " + request, status, ["Retry-After: 0"]))
+
+    with HostileServer(handle) as server:
+        client = make_client(identity_url=server.url, oms_url=server.url, client_secret="of this test")
+        with pytest.raises(OpenmarketsError) as caught:
+            run(client, queries.accounts())
+    assert "you sent" in repr(caught.value.as_dict())
+    assert "t0ken-to-hide" not in repr(caught.value.as_dict())
+
+
+def test_connections_that_nobody_closes_go_with_the_client(make_client: MakeClient) -> None:
+    with HostileServer(hostile.answering(token_reply(), hostile.reply())) as server:
+        settings = make_client(identity_url=server.url, oms_url=server.url, cache_backend="memory").settings
+        client = module.OpenmarketsClient(settings, cache_dir=Path("unused"), masker=RecordingMasker(), user_agent="x")
+        http = client.http("oms")
+        del client
+        gc.collect()
+        assert http.get("accounts/v1").json() == []
+        assert not server.closed.is_set()
+        del http
+        gc.collect()
+        assert server.closed.wait(10)

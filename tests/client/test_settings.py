@@ -235,3 +235,17 @@ def test_settings_do_not_change():
 @pytest.mark.parametrize("name", ["client_id", "client_secret"])
 def test_the_empty_credential_is_told_before_anything_else(name: str):
     assert "Openmarkets issues it on onboarding" in refused(**{name: "", "environment": "x"})
+
+
+@pytest.mark.parametrize("field", ["client_id", "client_secret"])
+@pytest.mark.parametrize("bad", ["hush\udcff", "hush\n", "hu\tsh"])
+def test_credentials_that_cannot_be_sent_are_refused_without_being_shown(field: str, bad: str) -> None:
+    with pytest.raises(OpenmarketsConfigurationError, match="can't be sent") as caught:
+        Settings(**({"client_id": "id", "client_secret": "secret"} | {field: bad}))
+    assert "hu" not in str(caught.value)
+
+
+def test_a_colon_in_a_raw_client_id_is_refused() -> None:
+    with pytest.raises(OpenmarketsConfigurationError, match="client_auth_encoding rfc6749"):
+        Settings(client_id="a:b", client_secret="secret", client_auth_encoding="raw")
+    assert Settings(client_id="a:b", client_secret="secret").client_id == "a:b"

@@ -71,7 +71,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
         try:
             start.wait(60)
             connection.send(work())
-        except BaseException:  # noqa: BLE001 - told to the test
+        except BaseException:
             connection.send(traceback.format_exc())
         finally:
             os._exit(0)

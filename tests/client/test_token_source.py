@@ -17,6 +17,7 @@ from openmarkets_provider.client.token_source import TokenSource
 from openmarkets_provider.client.token_stores import FileStore, RecordCipher
 from openmarkets_provider.client.tokens import Instant, Record, Token, now
 from openmarkets_provider.exceptions import (
+    OpenmarketsConfigurationError,
     OpenmarketsError,
     OpenmarketsInvalidClient,
     OpenmarketsRateLimited,
@@ -409,3 +410,12 @@ def test_a_forked_child_warns_for_itself(make, caplog):
 def test_the_real_clock_is_the_default(identity, masker):
     source = TokenSource(key=lambda scope: "real", fetch=identity, store=None, masker=masker, wait=1)
     assert source.get(SCOPE).obtained.elapsed(now()) < 60
+
+
+def test_what_is_wrong_on_this_side_is_not_held_against_a_corrected_connection(make, identity):
+    identity.failure = OpenmarketsConfigurationError("ca_bundle")
+    source = make()
+    with pytest.raises(OpenmarketsConfigurationError):
+        source.get(SCOPE)
+    identity.failure = None
+    assert make().get(SCOPE).value == "t2"

@@ -119,6 +119,13 @@ def test_a_shared_rate_limit_tells_the_time_that_is_left():
     assert raised.value.retry_after == pytest.approx(25)
 
 
+def test_a_shared_failure_that_may_pass_tells_when_to_try_again():
+    failure = Failure.of(OpenmarketsTransportError("refused"), START)
+    assert failure.recreate(later(0.5)).retry_after == pytest.approx(1.5)
+    permanent = Failure.of(OpenmarketsInvalidClient("no", status=401), START)
+    assert permanent.recreate(later(0.5)).retry_after is None
+
+
 @pytest.mark.parametrize(
     ("error", "seconds"),
     [

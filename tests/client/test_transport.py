@@ -494,27 +494,42 @@ class TestTls:
 class TestProxy:
     @pytest.fixture
     def proxy(self) -> Iterator[HostileServer]:
-        with HostileServer(hostile.answering(hostile.reply(b'"by the proxy"'))) as server:
+        with HostileServer(hostile.answering(hostile.reply(b"", 407))) as server:
             yield server
 
-    @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+    @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
     @pytest.mark.parametrize("scheme", ["http://", ""], ids=["URL", "host and port"])
-    def test_of_the_environment_is_used(
+    def test_of_the_environment_is_used_and_may_refuse(
         self, fetch: Fetch, proxy: HostileServer, monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
     ) -> None:
         monkeypatch.setenv(name, f"{scheme}somebody:pass%40word@127.0.0.1:{proxy.port}")
-        assert fetch("http://openmarkets.invalid/api").content == b'"by the proxy"'
+        with pytest.raises(httpx.ProxyError):
+            fetch("https://openmarkets.invalid/api")
         [request] = proxy.requests
-        assert hostile.target(request) == "GET http://openmarkets.invalid/api/thing"
+        assert hostile.target(request) == "CONNECT openmarkets.invalid:443"
         assert hostile.header(request, "proxy-authorization") == "Basic c29tZWJvZHk6cGFzc0B3b3Jk"
 
     @pytest.mark.parametrize("excepted", ["127.0.0.1", "127.0.0.1:{port}", "x.example,127.0.0.1", "*"])
     def test_is_not_used_for_excepted_hosts(
-        self, fetch: Fetch, proxy: HostileServer, monkeypatch: pytest.MonkeyPatch, excepted: str
+        self,
+        fetch: Fetch,
+        proxy: HostileServer,
+        monkeypatch: pytest.MonkeyPatch,
+        excepted: str,
+        secure: HostileServer,
+        bundle: str,
     ) -> None:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", excepted.format(port=secure.port))
+        assert fetch(secure.url, ca_bundle=bundle).content == b'"safe"'
+        assert proxy.connections == 0
+
+    @pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
+    def test_never_sees_what_goes_to_this_machine_in_clear(
+        self, fetch: Fetch, proxy: HostileServer, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setenv(name, proxy.url)
         with HostileServer(hostile.answering(hostile.reply(b'"directly"'))) as server:
-            monkeypatch.setenv("NO_PROXY", excepted.format(port=server.port))
             assert fetch(server.url).content == b'"directly"'
         assert proxy.connections == 0
 
@@ -541,12 +556,6 @@ class TestProxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
             assert fetch(secure.url, ca_bundle=bundle).content == b'"safe"'
             assert [hostile.target(request) for request in proxy.requests] == [f"CONNECT 127.0.0.1:{secure.port}"]
-
-    def test_that_refuses_is_a_proxy_error(self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
-        with HostileServer(hostile.answering(hostile.reply(b"", 407))) as proxy:
-            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-            with pytest.raises(httpx.ProxyError):
-                fetch("https://openmarkets.invalid")
 
     def test_that_is_silent_does_not_outlast_the_total_timeout(
         self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
@@ -575,9 +584,9 @@ class TestProxy:
     def test_that_can_not_be_is_a_configuration_error_without_its_credentials(
         self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, url: str
     ) -> None:
-        monkeypatch.setenv("HTTP_PROXY", url)
-        with pytest.raises(OpenmarketsConfigurationError, match="proxy that the environment names for http") as caught:
-            fetch("http://openmarkets.invalid")
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        with pytest.raises(OpenmarketsConfigurationError, match="proxy that the environment names for https") as caught:
+            fetch("https://openmarkets.invalid")
         assert "hu" not in str(caught.value)
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__

@@ -88,7 +88,9 @@ def test_a_transient_error_is_left_to_the_retries_of_airflow(openmarkets_sandbox
     assert openmarkets_sandbox.stats()["requests"]["market_data"] == 4
 
 
-@pytest.mark.parametrize("fault", [{"kind": "status", "status": 503}, {"kind": "reset"}, {"kind": "status", "status": 429}])
+@pytest.mark.parametrize(
+    "fault", [{"kind": "status", "status": 503}, {"kind": "reset"}, {"kind": "status", "status": 429}]
+)
 def test_an_order_whose_fate_is_unknown_is_never_sent_again_not_even_by_retries(openmarkets_sandbox, fault):
     openmarkets_sandbox.fault(target="oms", **fault)
     with pytest.raises(AirflowFailException):

@@ -54,7 +54,7 @@ def pokes(task: OpenmarketsSensor, context: dict[str, Any], count: int) -> list[
     for _ in range(count):
         try:
             outcomes.append(task.prepare_for_execution().execute(context))
-        except Exception as error:  # noqa: BLE001 - compared below
+        except Exception as error:
             outcomes.append(error)
     return outcomes
 
@@ -70,7 +70,9 @@ class TestParsing:
 
     def test_a_template_is_left_alone_until_it_is_rendered(self, openmarkets_sandbox):
         with DAG("dag", schedule=None):
-            task = sensor(condition="[0].tradingStatus == '{{ params.status }}'", query=queries.quotes("{{ params.c }}"))
+            task = sensor(
+                condition="[0].tradingStatus == '{{ params.status }}'", query=queries.quotes("{{ params.c }}")
+            )
         task.render_template_fields({"params": {"status": "OPEN", "c": "BHP, CBA"}})
         assert task.poke({})
         task._hook.close()

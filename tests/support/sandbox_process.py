@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -19,7 +19,7 @@ class SandboxProcess:
     def __init__(self, *options: str) -> None:
         self._options = options
 
-    def __enter__(self) -> SandboxProcess:
+    def __enter__(self) -> Self:
         command = [sys.executable, "-m", "openmarkets_provider.sandbox", "--port", "0", *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.connection: dict[str, Any] = {}
