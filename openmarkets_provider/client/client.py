@@ -15,9 +15,8 @@ import ssl
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -55,19 +54,16 @@ _NEVER_SENT = (
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Send:
+class _Send(NamedTuple):
     call: ApiCall
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Pause:
+class _Pause(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _GetToken:
+class _GetToken(NamedTuple):
     scope: str
 
 
@@ -273,11 +269,11 @@ def _token(scope: str) -> _Flow[str]:
 
 def _request(http: httpx.Client | httpx.AsyncClient, call: ApiCall, request_id: str) -> httpx.Request:
     try:
-        return http.build_request(
-            call.method, call.path, params=call.params, json=call.json, headers={"X-Request-ID": request_id}
-        )
+        request = http.build_request(call.method, call.path, params=call.params, json=call.json)
     except httpx.InvalidURL as error:
         raise OpenmarketsQueryError(f"{call.label}: path and params make no URL: {error}") from None
+    request.headers["X-Request-ID"] = request_id
+    return request
 
 
 def _no_answer(
@@ -298,8 +294,7 @@ def _no_answer(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
+class _Done(NamedTuple):
     value: Any
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from openmarkets_provider.client.endpoints import ENDPOINTS, MAX_SECURITIES, Endpoint, find_endpoint
@@ -31,8 +30,7 @@ _JINJA = re.compile(r"\{[{%#]")
 _MAX_PATH = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class ApiCall:
+class ApiCall(NamedTuple):
     """One HTTP request to come, as data.
 
     :ivar path: relative to the API's base URL, without a leading slash.

@@ -253,5 +253,7 @@ def _text(body: bytes) -> str | None:
 
 def _printable(text: str) -> str:
     """Cut a server's words, and take out what could forge a line of a log."""
+    if len(text) <= MAX_TEXT and text.isprintable():
+        return text
     words = "".join(character if character.isprintable() else " " for character in text[: MAX_TEXT + 1])
     return words if len(words) <= MAX_TEXT else words[:MAX_TEXT] + "…"

@@ -224,7 +224,7 @@ class TokenSource:
 
 
 def _slot(key: str) -> _Slot:
-    return _slots.setdefault(key, _Slot())
+    return _slots.get(key) or _slots.setdefault(key, _Slot())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import time
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -124,17 +124,9 @@ def _proxy(base_url: str) -> httpx.Proxy | None:
 
 
 class _Deadline(threading.local):
-    """Until when the exchange that this thread is in may take."""
+    """Until when the exchange that this thread is in may take; None between exchanges."""
 
     at: float | None = None
-
-    @contextmanager
-    def set(self, at: float) -> Iterator[None]:
-        before, self.at = self.at, at
-        try:
-            yield
-        finally:
-            self.at = before
 
     def cap(self, timeout: float | None, error: type[Exception]) -> float | None:
         if self.at is None:
@@ -200,14 +192,18 @@ class _LimitedTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         deadline = time.monotonic() + self._timeout
-        with _deadline.set(deadline):
+        _deadline.at = deadline
+        try:
             response = self._inner.handle_request(request)
+        finally:
+            _deadline.at = None
         try:
             body = _Body(request, response)
         except BaseException:
             response.close()
             raise
-        return _limited(response, _LimitedStream(response.stream, body, deadline))
+        response.stream = _LimitedStream(response.stream, body, deadline)
+        return response
 
     def close(self) -> None:
         self._inner.close()
@@ -275,17 +271,11 @@ class _AsyncLimitedTransport(httpx.AsyncBaseTransport):
         except BaseException:
             await response.aclose()
             raise
-        return _limited(response, _AsyncLimitedStream(response.stream, body, deadline))
+        response.stream = _AsyncLimitedStream(response.stream, body, deadline)
+        return response
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-
-def _limited(response: httpx.Response, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> httpx.Response:
-    response.stream = stream
-    # The stream is decoded already: httpx must not do it again.
-    response.headers.pop("content-encoding", None)
-    return response
 
 
 class _LimitedStream(httpx.SyncByteStream):
@@ -297,8 +287,11 @@ class _LimitedStream(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         chunks = iter(self._inner)
         while True:
-            with _deadline.set(self._deadline):
+            _deadline.at = self._deadline
+            try:
                 chunk = next(chunks, None)
+            finally:
+                _deadline.at = None
             if chunk is None:
                 break
             yield from self._body.feed(chunk)
@@ -333,7 +326,7 @@ class _Body:
     """Decodes a reply piece by piece and stops at its bound, so that a small bomb never gets large."""
 
     def __init__(self, request: httpx.Request, response: httpx.Response) -> None:
-        self._what = f"{request.method} {request.url.path}"
+        self._request = request
         self._status = response.status_code
         self._limit: int = request.extensions.get(_MAX_BYTES, MAX_REPLY)
         self._size = 0
@@ -342,6 +335,8 @@ class _Body:
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding == "gzip":
             self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            # Decoded here: httpx must not do it again.
+            del response.headers["content-encoding"]
         elif encoding not in ("", "identity"):
             raise self._invalid(f"has the content encoding {encoding[:50]!r}, which was not asked for")
 
@@ -371,6 +366,7 @@ class _Body:
         return piece
 
     def _invalid(self, problem: str) -> OpenmarketsInvalidResponse:
+        what = f"{self._request.method} {self._request.url.path}"
         return OpenmarketsInvalidResponse(
-            f"{self._what}: the reply {problem}.", status=self._status, endpoint=self._what, sent=True
+            f"{what}: the reply {problem}.", status=self._status, endpoint=what, sent=True
         )

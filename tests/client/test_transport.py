@@ -289,7 +289,7 @@ class TestBody:
         with HostileServer(hostile.ending(encoded(data, encoding, framed=framed))) as server:
             response = fetch(server.url)
         assert response.content == expected
-        assert "content-encoding" not in response.headers
+        assert response.headers.get("content-encoding", "") in ("", "identity")
 
     @pytest.mark.parametrize("cut", [1 << 20, (1 << 20) + 1, (3 << 20) - 1])
     def test_is_whole_however_it_arrives(self, fetch: Fetch, cut: int) -> None:
