@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,3 +118,17 @@ def test_the_example_runs_and_shows_dollars(airflow: RealAirflow, sandbox: Sandb
     assert float(rows["BHP"]["last"]) == pytest.approx(quote["lastPrice"] / 100)
     assert example.xcom("announcements")[0]["securityCode"] == "BHP"
     assert sandbox.stats()["token_requests_total"] == 3
+
+
+def test_the_example_runs_in_dags_test_where_there_is_no_triggerer(sandbox: SandboxProcess, tmp_path: Path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(Path("example_dags").resolve()),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json,
+    }
+    airflow = [sys.executable, "-m", "airflow"]
+    subprocess.run([*airflow, "db", "migrate"], env=env, check=True, capture_output=True)
+    ended = subprocess.run([*airflow, "dags", "test", "example_quotes"], env=env, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    assert sandbox.connection["password"] not in ended.stdout + ended.stderr

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
     TaskDeferred,
 )
+from airflow.triggers.base import TaskSuccessEvent
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import (
@@ -209,6 +210,9 @@ class TestDeferrable:
         assert (kwargs["tolerated"], kwargs["max_xcom_bytes"], kwargs["resume"]) == (None, None, True)
         _, kwargs = self.deferred(push_value=True).trigger.serialize()
         assert (kwargs["max_xcom_bytes"], kwargs["resume"]) == (1 << 20, True)
+
+    def test_without_a_triggerer_the_end_of_the_task_arrives_as_an_event(self):
+        assert sensor().execute_complete({}, TaskSuccessEvent().payload) is None
 
     def test_a_worker_that_is_resumed_returns_the_value(self):
         assert sensor().execute_complete({}, {"status": "met", "value": [1]}) == [1]
