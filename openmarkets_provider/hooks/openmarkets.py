@@ -81,7 +81,7 @@ class OpenmarketsHook(BaseHook):
         :param query: what a function of :mod:`openmarkets_provider.queries` returned; templates rendered.
         :return: what that function documents: a list of records, or the JSON of the reply for ``request``.
         :raises OpenmarketsError: what went wrong, see :mod:`openmarkets_provider.exceptions`. Failures that may
-            pass were retried, within a minute or so, where repeating is safe.
+            pass were retried a few times where repeating is safe.
         """
         return self.client.run(query)
 

@@ -28,7 +28,7 @@ class OpenmarketsOperator(BaseOperator):
     """Answers a query and returns its result, JSON-able, to XCom.
 
     Errors that no repetition can mend fail the task at once, without using its retries. Failures that may pass
-    are retried within the task for about a minute where repeating is safe, and then left to Airflow's retries.
+    are retried a few times within the task where repeating is safe, and then left to Airflow's retries.
     A request that is not safe to repeat is never sent again, neither by the task nor by its retries, once it
     may have left this machine. When the server asks to be left alone for longer than 60 seconds, the task is
     deferred until then: that holds no worker slot and uses no try.
@@ -62,28 +62,16 @@ class OpenmarketsOperator(BaseOperator):
         if is_literal(query):
             check(query)
 
-    def execute(self, context: Context, deferrals: int = 0) -> Any:
-        """Answer the query.
-
-        :param deferrals: how often the task was sent away before.
-        """
-        from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-
-        hook = OpenmarketsHook(self.openmarkets_conn_id)
-        try:
-            result = hook.run(self.query)
-            if self.do_xcom_push:
-                ensure_fits_xcom(result, self.max_xcom_bytes)
-        except OpenmarketsError as error:
-            self._fail_or_wait(error, deferrals)
-            raise
-        finally:
-            hook.close()
-        return result
+    def execute(self, context: Context) -> Any:
+        """Answer the query."""
+        return self._answer(deferrals=0)
 
     def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 1) -> Any:
-        """Go on when the time that the server asked for is over."""
-        return self.execute(context, deferrals)
+        """Go on when the time that the server asked for is over.
+
+        :param deferrals: how often the task has been sent away.
+        """
+        return self._answer(deferrals)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume as Airflow does, and say what it means when no triggerer ended the wait."""
@@ -98,6 +86,21 @@ class OpenmarketsOperator(BaseOperator):
                 "The server asked to be left alone and the task was deferred, but no triggerer resumed it. Start a "
                 "triggerer, or use deferrable=False."
             ) from error
+
+    def _answer(self, deferrals: int) -> Any:
+        from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+
+        hook = OpenmarketsHook(self.openmarkets_conn_id)
+        try:
+            result = hook.run(self.query)
+            if self.do_xcom_push:
+                ensure_fits_xcom(result, self.max_xcom_bytes)
+        except OpenmarketsError as error:
+            self._fail_or_wait(error, deferrals)
+            raise
+        finally:
+            hook.close()
+        return result
 
     def _fail_or_wait(self, error: OpenmarketsError, deferrals: int) -> None:
         """Fail for good, or defer, or return for Airflow's retries to go on."""
