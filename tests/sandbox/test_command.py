@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import httpx
 import pytest
@@ -94,23 +95,24 @@ def test_another_missing_module_is_not_taken_for_the_extra() -> None:
     assert "ModuleNotFoundError" in done.stderr
 
 
-def in_a_thread(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def in_a_thread(arguments: list[str]) -> tuple[int, str]:
     """Run the command in a thread, end it by a signal to that thread, and return its status and output."""
     statuses: list[int] = []
     thread = threading.Thread(target=lambda: statuses.append(main(arguments)))
-    thread.start()
-    out, deadline = "", time.monotonic() + 30
-    while "export " not in out:
-        assert time.monotonic() < deadline
-        out += capsys.readouterr().out
-    assert thread.ident is not None
-    signal.pthread_kill(thread.ident, signal.SIGTERM)
-    thread.join(timeout=30)
-    return statuses[0], out
+    deadline = time.monotonic() + 60
+    with redirect_stdout(io.StringIO()) as out:
+        thread.start()
+        while "export " not in out.getvalue():
+            assert time.monotonic() < deadline
+            thread.join(0.01)
+        assert thread.ident is not None
+        signal.pthread_kill(thread.ident, signal.SIGTERM)
+        thread.join(timeout=30)
+    return statuses[0], out.getvalue()
 
 
-def test_it_ends_with_status_0(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out = in_a_thread(["--port", "0", "--latency", "0.5"], capsys)
+def test_it_ends_with_status_0() -> None:
+    status, out = in_a_thread(["--port", "0", "--latency", "0.5"])
     assert status == 0
     assert "Warning" not in out
 
