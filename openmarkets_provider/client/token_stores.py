@@ -159,8 +159,10 @@ class FileStore:
             log.debug("The sweep of %s stopped: %s", self.directory, error)
 
     def _is_stale(self, key: str) -> bool:
-        times = [path.lstat().st_mtime for path in self.directory.glob(f"{key}.*")]
-        return max(times, default=0) < time.time() - SWEEP_AFTER
+        times = {path.suffix: path.lstat().st_mtime for path in self.directory.glob(f"{key}.*")}
+        # Taking the lock may touch its file, which counts where there is nothing else only.
+        lock = times.pop(".lock", 0)
+        return max(times.values(), default=lock) < time.time() - SWEEP_AFTER
 
 
 def _end_of_use(record: Record) -> float:
