@@ -261,13 +261,11 @@ def test_the_lock_serves_threads_one_at_a_time_and_ends_waiting(store: FileStore
 
 def test_files_past_their_use_are_swept_and_living_or_locked_ones_stay(store: FileStore):
     dead, locked, alive = "d" * 32, "e" * 32, "a" * 32
-    for key, age in ((dead, 8000), (locked, 8000), (alive, 0)):
-        with store.lock(key, 1):
-            store.save(key, a_record(age=age))
     for key in (dead, locked, alive):
-        lock = store.directory / f"{key}.lock"
-        lock.touch(0o600)
-        os.utime(lock, (1, 1))
+        store.save(key, a_record())
+        (store.directory / f"{key}.lock").touch(0o600)
+    for name in (f"{dead}.token", f"{dead}.lock", f"{locked}.token", f"{locked}.lock", f"{alive}.lock"):
+        os.utime(store.directory / name, (1, 1))
     stray = store.directory / f"{dead}.0011223344556677.tmp"
     stray.write_bytes(b"")
     os.utime(stray, (1, 1))
