@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook, conf, mask_secret
 
 from openmarkets_provider import __version__
@@ -53,16 +54,14 @@ class OpenmarketsHook(BaseHook):
         :raises OpenmarketsConfigurationError: the connection has a field that is not allowed; the text names it.
         :raises AirflowNotFoundException: there is no such connection.
         """
-        connection = self.get_connection(self.openmarkets_conn_id)
-        return _make_client(connection, _raw_extra(connection, connection.extra_dejson))
+        return _make_client(self.get_connection(self.openmarkets_conn_id))
 
     async def aclient(self) -> OpenmarketsClient:
         """Return :attr:`client`, looked up without blocking the event loop."""
         if "client" not in self.__dict__:
             connection = await get_async_connection(self.openmarkets_conn_id, hook=type(self))
-            extra = _raw_extra(connection, await get_async_extra_dejson(connection))
             # Two coroutines may have looked it up at once: the first one's client stays.
-            self.__dict__.setdefault("client", _make_client(connection, extra))
+            self.__dict__.setdefault("client", _make_client(connection))
         return self.client
 
     def get_conn(self, api: str = "market_data") -> httpx.Client:
@@ -139,10 +138,8 @@ class OpenmarketsHook(BaseHook):
             self.close()
         good = f"Access token obtained from {client.settings.identity_url} for: {', '.join(in_plan) or 'no API'}."
         if not_in_plan:
-            return (
-                False,
-                f"{good} Not in the plan: {', '.join(not_in_plan)}; ask Openmarkets, or untick them.",
-            )
+            advice = "ask Openmarkets, or choose only what is in it under 'APIs in your plan' (scopes)"
+            return False, f"{good} Not in the plan: {', '.join(not_in_plan)}; {advice}."
         return True, good
 
     @classmethod
@@ -204,20 +201,20 @@ class _AirflowMasker:
 _masker = _AirflowMasker()
 
 
-def _make_client(connection: Connection, extra: Mapping[str, Any]) -> OpenmarketsClient:
+def _make_client(connection: Connection) -> OpenmarketsClient:
     from airflow import __version__ as airflow_version
 
     from openmarkets_provider.client.client import OpenmarketsClient
 
     return OpenmarketsClient(
-        settings_of(connection, extra),
+        settings_of(connection),
         cache_dir=_cache_dir(),
         masker=_masker,
         user_agent=f"airflow-provider-openmarkets/{__version__} apache-airflow/{airflow_version}",
     )
 
 
-def settings_of(connection: Connection, extra: Mapping[str, Any]) -> Settings:
+def settings_of(connection: Connection) -> Settings:
     """Turn a connection into settings. None and empty texts mean unset; texts from URIs are coerced.
 
     :raises OpenmarketsConfigurationError: a field is unknown or not allowed; the text names it.
@@ -228,6 +225,7 @@ def settings_of(connection: Connection, extra: Mapping[str, Any]) -> Settings:
         raise OpenmarketsConfigurationError(
             f"Connection {connection.conn_id!r} has the type {connection.conn_type!r}; it must be 'openmarkets'."
         )
+    extra = _extra(connection)
     if unknown := sorted(extra.keys() - CONNECTION_FIELDS.keys()):
         raise OpenmarketsConfigurationError(
             f"Extra of connection {connection.conn_id!r}: unknown field {', '.join(map(repr, unknown))}; "
@@ -287,15 +285,17 @@ def _identity_url(connection: Connection, environment: str | None) -> str:
     return f"{scheme or 'https'}://{authority}:{connection.port}{slash}{path}"
 
 
-def _raw_extra(connection: Connection, decoded: Any) -> Mapping[str, Any]:
-    """Refuse an Extra that Airflow could not read: it would count as empty."""
-    if (connection.extra and not decoded and connection.extra.strip() not in ("{}", "null", "")) or not isinstance(
-        decoded, dict | None
-    ):
+def _extra(connection: Connection) -> dict[str, Any]:
+    """Decode Extra. Airflow's own decoding takes what it can't read for empty, and warns of short values."""
+    try:
+        extra = json.loads(connection.extra or "{}")
+    except ValueError:
+        extra = connection.extra
+    if extra is not None and not isinstance(extra, dict):
         raise OpenmarketsConfigurationError(
             f'Extra of connection {connection.conn_id!r} is not a JSON object; write {{"environment": "test"}}.'
         )
-    return decoded or {}
+    return extra or {}
 
 
 def _cache_dir() -> Path:

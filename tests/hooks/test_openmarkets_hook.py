@@ -25,8 +25,7 @@ def connection(extra: Any = None, **fields: Any) -> Connection:
 
 
 def settings(extra: Any = None, **fields: Any):
-    made = connection(extra, **fields)
-    return settings_of(made, made.extra_dejson)
+    return settings_of(connection(extra, **fields))
 
 
 @pytest.fixture
