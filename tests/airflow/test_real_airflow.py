@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.sandbox_process import SandboxProcess
 
 pytestmark = pytest.mark.airflow
 
+WAITING = {"deferred": "deferred", "resumed": "deferred", "rescheduled": "up_for_reschedule"}
 LONG = 62
 """Seconds: longer than a task waits by itself."""
 
@@ -40,9 +42,29 @@ def airflow(sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def run(airflow: RealAirflow, sandbox: SandboxProcess) -> DagRun:
-    sandbox.set_security("RIO.ASX@TM", tradingStatus=[["PRE_OPEN", 40], ["OPEN", None]])
+    sandbox.set_security("RIO.ASX@TM", tradingStatus="PRE_OPEN")
     sandbox.fault(target="/market-data/securities", kind="status", status=429, retry_after=LONG)
-    return airflow.run_dag("every_kind", timeout=420)
+
+    def quotes() -> int:
+        return sandbox.stats()["by_path"].get("POST /market-data/pricing/quotes/v3", 0)
+
+    def only_sensors_poll() -> bool:
+        status, body = airflow.api("GET", "/api/v2/dags/every_kind/dagRuns/~/taskInstances", limit=100)
+        instances = body["task_instances"] if status == 200 else []
+        states = {(task["task_id"], task["map_index"]): task["state"] for task in instances}
+        mapped = [state for (task_id, index), state in states.items() if task_id == "mapped" and index >= 0]
+        waiting = {task_id: states.get((task_id, -1)) for task_id in ("deferred", "resumed", "rescheduled")}
+        return mapped == ["success"] * 40 and waiting == WAITING
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(airflow.run_dag, "every_kind", timeout=420)
+        try:
+            airflow.wait_until("the sensors to be all that runs", lambda: running.done() or only_sensors_poll(), 300)
+            enough = quotes() + 9
+            airflow.wait_until("some polls of each", lambda: running.done() or quotes() >= enough, 120)
+        finally:
+            sandbox.set_security("RIO.ASX@TM", tradingStatus="OPEN")
+        return running.result()
 
 
 def cached_tokens(airflow: RealAirflow, sandbox: SandboxProcess) -> list[str]:

@@ -19,7 +19,7 @@ OPEN = "[0].tradingStatus == '{{ 'OP' ~ 'EN' }}'"
 @dag(schedule=None, default_args={"retries": 0})
 def every_kind() -> None:
     mapped = OpenmarketsOperator.partial(task_id="mapped").expand(query=[QUERIES[n % 3] for n in range(40)])
-    waiting = {"query": queries.quotes(["{{ 'R' ~ 'IO' }}"]), "condition": OPEN, "poke_interval": 3, "timeout": 200}
+    waiting = {"query": queries.quotes(["{{ 'R' ~ 'IO' }}"]), "condition": OPEN, "poke_interval": 3, "timeout": 400}
     deferred = OpenmarketsSensor(task_id="deferred", deferrable=True, **waiting)
     rescheduled = OpenmarketsSensor(task_id="rescheduled", mode="reschedule", push_value=True, **waiting)
     resumed = OpenmarketsSensor(task_id="resumed", deferrable=True, push_value=True, **waiting)
