@@ -250,13 +250,10 @@ def _exchange(call: ApiCall, base_url: str) -> _Flow[Any]:
         failure = unreadable_reply(call, error, request_id)
         failure.sent = True
         raise failure from None
-    body = response.content
-    token = response.request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-    if token and token in body:
-        # A server that repeats our headers, as debug pages do: errors quote what it says.
-        body = body.replace(token, b"***")
     try:
-        return read_reply(call, response.status_code, response.headers, body, request_id)
+        return read_reply(
+            call, response.status_code, response.headers, response.content, request_id, response.request.headers
+        )
     except OpenmarketsError as error:
         error.sent = True
         raise

@@ -53,29 +53,47 @@ def doubt(call: ApiCall) -> str:
     return "" if call.safe_to_repeat else _DOUBT
 
 
-def read_reply(call: ApiCall, status: int, headers: Mapping[str, str], body: bytes, request_id: str) -> Any:
+def read_reply(
+    call: ApiCall,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    request_id: str,
+    sent_headers: Mapping[str, str] | None = None,
+) -> Any:
     """Return the JSON of an API's reply; None when it is empty.
 
     :param request_id: the one that was sent; the one that the reply echoes wins.
+    :param sent_headers: those of the request; their token is taken out of what an error quotes.
     :raises OpenmarketsApiError: the reply is an error, or not JSON.
     """
+    problem = None
+    if 200 <= status < 300:
+        if not body.strip():
+            return None
+        try:
+            return decode(body)
+        except ValueError as error:
+            problem = error
     request_id = _printable(headers.get("x-request-id") or request_id)
-    if not 200 <= status < 300:
-        raise _api_error(call, status, headers, body, request_id)
-    if not body.strip():
-        return None
-    try:
-        return decode(body)
-    except ValueError as error:
-        kind = _printable(headers.get("content-type", "no content type"))
-        raise OpenmarketsInvalidResponse(
-            f"{call.label}: the reply ({status}, {kind}, {len(body)} bytes) is {error} [request id {request_id}]"
-            + doubt(call),
-            status=status,
-            detail=_text(body),
-            request_id=request_id,
-            endpoint=call.label,
-        ) from None
+    quoted = _without_token(body, sent_headers or {})
+    if problem is None:
+        raise _api_error(call, status, headers, quoted, request_id)
+    kind = _printable(headers.get("content-type", "no content type"))
+    raise OpenmarketsInvalidResponse(
+        f"{call.label}: the reply ({status}, {kind}, {len(body)} bytes) is {problem} [request id {request_id}]"
+        + doubt(call),
+        status=status,
+        detail=_text(quoted),
+        request_id=request_id,
+        endpoint=call.label,
+    )
+
+
+def _without_token(body: bytes, sent_headers: Mapping[str, str]) -> bytes:
+    """Hide the access token in a reply that repeats our headers, as debug pages do."""
+    token = sent_headers.get("Authorization", "").removeprefix("Bearer ").encode()
+    return body.replace(token, b"***") if token else body
 
 
 def unreadable_reply(call: ApiCall, error: OpenmarketsInvalidResponse, request_id: str) -> OpenmarketsError:
