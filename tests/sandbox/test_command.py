@@ -98,7 +98,7 @@ def test_another_missing_module_is_not_taken_for_the_extra() -> None:
 def in_a_thread(arguments: list[str]) -> tuple[int, str]:
     """Run the command in a thread, end it by a signal to that thread, and return its status and output."""
     statuses: list[int] = []
-    thread = threading.Thread(target=lambda: statuses.append(main(arguments)))
+    thread = threading.Thread(target=lambda: statuses.append(main(arguments)), daemon=True)
     deadline = time.monotonic() + 60
     with redirect_stdout(io.StringIO()) as out:
         thread.start()
