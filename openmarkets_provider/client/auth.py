@@ -60,7 +60,12 @@ def fetch_token(http: httpx.Client, settings: Settings, scope: str) -> tuple[str
             status=error.status,
             scope=scope,
         ) from None
-    return read_token_reply(scope, response.status_code, response.headers, response.content)
+    body = response.content
+    if response.status_code != 200:
+        # A server may repeat the request in an error, as debug pages do, and errors quote what it says.
+        for form in (*secret_forms(settings), settings.client_secret):
+            body = body.replace(form.encode(), b"***")
+    return read_token_reply(scope, response.status_code, response.headers, body)
 
 
 class ClientCredentialsAuth(httpx.Auth):

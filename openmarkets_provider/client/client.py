@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import logging
 import os
 import ssl
@@ -157,8 +156,7 @@ class OpenmarketsClient:
     def _answer(self, query: Query) -> _Flow[Any]:
         answered = []
         for call in plan(query):
-            self._check_scope(SCOPES[call.api])
-            attempt = functools.partial(_exchange, call, self.settings.api_url(call.api))
+            attempt = functools.partial(_exchange, call, self._base_url(call.api))
             reply = yield from _persist(attempt, safe_to_repeat=call.safe_to_repeat)
             answered.append((call, reply))
         return result(query, answered)
@@ -207,12 +205,13 @@ class OpenmarketsClient:
         }
 
     def _base_url(self, api: str) -> str:
+        """Return the base URL of an API that the connection may use."""
         if api not in SCOPES:
             raise OpenmarketsConfigurationError(f"api: {api!r} is unknown; allowed are {', '.join(SCOPES)}.")
+        self._check_scope(SCOPES[api])
         return self.settings.api_url(api)
 
     def _auth(self, api: str) -> ClientCredentialsAuth:
-        self._check_scope(SCOPES[api])
         return ClientCredentialsAuth(self.tokens, SCOPES[api], self.settings.api_url(api))
 
     def _check_scope(self, scope: str) -> None:
@@ -225,7 +224,9 @@ class OpenmarketsClient:
 
 def _persist(attempt: Callable[[], _Flow[T]], *, safe_to_repeat: bool) -> _Flow[T]:
     """Carry out attempts until one succeeds or the retry policy gives up."""
-    for number in itertools.count(1):
+    number = 0
+    while True:
+        number += 1
         try:
             return (yield from attempt())
         except OpenmarketsError as error:
@@ -234,7 +235,6 @@ def _persist(attempt: Callable[[], _Flow[T]], *, safe_to_repeat: bool) -> _Flow[
                 raise
             log.info("%s Trying again in %.1f s (attempt %d failed).", error, wait, number)
         yield _Pause(wait)
-    raise AssertionError("unreachable")
 
 
 def _exchange(call: ApiCall, base_url: str) -> _Flow[Any]:

@@ -80,11 +80,12 @@ class OpenmarketsOperator(BaseOperator):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except AirflowException as error:
+            # By its name: Airflow 2 and 3 have it in different places, and common-compat in none.
             if type(error).__name__ != "TaskDeferralTimeout":
                 raise
             raise AirflowFailException(
-                "The server asked to be left alone and the task was deferred, but no triggerer resumed it. Start a "
-                "triggerer, or use deferrable=False."
+                "The server asked to be left alone and the task was deferred, but no triggerer resumed it. The time "
+                "to wait is over by now: run the task again. Start a triggerer, or use deferrable=False."
             ) from error
 
     def _answer(self, deferrals: int) -> Any:

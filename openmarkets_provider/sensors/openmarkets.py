@@ -27,11 +27,11 @@ _FAILURES = "openmarkets_failures"
 class OpenmarketsSensor(BaseSensorOperator):
     """Polls a query until a condition on its result is met.
 
-    Poke mode, reschedule mode and the deferrable mode behave the
-    same: an error that no repetition can mend fails the task at once; of those that may pass, three in a row are
-    tolerated (all of them with ``silent_fail``), and then left to Airflow's retries; ``poke_interval`` is kept
-    whatever a poll comes to, and stretched when the server asks for longer. Only in reschedule mode on Airflow
-    before 3.3, which keeps no state between its polls, such an error is left to Airflow's retries at once.
+    Poke mode, reschedule mode and the deferrable mode behave the same: an error that no repetition can mend fails
+    the task at once; of those that may pass, three in a row are tolerated (all of them with ``silent_fail``), and
+    then left to Airflow's retries; ``poke_interval`` is kept whatever a poll comes to, and stretched when the server
+    asks for longer. Only in reschedule mode on Airflow before 3.3, which keeps no state between its polls, such an
+    error is left to Airflow's retries at once.
 
     :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Templated.
     :param condition: JMESPath expression (https://jmespath.org) over the query's result. Met when it gives

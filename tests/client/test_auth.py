@@ -378,3 +378,24 @@ class TestTotalTimeoutOfTheTokenRequest:
         assert error is not None
         assert error.transient
         assert not error.sent
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 500, 201])
+def test_an_identity_server_that_repeats_our_credentials_puts_none_into_an_error(
+    make_client: MakeClient, status: int
+) -> None:
+    secret = "s+e cret/to:hide"
+
+    def handle(sock: socket.socket, request: bytes) -> None:
+        told = f"wrong secret {secret} in ".encode() + request
+        sock.sendall(hostile.reply(told, status, ["Retry-After: 0"]))
+
+    with HostileServer(handle) as server:
+        client = make_client(identity_url=server.url, client_secret=secret)
+        error = client.check_scope("oms-api")
+        sent = hostile.header(server.requests[0], "authorization") or ""
+    assert error is not None
+    shown = f"{error} {error.as_dict()}"
+    assert "wrong secret" in shown
+    assert secret not in shown
+    assert sent.partition(" ")[2] not in shown
