@@ -1,7 +1,7 @@
-"""Made-up accounts, holdings and fills: pure functions of an account and the present exchange time.
+"""Made-up accounts, portfolios, holdings and fills: pure functions of an account and the present exchange time.
 
-On every weekday each account buys and later sells the same shares, so its holdings stay as they are.
-Prices are in cents like all prices of the sandbox, balances and values in dollars.
+On every trading day each account buys and later sells the same shares, so its holdings stay as they are. Prices
+are in native units like all prices of the sandbox, balances and values in dollars.
 """
 
 from __future__ import annotations
@@ -11,56 +11,87 @@ from datetime import date, datetime
 from typing import NamedTuple
 
 from openmarkets_provider.sandbox import data
-from openmarkets_provider.sandbox.data import Record
-from openmarkets_provider.sandbox.securities import EXCHANGE, SECURITIES, Security
+from openmarkets_provider.sandbox.chance import share_of
+from openmarkets_provider.sandbox.securities import COMPANIES, EXCHANGE, POINTS_PER_DOLLAR, SECURITIES, Record, Security
+from openmarkets_provider.sandbox.sessions import (
+    SESSION_START,
+    Trade,
+    close_price,
+    current_session,
+    lot,
+    session_of,
+    stamp,
+    to_gmt,
+    worth,
+)
+from openmarkets_provider.sandbox.trading_days import trading_day_before, trading_days
 
 _OPENED = date(2024, 7, 1)
-_HOLDINGS = 5
+_HOLDINGS = 4
 
 
 class Account(NamedTuple):
-    """An order account and the one portfolio that is linked to it."""
+    """An order account, and the security that it trades."""
 
-    number: int
+    code: str
+    name: str
+    traded: Security
 
-    @property
-    def code(self) -> str:
-        """The code that orders and trades are asked for by."""
-        return f"SBX{self.number:04}"
 
-    @property
-    def portfolio(self) -> str:
-        """The code that cash and positions are asked for by."""
-        return f"{self.code}P"
+class Portfolio(NamedTuple):
+    """What belongs to an account; one of its holdings is given, the others are companies by chance."""
 
-    @property
-    def cash(self) -> str:
-        """The code of the cash account."""
-        return f"{self.code}C"
+    code: str
+    name: str
+    cash: str
+    account: str
+    holding: Security
 
-    @property
-    def name(self) -> str:
-        """What the account is called."""
-        return f"Sandbox account {self.number}"
+
+class Link(NamedTuple):
+    """That the orders of an account act on a portfolio, or that they once did."""
+
+    account: str
+    portfolio: str
+    sequence: int
+    removed: bool = False
 
 
 class Fill(NamedTuple):
     """One of an account's own trades."""
 
     account: Account
-    security: Security
     side: str
-    trade: data.Trade
+    trade: Trade
 
     @property
     def order_number(self) -> int:
         """The number of the order that was filled."""
-        return int(f"{self.account.number}{self.trade.number}")
+        return int(f"{self.account.code[-1]}{self.trade.number}")
 
 
-_ACCOUNTS = [Account(number) for number in (1, 2, 3)]
+_ACCOUNTS = (
+    Account("SBX0001", "Sandbox account 1", SECURITIES["BHP"]),
+    Account("SBX0002", "Sandbox account 2", SECURITIES["BHPXB7"]),
+    Account("SBX0003", "Sandbox account 3", SECURITIES["Z0002"]),
+)
+_PORTFOLIOS = (
+    Portfolio("SBX0001P", "Sandbox account 1", "SBX0001C", "SBX0001", SECURITIES["Z0001"]),
+    Portfolio("SBX0001Q", "Sandbox account 1, second portfolio", "SBX0001D", "SBX0001", SECURITIES["BHPXA7"]),
+    Portfolio("SBX0002P", "Sandbox account 2", "SBX0002C", "SBX0002", SECURITIES["Z0002"]),
+    Portfolio("SBX0003P", "Sandbox account 3", "SBX0003C", "SBX0003", SECURITIES["Z0003"]),
+    Portfolio("SBX0009P", "Sandbox portfolio that was unlinked", "SBX0009C", "SBX0002", SECURITIES["Z0004"]),
+)
+LINKS = (
+    Link("SBX0001", "SBX0001P", 1),
+    Link("SBX0001", "SBX0001Q", 2),
+    Link("SBX0002", "SBX0002P", 1),
+    Link("SBX0002", "SBX0009P", 2, removed=True),
+    Link("SBX0003", "SBX0003P", 1),
+    Link("SBX0003", "SBX0002P", 2),
+)
 ACCOUNTS = {account.code: account for account in _ACCOUNTS}
-PORTFOLIOS = {account.portfolio: account for account in _ACCOUNTS}
+PORTFOLIOS = {portfolio.code: portfolio for portfolio in _PORTFOLIOS}
 
 
 def account_record(account: Account) -> Record:
@@ -68,126 +99,135 @@ def account_record(account: Account) -> Record:
     return {"accountCode": account.code, "accountName": account.name, "accountDesignation": None}
 
 
-def link_record(account: Account) -> Record:
-    """Return the link between the account and its portfolio."""
+def link_record(link: Link) -> Record:
+    """Return the link as the list of links has it."""
     return {
-        "accountCode": account.code,
-        "portfolioCode": account.portfolio,
+        "accountCode": link.account,
+        "portfolioCode": link.portfolio,
         "accessType": "Full",
-        "linkRemoved": False,
-        "linkSequenceNumber": 1,
+        "linkRemoved": link.removed,
+        "linkSequenceNumber": link.sequence,
     }
 
 
-def details_record(account: Account) -> Record:
-    """Return the details of the account's portfolio."""
+def details_record(portfolio: Portfolio) -> Record:
+    """Return the details of a portfolio."""
     return {
-        "portfolioCode": account.portfolio,
-        "portfolioName": account.name,
-        "portfolioCashCode": account.cash,
+        "portfolioCode": portfolio.code,
+        "portfolioName": portfolio.name,
+        "portfolioCashCode": portfolio.cash,
     }
 
 
-def holdings(account: Account) -> list[Security]:
-    """Return the securities that the account holds."""
-    by_chance = sorted(SECURITIES.values(), key=lambda security: data.share_of(account.code, security.code))
-    return by_chance[:_HOLDINGS]
+def holdings(portfolio: Portfolio) -> list[Security]:
+    """Return the securities that the portfolio holds."""
+    by_chance = sorted(COMPANIES.values(), key=lambda security: share_of(portfolio.code, security.code))
+    return [*by_chance[:_HOLDINGS], portfolio.holding]
 
 
-def _volume(account: Account, security: Security) -> int:
-    lots = 1 + int(data.share_of(account.code, security.code, "volume") * 20)
-    return lots * data.lot(security)
+def _volume(portfolio: Portfolio, security: Security) -> int:
+    lots = 1 + int(share_of(portfolio.code, security.code, "volume") * 20)
+    return lots * lot(security)
 
 
-def position_record(account: Account, security: Security, now: datetime) -> Record:
+def position_record(portfolio: Portfolio, security: Security, now: datetime) -> Record:
     """Return one holding, valued at the last price."""
-    last = data.session_trades(security, now)[-1]
-    volume = _volume(account, security)
-    bought = data.close_price(security, _OPENED)
-    previous = data.close_price(security, data.weekday_before(last.at.date()))
+    session = current_session(security, now)
+    last = session.trade(len(session.prices) - 1)
+    volume = _volume(portfolio, security)
+    bought = close_price(security, _OPENED)
+    previous = close_price(security, trading_day_before(session.day))
+    option = security.option
     return {
-        "accountCode": account.code,
-        "portfolioCode": account.portfolio,
+        "accountCode": portfolio.account,
+        "portfolioCode": portfolio.code,
         "securityCode": security.code,
         "exchange": EXCHANGE,
-        "underlyingSecurityCode": None,
-        "underlyingExchange": None,
-        "createDateTime": data.stamp(datetime.combine(_OPENED, data.SESSION_START)),
-        "updateDateTime": data.stamp(last.at),
+        "underlyingSecurityCode": option and option.underlying,
+        "underlyingExchange": option and EXCHANGE,
+        "createDateTime": _opened(),
+        "updateDateTime": stamp(last.at),
         "volumeStartOfDay": volume,
-        "averagePriceStartOfDay": data.native(bought),
-        "averagePrice": data.native(bought),
+        "averagePriceStartOfDay": security.native(bought),
+        "averagePrice": security.native(bought),
         "buyVolume": 0,
         "sellVolume": 0,
         "availableVolume": volume,
-        "costValue": bought * volume / 1000,
-        "marketValue": last.price * volume / 1000,
-        "totalProfit": (last.price - bought) * volume / 1000,
-        "todayProfit": (last.price - previous) * volume / 1000,
+        "costValue": bought * volume / POINTS_PER_DOLLAR,
+        "marketValue": last.price * volume / POINTS_PER_DOLLAR,
+        "totalProfit": (last.price - bought) * volume / POINTS_PER_DOLLAR,
+        "todayProfit": (last.price - previous) * volume / POINTS_PER_DOLLAR,
         "closedProfit": 0,
         "actualVolume": volume,
         "shortSellVolume": 0,
-        "securityType": "Equity",
+        "securityType": security.type,
+        **data.UNKNOWN_FIELD,
     }
 
 
-def cash_record(account: Account, now: datetime) -> Record:
-    """Return the cash of the account's portfolio."""
-    balance = 10_000 + int(data.share_of(account.code, "cash") * 9_000_000) / 100
-    held = holdings(account)
-    worth = sum(data.session_trades(share, now)[-1].price * _volume(account, share) for share in held)
-    opened = data.stamp(datetime.combine(_OPENED, data.SESSION_START))
+def cash_record(portfolio: Portfolio, now: datetime) -> Record:
+    """Return the cash of a portfolio."""
+    balance = 10_000 + int(share_of(portfolio.code, "cash") * 9_000_000) / 100
+    held = holdings(portfolio)
+    prices = [current_session(security, now).prices[-1] for security in held]
+    market_value = worth(prices, (_volume(portfolio, security) for security in held)) / POINTS_PER_DOLLAR
     return {
-        "portfolioCode": account.portfolio,
-        "accountCode": account.code,
-        "portfolioCashCode": account.cash,
-        "portfolioCashName": account.name,
+        "portfolioCode": portfolio.code,
+        "accountCode": portfolio.account,
+        "portfolioCashCode": portfolio.cash,
+        "portfolioCashName": portfolio.name,
         "currencyCode": "AUD",
-        "createDateTime": opened,
-        "updateDateTime": opened,
+        "createDateTime": _opened(),
+        "updateDateTime": _opened(),
         "cashBalance": balance,
         "netCash": balance,
         "inMarketBuyValue": 0,
         "inMarketSellValue": 0,
         "netUnsettledValueToday": 0,
-        "glv": worth / 1000,
+        "glv": market_value,
         "freeEquity": balance,
         "totalInitialMargin": 0,
         "totalCfdRealisedProfit": 0,
         "totalCfdUnrealisedProfit": 0,
-        "totalNonCfdMarketValue": worth / 1000,
+        "totalNonCfdMarketValue": market_value,
         "trustBalance": 0,
     }
 
 
+def _opened() -> str:
+    return stamp(datetime.combine(_OPENED, SESSION_START))
+
+
 def fills(account: Account, first: datetime, last: datetime) -> Iterator[Fill]:
     """Yield the account's own trades from first to last, both included."""
-    security = holdings(account)[0]
-    for day in data.weekdays(max(first.date(), _OPENED), last.date()):
-        trades = data.day_trades(security, day)
-        bought = int(data.share_of(account.code, day) * (len(trades) // 2))
-        sold = trades[bought + len(trades) // 2]._replace(volume=trades[bought].volume)
-        for side, trade in (("Buy", trades[bought]), ("Sell", sold)):
+    for day in trading_days(max(first.date(), _OPENED), last.date()):
+        # the whole one, so that the same trades are picked while it is open
+        session = session_of(account.traded, day)
+        half = session.planned // 2
+        bought = int(share_of(account.code, day) * half)
+        purchase = session.trade(bought)
+        sale = session.trade(bought + half)._replace(volume=purchase.volume)
+        for side, trade in (("Buy", purchase), ("Sell", sale)):
             if first <= trade.at <= last:
-                yield Fill(account, security, side, trade)
+                yield Fill(account, side, trade)
 
 
 def trade_record(fill: Fill) -> Record:
     """Return a fill as the list of trades has it."""
-    trade = fill.trade
+    trade, security = fill.trade, fill.account.traded
     return {
         "tradeNumber": fill.order_number,
         "orderNumber": fill.order_number,
         "accountCode": fill.account.code,
-        "securityCode": fill.security.code,
+        "securityCode": security.code,
         "exchange": EXCHANGE,
         "destination": EXCHANGE,
         "tradeVolume": trade.volume,
-        "tradePrice": data.native(trade.price),
-        "tradeValue": data.value([trade]),
-        "tradeDateTime": data.stamp(trade.at),
+        "tradePrice": security.native(trade.price),
+        "tradeValue": trade.price * trade.volume / POINTS_PER_DOLLAR,
+        "tradeDateTime": stamp(trade.at),
         "destinationTradeNumber": str(trade.number),
         "side": fill.side,
-        "priceMultiplier": data.PRICE_MULTIPLIER,
-        "tradeDateTimeGmt": data.to_gmt(trade.at),
+        "priceMultiplier": data.number(security.multiplier),
+        "tradeDateTimeGmt": to_gmt(trade.at),
     }

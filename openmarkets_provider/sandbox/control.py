@@ -16,7 +16,7 @@ async def stats(request: Request) -> JSONResponse:
 
 
 async def reset(request: Request) -> Response:
-    """Zero the counts and drop faults, overrides and orders."""
+    """Zero the counts, drop faults and overrides, and restore the first orders."""
     state_of(request).reset()
     return Response(status_code=204)
 

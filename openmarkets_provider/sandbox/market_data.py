@@ -7,23 +7,30 @@ more than one day, which the real API asks for, and every reply ends at the pres
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from openmarkets_provider.sandbox import data, securities, wire
+from openmarkets_provider.sandbox.sessions import exchange_now
 from openmarkets_provider.sandbox.state import state_of
 
 MOST_SECURITIES = 1000
 INTERVALS = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)
 
 
-async def list_securities(request: Request) -> JSONResponse:
+async def list_securities(request: Request) -> Response:
     """List the securities of the exchanges, ASX alone by default."""
     exchanges = request.query_params.get("exchanges", securities.EXCHANGE).split(",")
-    known = securities.SECURITIES.values() if securities.EXCHANGE in exchanges else []
-    return JSONResponse([securities.listing(security) for security in known])
+    return Response(_listing(), media_type="application/json") if securities.EXCHANGE in exchanges else JSONResponse([])
+
+
+@cache
+def _listing() -> bytes:
+    # thousands of records that never change: written as JSON once
+    return bytes(JSONResponse([securities.listing(security) for security in securities.SECURITIES.values()]).body)
 
 
 async def information(request: Request) -> JSONResponse:
@@ -36,7 +43,7 @@ async def information(request: Request) -> JSONResponse:
 async def quotes(request: Request) -> JSONResponse:
     """Quote securities; those that aren't known are listed as invalid."""
     asked = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
-    now, overrides = data.exchange_now(), state_of(request).overrides
+    now, overrides = exchange_now(), state_of(request).overrides
     records, invalid = [], []
     for text in dict.fromkeys(asked):
         security = securities.find(text)
@@ -54,7 +61,7 @@ async def depth(request: Request) -> JSONResponse:
     wire.choice(params, "groupBy", ("Price",), default="Price")
     asks = wire.whole_number(params, "askLevelMax", 1, 100, default=10)
     bids = wire.whole_number(params, "bidLevelMax", 1, 100, default=10)
-    return JSONResponse(data.depth(security, asks, bids, data.exchange_now()))
+    return JSONResponse(data.depth(security, asks, bids, exchange_now()))
 
 
 async def time_series(request: Request) -> JSONResponse:
@@ -64,7 +71,7 @@ async def time_series(request: Request) -> JSONResponse:
     frequency = wire.choice(params, "frequency", ("Daily", "Weekly"))
     first, last = wire.period(params, "dateFrom", "dateTo")
     weekly = frequency == "Weekly"
-    bars = data.time_series(security, first.date(), last.date(), weekly=weekly, now=data.exchange_now())
+    bars = data.time_series(security, first.date(), last.date(), weekly=weekly, now=exchange_now())
     return JSONResponse(bars)
 
 
@@ -78,7 +85,7 @@ async def intraday_series(request: Request) -> JSONResponse:
     most_days = 7 if minutes < 10 else 30 if minutes <= 30 else 60
     if last - first > timedelta(days=most_days):
         raise wire.bad_request(f"The range may have {most_days} days at most at {minutes} minutes.")
-    return JSONResponse(data.intraday_series(security, first, last, minutes=minutes, now=data.exchange_now()))
+    return JSONResponse(data.intraday_series(security, first, last, minutes=minutes, now=exchange_now()))
 
 
 async def trades(request: Request) -> JSONResponse:
@@ -87,7 +94,7 @@ async def trades(request: Request) -> JSONResponse:
     first, last = wire.period(await wire.json_object(request), "dateTimeFrom", "dateTimeTo")
     if last - first > timedelta(days=1):
         raise wire.bad_request("The range may have one day at most.")
-    return JSONResponse(data.market_trades(security, first, last, data.exchange_now()))
+    return JSONResponse(data.market_trades(security, first, last, exchange_now()))
 
 
 ROUTES = [

@@ -1,4 +1,4 @@
-"""The news endpoint.
+"""The news endpoint: announcements of the real companies, none of the invented shares and the options.
 
 No endpoint of the real API is public: this path and this shape are invented by the sandbox.
 """
@@ -10,14 +10,16 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from openmarkets_provider.sandbox import data, wire
-from openmarkets_provider.sandbox.securities import SECURITIES
+from openmarkets_provider.sandbox.securities import COMPANIES
+from openmarkets_provider.sandbox.sessions import exchange_now
 
 
 async def announcements(request: Request) -> JSONResponse:
     """List the last week's announcements, of one security if the request names it."""
     text = request.query_params.get("security")
-    asked = SECURITIES.values() if text is None else [wire.security(text)]
-    return JSONResponse(data.announcements(asked, data.exchange_now()))
+    asked = None if text is None else wire.security(text)
+    companies = [company for company in COMPANIES.values() if asked in (None, company)]
+    return JSONResponse(data.announcements(companies, exchange_now()))
 
 
 ROUTES = [Route("/announcements/v1", announcements)]

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from openmarkets_provider.sandbox import accounts, data, wire
+from openmarkets_provider.sandbox import accounts, wire
+from openmarkets_provider.sandbox.sessions import exchange_now
 from openmarkets_provider.sandbox.state import state_of
 
 ORDER_FILTER = "AllOrdersForTheLast3Days"
@@ -23,7 +24,7 @@ def _account(request: Request) -> accounts.Account:
         raise HTTPException(404, f"There is no account {code}.") from None
 
 
-def _portfolios(body: dict[str, Any]) -> list[accounts.Account]:
+def _portfolios(body: dict[str, Any]) -> list[accounts.Portfolio]:
     codes = dict.fromkeys(wire.strings(body, "portfolioCodes"))
     return [accounts.PORTFOLIOS[code] for code in codes if code in accounts.PORTFOLIOS]
 
@@ -34,8 +35,8 @@ async def list_accounts(request: Request) -> JSONResponse:
 
 
 async def portfolio_links(request: Request) -> JSONResponse:
-    """List which portfolio belongs to which account."""
-    return JSONResponse([accounts.link_record(account) for account in accounts.ACCOUNTS.values()])
+    """List which portfolios belong to which accounts, and which did once."""
+    return JSONResponse([accounts.link_record(link) for link in accounts.LINKS])
 
 
 async def portfolio_details(request: Request) -> JSONResponse:
@@ -43,41 +44,41 @@ async def portfolio_details(request: Request) -> JSONResponse:
     body = await wire.json_object(request)
     if not isinstance(body.get("includePortfoliosWithSameCashAccount", False), bool):
         raise wire.bad_request("includePortfoliosWithSameCashAccount must be true or false.")
-    return JSONResponse([accounts.details_record(account) for account in _portfolios(body)])
+    return JSONResponse([accounts.details_record(portfolio) for portfolio in _portfolios(body)])
 
 
 async def cash(request: Request) -> JSONResponse:
     """Return the cash of portfolios."""
-    now = data.exchange_now()
+    now = exchange_now()
     asked = _portfolios(await wire.json_object(request))
-    return JSONResponse([accounts.cash_record(account, now) for account in asked])
+    return JSONResponse([accounts.cash_record(portfolio, now) for portfolio in asked])
 
 
 async def positions(request: Request) -> JSONResponse:
     """Return the holdings of portfolios."""
-    now = data.exchange_now()
+    now = exchange_now()
     return JSONResponse(
         [
-            accounts.position_record(account, security, now)
-            for account in _portfolios(await wire.json_object(request))
-            for security in accounts.holdings(account)
+            accounts.position_record(portfolio, security, now)
+            for portfolio in _portfolios(await wire.json_object(request))
+            for security in accounts.holdings(portfolio)
         ]
     )
 
 
 async def list_orders(request: Request) -> JSONResponse:
-    """List an account's orders; there are no child orders."""
+    """List an account's orders."""
     account = _account(request)
     wire.choice(request.query_params, "orderFilter", (ORDER_FILTER,), ORDER_FILTER)
-    wire.choice(request.query_params, "includeChildOrders", ("true", "false"), "true")
-    return JSONResponse(state_of(request).orders.records(account))
+    children = wire.choice(request.query_params, "includeChildOrders", ("true", "false"), "true") == "true"
+    return JSONResponse(state_of(request).orders.records(account, children=children))
 
 
 async def list_trades(request: Request) -> JSONResponse:
     """List an account's trades of a range, both ends included."""
     account = _account(request)
     first, last = wire.period(request.query_params, "dateTimeFrom", "dateTimeTo")
-    fills = accounts.fills(account, first, min(last, data.exchange_now()))
+    fills = accounts.fills(account, first, min(last, exchange_now()))
     return JSONResponse([accounts.trade_record(fill) for fill in fills])
 
 

@@ -1,20 +1,24 @@
-"""The orders of the sandbox: those that a client created, kept in memory, and finished ones behind the fills.
+"""The orders of the sandbox: those that clients created and some that are there at the start, and those behind fills.
 
-A created order stays active until it is cancelled: nothing fills it.
+The first two are kept in memory. An active order stays so until it is cancelled: nothing fills it.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 
 from openmarkets_provider.sandbox import data, wire
 from openmarkets_provider.sandbox.accounts import ACCOUNTS, Account, fills
-from openmarkets_provider.sandbox.data import Record
-from openmarkets_provider.sandbox.securities import DATA_SOURCE, EXCHANGE, find
+from openmarkets_provider.sandbox.securities import DATA_SOURCE, EXCHANGE, SECURITIES, Record, Security, find
+from openmarkets_provider.sandbox.sessions import SESSION_START, exchange_now, snap, stamp
 
 SIDES = ("Buy", "Sell", "Short")
 LIFETIMES = ("EndOfDay", "Date", "FillAndKill", "FillOrKill")
@@ -33,13 +37,22 @@ class Order:
     terms: dict[str, Any]
     created: datetime
     updated: datetime = field(init=False)
-    active: bool = True
+    parent: int | None = None
+    state: str = "ACTIVE"
     last_action: str = "CREATE"
+    status: str = "OK"
     done: int = 0
+    done_price: int | float | None = None
 
     def __post_init__(self) -> None:
         """Take the creation for the last change so far."""
         self.updated = self.created
+
+    @property
+    def changeable(self) -> bool:
+        """Whether the order can be amended and cancelled."""
+        ended = self.last_action in ("CANCEL", "PURGE") or self.done >= self.terms["orderVolume"]
+        return self.state == "ACTIVE" and not ended
 
     def change(self, action: str, now: datetime) -> None:
         """Note what was done to the order."""
@@ -49,55 +62,58 @@ class Order:
         """Return the order as the list of orders has it."""
         terms = self.terms
         volume: int = terms["orderVolume"]
-        price: Any = terms.get("orderPrice")
-        done_value = round(price * self.done * data.PRICE_MULTIPLIER, 3) if self.done else 0
+        multiplier = SECURITIES[terms["securityCode"]].multiplier
+        done_value = Decimal(str(self.done_price or 0)) * multiplier * self.done
         return {
-            "rootParentOrderNumber": self.number,
+            "rootParentOrderNumber": self.parent or self.number,
             "orderNumber": self.number,
-            "parentOrderNumber": None,
+            "parentOrderNumber": self.parent,
             **{name: terms[name] for name in _FIXED},
             "subDestination": None,
             "pricingInstructions": terms["pricingInstruction"],
-            "orderState": "ACTIVE" if self.active else "INACTIVE",
+            "orderState": self.state,
             "lastAction": self.last_action,
-            "actionStatus": "OK",
+            "actionStatus": self.status,
             "orderVolume": volume,
-            "orderPrice": price,
+            "orderPrice": terms.get("orderPrice"),
             "remainingVolume": volume - self.done,
             "doneVolumeTotal": self.done,
-            "doneValueTotal": done_value,
-            "averagePrice": price if self.done else None,
+            "doneValueTotal": data.number(done_value),
+            "averagePrice": self.done_price,
             "lifetime": terms["lifetime"],
             "currency": "AUD",
             "expiryDateTime": terms.get("expiryDateTime"),
-            "stateDescription": "Active" if self.active else "Inactive",
-            "createDateTime": data.stamp(self.created),
-            "updateDateTime": data.stamp(self.updated),
+            "stateDescription": self.state.capitalize(),
+            "createDateTime": stamp(self.created),
+            "updateDateTime": stamp(self.updated),
             "destinationOrderNumber": str(self.number),
             "side": terms["side"],
-            "priceMultiplier": data.PRICE_MULTIPLIER,
+            "priceMultiplier": data.number(multiplier),
             "postTradeStatus": None,
             "notes": terms.get("notes"),
         }
 
 
 class OrderBook:
-    """The orders that clients created since the start or the last reset."""
+    """The orders that each account has at the start, and those created since then or since the last reset."""
 
     def __init__(self) -> None:
-        """Begin without any."""
-        self._orders: dict[int, Order] = {}
+        """Begin with the first orders."""
+        self.reset()
 
     def reset(self) -> None:
-        """Forget every order."""
-        self._orders = {}
+        """Restore the first orders and forget all others."""
+        entered = exchange_now() - timedelta(hours=1)
+        first = (order for account in ACCOUNTS.values() for order in _first_orders(account, entered))
+        self._orders = {order.number: order for order in first}
+        self._numbers = itertools.count(_FIRST_NUMBER)
 
     def create(self, terms: dict[str, Any]) -> int:
         """Keep a new order and return its number."""
         _check_target(terms)
         _check_terms(terms)
-        number = _FIRST_NUMBER + len(self._orders)
-        self._orders[number] = Order(number, terms, data.exchange_now())
+        number = next(self._numbers)
+        self._orders[number] = Order(number, terms, exchange_now())
         return number
 
     def amend(self, number: int, changes: dict[str, Any]) -> None:
@@ -108,52 +124,106 @@ class OrderBook:
         if changes.get("pricingInstruction") == "Market" and "orderPrice" not in changes:
             terms["orderPrice"] = None
         _check_terms(terms)
+        if terms["orderVolume"] < order.done:
+            raise wire.bad_request(f"orderVolume must be {order.done} at least, which is done.")
         order.terms = terms
-        order.change("AMEND", data.exchange_now())
+        order.change("AMEND", exchange_now())
 
     def cancel(self, number: int) -> None:
         """Cancel an active order."""
         order = self._active(number)
-        order.active = False
-        order.change("CANCEL", data.exchange_now())
+        order.state = "INACTIVE"
+        order.change("CANCEL", exchange_now())
 
-    def records(self, account: Account) -> list[Record]:
-        """Return the account's orders of the last days, newest first."""
-        created = [order for order in self._orders.values() if order.terms["accountCode"] == account.code]
-        return [order.record() for order in [*reversed(created), *_filled(account, data.exchange_now())]]
+    def records(self, account: Account, *, children: bool) -> list[Record]:
+        """Return the account's orders of the last days, newest first, with or without child orders."""
+        kept = [order for order in self._orders.values() if order.terms["accountCode"] == account.code]
+        orders = [*reversed(kept), *filled(account, exchange_now())]
+        return [order.record() for order in orders if children or order.parent is None]
 
     def _active(self, number: int) -> Order:
         order = self._orders.get(number)
         if order is None:
             raise HTTPException(404, f"There is no order {number} that can be changed.")
-        if not order.active:
+        if not order.changeable:
             raise HTTPException(409, f"Order {number} is no longer active.")
         return order
 
 
-def _filled(account: Account, now: datetime) -> list[Order]:
-    """Return the finished orders behind the account's last fills, newest first."""
-    start = datetime.combine(now.date() - timedelta(days=DAYS), data.SESSION_START)
-    return [
-        Order(
-            number=fill.order_number,
-            terms={
-                "accountCode": account.code,
-                "securityCode": fill.security.code,
-                "exchange": EXCHANGE,
-                "destination": EXCHANGE,
-                "side": fill.side,
-                "orderPrice": data.native(fill.trade.price),
-                "orderVolume": fill.trade.volume,
-                "lifetime": "EndOfDay",
-                "pricingInstruction": "Limit",
-            },
-            created=fill.trade.at,
-            active=False,
-            done=fill.trade.volume,
+class _First(NamedTuple):
+    """An order that an account has at the start; each differs from a working one in one thing alone."""
+
+    code: str
+    market: bool = False
+    state: str = "ACTIVE"
+    last_action: str = "CREATE"
+    status: str = "OK"
+    done: int = 0
+    child: bool = False
+
+
+_FIRST_VOLUME = 500
+_FIRST_ORDERS = (
+    _First("BHP", done=200),
+    _First("BHP", child=True),
+    _First("CBA", market=True),
+    _First("Z0003"),
+    _First("WES", state="INACTIVE"),
+    _First("RIO", last_action="CANCEL"),
+    _First("TLS", last_action="PURGE"),
+    _First("NAB", done=_FIRST_VOLUME),
+    _First("ANZ", state="PENDING", status="FAILED"),
+    _First("WBC", state="PENDING", status="DENIED"),
+    _First("QAN", state="PENDING", status="PENDING"),
+)
+
+
+def _first_orders(account: Account, entered: datetime) -> Iterator[Order]:
+    """Yield the orders that an account has at the start; a child belongs to the first of them."""
+    parent = int(account.code[-1]) * 1000 + 1
+    for number, first in enumerate(_FIRST_ORDERS, start=parent):
+        security = SECURITIES[first.code]
+        price = security.native(snap(security.base_price * 0.9))
+        yield Order(
+            number,
+            _terms(account, security, "Buy", None if first.market else price, _FIRST_VOLUME),
+            entered,
+            parent=parent if first.child else None,
+            state=first.state,
+            last_action=first.last_action,
+            status=first.status,
+            done=first.done,
+            done_price=price if first.done else None,
         )
-        for fill in reversed(list(fills(account, start, now)))
-    ]
+
+
+def _terms(account: Account, security: Security, side: str, price: float | None, volume: int) -> dict[str, Any]:
+    return {
+        "accountCode": account.code,
+        "securityCode": security.code,
+        "exchange": EXCHANGE,
+        "destination": EXCHANGE,
+        "side": side,
+        "orderPrice": price,
+        "orderVolume": volume,
+        "lifetime": "EndOfDay",
+        "pricingInstruction": "Market" if price is None else "Limit",
+    }
+
+
+def filled(account: Account, now: datetime) -> Iterator[Order]:
+    """Yield the finished orders behind the account's last fills, newest first."""
+    start = datetime.combine(now.date() - timedelta(days=DAYS), SESSION_START)
+    for fill in reversed(list(fills(account, start, now))):
+        price, volume = account.traded.native(fill.trade.price), fill.trade.volume
+        yield Order(
+            fill.order_number,
+            _terms(account, account.traded, fill.side, price, volume),
+            fill.trade.at,
+            state="INACTIVE",
+            done=volume,
+            done_price=price,
+        )
 
 
 def _check_target(terms: dict[str, Any]) -> None:
@@ -183,4 +253,4 @@ def _check_terms(terms: dict[str, Any]) -> None:
 
 
 def _is_price(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

@@ -1,30 +1,92 @@
-"""The securities that the sandbox knows: codes and names of real ASX companies.
+"""The securities that the sandbox knows: real ASX companies, and invented shares and options.
 
-Everything else about them (typical price, listing date, identifiers) is made up or derived from the code.
+Of the companies the code and the name are real. Everything else (typical price, listing date, identifiers, price
+multiplier, all of the invented ones and of the options) is made up or derived from the code.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache, cached_property
+
+from openmarkets_provider.sandbox.chance import share_of
 
 EXCHANGE = "ASX"
 DATA_SOURCE = "TM"
 LISTED = "2000-01-04"
+POINTS_PER_DOLLAR = 10_000
 
+_INVENTED = 2000
 _PATTERN = re.compile(r"([A-Z0-9]{1,6})\.([A-Z]{1,4})@([A-Z]{1,4})")
 
+Record = dict[str, object]
 
-class Security(NamedTuple):
-    """A listed share; `base` is the cents that its price moves around."""
+
+@dataclass(frozen=True)
+class Option:
+    """The terms of an option on a share; the exercise price is in points."""
+
+    underlying: str
+    kind: str
+    exercise_price: int
+    maturity: str
+
+
+# compared by identity, which is quick: securities are the keys of caches
+@dataclass(frozen=True, eq=False)
+class Security:
+    """A listed share or option; `base` is the cents that its price moves around.
+
+    A price in dollars is the native price times `multiplier`; points are hundredths of a cent. A security that
+    isn't `traded` has never had a trade.
+    """
 
     code: str
     name: str
-    gics: str
+    gics: str | None
     base: int
+    multiplier: Decimal = Decimal("0.01")
+    option: Option | None = None
+    traded: bool = True
+
+    @property
+    def type(self) -> str:
+        """What the APIs call its kind."""
+        return "Equity" if self.option is None else "Option"
+
+    @property
+    def issuer(self) -> Security:
+        """The share that an option is on, or the share itself."""
+        return self if self.option is None else SECURITIES[self.option.underlying]
+
+    @property
+    def base_price(self) -> int:
+        """The price that it moves around, in points."""
+        return self.base * 100
+
+    @property
+    def isin(self) -> str | None:
+        """Its international number, which options don't have."""
+        return isin(self.code) if self.option is None else None
+
+    @cached_property
+    def _native_points(self) -> int:
+        return int(self.multiplier * POINTS_PER_DOLLAR)
+
+    def native(self, points: int) -> int | float:
+        """Return a price in native units; a whole one is an integer, any other has no digit too many."""
+        whole, rest = divmod(points, self._native_points)
+        return whole if rest == 0 else points / self._native_points
+
+    def average(self, value: int, volume: int) -> float:
+        """Return the average price in native units of what is worth so many points in all."""
+        return round(value / (volume * self._native_points), 6)
 
 
-_TABLE = (
+_COMPANIES = (
     Security("AGL", "AGL Energy Limited", "5510", 1050),
     Security("ALL", "Aristocrat Leisure Limited", "2530", 6500),
     Security("ANZ", "ANZ Group Holdings Limited", "4010", 3000),
@@ -66,7 +128,30 @@ _TABLE = (
     Security("WTC", "WiseTech Global Limited", "4510", 11000),
     Security("XRO", "Xero Limited", "4510", 16000),
 )
-SECURITIES = {security.code: security for security in _TABLE}
+
+_OPTIONS = (
+    Security("BHPXA7", "BHP call 44.00", None, 210, Decimal(1), Option("BHP", "Call", 440_000, "2030-12-19")),
+    Security("BHPXB7", "BHP put 41.50", None, 120, Decimal("0.01"), Option("BHP", "Put", 415_000, "2030-12-19")),
+    Security(
+        "BHPXY7", "BHP call 52.50", None, 35, Decimal(1), Option("BHP", "Call", 525_000, "2030-12-19"), traded=False
+    ),
+    Security("CBAXY7", "CBA put 99.99", None, 6, Decimal("0.001"), Option("CBA", "Put", 999_900, "2030-12-19"), False),
+)
+
+# what the number of an invented share ends with, if its multiplier isn't the common one
+_MULTIPLIERS = {1: Decimal(1), 2: Decimal("0.001"), 3: Decimal("0.0001")}
+
+
+def _invented() -> Iterator[Security]:
+    for number in range(1, _INVENTED + 1):
+        code = f"Z{number:04}"
+        base = round(2 * 10_000 ** share_of(code, "base"))
+        multiplier = _MULTIPLIERS.get(number % 100, Decimal("0.01"))
+        yield Security(code, f"Sandbox share {number:04}", None, base, multiplier)
+
+
+COMPANIES = {security.code: security for security in _COMPANIES}
+SECURITIES = {security.code: security for security in (*_COMPANIES, *_OPTIONS, *_invented())}
 
 
 def well_formed(security: str) -> bool:
@@ -82,28 +167,29 @@ def find(security: str) -> Security | None:
     return SECURITIES.get(match.group(1))
 
 
+@cache
 def isin(code: str) -> str:
-    """Return the Australian ISIN that follows from a code; the check digit is right."""
-    stem = f"AU000000{code}"
+    """Return the Australian ISIN that follows from a share's code; the check digit is right."""
+    stem = f"AU{code:0>9}"
     digits = "".join(str(int(character, 36)) for character in stem)
     doubled = (int(digit) * (2 - index % 2) for index, digit in enumerate(reversed(digits)))
     return f"{stem}{-sum(part // 10 + part % 10 for part in doubled) % 10}"
 
 
-def listing(security: Security) -> dict[str, object]:
-    """Return the record that the list of securities has."""
-    return {
+def listing(security: Security) -> Record:
+    """Return the record that the list of securities has; a client has to bear that invented ones lack `sedol`."""
+    record: Record = {
         "securityCode": security.code,
         "exchange": EXCHANGE,
         "securityDescription": security.name,
-        "securityType": "Equity",
+        "securityType": security.type,
         "firstListedDate": LISTED,
         "lastListedDate": None,
-        "issuerCode": security.code,
+        "issuerCode": security.issuer.code,
         "issuerExchange": EXCHANGE,
-        "issuerName": security.name,
+        "issuerName": security.issuer.name,
         "gicsCode": security.gics,
-        "isin": isin(security.code),
-        "sedol": None,
+        "isin": security.isin,
         "cusip": None,
     }
+    return record | {"sedol": None} if security.code in COMPANIES else record

@@ -150,7 +150,7 @@ class SandboxServer:
         return self._state.stats.report()
 
     def reset(self) -> None:
-        """Zero the counts and drop faults, overrides and orders; tokens stay valid."""
+        """Zero the counts, drop faults and overrides, and restore the first orders; tokens stay valid."""
         self._state.reset()
 
     def fault(self, **fields: Any) -> dict[str, Any]:

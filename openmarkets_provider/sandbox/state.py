@@ -19,6 +19,7 @@ from starlette.requests import Request
 from openmarkets_provider.sandbox import data, securities
 from openmarkets_provider.sandbox.faults import Fault, Faults
 from openmarkets_provider.sandbox.orders import OrderBook
+from openmarkets_provider.sandbox.sessions import exchange_now
 
 SCOPES = ("market-data-api", "news-api", "oms-api")
 
@@ -144,7 +145,7 @@ class Overrides:
 
     FIELDS = tuple(
         name
-        for name in data.quote(securities.SECURITIES["BHP"], data.exchange_now())
+        for name in data.quote(securities.SECURITIES["BHP"], exchange_now())
         if name not in ("securityCode", "exchange", "dataSource")
     )
 
@@ -221,7 +222,7 @@ class State:
         self.orders = OrderBook()
 
     def reset(self) -> None:
-        """Zero the counts and drop faults, overrides and orders; tokens stay valid."""
+        """Zero the counts, drop faults and overrides, and restore the first orders; tokens stay valid."""
         self.stats.reset()
         self.faults.clear()
         self.overrides.clear()

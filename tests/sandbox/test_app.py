@@ -10,6 +10,7 @@ import socket
 import httpx
 import pytest
 
+from openmarkets_provider.sandbox.securities import COMPANIES
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.sandbox.conftest import fetch_token
 
@@ -109,6 +110,12 @@ def test_news_of_all_or_of_one_security(api: httpx.Client) -> None:
         "announcementDateTime",
         "priceSensitive",
     }
+
+
+def test_news_are_of_the_real_companies_alone(api: httpx.Client) -> None:
+    assert {item["securityCode"] for item in api.get(PATHS["news"]).json()} == set(COMPANIES)
+    for security in ("Z0001.ASX@TM", "BHPXY7.ASX@TM"):
+        assert api.get(PATHS["news"], params={"security": security}).json() == []
 
 
 @pytest.mark.parametrize(("security", "status"), [("BHP", 400), ("NOPE.ASX@TM", 404)])

@@ -37,11 +37,21 @@ def fields(text: str) -> set[str]:
 def test_list_of_securities(api: httpx.Client) -> None:
     listed = rows(api.get("/market-data/securities/v1", params={"exchanges": "ASX"}))
     assert listed == rows(api.get("/market-data/securities/v1"))
-    assert 30 <= len({row["securityCode"] for row in listed}) == len(listed) <= 40
-    assert set(listed[0]) == fields(
+    by_code = {row["securityCode"]: row for row in listed}
+    assert len(by_code) == len(listed) > 2000
+    assert set(by_code["BHP"]) == fields(
         """securityCode, exchange, securityDescription, securityType, firstListedDate, lastListedDate,
         issuerCode, issuerExchange, issuerName, gicsCode, isin, sedol, cusip"""
     )
+    assert set(by_code["BHP"]) - set(by_code["Z0001"]) == {"sedol"}
+    option = by_code["BHPXY7"]
+    assert (option["securityType"], option["issuerCode"], option["gicsCode"], option["isin"]) == (
+        "Option",
+        "BHP",
+        None,
+        None,
+    )
+    assert all(row["securityDescription"].startswith("Sandbox ") for code, row in by_code.items() if code[0] == "Z")
     assert rows(api.get("/market-data/securities/v1", params={"exchanges": "NSX"})) == []
 
 
@@ -57,6 +67,58 @@ def test_information_of_securities(api: httpx.Client) -> None:
     assert (bhp["priceMultiplier"], bhp["minimumPriceStep"], lke["minimumPriceStep"]) == (0.01, 1, 0.1)
 
 
+def test_information_of_an_option(api: httpx.Client) -> None:
+    (option,) = rows(api.post(INFORMATION, json={"securities": ["CBAXY7.ASX@TM"]}))
+    terms = ("securityType", "callOrPut", "exercisePrice", "priceMultiplier", "sharesPerContract", "isin")
+    assert [option[name] for name in terms] == ["Option", "Put", 99990, 0.001, 100, None]
+    assert (option["underlyingInstrumentCode"], option["underlyingInstrumentExchange"]) == ("CBA", "ASX")
+    assert date.fromisoformat(option["maturityDate"]) > date(2030, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "multiplier"),
+    [
+        ("BHP", 0.01),
+        ("BHPXA7", 1),
+        ("BHPXB7", 0.01),
+        ("CBAXY7", 0.001),
+        ("Z0001", 1),
+        ("Z0002", 0.001),
+        ("Z0003", 0.0001),
+    ],
+)
+def test_each_security_has_its_own_multiplier(api: httpx.Client, code: str, multiplier: float) -> None:
+    asked = {"securities": [f"{code}.ASX@TM"]}
+    (information,) = rows(api.post(INFORMATION, json=asked))
+    (quote,) = api.post(QUOTES, json=asked).json()["quotes"]
+    assert information["priceMultiplier"] == quote["priceMultiplier"] == multiplier
+    assert quote["askPrice"] * multiplier < 300
+
+
+def test_a_quote_without_a_trade_has_null_fields(api: httpx.Client) -> None:
+    asked = {"securities": ["BHPXY7.ASX@TM", "BHPXA7.ASX@TM"]}
+    untraded, traded = api.post(QUOTES, json=asked).json()["quotes"]
+    assert set(untraded) == set(traded)
+    empty = {name for name, value in untraded.items() if value is None and traded[name] is not None}
+    assert empty == fields(
+        """lastPrice, openPrice, highPrice, lowPrice, movement, tradeDateTime, marketVwap, previousClosePrice"""
+    )
+    assert 0 < untraded["bidPrice"] < untraded["askPrice"]
+    series = {"frequency": "Daily", "dateFrom": "2026-01-05", "dateTo": "2026-01-09"}
+    assert rows(api.get(SERIES.replace("BHP", "BHPXY7"), params=series)) == []
+    day = {"dateTimeFrom": "2026-01-05", "dateTimeTo": "2026-01-06"}
+    assert rows(api.post(TRADES.replace("BHP", "BHPXY7"), json=day)) == []
+
+
+def test_every_security_of_the_list_is_quoted(api: httpx.Client) -> None:
+    listed = [f"{row['securityCode']}.ASX@TM" for row in rows(api.get("/market-data/securities/v1"))]
+    bodies = [
+        api.post(QUOTES, json={"securities": listed[at : at + 1000]}).json() for at in range(0, len(listed), 1000)
+    ]
+    assert [body["invalidSecurities"] for body in bodies] == [[], [], []]
+    assert [f"{quote['securityCode']}.ASX@TM" for body in bodies for quote in body["quotes"]] == listed
+
+
 def test_quotes_and_invalid_securities(api: httpx.Client) -> None:
     asked = [BHP, "bhp.ASX@TM", "NOPE.ASX@TM", "BHP", "BHP.NSX@TM", "BHP.ASX@XX", "", "MSB.ASX@TM", BHP]
     body = api.post(QUOTES, json={"securities": asked}).json()
@@ -68,7 +130,7 @@ def test_quotes_and_invalid_securities(api: httpx.Client) -> None:
         bidVolume, totalVolume, totalValue, highPrice, lastPrice, lowPrice, matchPrice, matchVolume,
         marketValue, marketVolume, movement, openPrice, quotationBasisCode, companyReportCode,
         tradingStatus, tradeCount, tradeDateTime, updateDateTime, previousClosePrice, priceMultiplier,
-        marketVwap"""
+        marketVwap, sandboxField"""
     )
     assert (bhp["securityCode"], bhp["exchange"], bhp["dataSource"]) == ("BHP", "ASX", "TM")
     assert (bhp["tradingStatus"], bhp["priceMultiplier"], msb["securityCode"]) == ("OPEN", 0.01, "MSB")
@@ -139,7 +201,7 @@ def test_daily_series(api: httpx.Client) -> None:
         timeSeriesDate, marketVwap, adjustmentFactor"""
     )
     days = [date.fromisoformat(bar["timeSeriesDate"]) for bar in bars]
-    expected = [date(2026, 1, 1) + timedelta(days=number) for number in range(14)]
+    expected = [date(2026, 1, 2) + timedelta(days=number) for number in range(13)]
     assert days == [day for day in expected if day.weekday() < 5]
     assert bars == rows(api.get(SERIES, params=params))
     for bar in bars:
@@ -153,9 +215,18 @@ def test_weekly_series(api: httpx.Client) -> None:
     daily = rows(api.get(SERIES, params={"frequency": "Daily"} | span))
     weekly = rows(api.get(SERIES, params={"frequency": "Weekly"} | span))
     assert [bar["timeSeriesDate"] for bar in weekly] == ["2026-01-02", "2026-01-09", "2026-01-14"]
-    assert weekly[0]["openPrice"] == daily[0]["openPrice"]
-    assert weekly[0]["closePrice"] == daily[1]["closePrice"]
+    assert weekly[1]["openPrice"] == daily[1]["openPrice"]
+    assert weekly[1]["closePrice"] == daily[5]["closePrice"]
     assert sum(bar["totalVolume"] for bar in weekly) == sum(bar["totalVolume"] for bar in daily)
+
+
+def test_no_bars_or_trades_on_a_public_holiday(api: httpx.Client) -> None:
+    easter = {"frequency": "Daily", "dateFrom": "2026-04-02", "dateTo": "2026-04-07"}
+    assert [bar["timeSeriesDate"] for bar in rows(api.get(SERIES, params=easter))] == ["2026-04-02", "2026-04-07"]
+    friday = {"dateTimeFrom": "2026-04-03T00:00:00", "dateTimeTo": "2026-04-03T23:59:59"}
+    assert rows(api.post(TRADES, json=friday)) == []
+    params = {"frequency": "Minutes", "consolidationInterval": 60} | friday
+    assert rows(api.get(INTRADAY, params=params)) == []
 
 
 def test_series_never_reach_the_future_or_the_time_before_listing(api: httpx.Client) -> None:

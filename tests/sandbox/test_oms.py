@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
+
+from openmarkets_provider.sandbox.accounts import ACCOUNTS, fills, trade_record
+from openmarkets_provider.sandbox.orders import filled
 
 ACCOUNT, PORTFOLIO = "SBX0001", "SBX0001P"
 DETAILS, CASH, POSITIONS = (
@@ -39,6 +42,25 @@ def fields(text: str) -> set[str]:
     return set(text.replace("\n", " ").replace(",", " ").split())
 
 
+ORDER_FIELDS = fields(
+    """rootParentOrderNumber, orderNumber, parentOrderNumber, accountCode, securityCode, exchange, destination,
+    subDestination, pricingInstructions, orderState, lastAction, actionStatus, orderVolume, orderPrice,
+    remainingVolume, doneVolumeTotal, doneValueTotal, averagePrice, lifetime, currency, expiryDateTime,
+    stateDescription, createDateTime, updateDateTime, destinationOrderNumber, side, priceMultiplier,
+    postTradeStatus, notes"""
+)
+
+
+def first_orders(api: httpx.Client, account: str = ACCOUNT, **params: str) -> list[dict[str, Any]]:
+    """Return the account's orders without those behind its fills, of which there may be another at any moment."""
+    listed = rows(api.get(ORDERS.replace(ACCOUNT, account), params=params))
+    return [found for found in listed if found["orderNumber"] < 100_000]
+
+
+def child(order: dict[str, Any]) -> bool:
+    return order["parentOrderNumber"] is not None
+
+
 def create(api: httpx.Client, **changes: object) -> int:
     reply = api.post("/oms/orders/v4", json=LIMIT | changes)
     assert reply.status_code == 200, reply.text
@@ -58,10 +80,26 @@ def test_accounts_and_their_portfolios(api: httpx.Client) -> None:
         "accountName": "Sandbox account 1",
         "accountDesignation": None,
     }
+    assert [account["accountCode"] for account in accounts] == ["SBX0001", "SBX0002", "SBX0003"]
     links = rows(api.get("/oms/accounts/portfoliolinks/v1"))
-    assert [link["accountCode"] for link in links] == [account["accountCode"] for account in accounts]
     assert set(links[0]) == fields("accountCode, portfolioCode, accessType, linkRemoved, linkSequenceNumber")
-    assert links[0]["portfolioCode"] == PORTFOLIO
+    assert [(link["accountCode"], link["portfolioCode"]) for link in links if not link["linkRemoved"]] == [
+        ("SBX0001", "SBX0001P"),
+        ("SBX0001", "SBX0001Q"),
+        ("SBX0002", "SBX0002P"),
+        ("SBX0003", "SBX0003P"),
+        ("SBX0003", "SBX0002P"),
+    ]
+    assert [(link["accountCode"], link["portfolioCode"]) for link in links if link["linkRemoved"]] == [
+        ("SBX0002", "SBX0009P")
+    ]
+
+
+def test_every_linked_portfolio_is_known(api: httpx.Client) -> None:
+    codes = {link["portfolioCode"] for link in rows(api.get("/oms/accounts/portfoliolinks/v1"))}
+    for path in (DETAILS, CASH, POSITIONS):
+        found = rows(api.post(path, json={"portfolioCodes": sorted(codes)}))
+        assert {row["portfolioCode"] for row in found} == codes
 
 
 def test_portfolio_details(api: httpx.Client) -> None:
@@ -93,11 +131,26 @@ def test_cash_is_worth_the_positions(api: httpx.Client) -> None:
         """accountCode, portfolioCode, securityCode, exchange, underlyingSecurityCode,
         underlyingExchange, createDateTime, updateDateTime, volumeStartOfDay, averagePriceStartOfDay,
         averagePrice, buyVolume, sellVolume, availableVolume, costValue, marketValue, totalProfit,
-        todayProfit, closedProfit, actualVolume, shortSellVolume, securityType"""
+        todayProfit, closedProfit, actualVolume, shortSellVolume, securityType, sandboxField"""
     )
+    shares = {"securities": [f"{row['securityCode']}.ASX@TM" for row in positions]}
+    information = rows(api.post("/market-data/securities/information/v2", json=shares))
+    multipliers = {row["securityCode"]: row["priceMultiplier"] for row in information}
+    assert {0.01, 1, 0.001} == set(multipliers.values())
     for row in positions:
-        assert row["costValue"] == pytest.approx(row["averagePrice"] * row["actualVolume"] / 100)
+        cost = row["averagePrice"] * row["actualVolume"] * multipliers[row["securityCode"]]
+        assert row["costValue"] == pytest.approx(cost)
         assert row["marketValue"] - row["costValue"] == pytest.approx(row["totalProfit"])
+    for account in cash:
+        held = [row["marketValue"] for row in positions if row["portfolioCode"] == account["portfolioCode"]]
+        assert account["totalNonCfdMarketValue"] == pytest.approx(sum(held), rel=0.02)  # the session may move
+
+
+def test_a_holding_of_an_option_names_its_underlying(api: httpx.Client) -> None:
+    positions = rows(api.post(POSITIONS, json={"portfolioCodes": ["SBX0001Q"]}))
+    (option,) = (row for row in positions if row["securityType"] == "Option")
+    names = ("securityCode", "underlyingSecurityCode", "underlyingExchange")
+    assert [option[name] for name in names] == ["BHPXA7", "BHP", "ASX"]
 
 
 @pytest.mark.parametrize("path", [DETAILS, CASH, POSITIONS])
@@ -124,23 +177,71 @@ def test_trades_of_an_account(api: httpx.Client) -> None:
     assert rows(api.get(TRADES, params=only)) == [first]
 
 
-def test_finished_orders_are_behind_the_trades(api: httpx.Client) -> None:
-    now = datetime.now(ZoneInfo("Australia/Sydney")).replace(tzinfo=None)
-    span = {"dateTimeFrom": str(now - timedelta(days=7)), "dateTimeTo": str(now)}
-    trades = {trade["orderNumber"]: trade for trade in rows(api.get(TRADES, params=span))}
-    params = {"orderFilter": "AllOrdersForTheLast3Days", "includeChildOrders": "true"}
-    for found in rows(api.get(ORDERS, params=params)):
-        assert set(found) == fields(
-            """rootParentOrderNumber, orderNumber, parentOrderNumber, accountCode, securityCode,
-            exchange, destination, subDestination, pricingInstructions, orderState, lastAction,
-            actionStatus, orderVolume, orderPrice, remainingVolume, doneVolumeTotal, doneValueTotal,
-            averagePrice, lifetime, currency, expiryDateTime, stateDescription, createDateTime,
-            updateDateTime, destinationOrderNumber, side, priceMultiplier, postTradeStatus, notes"""
-        )
-        trade = trades[found["orderNumber"]]
-        assert (found["orderState"], found["remainingVolume"]) == ("INACTIVE", 0)
-        assert found["doneVolumeTotal"] == found["orderVolume"] == trade["tradeVolume"]
-        assert found["doneValueTotal"] == pytest.approx(trade["tradeValue"])
+def test_trades_carry_their_securitys_multiplier(api: httpx.Client) -> None:
+    span = {"dateTimeFrom": "2026-04-01T00:00:00", "dateTimeTo": "2026-04-07T23:59:59"}
+    trades = rows(api.get(TRADES.replace(ACCOUNT, "SBX0003"), params=span))
+    assert [trade["tradeDateTime"][:10] for trade in trades[::2]] == ["2026-04-01", "2026-04-02", "2026-04-07"]
+    for trade in trades:
+        assert (trade["securityCode"], trade["priceMultiplier"]) == ("Z0002", 0.001)
+        assert trade["tradeValue"] == pytest.approx(trade["tradePrice"] * trade["tradeVolume"] * 0.001)
+
+
+def test_finished_orders_are_behind_the_trades() -> None:
+    # a Thursday noon: the fills of the three days before and some of the day itself
+    now = datetime.fromisoformat("2026-01-08T12:00")
+    for account in ACCOUNTS.values():
+        made = {fill.order_number: trade_record(fill) for fill in fills(account, now - timedelta(days=7), now)}
+        finished = [order.record() for order in filled(account, now)]
+        assert 6 <= len(finished) <= 8
+        for found in finished:
+            assert set(found) == ORDER_FIELDS
+            trade = made[found["orderNumber"]]
+            assert (found["orderState"], found["remainingVolume"]) == ("INACTIVE", 0)
+            assert found["doneVolumeTotal"] == found["orderVolume"] == trade["tradeVolume"]
+            assert found["doneValueTotal"] == pytest.approx(trade["tradeValue"])
+            assert found["averagePrice"] == trade["tradePrice"]
+
+
+@pytest.mark.parametrize("account", ["SBX0001", "SBX0002", "SBX0003"])
+def test_orders_of_every_state_are_there_at_the_start(api: httpx.Client, account: str) -> None:
+    names = ("orderState", "lastAction", "actionStatus", "doneVolumeTotal", "orderVolume")
+    identity = ("orderNumber", *names)
+    known = first_orders(api, account)
+    assert all(set(found) == ORDER_FIELDS for found in known)
+    first = {found["securityCode"]: found for found in known if not child(found)}
+    assert {code: tuple(found[name] for name in names) for code, found in first.items()} == {
+        "BHP": ("ACTIVE", "CREATE", "OK", 200, 500),
+        "CBA": ("ACTIVE", "CREATE", "OK", 0, 500),
+        "Z0003": ("ACTIVE", "CREATE", "OK", 0, 500),
+        "WES": ("INACTIVE", "CREATE", "OK", 0, 500),
+        "RIO": ("ACTIVE", "CANCEL", "OK", 0, 500),
+        "TLS": ("ACTIVE", "PURGE", "OK", 0, 500),
+        "NAB": ("ACTIVE", "CREATE", "OK", 500, 500),
+        "ANZ": ("PENDING", "CREATE", "FAILED", 0, 500),
+        "WBC": ("PENDING", "CREATE", "DENIED", 0, 500),
+        "QAN": ("PENDING", "CREATE", "PENDING", 0, 500),
+    }
+    assert (first["CBA"]["pricingInstructions"], first["CBA"]["orderPrice"]) == ("Market", None)
+    assert first["Z0003"]["priceMultiplier"] == 0.0001
+    (only_child,) = filter(child, known)
+    parent = first["BHP"]["orderNumber"]
+    assert (only_child["parentOrderNumber"], only_child["rootParentOrderNumber"]) == (parent, parent)
+    assert first["BHP"]["doneValueTotal"] == pytest.approx(first["BHP"]["averagePrice"] * 200 * 0.01)
+    for found in first.values():
+        reply = api.delete(f"/oms/orders/{found['orderNumber']}/v1")
+        assert reply.status_code == (200 if found["securityCode"] in ("BHP", "CBA", "Z0003") else 409)
+    api.post("/_sandbox/reset")
+    again = first_orders(api, account)
+    assert [[found[name] for name in identity] for found in again] == [
+        [found[name] for name in identity] for found in known
+    ]
+
+
+def test_child_orders_may_be_left_out(api: httpx.Client) -> None:
+    everything = first_orders(api)
+    without = first_orders(api, includeChildOrders="false")
+    assert without == [found for found in everything if not child(found)]
+    assert len(everything) == len(without) + 1
 
 
 @pytest.mark.parametrize(
@@ -197,6 +298,20 @@ def test_orders_belong_to_their_account_and_end_with_a_reset(api: httpx.Client) 
     assert create(api) == first
 
 
+def test_an_order_of_another_multiplier_has_a_native_price(api: httpx.Client) -> None:
+    created = order(api, create(api, securityCode="Z0001", orderPrice=0.075))
+    assert (created["orderPrice"], created["priceMultiplier"]) == (0.075, 1)
+
+
+def test_an_order_cannot_be_amended_below_what_is_done(api: httpx.Client) -> None:
+    assert api.put("/oms/orders/1001/v4", json={"orderVolume": 199}).status_code == 400
+    assert order(api, 1001)["lastAction"] == "CREATE"
+    assert api.put("/oms/orders/1001/v4", json={"pricingInstruction": "Market"}).status_code == 200
+    amended = order(api, 1001)
+    assert (amended["orderPrice"], amended["remainingVolume"]) == (None, 300)
+    assert amended["doneValueTotal"] == pytest.approx(amended["averagePrice"] * 200 * 0.01)
+
+
 def test_an_unknown_order_cannot_be_changed(api: httpx.Client) -> None:
     assert api.put("/oms/orders/7/v4", json={}).status_code == 404
     assert api.delete("/oms/orders/7/v1").status_code == 404
@@ -250,3 +365,9 @@ def test_wrong_orders(api: httpx.Client, changes: dict[str, object]) -> None:
         amended = api.put(f"/oms/orders/{number}/v4", json={"orderPrice": 4400} | changes)
         assert amended.status_code == 400
         assert order(api, number)["lastAction"] == "CREATE"
+
+
+def test_a_price_beyond_all_numbers_is_refused(api: httpx.Client) -> None:
+    text = json.dumps(LIMIT).replace("4400.5", "1e400")
+    assert "1e400" in text
+    assert api.post("/oms/orders/v4", content=text).status_code == 400

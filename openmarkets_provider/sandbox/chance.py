@@ -1,0 +1,11 @@
+"""Chance that is the same in every run: numbers that depend on texts alone."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def share_of(*parts: object) -> float:
+    """Return a number in [0, 1) that depends on the parts alone."""
+    digest = hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64

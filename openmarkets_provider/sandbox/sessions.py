@@ -1,0 +1,174 @@
+"""Made-up trading sessions: pure functions of a security and a day.
+
+A session's prices and volumes are drawn at once, so that a bar of it needs no records of its trades. Prices are
+held in points, hundredths of a cent, and times are exchange time without an offset. Shares trade from 10:00 to
+16:00 on every day on which the exchange does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from operator import mul
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from openmarkets_provider.sandbox.chance import share_of
+from openmarkets_provider.sandbox.securities import LISTED, Security
+from openmarkets_provider.sandbox.trading_days import is_trading_day, trading_day_before, trading_days
+
+EXCHANGE_ZONE = ZoneInfo("Australia/Sydney")
+FIRST_DAY = date.fromisoformat(LISTED)
+SESSION_START = time(10)
+
+_SESSION_MILLISECONDS = 6 * 3600 * 1000
+_MILLISECOND = timedelta(milliseconds=1)
+_FEWEST_TRADES, _MOST_TRADES = 40, 80
+
+
+class Trade(NamedTuple):
+    """One trade; the price is in points."""
+
+    number: int
+    at: datetime
+    price: int
+    volume: int
+
+
+class Session(NamedTuple):
+    """The trades of a security on a day, or the first of them; `planned` is how many the whole day has."""
+
+    day: date
+    planned: int
+    prices: list[int]
+    volumes: list[int]
+
+    @property
+    def start(self) -> datetime:
+        """When the exchange opens."""
+        return datetime.combine(self.day, SESSION_START)
+
+    def until(self, moment: datetime) -> Session:
+        """Return the session as it was at a moment."""
+        count = bisect_right(range(len(self.prices)), (moment - self.start) // _MILLISECOND, key=self._offset)
+        return self._replace(prices=self.prices[:count], volumes=self.volumes[:count])
+
+    def trade(self, index: int) -> Trade:
+        """Return a trade by its place in the session."""
+        return Trade(
+            number=int(f"{self.day:%Y%m%d}0001") + index,
+            at=self.start + self._offset(index) * _MILLISECOND,
+            price=self.prices[index],
+            volume=self.volumes[index],
+        )
+
+    def trades(self) -> Iterator[Trade]:
+        """Yield the trades in order of time."""
+        return map(self.trade, range(len(self.prices)))
+
+    def _offset(self, index: int) -> int:
+        return _SESSION_MILLISECONDS * index // self.planned
+
+
+def exchange_now() -> datetime:
+    """Return the present exchange time, without an offset."""
+    return datetime.now(EXCHANGE_ZONE).replace(tzinfo=None)
+
+
+def to_gmt(moment: datetime) -> str:
+    """Return an exchange time as UTC, written without an offset."""
+    return stamp(moment.replace(tzinfo=EXCHANGE_ZONE).astimezone(UTC).replace(tzinfo=None))
+
+
+def stamp(moment: datetime) -> str:
+    """Write a time as the APIs do."""
+    return moment.isoformat(timespec="milliseconds")
+
+
+def tick(points: float) -> int:
+    """Return the exchange's price step: 0.1 cent below 10 cents, half a cent below 2 dollars, else a cent."""
+    if points < 1000:
+        return 10
+    return 50 if points < 20_000 else 100
+
+
+def snap(points: float) -> int:
+    """Return the nearest price that the exchange allows."""
+    step = tick(points)
+    return max(step, round(points / step) * step)
+
+
+def lot(security: Security) -> int:
+    """Return a number of shares that is worth about a thousand dollars."""
+    return max(1, 100_000 // security.base)
+
+
+def worth(prices: Iterable[int], volumes: Iterable[int]) -> int:
+    """Return what volumes are worth at their prices, in points."""
+    return sum(map(mul, prices, volumes))
+
+
+@lru_cache(maxsize=16_384)
+def close_price(security: Security, day: date) -> int:
+    """Return the day's last price: two slow waves and some noise around the base price."""
+    slow, fast = _phases(security)
+    number = day.toordinal()
+    wave = (
+        0.10 * math.sin(math.tau * (number / 251 + slow))
+        + 0.04 * math.sin(math.tau * (number / 23 + fast))
+        + 0.012 * (share_of(security.code, number) - 0.5)
+    )
+    return snap(security.base_price * (1 + wave))
+
+
+@lru_cache(maxsize=4096)
+def session_of(security: Security, day: date) -> Session:
+    """Return the whole session of a trading day."""
+    if not security.traded:
+        return Session(day, 0, [], [])
+    noise = hashlib.shake_128(f"{security.code} {day}".encode()).digest(2 + 2 * _MOST_TRADES)
+    count = _FEWEST_TRADES + noise[0] * (_MOST_TRADES - _FEWEST_TRADES) // 256
+    opening = close_price(security, trading_day_before(day)) * (1 + (noise[1] - 128) / 32_000)
+    closing = close_price(security, day)
+    # one step for the day, right at its highest price: a coarser step is a multiple of any finer one
+    step = tick(max(opening, closing) * 1.01)
+    first, rise = opening / step, (closing - opening) / step / (count - 1)
+    # a byte moves a price by 0.6 % at most
+    prices = [
+        step * round((first + rise * index) * (0.994 + byte / 21_333))
+        for index, byte in enumerate(noise[2 : 2 + count])
+    ]
+    prices[0], prices[-1] = snap(opening), closing
+    unit = lot(security)
+    volumes = [unit * (1 + byte % 40) for byte in noise[-count:]]
+    return Session(day, count, prices, volumes)
+
+
+def sessions(security: Security, first: date, last: date, now: datetime) -> Iterator[Session]:
+    """Yield the sessions from first to last, both included, as far as they have got."""
+    for day in trading_days(max(first, FIRST_DAY), min(last, now.date())):
+        session = session_of(security, day)
+        yield session.until(now) if day == now.date() else session
+
+
+def current_session(security: Security, now: datetime) -> Session:
+    """Return the session that is open, as far as it has got, or the last one."""
+    day = now.date()
+    if not is_trading_day(day) or now.time() < SESSION_START:
+        day = trading_day_before(day)
+    return session_of(security, day).until(now)
+
+
+def trades_between(security: Security, first: datetime, last: datetime) -> Iterator[Trade]:
+    """Yield the trades from first to last, both included."""
+    for session in sessions(security, first.date(), last.date(), last):
+        yield from (trade for trade in session.trades() if first <= trade.at)
+
+
+@lru_cache(maxsize=4096)
+def _phases(security: Security) -> tuple[float, float]:
+    return share_of(security.code, "slow"), share_of(security.code, "fast")
