@@ -4,18 +4,58 @@ A query is plain data. The hook, the operator and the sensor take any; it can ho
 of upstream tasks, be mapped with ``.expand(query=[...])``, and be kept in XCom. Literal arguments are checked at
 once, while the DAG is parsed; everything is checked again when the query runs.
 
-Securities are written ``CODE.EXCHANGE@DATASOURCE``, such as ``BHP.ASX@TM``. ``BHP`` and ``BHP.ASX`` are
-completed with the exchange ``ASX`` and the data source ``TM``.
+**Securities** are written ``CODE.EXCHANGE@DATASOURCE``, such as ``BHP.ASX@TM``. ``BHP`` and ``BHP.ASX`` are
+completed with the exchange ``ASX`` and the data source ``TM``. Name them, as a list or as a text with commas or
+blanks between them, or give ``exchange`` instead, for all that the exchange lists at the time of the range (or today).
+
+**Accounts and portfolios**: give account codes or portfolio codes, or neither for all that the client sees. Where the
+API takes the other ones, the links between them are looked up; removed links are left out.
+
+**Ranges** are half-open, [start, end). A bound is a date, a datetime, pendulum's too, an ISO 8601 text, or a template
+such as ``"{{ data_interval_start }}"``. Without an offset it is exchange time (Australia/Sydney), and a date is its
+midnight there.
+
+**Rows**: every query but ``request`` gives a list of dicts with the columns that ``docs/queries.md`` lists: names in
+snake_case, prices as Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times
+as aware datetimes in UTC, dates as dates; what the API leaves out is None, and fields that are not known are
+kept. With ``raw=True`` they are the API's own records, untouched: native prices (commonly cents), times as they are
+written, and around a range perhaps a little more than was asked for.
+
+Every function raises OpenmarketsQueryError when a literal argument is malformed; the text names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
+from openmarkets_provider.client.arguments import listed
 from openmarkets_provider.client.planning import Query, check
+from openmarkets_provider.client.ranges import to_text
 
-__all__ = ["Query", "accounts", "quotes", "request", "securities"]
+__all__ = [
+    "Query",
+    "accounts",
+    "cash",
+    "depth",
+    "intraday_time_series",
+    "order_trades",
+    "orders",
+    "portfolio_details",
+    "portfolio_links",
+    "positions",
+    "quotes",
+    "request",
+    "securities",
+    "security_information",
+    "time_series",
+    "trades",
+]
+
+Codes = Sequence[str] | str | None
+Moment = date | str
+"""A date, a datetime, or an ISO 8601 text."""
 
 
 def request(
@@ -40,47 +80,300 @@ def request(
         known to only read. A call that creates, amends or cancels must never be repeated.
     :raises OpenmarketsQueryError: an argument is malformed.
     """
-    return check(
-        {
-            "endpoint": "request",
-            "api": api,
-            "method": method,
-            "path": path,
-            "params": params,
-            "json": json,
-            "safe_to_repeat": safe_to_repeat,
-        }
+    return _query("request", api=api, method=method, path=path, params=params, json=json, safe_to_repeat=safe_to_repeat)
+
+
+def securities(exchange: str = "ASX", *, raw: bool = False) -> Query:
+    """List the securities of an exchange.
+
+    Makes one call, ``GET securities/v1`` of the market data API (scope ``market-data-api``).
+
+    :param exchange: exchange code.
+    :param raw: the API's own records instead of rows.
+    """
+    return _query("securities", exchange=exchange, raw=raw)
+
+
+def security_information(
+    securities: Codes = None, *, exchange: str | None = None, on_invalid: str = "error", raw: bool = False
+) -> Query:
+    """Get what stays the same about securities from day to day: lot size, option terms, price multiplier.
+
+    Makes calls of ``POST securities/information/v2`` of the market data API, 1000 securities each, every one asked
+    for once. Rows are in the order of the replies.
+
+    :param securities: see the module.
+    :param exchange: instead of securities.
+    :param on_invalid: securities that the API does not know are an ``error``, or are left out with a log line
+        (``warn``).
+    :param raw: the API's own records instead of rows.
+    """
+    return _query("security_information", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
+
+
+def quotes(
+    securities: Codes = None, *, exchange: str | None = None, on_invalid: str = "error", raw: bool = False
+) -> Query:
+    """Get current quotes.
+
+    Makes calls of ``POST pricing/quotes/v3`` of the market data API, 1000 securities each (a number inferred from that
+    of security information), every one asked for once. Rows are in the order of the replies.
+
+    :param securities: see the module.
+    :param exchange: instead of securities.
+    :param on_invalid: securities that the API does not know are an ``error``, or are left out with a log line
+        (``warn``).
+    :param raw: the API's own records instead of rows.
+    """
+    return _query("quotes", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
+
+
+def depth(
+    securities: Codes = None,
+    *,
+    exchange: str | None = None,
+    levels: int = 10,
+    on_invalid: str = "error",
+    raw: bool = False,
+) -> Query:
+    """Get the order book by price.
+
+    Makes one call of ``GET pricing/depth/{security}/v1`` of the market data API for each security, and before them
+    ``POST securities/information/v2`` for the price multipliers. A row is one level; level 1 is the best price.
+
+    :param securities: see the module.
+    :param exchange: instead of securities.
+    :param levels: most price levels of each side, 1 to 100.
+    :param on_invalid: a security that the API does not know (404) is an ``error``, or is left out with a log line
+        (``warn``).
+    :param raw: the API's own records instead of rows; they do not name their security.
+    """
+    return _query("depth", securities=securities, exchange=exchange, levels=levels, on_invalid=on_invalid, raw=raw)
+
+
+def time_series(
+    securities: Codes = None,
+    *,
+    start: Moment,
+    end: Moment,
+    exchange: str | None = None,
+    frequency: str = "Daily",
+    on_invalid: str = "error",
+    raw: bool = False,
+) -> Query:
+    """Get daily or weekly bars.
+
+    Makes one call of ``GET pricing/timeseries/{security}/v2`` of the market data API for each security, and before
+    them ``POST securities/information/v2`` for the price multipliers. Rows are in the order of the securities, and of
+    the replies.
+
+    :param securities: see the module.
+    :param start: the first exchange day; of a moment, the day that it is in at the exchange.
+    :param end: the exchange day after the last one; of a moment, the day that it is in, which is not part of the range.
+    :param exchange: instead of securities.
+    :param frequency: ``Daily`` or ``Weekly``. Of weekly bars ask for whole weeks, Monday to Monday.
+    :param on_invalid: a security that the API does not know (404) is an ``error``, or is left out with a log line
+        (``warn``).
+    :param raw: the API's own records instead of rows; they do not name their security.
+    """
+    return _query(
+        "time_series",
+        securities=securities,
+        exchange=exchange,
+        start=to_text(start),
+        end=to_text(end),
+        frequency=frequency,
+        on_invalid=on_invalid,
+        raw=raw,
     )
 
 
-def quotes(securities: Sequence[str] | str) -> Query:
-    """Get current quotes (``POST pricing/quotes/v3`` of the market data API, scope ``market-data-api``).
+def intraday_time_series(
+    securities: Codes = None,
+    *,
+    start: Moment,
+    end: Moment,
+    interval: int,
+    exchange: str | None = None,
+    on_invalid: str = "error",
+    raw: bool = False,
+) -> Query:
+    """Get bars of some minutes each.
 
-    Its result is a list of quotes as the API gives them, in the order of the reply: prices in native units
-    (price in dollars = price x ``priceMultiplier`` of the same quote), times without an offset in exchange
-    time (Australia/Sydney). Securities that the API does not know are an error.
+    Makes calls of ``GET pricing/timeseriesintraday/{security}/v1`` of the market data API, and before them
+    ``POST securities/information/v2`` for the price multipliers. One call asks for 7 days at most where the interval is
+    below 10 minutes, for 30 up to 30 minutes, else for 60; none for what lies in the future. Rows are in the order of
+    the securities, then of time; a bar that two calls give is there once.
 
-    :param securities: a list, or a text with the securities separated by commas or blanks. Asked for once
-        each, 1000 a call.
-    :raises OpenmarketsQueryError: a security is malformed, or there is none.
+    :param securities: see the module.
+    :param start: bars from this time on, by the time that the API gives them.
+    :param end: bars before this time.
+    :param interval: minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
+    :param exchange: instead of securities.
+    :param on_invalid: a security that the API does not know (404) is an ``error``, or is left out with a log line
+        (``warn``).
+    :param raw: the API's own records instead of rows; they do not name their security.
     """
-    return check({"endpoint": "quotes", "securities": securities})
+    return _query(
+        "intraday_time_series",
+        securities=securities,
+        exchange=exchange,
+        start=to_text(start),
+        end=to_text(end),
+        interval=interval,
+        on_invalid=on_invalid,
+        raw=raw,
+    )
 
 
-def securities(exchange: str = "ASX") -> Query:
-    """List the securities of an exchange (``GET securities/v1`` of the market data API).
+def trades(
+    securities: Codes = None,
+    *,
+    start: Moment,
+    end: Moment,
+    exchange: str | None = None,
+    on_invalid: str = "error",
+    raw: bool = False,
+) -> Query:
+    """Get the market's trades.
 
-    Its result is a list of securities as the API gives them.
+    Makes one call of ``POST pricing/trades/{security}/v2`` of the market data API for each security and exchange day
+    (none for days that lie in the future), and before them ``POST securities/information/v2`` for the price
+    multipliers. Rows are in the order of the securities, then of time; a trade that two calls give is there once.
 
-    :param exchange: exchange code.
-    :raises OpenmarketsQueryError: the exchange is malformed.
+    :param securities: see the module.
+    :param start: trades from this time on.
+    :param end: trades before this time.
+    :param exchange: instead of securities.
+    :param on_invalid: a security that the API does not know (404) is an ``error``, or is left out with a log line
+        (``warn``).
+    :param raw: the API's own records instead of rows.
     """
-    return check({"endpoint": "securities", "exchange": exchange})
+    return _query(
+        "trades",
+        securities=securities,
+        exchange=exchange,
+        start=to_text(start),
+        end=to_text(end),
+        on_invalid=on_invalid,
+        raw=raw,
+    )
 
 
-def accounts() -> Query:
-    """List the order accounts that the client can see (``GET accounts/v1`` of the OMS API, scope ``oms-api``).
+def accounts(*, raw: bool = False) -> Query:
+    """List the order accounts that the client sees.
 
-    Its result is a list of accounts as the API gives them.
+    Makes one call, ``GET accounts/v1`` of the OMS API (scope ``oms-api``).
+
+    :param raw: the API's own records instead of rows.
     """
-    return check({"endpoint": "accounts"})
+    return _query("accounts", raw=raw)
+
+
+def portfolio_links(*, raw: bool = False) -> Query:
+    """List the links between accounts and portfolios, removed ones too.
+
+    Makes one call, ``GET accounts/portfoliolinks/v1`` of the OMS API.
+
+    :param raw: the API's own records instead of rows.
+    """
+    return _query("portfolio_links", raw=raw)
+
+
+def portfolio_details(
+    accounts: Codes = None,
+    *,
+    portfolios: Codes = None,
+    include_same_cash_account: bool = False,
+    raw: bool = False,
+) -> Query:
+    """Get names and cash accounts of portfolios.
+
+    Makes calls of ``POST portfolios/details/by-portfolio/v2`` of the OMS API, 1000 portfolios each (an inferred
+    number), and before them ``GET accounts/portfoliolinks/v1`` unless portfolios are given.
+
+    :param accounts: see the module.
+    :param portfolios: instead of accounts.
+    :param include_same_cash_account: portfolios with the same cash account, too.
+    :param raw: the API's own records instead of rows.
+    """
+    return _query(
+        "portfolio_details",
+        accounts=accounts,
+        portfolios=portfolios,
+        include_same_cash_account=include_same_cash_account,
+        raw=raw,
+    )
+
+
+def cash(accounts: Codes = None, *, portfolios: Codes = None, raw: bool = False) -> Query:
+    """Get the cash of portfolios.
+
+    Makes calls of ``POST portfolios/cash/by-portfolio/v2`` of the OMS API, 1000 portfolios each (an inferred
+    number), and before them ``GET accounts/portfoliolinks/v1`` unless portfolios are given.
+
+    :param accounts: see the module.
+    :param portfolios: instead of accounts.
+    :param raw: the API's own records instead of rows.
+    """
+    return _query("cash", accounts=accounts, portfolios=portfolios, raw=raw)
+
+
+def positions(accounts: Codes = None, *, portfolios: Codes = None, raw: bool = False) -> Query:
+    """Get the holdings of portfolios.
+
+    Makes calls of ``POST portfolios/positions/v2`` of the OMS API, 1000 portfolios each (an inferred number), before
+    them ``GET accounts/portfoliolinks/v1`` unless portfolios are given, and after them
+    ``POST securities/information/v2`` of the market data API for the price multipliers, which positions lack. Without
+    the scope ``market-data-api`` 0.01 is taken for them, with a warning. That average prices are in native units, as
+    other prices are, is inferred.
+
+    :param accounts: see the module.
+    :param portfolios: instead of accounts.
+    :param raw: the API's own records instead of rows.
+    """
+    return _query("positions", accounts=accounts, portfolios=portfolios, raw=raw)
+
+
+def orders(
+    accounts: Codes = None, *, portfolios: Codes = None, include_child_orders: bool = True, raw: bool = False
+) -> Query:
+    """List the orders of the last three days.
+
+    Makes one call of ``GET orders/by-account/{account}/v4`` of the OMS API for each account; before them
+    ``GET accounts/v1`` when neither accounts nor portfolios are given, ``GET accounts/portfoliolinks/v1`` when
+    portfolios are. The column ``state`` says what has become of the order: ``working``, ``finished``, ``failed`` or
+    ``pending``.
+
+    :param accounts: see the module.
+    :param portfolios: instead of accounts.
+    :param include_child_orders: orders that others were split into, too.
+    :param raw: the API's own records instead of rows.
+    """
+    return _query(
+        "orders", accounts=accounts, portfolios=portfolios, include_child_orders=include_child_orders, raw=raw
+    )
+
+
+def order_trades(
+    accounts: Codes = None, *, start: Moment, end: Moment, portfolios: Codes = None, raw: bool = False
+) -> Query:
+    """List the trades of accounts.
+
+    Makes one call of ``GET trades/by-account/{account}/v1`` of the OMS API for each account; before them
+    ``GET accounts/v1`` when neither accounts nor portfolios are given, ``GET accounts/portfoliolinks/v1`` when
+    portfolios are.
+
+    :param accounts: see the module.
+    :param start: trades from this time on.
+    :param end: trades before this time.
+    :param portfolios: instead of accounts.
+    :param raw: the API's own records instead of rows.
+    """
+    return _query(
+        "order_trades", accounts=accounts, portfolios=portfolios, start=to_text(start), end=to_text(end), raw=raw
+    )
+
+
+def _query(endpoint: str, **arguments: Any) -> Query:
+    return check({"endpoint": endpoint} | {name: listed(value) for name, value in arguments.items()})

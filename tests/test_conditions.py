@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,7 +12,19 @@ from hypothesis import strategies as st
 from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
-QUOTES = [{"securityCode": "BHP", "lastPrice": 4512.5}, {"securityCode": "CBA", "lastPrice": None}]
+QUOTES = [
+    {
+        "security_code": "BHP",
+        "last_price": Decimal("45.125"),
+        "ask_volume": 500,
+        "trade_date_time": datetime(2026, 1, 4, 23, 0, 0, 123000, tzinfo=UTC),
+        "first_listed_date": date(2000, 1, 4),
+        "link_removed": False,
+        "condition_codes": {"nested": [Decimal("0.5"), date(2026, 1, 5)]},
+    },
+    {"security_code": "CBA", "last_price": None},
+]
+"""Rows as queries give them: decimals, dates and times."""
 
 
 class Later:
@@ -21,15 +36,59 @@ class Later:
     ("condition", "result", "value"),
     [
         ("length(@)", QUOTES, 2),
-        ("[?securityCode=='BHP'].lastPrice | [0]", QUOTES, 4512.5),
-        ("[?lastPrice > `4000`].securityCode", QUOTES, ["BHP"]),
-        ("[0].{code: securityCode}", QUOTES, {"code": "BHP"}),
+        ("[?security_code=='BHP'].last_price | [0]", QUOTES, 45.125),
+        ("[?last_price > `45`].security_code", QUOTES, ["BHP"]),
+        ("[0].{code: security_code}", QUOTES, {"code": "BHP"}),
         ("@", "text", "text"),
         ("@ == `false`", False, True),
     ],
 )
 def test_a_condition_gives_a_value(condition: str, result: Any, value: Any):
     assert evaluate(condition, result) == value
+
+
+@pytest.mark.parametrize(
+    ("condition", "value"),
+    [
+        ("[0].last_price", 45.125),
+        ("[0].ask_volume", 500),
+        ("[0].trade_date_time", "2026-01-04T23:00:00.123000+00:00"),
+        ("[0].first_listed_date", "2000-01-04"),
+        ("[0].link_removed", False),
+        ("[1].last_price", None),
+        ("[0].condition_codes.nested", [0.5, "2026-01-05"]),
+        ("[?starts_with(trade_date_time || '', '2026-01-04')].security_code", ["BHP"]),
+        ("sum([].last_price | [?@ != `null`])", 45.125),
+    ],
+)
+def test_rows_are_seen_as_json(condition: str, value: Any):
+    seen = evaluate(condition, QUOTES)
+    assert (type(seen), seen) == (type(value), value)
+
+
+def test_what_a_condition_gives_is_json_and_the_rows_stay_as_they_are():
+    before = str(QUOTES)
+    assert json.loads(json.dumps(evaluate("@", QUOTES), allow_nan=False)) == evaluate("@", QUOTES)
+    assert str(QUOTES) == before
+    assert type(QUOTES[0]["last_price"]) is Decimal
+
+
+def test_times_can_be_compared_by_a_sort_of_their_texts():
+    rows = [{"time": datetime(2026, 1, day, tzinfo=UTC)} for day in (5, 9, 7)]
+    assert evaluate("max_by(@, &time).time", rows) == "2026-01-09T00:00:00+00:00"
+
+
+def test_a_decimal_that_no_json_number_can_hold_is_not_infinite():
+    with pytest.raises(OpenmarketsQueryError, match="does not fit the result"):
+        evaluate("[0].cash_balance", [{"cash_balance": Decimal("1e400")}])
+
+
+def test_a_result_that_is_nested_too_deep_is_a_query_error():
+    result: Any = 1
+    for _ in range(100_000):
+        result = [result]
+    with pytest.raises(OpenmarketsQueryError, match="does not fit the result"):
+        evaluate("@", result)
 
 
 @pytest.mark.parametrize("result", [False, None, 0, 0.0, "", [], {}])
@@ -42,7 +101,7 @@ def test_everything_else_is_met(result: Any):
     assert evaluate("@", result)
 
 
-@pytest.mark.parametrize("condition", ["nothing", "[5]", "[?securityCode=='XYZ']", "a.b.c", "[?lastPrice > `9000`]"])
+@pytest.mark.parametrize("condition", ["nothing", "[5]", "[?security_code=='XYZ']", "a.b.c", "[?last_price > `9000`]"])
 def test_what_is_not_there_is_not_met(condition: str):
     assert not evaluate(condition, QUOTES)
 
@@ -66,7 +125,7 @@ def test_a_malformed_expression_is_refused_when_made_and_when_run(condition: str
         "abs('a')",
         "unknown(@)",
         "length(@, @)",
-        "sort_by(@, &lastPrice)",
+        "sort_by(@, &last_price)",
         # The library lets these errors of Python through.
         "contains('abc', `1`)",
         "'a' < `1`",

@@ -3,13 +3,19 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import pendulum
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openmarkets_provider import queries
-from openmarkets_provider.client.planning import check, plan
+from openmarkets_provider.client.expansion import needed
+from openmarkets_provider.client.planning import check, normalise, plan
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
 
@@ -20,24 +26,68 @@ class Later:
         raise AssertionError("nobody but Airflow resolves it")
 
 
+class LazySequence(Sequence):
+    """What Airflow makes of the results of a mapped task: a sequence that is no list."""
+
+    def __init__(self, *items: str) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index):
+        return self._items[index]
+
+
+RANGE = {"start": "2026-01-05", "end": "2026-01-06"}
+BY_SECURITY = {"securities": None, "exchange": None, "on_invalid": "error", "raw": False}
+BY_ACCOUNT = {"accounts": None, "portfolios": None, "raw": False}
+REQUEST = {"api": "news", "method": "GET", "path": "x/v1", "params": None, "json": None, "safe_to_repeat": None}
+
 EXAMPLES = [
-    (queries.accounts(), {"endpoint": "accounts"}),
-    (queries.securities(), {"endpoint": "securities", "exchange": "ASX"}),
-    (queries.securities("CXA"), {"endpoint": "securities", "exchange": "CXA"}),
-    (queries.quotes(["BHP", "CBA.ASX@TM"]), {"endpoint": "quotes", "securities": ["BHP", "CBA.ASX@TM"]}),
-    (queries.quotes("BHP, CBA"), {"endpoint": "quotes", "securities": "BHP, CBA"}),
+    (queries.accounts(), {"endpoint": "accounts", "raw": False}),
+    (queries.accounts(raw=True), {"endpoint": "accounts", "raw": True}),
+    (queries.portfolio_links(), {"endpoint": "portfolio_links", "raw": False}),
+    (queries.securities(), {"endpoint": "securities", "exchange": "ASX", "raw": False}),
+    (queries.securities("CXA"), {"endpoint": "securities", "exchange": "CXA", "raw": False}),
     (
-        queries.request("news", "GET", "announcements/v1"),
-        {
-            "endpoint": "request",
-            "api": "news",
-            "method": "GET",
-            "path": "announcements/v1",
-            "params": None,
-            "json": None,
-            "safe_to_repeat": None,
-        },
+        queries.security_information("BHP", on_invalid="warn"),
+        BY_SECURITY | {"endpoint": "security_information", "securities": "BHP", "on_invalid": "warn"},
     ),
+    (
+        queries.quotes(["BHP", "CBA.ASX@TM"]),
+        BY_SECURITY | {"endpoint": "quotes", "securities": ["BHP", "CBA.ASX@TM"]},
+    ),
+    (queries.quotes("BHP, CBA"), BY_SECURITY | {"endpoint": "quotes", "securities": "BHP, CBA"}),
+    (queries.quotes(exchange="ASX"), BY_SECURITY | {"endpoint": "quotes", "exchange": "ASX"}),
+    (queries.depth("BHP"), BY_SECURITY | {"endpoint": "depth", "securities": "BHP", "levels": 10}),
+    (queries.depth("BHP", levels=100), BY_SECURITY | {"endpoint": "depth", "securities": "BHP", "levels": 100}),
+    (
+        queries.time_series("BHP", **RANGE),
+        BY_SECURITY | RANGE | {"endpoint": "time_series", "securities": "BHP", "frequency": "Daily"},
+    ),
+    (
+        queries.time_series(exchange="ASX", frequency="Weekly", raw=True, **RANGE),
+        BY_SECURITY | RANGE | {"endpoint": "time_series", "exchange": "ASX", "frequency": "Weekly", "raw": True},
+    ),
+    (
+        queries.intraday_time_series("BHP", interval=15, **RANGE),
+        BY_SECURITY | RANGE | {"endpoint": "intraday_time_series", "securities": "BHP", "interval": 15},
+    ),
+    (queries.trades("BHP", **RANGE), BY_SECURITY | RANGE | {"endpoint": "trades", "securities": "BHP"}),
+    (
+        queries.portfolio_details("A1"),
+        BY_ACCOUNT | {"endpoint": "portfolio_details", "accounts": "A1", "include_same_cash_account": False},
+    ),
+    (queries.cash(portfolios=["P1"]), BY_ACCOUNT | {"endpoint": "cash", "portfolios": ["P1"]}),
+    (queries.positions(), BY_ACCOUNT | {"endpoint": "positions"}),
+    (queries.orders("A1"), BY_ACCOUNT | {"endpoint": "orders", "accounts": "A1", "include_child_orders": True}),
+    (
+        queries.orders(portfolios="P1", include_child_orders=False),
+        BY_ACCOUNT | {"endpoint": "orders", "portfolios": "P1", "include_child_orders": False},
+    ),
+    (queries.order_trades(["A1"], **RANGE), BY_ACCOUNT | RANGE | {"endpoint": "order_trades", "accounts": ["A1"]}),
+    (queries.request("news", "GET", "x/v1"), REQUEST | {"endpoint": "request"}),
     (
         queries.request("oms", "POST", "x/v1", params={"a": 1}, json=[{}], safe_to_repeat=True),
         {
@@ -51,22 +101,111 @@ EXAMPLES = [
         },
     ),
 ]
+IDS = [query["endpoint"] for query, _ in EXAMPLES]
 
 
-@pytest.mark.parametrize(("query", "expected"), EXAMPLES)
+def calls_of(query: queries.Query) -> Any:
+    """Return what a query becomes: its calls, or the query that has to be answered before."""
+    before = None if query["endpoint"] == "request" else needed(query)
+    return before or list(plan(query))
+
+
+@pytest.mark.parametrize(("query", "expected"), EXAMPLES, ids=IDS)
 def test_a_query_is_plain_data_that_survives_json(query: queries.Query, expected: dict[str, Any]):
     assert query == expected
     again = json.loads(json.dumps(query))
     assert again == expected
     assert check(again) == expected
-    assert plan(again) == plan(query)
+    assert calls_of(again) == calls_of(query)
 
 
-@pytest.mark.parametrize(("query", "expected"), EXAMPLES)
+@pytest.mark.parametrize(("query", "expected"), EXAMPLES, ids=IDS)
 def test_planning_leaves_the_query_as_it_was(query: queries.Query, expected: dict[str, Any]):
     before = copy.deepcopy(query)
-    plan(query)
+    calls_of(query)
     assert query == before == expected
+
+
+def test_there_is_an_example_of_every_query():
+    assert {name for name in queries.__all__ if name != "Query"} == set(IDS)
+
+
+# --- ranges
+
+
+@pytest.mark.parametrize(
+    ("bound", "kept", "moment"),
+    [
+        (date(2026, 1, 5), "2026-01-05", "2026-01-04T13:00:00"),
+        ("2026-01-05", "2026-01-05", "2026-01-04T13:00:00"),
+        (datetime(2026, 1, 5, 10), "2026-01-05T10:00:00", "2026-01-04T23:00:00"),  # noqa: DTZ001 - exchange time
+        (datetime(2026, 1, 5, 10, tzinfo=UTC), "2026-01-05T10:00:00+00:00", "2026-01-05T10:00:00"),
+        (
+            datetime(2026, 1, 5, 10, tzinfo=ZoneInfo("Asia/Kathmandu")),
+            "2026-01-05T10:00:00+05:45",
+            "2026-01-05T04:15:00",
+        ),
+        (pendulum.datetime(2026, 1, 5, 10), "2026-01-05T10:00:00+00:00", "2026-01-05T10:00:00"),
+        (pendulum.naive(2026, 1, 5, 10), "2026-01-05T10:00:00", "2026-01-04T23:00:00"),
+        (pendulum.date(2026, 1, 5), "2026-01-05", "2026-01-04T13:00:00"),
+        ("2026-01-05 10:00:00+00:00", "2026-01-05 10:00:00+00:00", "2026-01-05T10:00:00"),
+    ],
+)
+def test_a_bound_may_be_a_date_a_datetime_or_a_text(bound: Any, kept: str, moment: str):
+    for query in (
+        queries.trades("BHP", start=bound, end="2026-02-01"),
+        queries.order_trades("A1", start=bound, end="2026-02-01"),
+        queries.time_series("BHP", start=bound, end="2026-02-01"),
+        queries.intraday_time_series("BHP", start=bound, end="2026-02-01", interval=60),
+    ):
+        assert query["start"] == kept
+        assert type(query["start"]) is str
+        assert normalise(query)["start"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    # A value that a template of native Python objects renders.
+    native = queries.trades("BHP", start="{{ x }}", end="2026-02-01") | {"start": bound}
+    assert normalise(native)["start"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    ("start", "end", "times"),
+    [
+        ("data_interval_start", "data_interval_end", ("2026-01-05T11:00:00", "2026-01-06T11:00:00")),
+        ("ts", "data_interval_end | ts", ("2026-01-05T11:00:00", "2026-01-06T11:00:00")),
+        ("ds", "data_interval_end | ds", ("2026-01-05T00:00:00", "2026-01-06T00:00:00")),
+        ("ds", "macros.ds_add(ds, 2)", ("2026-01-05T00:00:00", "2026-01-07T00:00:00")),
+    ],
+)
+def test_a_range_may_be_what_airflow_renders(start: str, end: str, times: tuple[str, str], native: bool):
+    from airflow.providers.common.compat.sdk import DAG, BaseOperator
+
+    class Holder(BaseOperator):
+        template_fields = ("query",)
+
+        def __init__(self, *, query: queries.Query, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.query = query
+
+    begin, stop = pendulum.datetime(2026, 1, 5), pendulum.datetime(2026, 1, 6)
+    with DAG("d", schedule=None, render_template_as_native_obj=native):
+        query = queries.order_trades("A1", start=f"{{{{ {start} }}}}", end=f"{{{{ {end} }}}}")
+        task = Holder(task_id="t", query=query)
+    from airflow.sdk.execution_time import macros
+
+    task.render_template_fields(
+        {
+            "data_interval_start": begin,
+            "data_interval_end": stop,
+            "ts": begin.isoformat(),
+            "ds": "2026-01-05",
+            "macros": macros,
+        }
+    )
+    (call,) = plan(task.query)
+    assert call.params == {"dateTimeFrom": times[0], "dateTimeTo": times[1]}
+
+
+# --- mistakes
 
 
 @pytest.mark.parametrize(
@@ -74,7 +213,37 @@ def test_planning_leaves_the_query_as_it_was(query: queries.Query, expected: dic
     [
         (lambda: queries.quotes([]), "quotes: securities is empty"),
         (lambda: queries.quotes(["B P"]), "quotes: securities: 'B P' is malformed"),
+        (lambda: queries.quotes(), "quotes: name the securities, or an exchange"),
+        (lambda: queries.quotes("BHP", exchange="ASX"), "quotes: securities and exchange don't go together"),
+        (lambda: queries.quotes("BHP", on_invalid="skip"), "quotes: on_invalid must be one of"),
+        (lambda: queries.security_information("BHP/X"), "security_information: securities: 'BHP/X' is malformed"),
         (lambda: queries.securities(""), "securities: exchange must be"),
+        (lambda: queries.securities(None), "securities: exchange must be"),
+        (lambda: queries.depth("BHP", levels=0), "depth: levels must be a whole number from 1 to 100, not 0"),
+        (lambda: queries.depth("BHP", levels=101), "depth: levels must be a whole number from 1 to 100, not 101"),
+        (lambda: queries.depth("BHP", levels=True), "depth: levels must be a whole number from 1 to 100, not True"),
+        (lambda: queries.time_series("BHP", frequency="Monthly", **RANGE), "time_series: frequency must be one of"),
+        (lambda: queries.time_series("BHP", start="x", end="2026-01-05"), "time_series: start must be a date"),
+        (
+            lambda: queries.time_series("BHP", start=date(2026, 1, 5), end=date(2026, 1, 5)),
+            "time_series: start '2026-01-05' and end '2026-01-05' are an empty or reversed range",
+        ),
+        (
+            lambda: queries.time_series("BHP", start="2026-01-05", end="2026-01-05T16:00"),
+            "time_series: start '2026-01-05' and end '2026-01-05T16:00' are on one exchange day",
+        ),
+        (lambda: queries.intraday_time_series("BHP", interval=7, **RANGE), "intraday_time_series: interval must be"),
+        (lambda: queries.trades("BHP", start=RANGE["end"], end=RANGE["start"]), "trades: .*empty or reversed range"),
+        (lambda: queries.trades("BHP", start=None, end="2026-01-05"), "trades: start must be a date"),
+        (lambda: queries.portfolio_details("A1", include_same_cash_account=1), "include_same_cash_account must be"),
+        (lambda: queries.cash("A1", portfolios="P1"), "cash: accounts and portfolios don't go together"),
+        (lambda: queries.cash(portfolios=[]), "cash: portfolios is empty"),
+        (lambda: queries.positions(["../P1"]), "positions: accounts: '../P1' is malformed"),
+        (lambda: queries.orders("A1", include_child_orders="yes"), "orders: include_child_orders must be one of"),
+        (lambda: queries.orders(["A/1"]), "orders: accounts: 'A/1' is malformed"),
+        (lambda: queries.order_trades("A1", start=5, end="2026-01-05"), "order_trades: start must be a date"),
+        (lambda: queries.accounts(raw=1), "accounts: raw must be one of"),
+        (lambda: queries.portfolio_links(raw=None), "portfolio_links: raw must be one of"),
         (lambda: queries.request("x", "GET", "y"), "request: api 'x' is unknown"),
         (lambda: queries.request("oms", "POST", "orders/v4", safe_to_repeat=True), "is never safe to repeat"),
         (lambda: queries.request("oms", "GET", "x", params={"at": object()}), "ISO 8601"),
@@ -85,18 +254,56 @@ def test_a_literal_mistake_is_told_while_the_dag_is_parsed(make: Callable[[], ob
         make()
 
 
+FUNCTIONS = {name: getattr(queries, name) for name in queries.__all__ if name != "Query"}
+USABLE: dict[str, dict[str, Any]] = {
+    query["endpoint"]: {key: value for key, value in query.items() if key != "endpoint"} for query, _ in EXAMPLES
+}
+PLACES = [
+    (name, argument) for name, function in FUNCTIONS.items() for argument in inspect.signature(function).parameters
+]
+ANY_VALUE = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates() | st.datetimes()
+) | st.sampled_from([object(), 1j, {1}, ["BHP", None], {}, (), range(2), ZoneInfo("UTC"), Later(), [Later()]])
+
+
+@given(st.sampled_from(PLACES), ANY_VALUE)
+def test_any_argument_makes_a_query_or_a_query_error(place: tuple[str, str], value: Any):
+    name, argument = place
+    try:
+        query = FUNCTIONS[name](**USABLE[name] | {argument: value})
+    except OpenmarketsQueryError:
+        return
+    assert query["endpoint"] == name
+    assert set(query) == {"endpoint", *USABLE[name]}
+
+
+# --- templates and upstream results
+
+
+@pytest.mark.parametrize(("name", "argument"), PLACES)
+@pytest.mark.parametrize("later", [Later(), "{{ params.x }}"], ids=["upstream", "template"])
+def test_every_argument_may_be_a_template_or_an_upstream_result_and_is_kept_as_it_is(
+    name: str, argument: str, later: Any
+):
+    given = USABLE[name] | {argument: later}
+    # Only one of these two can be given.
+    others = {"securities": "exchange", "exchange": "securities", "accounts": "portfolios", "portfolios": "accounts"}
+    if others.get(argument) in given:
+        given[others[argument]] = None
+    assert FUNCTIONS[name](**given)[argument] is later
+
+
 @pytest.mark.parametrize(
     "make",
     [
-        lambda later: queries.quotes(later),
         lambda later: queries.quotes(["BHP", later]),
-        lambda later: queries.securities(later),
+        lambda later: queries.positions(["A1", later]),
         lambda later: queries.request(later, later, later, later, later, later),
         lambda later: queries.request("oms", "POST", "x", params={"a": later}, json={"b": [later]}),
     ],
 )
-@pytest.mark.parametrize("later", [Later(), "{{ params.x }}"])
-def test_templates_and_upstream_results_are_kept_as_they_are(make: Callable[[Any], queries.Query], later: Any):
+@pytest.mark.parametrize("later", [Later(), "{{ params.x }}"], ids=["upstream", "template"])
+def test_what_is_known_later_may_be_a_part_of_an_argument(make: Callable[[Any], queries.Query], later: Any):
     assert holds(make(later), later)
 
 
@@ -110,19 +317,44 @@ def test_an_upstream_task_of_airflow_counts_as_known_later():
     from airflow.providers.common.compat.sdk import DAG, XComArg, task
 
     @task
-    def codes() -> list[str]:
+    def upstream() -> list[str]:
         raise AssertionError("it does not run while the DAG is parsed")
 
     with DAG("d", schedule=None):
-        query = queries.quotes(codes())
+        query = queries.quotes(upstream())
+        ranged = queries.trades("BHP", start=upstream(), end=upstream())
+        mapped = queries.orders(upstream.partial().expand_kwargs([{}, {}]))
     assert isinstance(query["securities"], XComArg)
+    assert isinstance(ranged["start"], XComArg)
+    assert isinstance(mapped["accounts"], XComArg)
+
+
+def test_results_of_a_mapped_task_are_taken_as_they_load():
+    (call,) = plan(queries.quotes(LazySequence("BHP", "CBA")))
+    assert call.json == {"securities": ["BHP.ASX@TM", "CBA.ASX@TM"]}
+    assert [call.path for call in plan(queries.orders(LazySequence("A", "B")))] == [
+        "orders/by-account/A/v4",
+        "orders/by-account/B/v4",
+    ]
+    with pytest.raises(OpenmarketsQueryError, match="accounts is empty"):
+        queries.orders(LazySequence())
+
+
+def test_a_query_made_of_the_results_of_a_mapped_task_is_plain_data_too():
+    query = queries.quotes(LazySequence("BHP", "CBA"))
+    assert json.loads(json.dumps(query)) == queries.quotes(["BHP", "CBA"])
 
 
 def test_the_public_names_are_the_query_functions_each_with_a_description():
     functions = {
-        name for name, each in inspect.getmembers(queries, inspect.isfunction) if each.__module__ == queries.__name__
+        name: each
+        for name, each in inspect.getmembers(queries, inspect.isfunction)
+        if each.__module__ == queries.__name__ and not name.startswith("_")
     }
-    assert set(queries.__all__) == functions | {"Query"}
-    for name in functions:
-        assert inspect.getdoc(getattr(queries, name))
-        assert inspect.signature(getattr(queries, name)).return_annotation == "Query"
+    assert set(queries.__all__) == set(functions) | {"Query"}
+    for function in functions.values():
+        described = inspect.getdoc(function) or ""
+        signature = inspect.signature(function)
+        assert signature.return_annotation == "Query"
+        for parameter in signature.parameters:
+            assert f":param {parameter}:" in described, function

@@ -1,40 +1,49 @@
-"""The only I/O: sends calls, waits between attempts, asks for tokens. Sync and async differ in that alone.
-
-What to do is written once, as generators that yield steps (send this, pause so long, get a token for this scope)
-and are told what came of each. Two small loops carry the steps out, one blocking and one on an event loop.
-"""
+"""The only I/O: sends calls, waits between attempts, asks for tokens. Sync and async differ in that alone."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from openmarkets_provider.client.auth import ClientCredentialsAuth, fetch_token, secret_forms
 from openmarkets_provider.client.environments import SCOPES
-from openmarkets_provider.client.planning import ApiCall, Query, plan
-from openmarkets_provider.client.records import result
+from openmarkets_provider.client.flows import (
+    Flow,
+    GetToken,
+    Pause,
+    Send,
+    Step,
+    adrive,
+    adrive_many,
+    drive,
+    drive_many,
+)
+from openmarkets_provider.client.planning import ApiCall, Query, endpoint_of, plan
 from openmarkets_provider.client.replies import doubt, read_reply, unreadable_reply
 from openmarkets_provider.client.retry import pause
+from openmarkets_provider.client.runs import Progress, Run
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.client.token_source import SecretMasker, TokenSource
 from openmarkets_provider.client.token_stores import FileStore, RecordCipher, record_key
-from openmarkets_provider.client.transport import async_client, sync_client
+from openmarkets_provider.client.transport import ASYNC_CONNECTIONS, async_client, sync_client
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
     OpenmarketsError,
     OpenmarketsInvalidResponse,
     OpenmarketsQueryError,
+    OpenmarketsRateLimited,
     OpenmarketsTransportError,
 )
 
@@ -53,23 +62,6 @@ _NEVER_SENT = (
 T = TypeVar("T")
 
 
-class _Send(NamedTuple):
-    call: ApiCall
-    request_id: str
-
-
-class _Pause(NamedTuple):
-    seconds: float
-
-
-class _GetToken(NamedTuple):
-    scope: str
-
-
-_Step = _Send | _Pause | _GetToken
-_Flow = Generator[_Step, Any, T]
-
-
 class OpenmarketsClient:
     """A client of the Openmarkets APIs.
 
@@ -80,10 +72,20 @@ class OpenmarketsClient:
     :param cache_dir: directory of the token store for ``cache_backend`` file.
     :param masker: told the secret's encoded forms and every token before use.
     :param user_agent: what the client calls itself.
+    :param concurrency: most requests of one query at the same time.
     """
 
-    def __init__(self, settings: Settings, *, cache_dir: Path, masker: SecretMasker, user_agent: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        cache_dir: Path,
+        masker: SecretMasker,
+        user_agent: str,
+        concurrency: int = 8,
+    ) -> None:
         self.settings = settings
+        self._concurrency = concurrency
         self._user_agent = user_agent
         self._masker = masker
         # Keyed by process: what the parent opened stays referenced in a forked child and is never used there.
@@ -118,13 +120,68 @@ class OpenmarketsClient:
     def run(self, query: Query) -> Any:
         """Answer a query.
 
+        :return: a list of rows; for ``request`` the JSON of the reply.
         :raises OpenmarketsError: what went wrong, see :mod:`openmarkets_provider.exceptions`.
         """
-        return _drive(self._answer(query), self._perform)
+        if endpoint_of(query) == "request":
+            (call,) = plan(query)
+            return drive(self._exchange(call), self._perform)
+        return [row for batch in self._batches(query) for row in batch]
 
     async def arun(self, query: Query) -> Any:
         """Answer a query on an event loop, as :meth:`run`."""
-        return await _adrive(self._answer(query), self._aperform)
+        if endpoint_of(query) == "request":
+            (call,) = plan(query)
+            return await adrive(self._exchange(call), self._aperform)
+        return [row async for batch in self._abatches(query) for row in batch]
+
+    def stream(self, query: Query) -> Iterator[list[Any]]:
+        """Answer a query in batches, as they come; in the same order as :meth:`run`.
+
+        :return: lists of rows, none of them empty; for ``request`` one with the reply, or the items of its list.
+        :raises OpenmarketsQueryError: at once, an argument is malformed.
+        :raises OpenmarketsError: while it is iterated, what went wrong.
+        """
+        plan(query)
+        return self._one_batch(query) if endpoint_of(query) == "request" else self._batches(query)
+
+    def _one_batch(self, query: Query) -> Iterator[list[Any]]:
+        reply = self.run(query)
+        if reply not in (None, []):
+            yield reply if isinstance(reply, list) else [reply]
+
+    def _batches(self, query: Query) -> Iterator[list[Any]]:
+        run = Run(query, self._exchange)
+        calls = drive(run.prepare(), self._perform)
+        progress = Progress(query["endpoint"], len(calls))
+        flows = (run.ask(number, call) for number, call in enumerate(calls, 1))
+        batches: Generator[list[Any], None, None]
+        if min(len(calls), self._concurrency) > 1:
+            batches = drive_many(flows, self._perform, self._concurrency, progress.tick, run.batch)
+        else:
+            batches = (drive(run.batch(drive(flow, self._perform)), self._perform) for flow in flows)
+        with contextlib.closing(batches):
+            for batch in batches:
+                progress.add(len(batch))
+                if batch:
+                    yield batch
+
+    async def _abatches(self, query: Query) -> AsyncIterator[list[Any]]:
+        run = Run(query, self._exchange)
+        calls = await adrive(run.prepare(), self._aperform)
+        progress = Progress(query["endpoint"], len(calls))
+        flows = (run.ask(number, call) for number, call in enumerate(calls, 1))
+        concurrency = min(self._concurrency, ASYNC_CONNECTIONS)
+        batches: AsyncGenerator[list[Any], None]
+        if min(len(calls), concurrency) > 1:
+            batches = adrive_many(flows, self._aperform, concurrency, progress.tick, run.batch)
+        else:
+            batches = (await adrive(run.batch(await adrive(flow, self._aperform)), self._aperform) for flow in flows)
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                progress.add(len(batch))
+                if batch:
+                    yield batch
 
     def get_access_token(self, scope: str) -> str:
         """Return an access token for a scope, from the cache where one is alive.
@@ -132,7 +189,7 @@ class OpenmarketsClient:
         :raises OpenmarketsError: no token is to be had.
         """
         self._check_scope(scope)
-        return _drive(_persist(functools.partial(_token, scope), safe_to_repeat=True), self._perform)
+        return drive(_persist(functools.partial(_token, scope), safe_to_repeat=True), self._perform)
 
     def check_scope(self, scope: str) -> OpenmarketsError | None:
         """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
@@ -148,35 +205,31 @@ class OpenmarketsClient:
             self._clients.pop(key).close()
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop, and those that token requests opened."""
+        """Close the connections of the running event loop."""
         for client in self._async_clients.pop(asyncio.get_running_loop(), {}).values():
             await client.aclose()
-        self.close()
 
-    def _answer(self, query: Query) -> _Flow[Any]:
-        answered = []
-        for call in plan(query):
-            attempt = functools.partial(_exchange, call, self._base_url(call.api))
-            reply = yield from _persist(attempt, safe_to_repeat=call.safe_to_repeat)
-            answered.append((call, reply))
-        return result(query, answered)
+    def _exchange(self, call: ApiCall) -> Flow[Any]:
+        """Send a call, with the retries that it may have."""
+        attempt = functools.partial(_attempt, call, self._base_url(call.api))
+        return (yield from _persist(attempt, safe_to_repeat=call.safe_to_repeat))
 
-    def _perform(self, step: _Step) -> Any:
+    def _perform(self, step: Step) -> Any:
         match step:
-            case _Send(call, request_id):
+            case Send(call, request_id):
                 http = self.http(call.api)
                 return http.send(_request(http, call, request_id))
-            case _GetToken(scope):
+            case GetToken(scope):
                 return self.tokens.get(scope).value
-            case _Pause(seconds):
+            case Pause(seconds, _):
                 time.sleep(seconds)
 
-    async def _aperform(self, step: _Step) -> Any:
+    async def _aperform(self, step: Step) -> Any:
         match step:
-            case _Send(call, request_id):
+            case Send(call, request_id):
                 http = self.ahttp(call.api)
                 return await http.send(_request(http, call, request_id))
-            case _Pause(seconds):
+            case Pause(seconds, _):
                 await asyncio.sleep(seconds)
 
     def _fetch_token(self, scope: str) -> tuple[str, float]:
@@ -190,7 +243,8 @@ class OpenmarketsClient:
             raise _no_answer("POST connect/token", base_url, error, sent=False) from error
 
     def _open(self, name: str, base_url: str, auth: httpx.Auth | None) -> httpx.Client:
-        made = sync_client(base_url, auth=auth, **self._options())
+        # The identity server is asked once in a token's lifetime: no connection waits for the next time.
+        made = sync_client(base_url, auth=auth, keep_alive=auth is not None, **self._options())
         client = self._clients.setdefault((os.getpid(), name), made)
         if client is not made:
             # Another thread was faster.
@@ -222,7 +276,7 @@ class OpenmarketsClient:
             )
 
 
-def _persist(attempt: Callable[[], _Flow[T]], *, safe_to_repeat: bool) -> _Flow[T]:
+def _persist(attempt: Callable[[], Flow[T]], *, safe_to_repeat: bool) -> Flow[T]:
     """Carry out attempts until one succeeds or the retry policy gives up."""
     number = 0
     while True:
@@ -234,14 +288,15 @@ def _persist(attempt: Callable[[], _Flow[T]], *, safe_to_repeat: bool) -> _Flow[
             if wait is None:
                 raise
             log.info("%s Trying again in %.1f s (attempt %d failed).", error, wait, number)
-        yield _Pause(wait)
+            limited = isinstance(error, OpenmarketsRateLimited)
+        yield Pause(wait, limited)
 
 
-def _exchange(call: ApiCall, base_url: str) -> _Flow[Any]:
+def _attempt(call: ApiCall, base_url: str) -> Flow[Any]:
     """Send one call once."""
     request_id = str(uuid.uuid4())
     try:
-        response: httpx.Response = yield _Send(call, request_id)
+        response: httpx.Response = yield Send(call, request_id)
     except httpx.HTTPError as error:
         sent = not isinstance(error, _NEVER_SENT)
         advice = f" [request id {request_id}]{doubt(call) if sent else ''}"
@@ -259,8 +314,8 @@ def _exchange(call: ApiCall, base_url: str) -> _Flow[Any]:
         raise
 
 
-def _token(scope: str) -> _Flow[str]:
-    value: str = yield _GetToken(scope)
+def _token(scope: str) -> Flow[str]:
+    value: str = yield GetToken(scope)
     return value
 
 
@@ -289,41 +344,3 @@ def _no_answer(
     return OpenmarketsTransportError(
         f"{label}: no answer from {base_url}: {what}.{advice}", endpoint=label, sent=sent, request_id=request_id
     )
-
-
-class _Done(NamedTuple):
-    value: Any
-
-
-def _advance(flow: _Flow[Any], outcome: Any, failure: Exception | None) -> _Step | _Done:
-    """Tell a flow what came of its last step, and return its next one or its result."""
-    try:
-        return flow.send(outcome) if failure is None else flow.throw(failure)
-    except StopIteration as stop:
-        return _Done(stop.value)
-
-
-def _drive(flow: _Flow[T], perform: Callable[[_Step], Any]) -> T:
-    step = _advance(flow, None, None)
-    while not isinstance(step, _Done):
-        try:
-            outcome = perform(step)
-        except Exception as error:  # noqa: BLE001 - the flow decides what it means
-            step = _advance(flow, None, error)
-        else:
-            step = _advance(flow, outcome, None)
-    value: T = step.value
-    return value
-
-
-async def _adrive(flow: _Flow[T], perform: Callable[[_Step], Awaitable[Any]]) -> T:
-    step = _advance(flow, None, None)
-    while not isinstance(step, _Done):
-        try:
-            outcome = await perform(step)
-        except Exception as error:  # noqa: BLE001 - the flow decides what it means
-            step = _advance(flow, None, error)
-        else:
-            step = _advance(flow, outcome, None)
-    value: T = step.value
-    return value

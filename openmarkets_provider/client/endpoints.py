@@ -13,7 +13,11 @@ from functools import cached_property
 from urllib.parse import unquote
 
 MAX_SECURITIES = 1000
-"""Securities in one call. Published for security information; for quotes inferred to be the same."""
+"""Securities in one call. Known for security information; for quotes inferred to be the same."""
+
+
+MAX_PORTFOLIOS = 1000
+"""Portfolios in one call. Not known: inferred to be as for securities."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Endpoint:
     :ivar method: HTTP method.
     :ivar path: path below the API's base URL; ``{name}`` stands for one path segment.
     :ivar safe_to_repeat: True when sending the call twice changes nothing.
-    :ivar max_securities: most securities in one call; None when the call takes no list of them.
+    :ivar max_codes: most securities or portfolios in one call; None when the call takes no list of them.
+    :ivar limit_inferred: max_codes is not known, but inferred.
     :ivar rows: the field of the reply that holds the rows; None when the reply is the list itself.
     """
 
@@ -34,7 +39,8 @@ class Endpoint:
     method: str
     path: str
     safe_to_repeat: bool = True
-    max_securities: int | None = None
+    max_codes: int | None = None
+    limit_inferred: bool = False
     rows: str | None = None
 
     @cached_property
@@ -53,18 +59,35 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             "market_data",
             "POST",
             "securities/information/v2",
-            max_securities=MAX_SECURITIES,
+            max_codes=MAX_SECURITIES,
         ),
-        Endpoint("quotes", "market_data", "POST", "pricing/quotes/v3", max_securities=MAX_SECURITIES, rows="quotes"),
+        Endpoint(
+            "quotes",
+            "market_data",
+            "POST",
+            "pricing/quotes/v3",
+            max_codes=MAX_SECURITIES,
+            limit_inferred=True,
+            rows="quotes",
+        ),
         Endpoint("depth", "market_data", "GET", "pricing/depth/{security}/v1"),
         Endpoint("time_series", "market_data", "GET", "pricing/timeseries/{security}/v2"),
         Endpoint("intraday_time_series", "market_data", "GET", "pricing/timeseriesintraday/{security}/v1"),
         Endpoint("trades", "market_data", "POST", "pricing/trades/{security}/v2"),
         Endpoint("accounts", "oms", "GET", "accounts/v1"),
         Endpoint("portfolio_links", "oms", "GET", "accounts/portfoliolinks/v1"),
-        Endpoint("portfolio_details", "oms", "POST", "portfolios/details/by-portfolio/v2"),
-        Endpoint("cash", "oms", "POST", "portfolios/cash/by-portfolio/v2"),
-        Endpoint("positions", "oms", "POST", "portfolios/positions/v2"),
+        Endpoint(
+            "portfolio_details",
+            "oms",
+            "POST",
+            "portfolios/details/by-portfolio/v2",
+            max_codes=MAX_PORTFOLIOS,
+            limit_inferred=True,
+        ),
+        Endpoint(
+            "cash", "oms", "POST", "portfolios/cash/by-portfolio/v2", max_codes=MAX_PORTFOLIOS, limit_inferred=True
+        ),
+        Endpoint("positions", "oms", "POST", "portfolios/positions/v2", max_codes=MAX_PORTFOLIOS, limit_inferred=True),
         Endpoint("orders", "oms", "GET", "orders/by-account/{account}/v4"),
         Endpoint("order_trades", "oms", "GET", "trades/by-account/{account}/v1"),
         Endpoint("create_order", "oms", "POST", "orders/v4", safe_to_repeat=False),

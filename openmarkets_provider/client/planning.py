@@ -7,27 +7,41 @@ and when it runs (everything must be final).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote
 
-from openmarkets_provider.client.endpoints import ENDPOINTS, MAX_SECURITIES, Endpoint, find_endpoint
+from openmarkets_provider.client.arguments import (
+    CHECKS,
+    Final,
+    check_json,
+    check_params,
+    check_range,
+    is_literal,
+    kind,
+    listed,
+    relative_path,
+    shown,
+)
+from openmarkets_provider.client.endpoints import ENDPOINTS, Endpoint, find_endpoint
 from openmarkets_provider.client.environments import SCOPES
+from openmarkets_provider.client.ranges import (
+    MAX_DAYS,
+    Span,
+    exchange_date,
+    exchange_span,
+    split,
+    to_text,
+)
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
 Query = dict[str, Any]
 """What to ask of the APIs, as JSON-able data. Made by the functions of ``openmarkets_provider.queries``."""
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-DEFAULT_EXCHANGE = "ASX"
-DEFAULT_DATA_SOURCE = "TM"
-
-_SECURITY = re.compile(r"(?P<code>[\w-]+)(?:\.(?P<exchange>[\w-]+))?(?:@(?P<source>[\w-]+))?", re.ASCII)
-_WORD = re.compile(r"[\w-]+", re.ASCII)
-_JINJA = re.compile(r"\{[{%#]")
-_MAX_PATH = 2000
 
 
 class ApiCall(NamedTuple):
@@ -35,6 +49,9 @@ class ApiCall(NamedTuple):
 
     :ivar path: relative to the API's base URL, without a leading slash.
     :ivar rows: the field of the reply that holds the rows; None when the reply is the answer itself.
+    :ivar exact: numbers with a fraction are decoded as Decimal.
+    :ivar security: the one security that the call is about, in full form.
+    :ivar piece: which part of a split query this is, in words.
     """
 
     api: str
@@ -44,6 +61,9 @@ class ApiCall(NamedTuple):
     json: Any = None
     safe_to_repeat: bool = False
     rows: str | None = None
+    exact: bool = False
+    security: str | None = None
+    piece: str = ""
 
     @property
     def label(self) -> str:
@@ -51,15 +71,22 @@ class ApiCall(NamedTuple):
         return f"{self.method} {self.api} {self.path}"
 
 
-Final = Callable[[Any], bool]
-"""Tells whether a value is final, or comes to be known later."""
+@dataclass(frozen=True)
+class Plan:
+    """The calls that answer a query, in the order of their rows: every span of one subject, then of the next.
 
+    They are made as they are needed, since there can be very many.
+    """
 
-def is_literal(value: Any) -> bool:
-    """Tell whether a value is known while the DAG is parsed: no Jinja template, no upstream result."""
-    if isinstance(value, str):
-        return _JINJA.search(value) is None
-    return not hasattr(value, "resolve")
+    subjects: Sequence[Any]
+    spans: Sequence[Span | None]
+    make: Callable[[Any, Span | None], ApiCall]
+
+    def __len__(self) -> int:
+        return len(self.subjects) * len(self.spans)
+
+    def __iter__(self) -> Iterator[ApiCall]:
+        return (self.make(subject, span) for subject in self.subjects for span in self.spans)
 
 
 def check(query: Query) -> Query:
@@ -67,199 +94,274 @@ def check(query: Query) -> Query:
 
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
-    list(_calls(query, is_literal))
+    name, arguments = _arguments(query, is_literal)
+    if name == "request":
+        _request_call(arguments, is_literal)
+    else:
+        _normalised(name, arguments, is_literal)
     return query
 
 
-def plan(query: Query) -> list[ApiCall]:
-    """Turn a rendered query into the calls that answer it, in the order of their rows.
+def plan(query: Query, now: datetime | None = None) -> Plan:
+    """Turn a rendered query that names its securities or accounts itself into the calls that answer it.
+
+    :param now: the present exchange time, without an offset: pieces that lie wholly after it are not asked for.
+    :raises OpenmarketsQueryError: an argument is malformed; the text names it.
+    """
+    name, arguments = _arguments(query, _always)
+    if name == "request":
+        call = _request_call(arguments, _always)
+        return Plan([None], [None], lambda subject, span: call)
+    given = _normalised(name, arguments, _always)
+    endpoint, shape = ENDPOINTS[name], _SHAPES[name]
+
+    def make(subject: Any, span: Span | None) -> ApiCall:
+        params, body = shape.request(given, subject, span)
+        one = isinstance(subject, str)
+        piece = subject if one else f"{len(subject)} from {subject[0]} on" if subject else ""
+        return ApiCall(
+            api=endpoint.api,
+            method=endpoint.method,
+            path=re.sub(r"\{\w+\}", quote(subject, safe="@"), endpoint.path) if one else endpoint.path,
+            params=params,
+            json=body,
+            safe_to_repeat=endpoint.safe_to_repeat,
+            rows=endpoint.rows,
+            exact=not given["raw"],
+            security=subject if "{security}" in endpoint.path else None,
+            piece=f"{piece}, {span}" if span else piece,
+        )
+
+    codes = given[shape.subject] or [] if shape.subject else None
+    return Plan(_subjects(endpoint, codes), shape.spans(given, now), make)
+
+
+def endpoint_of(query: Query) -> str:
+    """Return what kind of query this is, such as ``quotes``.
+
+    :raises OpenmarketsQueryError: it is not a query.
+    """
+    if not isinstance(query, Mapping):
+        raise OpenmarketsQueryError(
+            f"query: expected what a function of openmarkets_provider.queries returns, got {kind(query)}."
+        )
+    name = query.get("endpoint")
+    if not isinstance(name, str) or name not in _ARGUMENTS:
+        raise OpenmarketsQueryError(
+            f"query: endpoint {shown(name)} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}."
+        )
+    return name
+
+
+def normalise(query: Query) -> dict[str, Any]:
+    """Return the arguments of a rendered typed query in their final form.
+
+    Securities in full, codes as lists, times as aware datetimes; None for what is not given.
 
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
-    return list(_calls(query, lambda value: True))
+    return _normalised(*_arguments(query, _always), _always)
+
+
+def subject_of(query: Query) -> str | None:
+    """Return the argument that says what a query asks about: ``securities``, ``accounts``, ``portfolios`` or None."""
+    shape = _SHAPES.get(query["endpoint"])
+    return shape.subject if shape else None
+
+
+def window(query: Query) -> tuple[Any, Any] | None:
+    """Return the half-open range that a rendered query's rows lie in.
+
+    Two exchange dates for daily and weekly bars, two aware datetimes for the others; None when it has no range.
+    """
+    if "start" not in query:
+        return None
+    given = normalise(query)
+    start, end = given["start"], given["end"]
+    return (exchange_date(start), exchange_date(end)) if query["endpoint"] == "time_series" else (start, end)
 
 
 def is_repeatable(query: Query) -> bool:
     """Tell whether every call of a rendered query is safe to repeat."""
-    return all(call.safe_to_repeat for call in plan(query))
+    name, arguments = _arguments(query, _always)
+    return _request_call(arguments, _always).safe_to_repeat if name == "request" else ENDPOINTS[name].safe_to_repeat
 
 
-def _calls(query: Query, final: Final) -> Iterator[ApiCall]:
-    if not isinstance(query, Mapping):
-        raise OpenmarketsQueryError(
-            f"query: expected what a function of openmarkets_provider.queries returns, got {_kind(query)}."
-        )
-    name = query.get("endpoint")
-    if not isinstance(name, str) or name not in _PLANNERS:
-        raise OpenmarketsQueryError(
-            f"query: endpoint {_shown(name)} is unknown; allowed are {', '.join(sorted(_PLANNERS))}."
-        )
-    arguments = {key: _listed(value) for key, value in query.items() if key != "endpoint"}
-    _check_json(arguments, final)
-    planner, allowed = _PLANNERS[name]
-    if unknown := arguments.keys() - allowed:
+def _always(value: Any) -> bool:
+    return True
+
+
+def _arguments(query: Query, final: Final) -> tuple[str, dict[str, Any]]:
+    name = endpoint_of(query)
+    arguments = {key: listed(value) for key, value in query.items() if key != "endpoint"}
+    # Templates that are rendered as native objects, and upstream results, may be datetimes.
+    arguments |= {key: to_text(arguments[key]) for key in _RANGE if key in arguments}
+    check_json(arguments, final)
+    allowed = _ARGUMENTS[name]
+    if unknown := arguments.keys() - set(allowed):
         raise OpenmarketsQueryError(
             f"{name}: unknown argument {', '.join(sorted(map(repr, unknown)))}; "
             f"allowed are {', '.join(allowed) or 'none'}."
         )
     if missing := [key for key in allowed if key not in arguments]:
         raise OpenmarketsQueryError(f"{name}: argument {', '.join(missing)} is missing.")
-    return planner(name, arguments, final)
+    return name, arguments
 
 
-def _plan_request(name: str, arguments: Mapping[str, Any], final: Final) -> Iterator[ApiCall]:
+def _request_call(arguments: Mapping[str, Any], final: Final) -> ApiCall:
+    name = "request"
     api, method = arguments["api"], arguments["method"]
     if final(api) and not (isinstance(api, str) and api in SCOPES):
-        raise OpenmarketsQueryError(f"{name}: api {_shown(api)} is unknown; allowed are {', '.join(SCOPES)}.")
+        raise OpenmarketsQueryError(f"{name}: api {shown(api)} is unknown; allowed are {', '.join(SCOPES)}.")
     if final(method):
         method = method.upper() if isinstance(method, str) else method
         if method not in METHODS:
-            raise OpenmarketsQueryError(
-                f"{name}: method {_shown(method)} is unknown; allowed are {', '.join(METHODS)}."
-            )
-    path = _relative_path(name, arguments["path"]) if final(arguments["path"]) else ""
+            raise OpenmarketsQueryError(f"{name}: method {shown(method)} is unknown; allowed are {', '.join(METHODS)}.")
+    path = relative_path(name, arguments["path"]) if final(arguments["path"]) else ""
     params, body, safe = arguments["params"], arguments["json"], arguments["safe_to_repeat"]
     if params is not None and final(params):
-        _check_params(name, params, final)
+        check_params(name, params, final)
     if body is not None and method == "GET":
         raise OpenmarketsQueryError(f"{name}: json does not go with GET; use params.")
     if safe is not None and not isinstance(safe, bool) and final(safe):
-        raise OpenmarketsQueryError(f"{name}: safe_to_repeat must be True, False or None, not {_kind(safe)}.")
+        raise OpenmarketsQueryError(f"{name}: safe_to_repeat must be True, False or None, not {kind(safe)}.")
     known = find_endpoint(api, method, path)
     if safe is True and known is not None and not known.safe_to_repeat:
         raise OpenmarketsQueryError(f"{name}: {method} {path} is never safe to repeat; leave safe_to_repeat out.")
     if safe is None:
         safe = known.safe_to_repeat if known else method == "GET"
-    yield ApiCall(api, method, path, params or None, body, safe)
+    return ApiCall(api, method, path, params or None, body, safe)
 
 
-def _plan_securities(name: str, arguments: Mapping[str, Any], final: Final) -> Iterator[ApiCall]:
-    exchange = arguments["exchange"]
-    if final(exchange) and not (isinstance(exchange, str) and _WORD.fullmatch(exchange)):
-        raise OpenmarketsQueryError(f"{name}: exchange must be a code such as 'ASX', not {_shown(exchange)}.")
-    yield _call(ENDPOINTS[name], params={"exchanges": exchange})
+def _normalised(name: str, arguments: Mapping[str, Any], final: Final) -> dict[str, Any]:
+    """Check the final ones of a typed query's arguments, each by itself and then together."""
+    given = {key: CHECKS[key](name, key, value, final) if final(value) else None for key, value in arguments.items()}
+    for one, other in (("securities", "exchange"), ("accounts", "portfolios")):
+        if arguments.get(one) is not None and arguments.get(other) is not None:
+            raise OpenmarketsQueryError(f"{name}: {one} and {other} don't go together; give one of them.")
+    if "securities" in arguments and arguments["securities"] is None and arguments["exchange"] is None:
+        raise OpenmarketsQueryError(f"{name}: name the securities, or an exchange for all that are listed there.")
+    start, end = given.get("start"), given.get("end")
+    if start is not None and end is not None:
+        check_range(name, arguments, start, end)
+    return given
 
 
-def _plan_security_batches(name: str, arguments: Mapping[str, Any], final: Final) -> Iterator[ApiCall]:
-    endpoint = ENDPOINTS[name]
-    securities = _securities(name, arguments["securities"], final)
-    size = endpoint.max_securities or MAX_SECURITIES
-    for start in range(0, len(securities), size):
-        yield _call(endpoint, body={"securities": securities[start : start + size]})
+class _Shape(NamedTuple):
+    """How a typed query becomes calls: one for each subject and each span.
+
+    :ivar subject: the argument that says what is asked about: one code a call where the path holds it, else a batch.
+    :ivar arguments: the others, besides ``raw``.
+    :ivar request: query string and JSON body of one call.
+    :ivar spans: the pieces of the range.
+    """
+
+    subject: str | None
+    arguments: tuple[str, ...]
+    request: Callable[[Mapping[str, Any], Any, Any], tuple[Mapping[str, Any] | None, Any]]
+    spans: Callable[[Mapping[str, Any], datetime | None], Sequence[Span | None]] = lambda given, now: [None]
 
 
-def _plan_plain(name: str, arguments: Mapping[str, Any], final: Final) -> Iterator[ApiCall]:
-    yield _call(ENDPOINTS[name])
+def _subjects(endpoint: Endpoint, codes: Sequence[str] | None) -> Sequence[Any]:
+    if codes is None:
+        return [None]
+    size = endpoint.max_codes
+    return codes if size is None else [codes[start : start + size] for start in range(0, len(codes), size)]
 
 
-_PLANNERS: Mapping[str, tuple[Callable[[str, Mapping[str, Any], Final], Iterator[ApiCall]], tuple[str, ...]]] = {
-    "request": (_plan_request, ("api", "method", "path", "params", "json", "safe_to_repeat")),
-    "quotes": (_plan_security_batches, ("securities",)),
-    "securities": (_plan_securities, ("exchange",)),
-    "accounts": (_plan_plain, ()),
+def _dates(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
+    return [Span(*(datetime.combine(exchange_date(given[name]), time()) for name in ("start", "end")))]
+
+
+def _whole(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
+    return [exchange_span(given["start"], given["end"])]
+
+
+def _days(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
+    return _begun(split(exchange_span(given["start"], given["end"]), 1), now)
+
+
+def _intraday(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
+    minutes = given["interval"]
+    return _begun(split(exchange_span(given["start"], given["end"], minutes), MAX_DAYS[minutes]), now)
+
+
+def _begun(spans: Iterator[Span], now: datetime | None) -> Sequence[Span]:
+    return [span for span in spans if now is None or span.start <= now]
+
+
+def _times(span: Span) -> dict[str, str]:
+    return {"dateTimeFrom": span.start.isoformat(), "dateTimeTo": span.end.isoformat()}
+
+
+_SECURITIES = ("securities", "exchange", "on_invalid")
+_ACCOUNTS = ("accounts", "portfolios")
+_RANGE = ("start", "end")
+_SHAPES: Mapping[str, _Shape] = {
+    "securities": _Shape(None, ("exchange",), lambda given, _, span: ({"exchanges": given["exchange"]}, None)),
+    "security_information": _Shape(
+        "securities", _SECURITIES, lambda given, securities, span: (None, {"securities": securities})
+    ),
+    "quotes": _Shape("securities", _SECURITIES, lambda given, securities, span: (None, {"securities": securities})),
+    "depth": _Shape(
+        "securities",
+        (*_SECURITIES, "levels"),
+        lambda given, _, span: (
+            {"askLevelMax": given["levels"], "bidLevelMax": given["levels"], "groupBy": "Price"},
+            None,
+        ),
+    ),
+    "time_series": _Shape(
+        "securities",
+        (*_SECURITIES, *_RANGE, "frequency"),
+        lambda given, _, span: (
+            {
+                "frequency": given["frequency"],
+                "dateFrom": span.start.date().isoformat(),
+                "dateTo": span.end.date().isoformat(),
+            },
+            None,
+        ),
+        _dates,
+    ),
+    "intraday_time_series": _Shape(
+        "securities",
+        (*_SECURITIES, *_RANGE, "interval"),
+        lambda given, _, span: (
+            {"frequency": "Minutes", "consolidationInterval": given["interval"], **_times(span)},
+            None,
+        ),
+        _intraday,
+    ),
+    "trades": _Shape("securities", (*_SECURITIES, *_RANGE), lambda given, _, span: (None, _times(span)), _days),
+    "accounts": _Shape(None, (), lambda given, _, span: (None, None)),
+    "portfolio_links": _Shape(None, (), lambda given, _, span: (None, None)),
+    "portfolio_details": _Shape(
+        "portfolios",
+        (*_ACCOUNTS, "include_same_cash_account"),
+        lambda given, codes, span: (
+            None,
+            {
+                "portfolioCodes": codes,
+                "includePortfoliosWithSameCashAccount": given["include_same_cash_account"],
+            },
+        ),
+    ),
+    "cash": _Shape("portfolios", _ACCOUNTS, lambda given, codes, span: (None, {"portfolioCodes": codes})),
+    "positions": _Shape("portfolios", _ACCOUNTS, lambda given, codes, span: (None, {"portfolioCodes": codes})),
+    "orders": _Shape(
+        "accounts",
+        (*_ACCOUNTS, "include_child_orders"),
+        lambda given, _, span: (
+            {"orderFilter": "AllOrdersForTheLast3Days", "includeChildOrders": given["include_child_orders"]},
+            None,
+        ),
+    ),
+    "order_trades": _Shape("accounts", (*_ACCOUNTS, *_RANGE), lambda given, _, span: (_times(span), None), _whole),
 }
-"""Endpoint name to its planner and the arguments that its queries hold, all of them."""
-
-
-def _call(endpoint: Endpoint, *, params: Mapping[str, Any] | None = None, body: Any = None) -> ApiCall:
-    return ApiCall(
-        api=endpoint.api,
-        method=endpoint.method,
-        path=endpoint.path,
-        params=params,
-        json=body,
-        safe_to_repeat=endpoint.safe_to_repeat,
-        rows=endpoint.rows,
-    )
-
-
-def _securities(name: str, value: Any, final: Final) -> list[str]:
-    """Return the final ones of the securities in full form, each once, in the order given."""
-    if not final(value):
-        return []
-    if isinstance(value, str):
-        value = value.replace(",", " ").split()
-    if not isinstance(value, list | tuple):
-        raise OpenmarketsQueryError(
-            f"{name}: securities must be a list such as ['BHP', 'CBA.ASX'] or a text such as 'BHP, CBA', "
-            f"not {_kind(value)}."
-        )
-    if not value:
-        raise OpenmarketsQueryError(f"{name}: securities is empty; name at least one.")
-    return list(dict.fromkeys(_full_security(name, item) for item in value if final(item)))
-
-
-def _full_security(name: str, value: Any) -> str:
-    match = _SECURITY.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise OpenmarketsQueryError(
-            f"{name}: securities: {_shown(value)} is malformed; write 'BHP', 'BHP.ASX' or 'BHP.ASX@TM'."
-        )
-    code, exchange, source = match.group("code", "exchange", "source")
-    return f"{code}.{exchange or DEFAULT_EXCHANGE}@{source or DEFAULT_DATA_SOURCE}"
-
-
-def _relative_path(name: str, path: Any) -> str:
-    """Return the path without its leading slash, or refuse one that could lead out of the API's base URL."""
-    if not isinstance(path, str) or not path.strip("/"):
-        raise OpenmarketsQueryError(f"{name}: path must be a text such as 'securities/v1', not {_shown(path)}.")
-    if len(path) > _MAX_PATH:
-        raise OpenmarketsQueryError(f"{name}: path has {len(path)} characters; {_MAX_PATH} are the most.")
-    decoded = path
-    while (further := unquote(decoded)) != decoded:
-        decoded = further
-    segments = re.split(r"[/\\]", decoded.removeprefix("/"))
-    # What stands before a colon in the first segment is a scheme (RFC 3986, section 4.2), which would get lost.
-    if ":" in segments[0] or decoded.startswith("//") or "\\" in decoded or ".." in segments or "." in segments:
-        raise OpenmarketsQueryError(
-            f"{name}: path {path!r} must be relative to the API's base URL: no scheme, no host, no '..'."
-        )
-    if not decoded.isprintable() or " " in decoded or "?" in path or "#" in path:
-        raise OpenmarketsQueryError(
-            f"{name}: path {path!r} must not hold blanks, control characters, '?' or '#'; "
-            "put the query string into params."
-        )
-    return path.removeprefix("/")
-
-
-def _check_params(name: str, params: Any, final: Final) -> None:
-    if not isinstance(params, Mapping):
-        raise OpenmarketsQueryError(f"{name}: params must be a dict, not {_kind(params)}.")
-    for key, value in params.items():
-        if not isinstance(key, str):
-            raise OpenmarketsQueryError(f"{name}: the names in params must be texts, not {_kind(key)}.")
-        for item in value if isinstance(value, list | tuple) else [value]:
-            if final(item) and not isinstance(item, str | int | float):
-                raise OpenmarketsQueryError(
-                    f"{name}: params[{key!r}] must be a text, a number, a boolean or a list of them, not {_kind(item)}."
-                )
-
-
-def _check_json(arguments: Mapping[str, Any], final: Final) -> None:
-    def later(value: Any) -> None:
-        if final(value):
-            raise TypeError(f"{_kind(value)} is not JSON-able")
-
-    for key, value in arguments.items():
-        try:
-            # Encoded, because a lone surrogate is a text that can't be sent.
-            json.dumps(value, allow_nan=False, ensure_ascii=False, default=later).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise OpenmarketsQueryError(
-                f"query: argument {key}: {error}; a query holds texts, numbers, booleans, None, lists and "
-                "dicts only (times as ISO 8601 texts)."
-            ) from None
-
-
-def _listed(value: Any) -> Any:
-    """Turn a sequence that loads its items when asked, as the results of mapped tasks do, into a list."""
-    lazy = isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple)
-    return list(value) if lazy else value
-
-
-def _shown(value: Any) -> str:
-    return f"{value!r:.200}" if isinstance(value, str) else _kind(value)
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a value of type {type(value).__name__}"
+"""Typed query to how it becomes calls."""
+_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "request": ("api", "method", "path", "params", "json", "safe_to_repeat"),
+    **{name: (*shape.arguments, "raw") for name, shape in _SHAPES.items()},
+}
+"""Endpoint name to the arguments that its queries hold, all of them."""

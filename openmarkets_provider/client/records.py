@@ -1,44 +1,376 @@
-"""From replies to the result that the user gets. Pure."""
+"""From replies to rows: names, prices, times. Pure.
+
+A reply is turned into rows by columns: what a field holds is checked and converted for all records at once.
+Arithmetic is decimal and exact.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal
+from itertools import chain, islice
 from typing import Any
 
-from openmarkets_provider.client.planning import ApiCall, Query
-from openmarkets_provider.exceptions import OpenmarketsInvalidResponse, OpenmarketsQueryError
+from openmarkets_provider.client.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
+from openmarkets_provider.client.planning import ApiCall
+from openmarkets_provider.client.ranges import EXCHANGE_ZONE, to_utc
+from openmarkets_provider.client.schemas import SCHEMAS, Kind, Schema, snake_case
+from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+
+Row = dict[str, Any]
+Listing = tuple[str, str]
+"""Security code and exchange."""
+
+FALLBACK_MULTIPLIER = Decimal("0.01")
+"""For cents: what counts when nothing says how native prices relate to the currency."""
+_EXACT = Context(prec=60, Emax=60, Emin=-60, traps=[Inexact, InvalidOperation, Overflow, Subnormal])
+_INTEGERS: set[type] = {int}
+_NUMBERS: set[type] = {int, Decimal}
+_TEXTS: set[type] = {str}
 
 
-def result(query: Query, answered: Sequence[tuple[ApiCall, Any]]) -> Any:
-    """Put the replies to a query's calls together.
-
-    :param answered: each call of the plan with the JSON of its reply, in the order of the plan.
-    :return: a list of records; for ``request`` the JSON of the reply, untouched.
-    :raises OpenmarketsError: as :func:`records`.
-    """
-    if query["endpoint"] == "request":
-        return answered[0][1]
-    return [row for call, reply in answered for row in records(call, reply)]
+class _WrongError(Exception):
+    """A value of a wrong type."""
 
 
-def records(call: ApiCall, reply: Any) -> list[Any]:
-    """Return the records of one reply to a typed query.
+def invalid_securities(call: ApiCall, reply: Any) -> list[Any]:
+    """Return the securities that a reply says it does not know."""
+    listed = reply.get("invalidSecurities") if isinstance(reply, dict) and call.rows is not None else None
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
+        raise _invalid(call, "invalidSecurities", "a list", listed)
+    return listed
+
+
+def records(call: ApiCall, reply: Any) -> list[dict[str, Any]]:
+    """Return the records of one reply to a typed query, untouched.
 
     :raises OpenmarketsInvalidResponse: the reply does not have the shape that the API promises.
-    :raises OpenmarketsQueryError: the API does not know some of the securities.
     """
-    rows = reply
     if call.rows is not None:
         if not isinstance(reply, dict) or call.rows not in reply:
-            raise OpenmarketsInvalidResponse(
-                f"{call.label}: expected an object with {call.rows!r}, got {type(reply).__name__}.",
-                endpoint=call.label,
-            )
-        rows = reply[call.rows]
-        if invalid := reply.get("invalidSecurities"):
-            raise OpenmarketsQueryError(f"{call.label}: the API does not know the securities {invalid!r:.1000}.")
-    if not isinstance(rows, list):
-        raise OpenmarketsInvalidResponse(
-            f"{call.label}: expected a list of records, got {type(rows).__name__}.", endpoint=call.label
+            raise _shape(call, f"an object with {call.rows!r}", reply)
+        reply = reply[call.rows]
+    if not isinstance(reply, list):
+        raise _shape(call, "a list of records", reply)
+    for record in reply:
+        if type(record) is not dict:
+            raise _shape(call, "a list of objects", record)
+    return reply
+
+
+def without_multiplier(endpoint: str, call: ApiCall, given: Sequence[Mapping[str, Any]]) -> list[Listing]:
+    """Return the securities whose prices are among the records, and whose multiplier is not."""
+    schema = SCHEMAS[endpoint]
+    unpriced = (record for record in given if record.get("priceMultiplier") is None and _has_price(schema, record))
+    if call.security is not None:
+        return [listing(call.security) for _ in islice(unpriced, 1)]
+    return list(dict.fromkeys(map(listing_of, unpriced)))
+
+
+def multipliers_of(call: ApiCall, given: Sequence[Mapping[str, Any]]) -> dict[Listing, Decimal]:
+    """Return the price multipliers in records of security information, for those that have one.
+
+    :raises OpenmarketsInvalidResponse: one is not a number above 0.
+    """
+    priced = [record for record in given if record.get("priceMultiplier") is not None]
+    try:
+        column = _multiplier([record["priceMultiplier"] for record in priced])
+    except _WrongError as error:
+        raise _invalid(call, "priceMultiplier", *error.args) from None
+    return dict(zip(map(listing_of, priced), column, strict=True))
+
+
+def listing(security: str) -> Listing:
+    """Return code and exchange of a security in full form."""
+    code, _, exchange = security.partition("@")[0].partition(".")
+    return code, exchange
+
+
+def listing_of(record: Mapping[str, Any]) -> Listing:
+    """Return code and exchange of the security that a record is about; the code is empty when it names none."""
+    code, exchange = record.get("securityCode"), record.get("exchange")
+    return code if isinstance(code, str) else "", exchange if isinstance(exchange, str) else DEFAULT_EXCHANGE
+
+
+def full_name(of: Listing) -> str:
+    """Return the full form of a security."""
+    return f"{of[0]}.{of[1]}@{DEFAULT_DATA_SOURCE}"
+
+
+def rows(
+    endpoint: str, call: ApiCall, given: Sequence[Mapping[str, Any]], multipliers: Mapping[Listing, Decimal]
+) -> list[Row]:
+    """Turn the records of one reply into rows.
+
+    :param endpoint: the query's name, which decides the schema.
+    :param given: the records, numbers with a fraction as Decimal.
+    :param multipliers: price multipliers for records without one; 0.01 for what is not among them.
+    :return: dicts that all have the same names in the same order: the schema's, then those of unknown fields.
+    :raises OpenmarketsInvalidResponse: a field is of a wrong type; the text names it.
+    """
+    if not given:
+        return []
+    schema = SCHEMAS[endpoint]
+    sent: dict[str, list[Any]] = {}
+    for api_name, field in (schema.by_api_name | schema.supplied).items():
+        column = [record.get(api_name) for record in given]
+        try:
+            sent[field.name] = _CONVERT[field.kind](column)
+        except _WrongError as error:
+            raise _invalid(call, api_name, *error.args) from None
+    columns = sent | _computed(schema, given)
+    if call.security is not None:
+        for name in _FROM_SECURITY.keys() & {field.name for field in schema.supplied.values()}:
+            value = _FROM_SECURITY[name](call.security)
+            columns[name] = [value if own is None else own for own in sent[name]]
+    if schema.price_api_names:
+        columns["price_multiplier"] = _multipliers(schema, call, given, sent["price_multiplier"], multipliers)
+    for api_name in schema.price_api_names:
+        name = schema.by_api_name[api_name].name
+        columns[name] = _prices(call, api_name, columns[name], columns["price_multiplier"])
+    columns = {field.name: columns[field.name] for field in schema.fields}
+    known = schema.by_api_name.keys() | schema.supplied.keys()
+    for api_name in dict.fromkeys(chain.from_iterable(given)):
+        if api_name not in known:
+            columns[_free_name(api_name, columns)] = [record.get(api_name) for record in given]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def within(endpoint: str, call: ApiCall, made: list[Row], window: tuple[Any, Any] | None) -> list[Row]:
+    """Return the rows in a half-open range.
+
+    :param window: two dates or two aware datetimes; None for all rows.
+    :raises OpenmarketsInvalidResponse: a row has no time.
+    """
+    column = SCHEMAS[endpoint].time
+    if window is None or column is None:
+        return made
+    start, end = window
+    try:
+        return [row for row in made if start <= row[column] < end]
+    except TypeError:
+        api_name = next(field.api for field in SCHEMAS[endpoint].fields if field.name == column)
+        raise _invalid(call, str(api_name), "a time", None) from None
+
+
+def keys(endpoint: str, made: Iterable[Row]) -> list[tuple[Any, ...]]:
+    """Return what identifies each row."""
+    names = SCHEMAS[endpoint].key
+    return [tuple(row[name] for name in names) for row in made]
+
+
+def order_state(record: Mapping[str, Any]) -> str:
+    """Say in one word what has become of an order: the first of the API's rules that applies.
+
+    ``finished``: orderState is INACTIVE, or lastAction is CANCEL or PURGE, or all of its volume is done.
+    ``failed``: actionStatus is FAILED or DENIED. ``working``: orderState is ACTIVE. ``pending``: anything else.
+    """
+    done, volume = record.get("doneVolumeTotal"), record.get("orderVolume")
+    if (
+        record.get("orderState") == "INACTIVE"
+        or record.get("lastAction") in ("CANCEL", "PURGE")
+        or (done is not None and volume is not None and done >= volume)
+    ):
+        return "finished"
+    if record.get("actionStatus") in ("FAILED", "DENIED"):
+        return "failed"
+    return "working" if record.get("orderState") == "ACTIVE" else "pending"
+
+
+def _computed(schema: Schema, given: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    if "level" in schema.names:
+        columns["level"] = list(range(1, len(given) + 1))
+    if "state" in schema.names:
+        columns["state"] = list(map(order_state, given))
+    return columns
+
+
+def _free_name(api_name: str, taken: Container[str]) -> str:
+    name = snake_case(api_name)
+    while name in taken:
+        name += "_"
+    return name
+
+
+_FROM_SECURITY: Mapping[str, Callable[[str], str]] = {
+    "security_code": lambda security: listing(security)[0],
+    "exchange": lambda security: listing(security)[1],
+    "data_source": lambda security: security.partition("@")[2],
+}
+
+
+def _has_price(schema: Schema, record: Mapping[str, Any]) -> bool:
+    return any(record.get(api_name) is not None for api_name in schema.price_api_names)
+
+
+def _multipliers(
+    schema: Schema,
+    call: ApiCall,
+    given: Sequence[Mapping[str, Any]],
+    sent: list[Decimal | None],
+    known: Mapping[Listing, Decimal],
+) -> list[Any]:
+    """Return each record's multiplier: its own, else the security's, else, where it has prices, the one for cents."""
+    of_call = None if call.security is None else listing(call.security)
+    if of_call is not None and of_call in known:
+        return [known[of_call] if own is None else own for own in sent]
+
+    def found(record: Mapping[str, Any]) -> Decimal | None:
+        return known.get(of_call or listing_of(record), FALLBACK_MULTIPLIER if _has_price(schema, record) else None)
+
+    return [found(record) if own is None else own for own, record in zip(sent, given, strict=True)]
+
+
+def _prices(call: ApiCall, api_name: str, natives: list[Any], multipliers: list[Decimal]) -> list[Decimal | None]:
+    multiply = _EXACT.multiply
+    made: list[Decimal | None] = []
+    try:
+        made.extend(
+            None if native is None else multiply(native, multiplier)
+            for native, multiplier in zip(natives, multipliers, strict=True)
         )
-    return rows
+    except DecimalException:
+        raise _invalid(call, api_name, "a price of a usual size", natives[len(made)]) from None
+    return made
+
+
+def _types(column: Iterable[Any]) -> set[type]:
+    return set(map(type, column)) - {type(None)}
+
+
+def _odd(column: Iterable[Any], allowed: set[type]) -> Any:
+    return next(value for value in column if value is not None and type(value) not in allowed)
+
+
+def _text(column: list[Any]) -> list[Any]:
+    if not _types(column) <= _TEXTS:
+        raise _WrongError("a text", _odd(column, _TEXTS))
+    return column
+
+
+def _id(column: list[Any]) -> list[Any]:
+    if _types(column) <= _TEXTS:
+        return column
+    if not _types(column) <= {int, str}:
+        raise _WrongError("a text or a whole number", _odd(column, {int, str}))
+    return [None if value is None else str(value) for value in column]
+
+
+def _integer(column: list[Any]) -> list[Any]:
+    if _types(column) <= _INTEGERS:
+        return column
+    if not _types(column) <= _NUMBERS:
+        raise _WrongError("a whole number", _odd(column, _NUMBERS))
+    for value in column:
+        if value is not None and not (-_TOO_LARGE < value < _TOO_LARGE and value == int(value)):
+            raise _WrongError("a whole number", value)
+    return [None if value is None else int(value) for value in column]
+
+
+_TOO_LARGE = 10**18
+
+
+def _native_price(column: list[Any]) -> list[Any]:
+    if not _types(column) <= _NUMBERS:
+        raise _WrongError("a number", _odd(column, _NUMBERS))
+    return column
+
+
+def _number(column: list[Any]) -> list[Any]:
+    return [None if value is None else Decimal(value) for value in _native_price(column)]
+
+
+def _multiplier(column: list[Any]) -> list[Any]:
+    for value in column:
+        if value is not None and (type(value) not in _NUMBERS or value <= 0):
+            raise _WrongError("a number above 0", value)
+    return _number(column)
+
+
+def _boolean(column: list[Any]) -> list[Any]:
+    if not _types(column) <= {bool}:
+        raise _WrongError("true or false", _odd(column, {bool}))
+    return column
+
+
+def _dates(column: list[Any]) -> list[Any]:
+    try:
+        return [None if value is None else date.fromisoformat(value) for value in column]
+    except (TypeError, ValueError):
+        return [None if value is None else _date(value) for value in column]
+
+
+def _date(value: Any) -> date:
+    """Read a date, or a time that is midnight at the exchange."""
+    moment = _moment(value, "a date")
+    if moment.tzinfo is not None:
+        moment = _utc(value, moment, "a date").astimezone(EXCHANGE_ZONE)
+    if moment.time() != datetime.min.time():
+        raise _WrongError("a date", value)
+    return moment.date()
+
+
+def _exchange_times(column: list[Any]) -> list[Any]:
+    return [None if value is None else _utc(value, _moment(value, "a time"), "a time") for value in column]
+
+
+def _utc_times(column: list[Any]) -> list[Any]:
+    moments = [None if value is None else _moment(value, "a time") for value in column]
+    return [
+        None if moment is None else _utc(value, moment if moment.tzinfo else moment.replace(tzinfo=UTC), "a time")
+        for value, moment in zip(column, moments, strict=True)
+    ]
+
+
+def _moment(value: Any, expected: str) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise _WrongError(expected, value) from None
+
+
+def _utc(value: Any, moment: datetime, expected: str) -> datetime:
+    try:
+        return to_utc(moment)
+    except OverflowError:
+        raise _WrongError(expected, value) from None
+
+
+def _as_sent(column: list[Any]) -> list[Any]:
+    return column
+
+
+_CONVERT: Mapping[Kind, Callable[[list[Any]], list[Any]]] = {
+    Kind.TEXT: _text,
+    Kind.ID: _id,
+    Kind.INTEGER: _integer,
+    Kind.COUNT: _integer,
+    Kind.VOLUME: _integer,
+    Kind.NUMBER: _number,
+    Kind.PRICE: _native_price,
+    Kind.VALUE: _number,
+    Kind.MULTIPLIER: _multiplier,
+    Kind.BOOLEAN: _boolean,
+    Kind.DATE: _dates,
+    Kind.EXCHANGE_TIME: _exchange_times,
+    Kind.UTC_TIME: _utc_times,
+    Kind.JSON: _as_sent,
+}
+
+
+def _invalid(call: ApiCall, field: str, expected: str, value: Any) -> OpenmarketsInvalidResponse:
+    return OpenmarketsInvalidResponse(
+        f"{call.label}: field {field}: expected {expected}, got {value!r:.100}. With raw=True the query gives what the "
+        "API sends.",
+        endpoint=call.label,
+    )
+
+
+def _shape(call: ApiCall, expected: str, value: Any) -> OpenmarketsInvalidResponse:
+    return OpenmarketsInvalidResponse(
+        f"{call.label}: expected {expected}, got {type(value).__name__}.", endpoint=call.label
+    )

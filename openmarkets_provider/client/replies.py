@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Mapping
+from decimal import Context, Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -37,14 +39,20 @@ _WHY_REFUSED = (
 )
 
 
-def decode(body: bytes) -> Any:
+_decoder = msgspec.json.Decoder()
+# Whatever the context of the thread says, which is the user's.
+_exact_decoder = msgspec.json.Decoder(float_hook=functools.partial(Decimal, context=Context(traps=[InvalidOperation])))
+
+
+def decode(body: bytes, *, exact: bool = False) -> Any:
     """Decode JSON strictly (no NaN, bounded nesting).
 
+    :param exact: numbers with a fraction become Decimal, as they are written.
     :raises ValueError: it is not JSON.
     """
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return (_exact_decoder if exact else _decoder).decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError, InvalidOperation) as error:
         raise ValueError(f"not JSON: {error}") from None
 
 
@@ -72,7 +80,7 @@ def read_reply(
         if not body.strip():
             return None
         try:
-            return decode(body)
+            return decode(body, exact=call.exact)
         except ValueError as error:
             problem = error
     request_id = _printable(headers.get("x-request-id") or request_id)

@@ -40,13 +40,21 @@ def limits(max_bytes: int) -> dict[str, Any]:
 
 
 def sync_client(
-    base_url: str, *, timeout: float, ca_bundle: str | None, user_agent: str, auth: httpx.Auth | None = None
+    base_url: str,
+    *,
+    timeout: float,
+    ca_bundle: str | None,
+    user_agent: str,
+    auth: httpx.Auth | None = None,
+    keep_alive: bool = True,
 ) -> httpx.Client:
     """Make a client for one host.
 
     :param timeout: seconds that one request may take in total, the whole reply included.
+    :param keep_alive: keep connections open for further requests.
     """
-    inner = httpx.HTTPTransport(**_transport_options(base_url, ca_bundle, SYNC_CONNECTIONS))
+    kept = SYNC_CONNECTIONS if keep_alive else 0
+    inner = httpx.HTTPTransport(**_transport_options(base_url, ca_bundle, SYNC_CONNECTIONS, kept))
     # httpx has no total time-out and offers no public place for one: its pool takes the network from here.
     inner._pool._network_backend = _DeadlineBackend(inner._pool._network_backend)  # noqa: SLF001
     transport = _LimitedTransport(inner, timeout)
@@ -60,17 +68,17 @@ def async_client(
     base_url: str, *, timeout: float, ca_bundle: str | None, user_agent: str, auth: httpx.Auth | None = None
 ) -> httpx.AsyncClient:
     """Make a client for one host and one event loop; the parameters are those of :func:`sync_client`."""
-    inner = httpx.AsyncHTTPTransport(**_transport_options(base_url, ca_bundle, ASYNC_CONNECTIONS))
+    inner = httpx.AsyncHTTPTransport(**_transport_options(base_url, ca_bundle, ASYNC_CONNECTIONS, ASYNC_CONNECTIONS))
     inner._pool._network_backend = _AsyncClosingBackend(inner._pool._network_backend)  # noqa: SLF001
     transport = _AsyncLimitedTransport(inner, timeout)
     return httpx.AsyncClient(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
 
 
-def _transport_options(base_url: str, ca_bundle: str | None, connections: int) -> dict[str, Any]:
+def _transport_options(base_url: str, ca_bundle: str | None, connections: int, kept: int) -> dict[str, Any]:
     return {
         "verify": _ssl_context(ca_bundle, os.getpid()),
         "proxy": _proxy(base_url),
-        "limits": httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        "limits": httpx.Limits(max_connections=connections, max_keepalive_connections=kept),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,10 @@ from airflow.providers.common.compat.sdk import BaseHook, conf, mask_secret
 from openmarkets_provider import __version__
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
+
+MAX_CONCURRENCY = 16
+DEFAULT_CONCURRENCY = 8
+"""Requests of one query at the same time."""
 
 if TYPE_CHECKING:
     import httpx
@@ -36,6 +40,8 @@ class OpenmarketsHook(BaseHook):
     threads, and on several event loops.
 
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
+    :param concurrency: most requests of one query at the same time, 1 to 16; on an event loop 8 at most.
+    :raises ValueError: concurrency is out of its range.
     """
 
     conn_name_attr = "openmarkets_conn_id"
@@ -43,9 +49,14 @@ class OpenmarketsHook(BaseHook):
     conn_type = "openmarkets"
     hook_name = "Openmarkets"
 
-    def __init__(self, openmarkets_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+    def __init__(
+        self, openmarkets_conn_id: str = default_conn_name, *, concurrency: int = DEFAULT_CONCURRENCY, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        if concurrency not in range(1, MAX_CONCURRENCY + 1):
+            raise ValueError(f"concurrency must be a whole number from 1 to {MAX_CONCURRENCY}, not {concurrency!r}.")
         self.openmarkets_conn_id = openmarkets_conn_id
+        self.concurrency = concurrency
 
     @cached_property
     def client(self) -> OpenmarketsClient:
@@ -54,14 +65,14 @@ class OpenmarketsHook(BaseHook):
         :raises OpenmarketsConfigurationError: the connection has a field that is not allowed; the text names it.
         :raises AirflowNotFoundException: there is no such connection.
         """
-        return _make_client(self.get_connection(self.openmarkets_conn_id))
+        return _make_client(self.get_connection(self.openmarkets_conn_id), self.concurrency)
 
     async def aclient(self) -> OpenmarketsClient:
         """Return :attr:`client`, looked up without blocking the event loop."""
         if "client" not in self.__dict__:
             connection = await get_async_connection(self.openmarkets_conn_id, hook=type(self))
             # Two coroutines may have looked it up at once: the first one's client stays.
-            self.__dict__.setdefault("client", _make_client(connection))
+            self.__dict__.setdefault("client", _make_client(connection, self.concurrency))
         return self.client
 
     def get_conn(self, api: str = "market_data") -> httpx.Client:
@@ -78,11 +89,26 @@ class OpenmarketsHook(BaseHook):
         """Answer a query.
 
         :param query: what a function of :mod:`openmarkets_provider.queries` returned; templates rendered.
-        :return: what that function documents: a list of records, or the JSON of the reply for ``request``.
+        :return: what that function documents: a list of rows, or the JSON of the reply for ``request``.
         :raises OpenmarketsError: what went wrong, see :mod:`openmarkets_provider.exceptions`. Failures that may
             pass were retried a few times where repeating is safe.
         """
         return self.client.run(query)
+
+    def stream(self, query: Query) -> Iterator[list[Any]]:
+        """Answer a query in batches of rows, as they come, without holding all of them.
+
+        A query that takes many calls makes up to ``concurrency`` of them at the same time, a few ahead of the batch
+        that is asked for. Batches, one a call, come in the order that the query's function states. The first call that
+        fails for good ends it: nothing more is sent, and the error says which call it was. A 429 slows all of
+        the run's calls. Closing the generator ends it, too.
+
+        :param query: as for :meth:`run`.
+        :return: lists of rows, none empty; for ``request`` the items of the reply when it is a list, else the reply.
+        :raises OpenmarketsQueryError: at once, when an argument is malformed.
+        :raises OpenmarketsError: while it is iterated, as :meth:`run`.
+        """
+        return self.client.stream(query)
 
     async def arun(self, query: Query) -> Any:
         """Answer a query on an event loop; as :meth:`run`. Call :meth:`aclose` when done."""
@@ -201,7 +227,7 @@ class _AirflowMasker:
 _masker = _AirflowMasker()
 
 
-def _make_client(connection: Connection) -> OpenmarketsClient:
+def _make_client(connection: Connection, concurrency: int) -> OpenmarketsClient:
     from airflow import __version__ as airflow_version
 
     from openmarkets_provider.client.client import OpenmarketsClient
@@ -211,6 +237,7 @@ def _make_client(connection: Connection) -> OpenmarketsClient:
         cache_dir=_cache_dir(),
         masker=_masker,
         user_agent=f"airflow-provider-openmarkets/{__version__} apache-airflow/{airflow_version}",
+        concurrency=concurrency,
     )
 
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from openmarkets_provider._airflow import BaseOperator
-from openmarkets_provider.client.planning import check, is_literal, is_repeatable
+from openmarkets_provider.client.arguments import is_literal
+from openmarkets_provider.client.planning import check, is_repeatable
 from openmarkets_provider.client.retry import MAX_WAIT
 from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
@@ -25,7 +26,7 @@ _TRIGGERER_GRACE = timedelta(minutes=5)
 
 
 class OpenmarketsOperator(BaseOperator):
-    """Answers a query and returns its result, JSON-able, to XCom.
+    """Answers a query and returns its result to XCom, where rows keep their types.
 
     Errors that no repetition can mend fail the task at once, without using its retries. Failures that may pass
     are retried a few times within the task where repeating is safe, and then left to Airflow's retries.

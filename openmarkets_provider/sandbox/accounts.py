@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime
+from decimal import Decimal
 from typing import NamedTuple
 
 from openmarkets_provider.sandbox import data
@@ -167,7 +168,7 @@ def position_record(portfolio: Portfolio, security: Security, now: datetime) -> 
 
 def cash_record(portfolio: Portfolio, now: datetime) -> Record:
     """Return the cash of a portfolio."""
-    balance = 10_000 + int(share_of(portfolio.code, "cash") * 9_000_000) / 100
+    balance = data.number(Decimal(1_000_000 + int(share_of(portfolio.code, "cash") * 9_000_000)) / 100)
     held = holdings(portfolio)
     prices = [current_session(security, now).prices[-1] for security in held]
     market_value = worth(prices, (_volume(portfolio, security) for security in held)) / POINTS_PER_DOLLAR

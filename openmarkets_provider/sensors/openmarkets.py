@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue
-from openmarkets_provider.client.planning import check, is_literal, plan
+from openmarkets_provider.client.arguments import is_literal
+from openmarkets_provider.client.planning import check, is_repeatable
 from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, from_dict
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
@@ -159,10 +160,10 @@ class OpenmarketsSensor(BaseSensorOperator):
         return OpenmarketsHook(self.openmarkets_conn_id)
 
     def _check_reads_only(self) -> None:
-        if unsafe := [call.label for call in plan(self.query) if not call.safe_to_repeat]:
+        if not is_repeatable(self.query):
             raise OpenmarketsQueryError(
-                f"query: {unsafe[0]} is not known to be safe to repeat, and a sensor repeats it. If it only reads, "
-                "say so with safe_to_repeat=True."
+                f"query: {self.query['method']} {self.query['api']} {self.query['path']} is not known to be safe to "
+                "repeat, and a sensor repeats it. If it only reads, say so with safe_to_repeat=True."
             )
 
     def _permanent(self, error: OpenmarketsError) -> Exception:

@@ -1,19 +1,39 @@
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
+import re
+import tracemalloc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum, StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
+import pendulum
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from openmarkets_provider import queries
 from openmarkets_provider.client.endpoints import MAX_SECURITIES
-from openmarkets_provider.client.planning import ApiCall, check, is_literal, is_repeatable, plan
+from openmarkets_provider.client.planning import (
+    ApiCall,
+    check,
+    endpoint_of,
+    is_literal,
+    is_repeatable,
+    normalise,
+    plan,
+    subject_of,
+    window,
+)
+from openmarkets_provider.client.ranges import MAX_DAYS, Span, exchange_date, exchange_span, to_utc
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from tests.client.test_ranges import RANGES, instants_of, written
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -43,8 +63,52 @@ def request(**changes: Any) -> dict[str, Any]:
     return query | changes
 
 
-def quotes(securities: Any) -> dict[str, Any]:
-    return {"endpoint": "quotes", "securities": securities}
+class LazySequence(Sequence):
+    """What Airflow makes of the results of a mapped task: a sequence that is no list."""
+
+    def __init__(self, *items: str) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index):
+        return self._items[index]
+
+
+def quotes(securities: Any, **changes: Any) -> dict[str, Any]:
+    return {
+        "endpoint": "quotes",
+        "securities": securities,
+        "exchange": None,
+        "on_invalid": "error",
+        "raw": False,
+    } | changes
+
+
+def listed(exchange: Any) -> dict[str, Any]:
+    return {"endpoint": "securities", "exchange": exchange, "raw": False}
+
+
+RANGE = {"start": "2026-01-05", "end": "2026-01-06"}
+VALID = {
+    "request": request(),
+    "securities": queries.securities(),
+    "security_information": queries.security_information("BHP"),
+    "quotes": queries.quotes("BHP"),
+    "depth": queries.depth("BHP"),
+    "time_series": queries.time_series("BHP", **RANGE),
+    "intraday_time_series": queries.intraday_time_series("BHP", interval=5, **RANGE),
+    "trades": queries.trades("BHP", **RANGE),
+    "accounts": queries.accounts(),
+    "portfolio_links": queries.portfolio_links(),
+    "portfolio_details": queries.portfolio_details(portfolios="P1"),
+    "cash": queries.cash(portfolios="P1"),
+    "positions": queries.positions(portfolios="P1"),
+    "orders": queries.orders("A1"),
+    "order_trades": queries.order_trades("A1", **RANGE),
+}
+RANGED = [name for name, query in VALID.items() if "start" in query]
 
 
 def only_call(query: Mapping[str, Any]) -> ApiCall:
@@ -213,8 +277,13 @@ def test_every_get_is_safe_unless_declared_unsafe():
 
 def test_a_query_is_repeatable_when_all_its_calls_are():
     assert is_repeatable(quotes(["BHP"]))
-    assert is_repeatable({"endpoint": "accounts"})
+    assert is_repeatable({"endpoint": "accounts", "raw": False})
     assert not is_repeatable(request(method="POST"))
+
+
+def test_whether_a_query_is_repeatable_is_known_before_what_it_asks_about():
+    assert is_repeatable(quotes(None, exchange="ASX"))
+    assert is_repeatable(queries.positions())
 
 
 # --- the generic request
@@ -222,7 +291,7 @@ def test_a_query_is_repeatable_when_all_its_calls_are():
 
 def test_a_request_becomes_one_call_as_written():
     query = request(api="oms", method="pAtCh", path="x/v1", params={"a": [1, "b", True]}, json={"c": None})
-    assert plan(query) == [ApiCall("oms", "PATCH", "x/v1", {"a": [1, "b", True]}, {"c": None}, False, None)]
+    assert list(plan(query)) == [ApiCall("oms", "PATCH", "x/v1", {"a": [1, "b", True]}, {"c": None}, False)]
     assert only_call(query).label == "PATCH oms x/v1"
 
 
@@ -282,9 +351,9 @@ def nested(depth: int) -> list[Any]:
     return value
 
 
-@pytest.mark.parametrize("endpoint", [None, "", "Quotes", "depth", 5, [], {}, nested(100_000)])
+@pytest.mark.parametrize("endpoint", [None, "", "Quotes", "create_order", 5, [], {}, nested(100_000)])
 def test_an_unknown_endpoint_is_refused_with_the_known_ones(endpoint: Any):
-    with pytest.raises(OpenmarketsQueryError, match="is unknown; allowed are accounts, quotes, request, securities"):
+    with pytest.raises(OpenmarketsQueryError, match=r"is unknown; allowed are accounts, cash, depth, .*, trades\."):
         plan({"endpoint": endpoint})
 
 
@@ -294,9 +363,12 @@ def test_a_dict_without_an_endpoint_is_refused():
 
 
 def test_unknown_arguments_are_named():
-    with pytest.raises(OpenmarketsQueryError, match=r"quotes: unknown argument 'a', 1; allowed are securities\."):
+    with pytest.raises(
+        OpenmarketsQueryError,
+        match=r"quotes: unknown argument 'a', 1; allowed are securities, exchange, on_invalid, raw\.",
+    ):
         plan(quotes(["BHP"]) | {1: 2, "a": 1})
-    with pytest.raises(OpenmarketsQueryError, match=r"accounts: unknown argument 'x'; allowed are none\."):
+    with pytest.raises(OpenmarketsQueryError, match=r"accounts: unknown argument 'x'; allowed are raw\."):
         plan({"endpoint": "accounts", "x": 1})
 
 
@@ -361,8 +433,8 @@ def test_what_json_cannot_hold_is_refused(value: Any, message: str):
         quotes(["BHP", Later(), "{{ params.code }}"]),
         quotes("{{ params.codes }}"),
         quotes("BHP, {# a comment #}"),
-        {"endpoint": "securities", "exchange": Later()},
-        {"endpoint": "securities", "exchange": "{{ params.exchange }}"},
+        listed(Later()),
+        listed("{{ params.exchange }}"),
     ],
 )
 def test_templates_and_upstream_results_pass_when_made_and_are_refused_when_run(query: dict[str, Any]):
@@ -420,8 +492,8 @@ def test_what_is_literal(value: Any, literal: bool):
 
 
 def test_securities_of_an_exchange():
-    assert plan({"endpoint": "securities", "exchange": "ASX"}) == [
-        ApiCall("market_data", "GET", "securities/v1", {"exchanges": "ASX"}, None, True, None)
+    assert list(plan(listed("ASX"))) == [
+        ApiCall("market_data", "GET", "securities/v1", {"exchanges": "ASX"}, safe_to_repeat=True, exact=True)
     ]
 
 
@@ -440,11 +512,16 @@ def test_securities_of_an_exchange():
 )
 def test_a_malformed_exchange_is_shown(exchange: Any, shown: str):
     with pytest.raises(OpenmarketsQueryError, match=f"securities: exchange must be a code such as 'ASX', not {shown}"):
-        check({"endpoint": "securities", "exchange": exchange})
+        check(listed(exchange))
 
 
 def test_accounts():
-    assert plan({"endpoint": "accounts"}) == [ApiCall("oms", "GET", "accounts/v1", safe_to_repeat=True)]
+    assert list(plan(queries.accounts())) == [ApiCall("oms", "GET", "accounts/v1", safe_to_repeat=True, exact=True)]
+
+
+def test_numbers_of_records_that_stay_untouched_are_not_decoded_exactly():
+    assert only_call(queries.accounts(raw=True)).exact is False
+    assert only_call(quotes("BHP", raw=True)).exact is False
 
 
 class Code(StrEnum):
@@ -468,9 +545,9 @@ class Code(StrEnum):
     ],
 )
 def test_securities_are_completed_and_asked_for_once_in_the_order_given(securities: Any, full: list[str]):
-    assert plan(quotes(securities)) == [
-        ApiCall("market_data", "POST", "pricing/quotes/v3", None, {"securities": full}, True, "quotes")
-    ]
+    call = only_call(quotes(securities))
+    assert call.json == {"securities": full}
+    assert all(type(security) is str for security in call.json["securities"])
 
 
 @pytest.mark.parametrize(
@@ -479,7 +556,8 @@ def test_securities_are_completed_and_asked_for_once_in_the_order_given(securiti
         ([], "securities is empty"),
         ("", "securities is empty"),
         (" , \n", "securities is empty"),
-        (None, "securities must be a list.*not None"),
+        (None, "name the securities, or an exchange"),
+        (True, "securities must be a list.*not a value of type bool"),
         (5, "securities must be a list.*not a value of type int"),
         ({"BHP": 1}, "securities must be a list.*not a value of type dict"),
         ([""], "'' is malformed"),
@@ -511,6 +589,7 @@ def test_malformed_securities_are_refused(securities: Any, message: str):
 def test_batches_hold_a_thousand(count: int, sizes: list[int]):
     calls = plan(quotes([f"S{number}" for number in range(count)]))
     assert [len(call.json["securities"]) for call in calls] == sizes
+    assert len(calls) == len(sizes)
 
 
 @given(st.lists(CODES, min_size=1, max_size=30), st.integers(1, 150))
@@ -523,37 +602,494 @@ def test_every_security_is_in_exactly_one_batch_in_its_order(codes: list[str], t
     assert all(call.safe_to_repeat for call in calls)
 
 
+# --- arguments of typed queries
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (VALID["depth"] | {"levels": 0}, "levels must be a whole number from 1 to 100, not 0"),
+        (VALID["depth"] | {"levels": 101}, "levels must be a whole number from 1 to 100, not 101"),
+        (VALID["depth"] | {"levels": -1}, "levels must be a whole number from 1 to 100, not -1"),
+        (VALID["depth"] | {"levels": True}, "levels must be a whole number from 1 to 100, not True"),
+        (VALID["depth"] | {"levels": 5.0}, "levels must be a whole number from 1 to 100, not 5.0"),
+        (VALID["depth"] | {"levels": "0"}, "levels must be a whole number from 1 to 100, not '0'"),
+        (VALID["depth"] | {"levels": "-5"}, "levels must be a whole number from 1 to 100, not '-5'"),
+        (VALID["depth"] | {"levels": "٥"}, "levels must be a whole number from 1 to 100, not '٥'"),  # noqa: RUF001 - an Arabic digit
+        (VALID["depth"] | {"levels": "None"}, "levels must be a whole number from 1 to 100, not 'None'"),
+        (VALID["depth"] | {"levels": None}, "levels must be a whole number from 1 to 100, not None"),
+        (VALID["depth"] | {"levels": "9" * 5000}, "levels must be a whole number from 1 to 100, not '999"),
+        (VALID["depth"] | {"levels": 10**4000}, "levels must be a whole number from 1 to 100, not 1000"),
+        (VALID["depth"] | {"on_invalid": "ignore"}, "on_invalid must be one of 'error', 'warn', not 'ignore'"),
+        (VALID["depth"] | {"on_invalid": None}, "on_invalid must be one of 'error', 'warn', not None"),
+        (VALID["depth"] | {"raw": 1}, "raw must be one of True, False, not 1"),
+        (VALID["depth"] | {"raw": "False"}, "raw must be one of True, False, not 'False'"),
+        (VALID["depth"] | {"exchange": "ASX"}, "securities and exchange don't go together"),
+        (VALID["depth"] | {"securities": None}, "name the securities, or an exchange"),
+        (VALID["depth"] | {"securities": None, "exchange": "A/X"}, "exchange must be a code such as 'ASX', not 'A/X'"),
+        (VALID["time_series"] | {"frequency": "daily"}, "frequency must be one of 'Daily', 'Weekly', not 'daily'"),
+        (VALID["time_series"] | {"frequency": "Minutes"}, "frequency must be one of 'Daily', 'Weekly', not 'Minutes'"),
+        (VALID["time_series"] | {"frequency": 1}, "frequency must be one of 'Daily', 'Weekly', not 1"),
+        (VALID["intraday_time_series"] | {"interval": 7}, "interval must be one of 1, 2, 3, .* 60 (minutes), not 7"),
+        (VALID["intraday_time_series"] | {"interval": 0}, "interval must be one of 1, 2, 3, .* 60 (minutes), not 0"),
+        (VALID["intraday_time_series"] | {"interval": True}, "interval must be one of .* (minutes), not True"),
+        (VALID["intraday_time_series"] | {"interval": "5m"}, "interval must be one of .* (minutes), not '5m'"),
+        (VALID["intraday_time_series"] | {"interval": None}, "interval must be one of .* (minutes), not None"),
+        (VALID["trades"] | {"start": None}, "start must be a date or a time such as .*not None"),
+        (VALID["trades"] | {"start": "None"}, "start must be a date or a time such as .*not 'None'"),
+        (VALID["trades"] | {"start": "0001-01-01"}, "start must be a date or a time such as .*not '0001-01-01'"),
+        (VALID["trades"] | {"end": "9999-12-31"}, "end must be a date or a time such as .*not '9999-12-31'"),
+        (VALID["trades"] | {"end": 20260105}, "end must be a date or a time such as .*not a value of type int"),
+        (VALID["trades"] | {"end": True}, "end must be a date or a time such as .*not a value of type bool"),
+        (VALID["trades"] | {"end": ["2026-01-05"]}, "end must be a date or a time such as .*not a value of type list"),
+        (VALID["order_trades"] | {"start": "yesterday"}, "start must be a date or a time such as .*not 'yesterday'"),
+        (VALID["orders"] | {"include_child_orders": 1}, "include_child_orders must be one of True, False, not 1"),
+        (VALID["orders"] | {"portfolios": "P1"}, "accounts and portfolios don't go together"),
+        (VALID["orders"] | {"accounts": 5}, "accounts must be a list such as ['12345'] .*not a value of type int"),
+        (VALID["orders"] | {"accounts": ""}, "accounts is empty"),
+        (VALID["orders"] | {"accounts": []}, "accounts is empty"),
+        (VALID["orders"] | {"accounts": [5]}, "accounts: a value of type int is malformed"),
+        (VALID["orders"] | {"accounts": [True]}, "accounts: a value of type bool is malformed"),
+        (VALID["cash"] | {"portfolios": [None]}, "portfolios: None is malformed"),
+        (VALID["cash"] | {"portfolios": ["x" * 101]}, "portfolios: 'xxx.*is malformed"),
+        (
+            VALID["portfolio_details"] | {"include_same_cash_account": None},
+            "include_same_cash_account must be one of True, False, not None",
+        ),
+    ],
+)
+def test_a_mistake_is_told_when_made_and_when_run(query: dict[str, Any], message: str):
+    pattern = re.escape(f"{query['endpoint']}: {message}").replace(r"\.\*", ".*")
+    for look in (check, plan):
+        with pytest.raises(OpenmarketsQueryError, match=f"^{pattern}") as caught:
+            look(query)
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "code", ["A/B", "A\\B", ".", "..", "/", "A\x00", "A\x7fB", "A\nB", "A\u2028B", "A\u202eB", " "]
+)
+@pytest.mark.parametrize(
+    ("name", "argument"), [("orders", "accounts"), ("order_trades", "accounts"), ("positions", "portfolios")]
+)
+def test_a_code_that_could_lead_elsewhere_or_hide_is_refused(name: str, argument: str, code: str):
+    for look in (check, plan):
+        with pytest.raises(OpenmarketsQueryError, match=f"{argument}: .* is malformed") as caught:
+            look(VALID[name] | {argument: [code]})
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("argument", ["securities", "exchange"])
+def test_a_date_is_no_code_of_a_security_or_an_exchange(argument: str):
+    query = quotes(None) | {argument: date(2026, 1, 5)}
+    for look in (check, plan):
+        with pytest.raises(OpenmarketsQueryError, match=argument):
+            look(query)
+
+
+def test_a_date_is_no_account_code():
+    for look in (check, plan):
+        with pytest.raises(OpenmarketsQueryError, match="accounts"):
+            look(VALID["orders"] | {"accounts": date(2026, 1, 5)})
+
+
+@pytest.mark.parametrize(("levels", "sent"), [(1, 1), (100, 100), ("1", 1), ("010", 10), (IntEnum("L", {"A": 7}).A, 7)])
+def test_a_number_may_be_the_text_that_a_template_renders(levels: Any, sent: int):
+    params = only_call(VALID["depth"] | {"levels": levels}).params
+    assert params == {"askLevelMax": sent, "bidLevelMax": sent, "groupBy": "Price"}
+    query = VALID["intraday_time_series"] | {"interval": "60"}
+    assert only_call(query).params["consolidationInterval"] == 60
+
+
+class Choice(str, Enum):  # noqa: UP042 - StrEnum would not do
+    """Unlike StrEnum its members are not written as their values."""
+
+    DAILY = "Daily"
+    ASX = "ASX"
+    WARN = "warn"
+
+
+def test_a_member_of_an_enumeration_of_texts_is_sent_as_its_text():
+    params = [
+        only_call(VALID["time_series"] | {"frequency": Choice.DAILY}).params["frequency"],
+        only_call(listed(Choice.ASX)).params["exchanges"],
+    ]
+    assert list(map(str, params)) == ["Daily", "ASX"]
+    assert only_call(quotes([Choice.ASX])).json == {"securities": ["ASX.ASX@TM"]}
+
+
+@given(st.text(min_size=1, max_size=12) | st.text(alphabet="./\\%2eEfFcC5:a?#@ \n;é", min_size=1, max_size=12))
+def test_every_account_code_that_is_accepted_stays_one_segment_of_the_path(code: str):
+    import httpx
+
+    try:
+        call = only_call(VALID["orders"] | {"accounts": [code]})
+    except OpenmarketsQueryError:
+        return
+    base = "https://api.example/base/"
+    with httpx.Client(base_url=base, trust_env=False) as http:
+        raw = http.build_request("GET", call.path).url.raw_path.decode("ascii")
+    before, orders, by_account, segment, version = raw.removeprefix("/").split("/")
+    assert (before, orders, by_account, version) == ("base", "orders", "by-account", "v4")
+    assert unquote(segment) == code.strip()
+
+
+def test_accounts_are_asked_for_once_in_the_order_given():
+    calls = list(plan(VALID["orders"] | {"accounts": "B, A B\nC,,A"}))
+    assert [call.path for call in calls] == [f"orders/by-account/{code}/v4" for code in "BAC"]
+    assert [call.piece for call in calls] == ["B", "A", "C"]
+
+
+@pytest.mark.parametrize("name", ["portfolio_details", "cash", "positions"])
+def test_batches_of_portfolios_hold_a_thousand(name: str):
+    codes = [f"P{number}" for number in range(2001)]
+    batches = [call.json["portfolioCodes"] for call in plan(VALID[name] | {"portfolios": [*codes, "P0"]})]
+    assert [len(batch) for batch in batches] == [1000, 1000, 1]
+    assert [code for batch in batches for code in batch] == codes
+
+
+def test_what_is_asked_for_by_one_security_a_call_is_in_the_order_of_the_securities():
+    for name in ("depth", "time_series", "intraday_time_series", "trades"):
+        calls = list(plan(VALID[name] | {"securities": "CBA BHP.CXA CBA"}))
+        assert [call.security for call in calls] == ["CBA.ASX@TM", "BHP.CXA@TM"]
+        assert all(f"/{call.security}/" in call.path for call in calls)
+        assert all(call.piece.startswith(str(call.security)) for call in calls)
+
+
+def test_batches_say_which_part_they_are():
+    first, second = plan(quotes([f"S{number}" for number in range(1003)]))
+    assert (first.piece, second.piece) == ("1000 from S0.ASX@TM on", "3 from S1000.ASX@TM on")
+    assert first.security is None
+
+
+# --- ranges
+
+
+@pytest.mark.parametrize("name", RANGED)
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2026-01-05", "2026-01-05"),
+        ("2026-01-05", "2026-01-05T00:00:00"),
+        ("2026-01-06", "2026-01-05"),
+        # the same instant, written in two ways
+        ("2026-01-05T00:00:00", "2026-01-04T13:00:00Z"),
+        # the texts are in order, the instants are not
+        ("2026-01-05T10:00:00Z", "2026-01-05T11:00:00"),
+        # the hour that is missing in October means the next one
+        ("2026-10-04T02:30:00", "2026-10-04T03:30:00"),
+        ("2026-10-04T02:30:00", "2026-10-04T03:00:00"),
+        (date(2026, 1, 5), date(2026, 1, 5)),
+    ],
+)
+def test_an_empty_or_reversed_range_is_refused(name: str, start: Any, end: Any):
+    for look in (check, plan):
+        with pytest.raises(
+            OpenmarketsQueryError,
+            match=f"^{name}: start '.*' and end '.*' are an empty or reversed range; end must be after start",
+        ):
+            look(VALID[name] | {"start": start, "end": end})
+
+
+@pytest.mark.parametrize("name", RANGED)
+def test_a_range_with_a_template_is_checked_when_it_runs(name: str):
+    query = VALID[name] | {"start": "{{ data_interval_start }}", "end": "2026-01-05"}
+    assert check(query) is query
+    with pytest.raises(OpenmarketsQueryError, match="start must be a date or a time"):
+        plan(query)
+    with pytest.raises(OpenmarketsQueryError, match="empty or reversed range"):
+        plan(query | {"start": "2026-01-05 00:00:00+00:00"})
+    assert plan(query | {"start": "2026-01-03 00:00:00+00:00"})
+
+
+@pytest.mark.parametrize("name", RANGED)
+def test_the_literal_bound_beside_a_template_is_checked_when_made(name: str):
+    with pytest.raises(OpenmarketsQueryError, match="end must be a date or a time"):
+        check(VALID[name] | {"start": "{{ ds }}", "end": "someday"})
+    with pytest.raises(OpenmarketsQueryError, match="start must be a date or a time"):
+        check(VALID[name] | {"start": "someday", "end": Later()})
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "days"),
+    [
+        ("2026-01-05", "2026-01-06", ("2026-01-05", "2026-01-06")),
+        ("2026-01-05T23:59", "2026-01-06T00:00", ("2026-01-05", "2026-01-06")),
+        ("2026-01-05T15:00", "2026-01-09T15:00", ("2026-01-05", "2026-01-09")),
+        ("2026-01-04T13:00:00Z", "2026-01-05T12:59:59Z", None),
+        ("2026-01-04T12:59:59Z", "2026-01-04T13:00:00Z", ("2026-01-04", "2026-01-05")),
+        # a day of Airflow's, midnight to midnight UTC, is the exchange day that it begins in
+        ("2026-01-05T00:00:00+00:00", "2026-01-06T00:00:00+00:00", ("2026-01-05", "2026-01-06")),
+        (date(2026, 1, 5), datetime(2026, 1, 6, tzinfo=UTC), ("2026-01-05", "2026-01-06")),
+    ],
+)
+def test_daily_bars_are_those_of_the_exchange_days_of_the_bounds(start: Any, end: Any, days: tuple[str, str] | None):
+    query = VALID["time_series"] | {"start": start, "end": end}
+    if days is None:
+        for look in (check, plan):
+            with pytest.raises(OpenmarketsQueryError, match=r"start '.*' and end '.*' are on one exchange day"):
+                look(query)
+        return
+    assert only_call(query).params == {"frequency": "Daily", "dateFrom": days[0], "dateTo": days[1]}
+    assert window(query) == tuple(map(date.fromisoformat, days))
+
+
+@given(RANGES)
+def test_daily_bars_take_one_call_however_long_the_range(wanted: tuple[datetime, datetime]):
+    start, end = wanted
+    assume(exchange_date(start) != exchange_date(end))
+    query = VALID["time_series"] | {"start": start, "end": end, "frequency": "Weekly"}
+    assert only_call(query).params == {
+        "frequency": "Weekly",
+        "dateFrom": exchange_date(start).isoformat(),
+        "dateTo": exchange_date(end).isoformat(),
+    }
+
+
+@given(RANGES)
+def test_trades_of_accounts_take_one_call_however_long_the_range(wanted: tuple[datetime, datetime]):
+    query = VALID["order_trades"] | {"start": wanted[0], "end": wanted[1]}
+    span = exchange_span(*wanted)
+    assert only_call(query).params == {"dateTimeFrom": span.start.isoformat(), "dateTimeTo": span.end.isoformat()}
+    assert window(query) == wanted
+
+
+def spans_of(calls: Iterable[ApiCall]) -> list[Span]:
+    bounds = [call.json or call.params for call in calls]
+    return [Span(*(datetime.fromisoformat(of[name]) for name in ("dateTimeFrom", "dateTimeTo"))) for of in bounds]
+
+
+@given(RANGES, st.sampled_from(list(MAX_DAYS)), st.integers(1, 3), st.data())
+def test_intraday_pieces_cover_the_range_once_and_none_is_too_long(
+    wanted: tuple[datetime, datetime], interval: int, count: int, data: st.DataObject
+):
+    codes = [f"S{number}" for number in range(count)]
+    query = VALID["intraday_time_series"] | {
+        "securities": codes,
+        "start": wanted[0],
+        "end": wanted[1],
+        "interval": interval,
+    }
+    calls = list(plan(query))
+    for security, group in itertools.groupby(calls, lambda call: call.security):
+        group = list(group)
+        pieces = spans_of(group)
+        assert (pieces[0].start, pieces[-1].end) == exchange_span(*wanted, interval)
+        assert all(piece.end == following.start for piece, following in itertools.pairwise(pieces))
+        limit = timedelta(days=7 if interval < 10 else 30 if interval <= 30 else 60)
+        assert all(timedelta(0) < piece.end - piece.start <= limit for piece in pieces)
+        assert [call.piece for call in group] == [f"{security}, {piece}" for piece in pieces]
+        assert all(call.params["consolidationInterval"] == interval for call in group)
+    assert list(dict.fromkeys(call.security for call in calls)) == [f"{code}.ASX@TM" for code in codes]
+    bar = written(data.draw(instants_of(wanted)))
+    bar -= timedelta(minutes=bar.minute % interval, seconds=bar.second, microseconds=bar.microsecond)
+    if wanted[0] <= to_utc(bar) < wanted[1]:
+        assert sum(piece.start <= bar < piece.end for piece in pieces) == 1
+
+
+@given(RANGES, st.data())
+def test_trades_are_asked_for_one_exchange_day_a_call(wanted: tuple[datetime, datetime], data: st.DataObject):
+    pieces = spans_of(plan(VALID["trades"] | {"start": wanted[0], "end": wanted[1]}))
+    assert (pieces[0].start, pieces[-1].end) == exchange_span(*wanted)
+    assert all(piece.end == following.start for piece, following in itertools.pairwise(pieces))
+    assert all(piece.start.date() == (piece.end - timedelta(microseconds=1)).date() for piece in pieces)
+    row = written(data.draw(instants_of(wanted)))
+    if wanted[0] <= to_utc(row) < wanted[1]:
+        assert sum(piece.start <= row < piece.end for piece in pieces) == 1
+
+
+@pytest.mark.parametrize(
+    ("now", "days"),
+    [
+        ("2026-01-04T23:59:59", []),
+        ("2026-01-05T00:00:00", ["2026-01-05"]),
+        ("2026-01-05T09:59:59", ["2026-01-05"]),
+        ("2026-01-05T23:59:59", ["2026-01-05"]),
+        ("2026-01-06T00:00:00", ["2026-01-05", "2026-01-06"]),
+        ("2026-02-01T00:00:00", ["2026-01-05", "2026-01-06", "2026-01-07"]),
+    ],
+)
+def test_no_trades_are_asked_for_of_days_to_come(now: str, days: list[str]):
+    query = VALID["trades"] | {"securities": "BHP CBA", "start": "2026-01-05", "end": "2026-01-08"}
+    calls = plan(query, datetime.fromisoformat(now))
+    assert [piece.start.date().isoformat() for piece in spans_of(calls)] == days * 2
+    assert len(calls) == len(days) * 2
+
+
+def test_no_bars_are_asked_for_of_pieces_to_come():
+    query = VALID["intraday_time_series"] | {"start": "2026-01-05", "end": "2027-01-05"}
+    first, second = plan(query, datetime.fromisoformat("2026-01-12T00:00:00"))
+    assert spans_of([first, second]) == spans_of(itertools.islice(plan(query), 2))
+    assert list(plan(query, datetime.fromisoformat("2026-01-04T23:59:59"))) == []
+
+
+@given(RANGES, st.timedeltas(timedelta(days=-80), timedelta(days=80)))
+def test_just_the_pieces_that_begin_after_now_are_left_out(wanted: tuple[datetime, datetime], off: timedelta):
+    now = written(wanted[0] + off)
+    for name in ("trades", "intraday_time_series"):
+        query = VALID[name] | {"start": wanted[0], "end": wanted[1]}
+        every = list(plan(query))
+        begun = [call for call, piece in zip(every, spans_of(every), strict=True) if piece.start <= now]
+        assert list(plan(query, now)) == begun
+
+
+@pytest.mark.parametrize("name", ["trades", "intraday_time_series"])
+def test_thirty_years_of_two_thousand_securities_are_planned_without_making_all_calls(name: str):
+    codes = [f"S{number}" for number in range(2000)]
+    query = VALID[name] | {"securities": codes, "start": "1996-01-01", "end": "2026-01-01"}
+    days = (date(2026, 1, 1) - date(1996, 1, 1)).days
+    tracemalloc.start()
+    try:
+        calls = plan(query)
+        first = list(itertools.islice(calls, 3))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(calls) == 2000 * (days if name == "trades" else -(-days // 7))
+    assert [call.security for call in first] == ["S0.ASX@TM"] * 3
+    # All calls of trades would be gigabytes.
+    assert peak < 20_000_000
+
+
+def test_a_plan_can_be_gone_through_again():
+    calls = plan(VALID["trades"] | {"securities": "BHP CBA"})
+    assert list(calls) == list(calls)
+    assert len(list(calls)) == len(calls) == 2
+
+
+# --- what others ask of a query
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("request", None),
+        ("securities", None),
+        ("accounts", None),
+        ("portfolio_links", None),
+        ("depth", "securities"),
+        ("trades", "securities"),
+        ("cash", "portfolios"),
+        ("orders", "accounts"),
+    ],
+)
+def test_what_a_query_asks_about(name: str, subject: str | None):
+    assert subject_of(VALID[name]) == subject
+    assert endpoint_of(VALID[name]) == name
+
+
+@pytest.mark.parametrize("name", [name for name in VALID if name not in RANGED])
+def test_a_query_without_a_range_has_no_window(name: str):
+    assert window(VALID[name]) is None
+
+
+def test_arguments_in_their_final_form():
+    query = VALID["intraday_time_series"] | {"securities": "BHP, CBA.CXA", "interval": "5"}
+    assert normalise(query) == {
+        "securities": ["BHP.ASX@TM", "CBA.CXA@TM"],
+        "exchange": None,
+        "start": datetime(2026, 1, 4, 13, tzinfo=UTC),
+        "end": datetime(2026, 1, 5, 13, tzinfo=UTC),
+        "interval": 5,
+        "on_invalid": "error",
+        "raw": False,
+    }
+
+
 # --- any data
 
 
+class Odd(StrEnum):
+    NONE = "None"
+
+
+ODD_VALUES = [
+    *("", " ", ",", "None", "none", "null", "nan", "NaT", "True", "0", "-1", "1e3", "1.0", "٣", "é", "ＢＨＰ"),  # noqa: RUF001
+    *("\ud800", "\x00", "A\x00B", "\u202e", "..", "../..", "A/B", "%2e%2e", "?x=1", "#", "{", "}}", "\\"),
+    *("9" * 5000, "x" * 100_000, "2026-01-05" * 1000, 10**5000, -(10**5000), float("nan"), float("inf"), 0, -1, 5, 5.0),
+    *("0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-05T25:00"),
+    *(True, False, None, 1j, Decimal(5), ..., object(), object, len, range(3), range(0), MappingProxyType({})),
+    *(b"", b"BHP", frozenset("a"), bytearray(b"abc"), memoryview(b"abc"), Odd.NONE, Path, UTC, iter("BHP")),
+    *([], [[]], [{}], [[["BHP"]]], {}, {"BHP": 1}, ("BHP", None), ["BHP", b"CBA"], [True], [5], [date(2026, 1, 5)]),
+    *(
+        LazySequence("BHP", "CBA"),
+        LazySequence(),
+        [LazySequence("BHP")],
+        timedelta(1),
+        time(10),
+        pendulum.duration(days=1),
+    ),
+    *(
+        date.min,
+        date.max,
+        datetime.min.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))),
+    ),
+]
+ANY_VALUE = (
+    JSON
+    | st.text(max_size=30)
+    | st.text(alphabet="0123456789-:T+Z. ", max_size=30)
+    | st.dates()
+    | st.datetimes(timezones=st.none() | st.timezones())
+    | st.lists(st.text(max_size=5) | st.integers() | st.none(), max_size=3)
+)
+PLACES = [(name, argument) for name, query in VALID.items() for argument in query if argument != "endpoint"]
+
+
+def refusal(look: Callable[[dict[str, Any]], object], query: dict[str, Any]) -> str | None:
+    try:
+        look(query)
+    except OpenmarketsQueryError as error:
+        return str(error)
+    return None
+
+
+def begin(query: dict[str, Any]) -> None:
+    """Plan a query, and make some of its calls."""
+    for call in itertools.islice(plan(query), 3):
+        assert call.path.isascii() or call.path == query["path"]
+
+
+def assert_planned_or_refused_by_name(name: str, argument: str, value: Any) -> None:
+    query = VALID[name] | {argument: value}
+    when_made, when_run = refusal(check, query), refusal(begin, query)
+    for text in (when_made, when_run):
+        assert text is None or (argument in text and text.isprintable() and len(text) < 2000)
+    if is_literal_throughout(value):
+        assert when_made == when_run
+    else:
+        assert when_made is None or when_run is not None
+
+
+@pytest.mark.parametrize(("name", "argument"), PLACES)
+def test_an_odd_value_is_planned_or_refused_with_an_error_that_names_its_argument(name: str, argument: str):
+    for value in ODD_VALUES:
+        assert_planned_or_refused_by_name(name, argument, value)
+
+
+@given(st.sampled_from(PLACES), ANY_VALUE)
+@settings(max_examples=500)
+def test_any_value_is_planned_or_refused_with_an_error_that_names_its_argument(place: tuple[str, str], value: Any):
+    assert_planned_or_refused_by_name(*place, value)
+
+
 ARGUMENTS = st.fixed_dictionaries(
-    {"endpoint": st.sampled_from(["request", "quotes", "securities", "accounts"]) | JSON},
+    {"endpoint": st.sampled_from(list(VALID)) | JSON},
     optional={
-        "api": st.sampled_from(["news", "oms"]) | JSON,
-        "method": st.sampled_from(["GET", "POST"]) | JSON,
-        "path": st.sampled_from(["a/b", "orders/v4"]) | JSON,
-        "params": JSON,
-        "json": JSON,
-        "safe_to_repeat": JSON,
-        "securities": JSON,
-        "exchange": JSON,
+        argument: st.sampled_from([query[argument] for query in VALID.values() if argument in query]) | JSON
+        for argument in {argument for _, argument in PLACES}
     },
 )
-COMPLETE_REQUESTS = st.fixed_dictionaries(
-    {
-        "endpoint": st.just("request"),
-        "api": st.sampled_from(["news", "oms"]) | JSON,
-        "method": st.sampled_from(["GET", "POST"]) | JSON,
-        "path": st.sampled_from(["a/b", "orders/v4"]) | st.text() | JSON,
-        "params": st.none() | JSON,
-        "json": st.none() | JSON,
-        "safe_to_repeat": st.none() | st.booleans() | JSON,
-    }
+COMPLETE = st.sampled_from(list(VALID.values())).flatmap(
+    lambda query: st.fixed_dictionaries(
+        {key: st.just(value) if key == "endpoint" else st.just(value) | JSON for key, value in query.items()}
+    )
 )
-QUOTES = st.fixed_dictionaries({"endpoint": st.just("quotes"), "securities": JSON | st.lists(CODES)})
 
 
-@given(JSON | ARGUMENTS | COMPLETE_REQUESTS | QUOTES)
+@given(JSON | ARGUMENTS | COMPLETE)
+@settings(max_examples=500)
 def test_any_json_is_planned_or_refused_with_a_query_error(query: Any):
     try:
         checked = check(query)
@@ -564,11 +1100,11 @@ def test_any_json_is_planned_or_refused_with_a_query_error(query: Any):
     assert checked is query
     assert check(json.loads(json.dumps(query))) == query
     try:
-        calls = plan(query)
+        calls = list(itertools.islice(plan(query), 10))
     except OpenmarketsQueryError:
         assert not is_literal_throughout(query)
         return
-    assert plan(json.loads(json.dumps(query))) == calls
+    assert list(itertools.islice(plan(json.loads(json.dumps(query))), 10)) == calls
     for call in calls:
         assert call.api in ("market_data", "news", "oms")
         assert not call.path.startswith("/")
@@ -602,21 +1138,10 @@ def test_no_accepted_path_leaves_the_base_url(path: str):
     assert url.path.removeprefix("/base/") == httpx.URL("https://h/" + call.path).path.removeprefix("/")
 
 
-class LazySequence(Sequence):
-    """What Airflow makes of the results of a mapped task: a sequence that is no list."""
-
-    def __init__(self, *items: str) -> None:
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index):
-        return self._items[index]
-
-
 def test_the_results_of_a_mapped_task_are_taken_as_a_list():
-    (call,) = plan({"endpoint": "quotes", "securities": LazySequence("BHP", "CBA")})
+    (call,) = plan(quotes(LazySequence("BHP", "CBA")))
     assert call.json == {"securities": ["BHP.ASX@TM", "CBA.ASX@TM"]}
     with pytest.raises(OpenmarketsQueryError, match="securities is empty"):
-        plan({"endpoint": "quotes", "securities": LazySequence()})
+        plan(quotes(LazySequence()))
+    calls = plan(VALID["orders"] | {"accounts": LazySequence("A", "B")})
+    assert [call.path for call in calls] == ["orders/by-account/A/v4", "orders/by-account/B/v4"]

@@ -1,0 +1,251 @@
+"""What the arguments of a query may hold. Pure.
+
+Every check names the query and the argument, and returns the value in the form that planning needs. Values that are
+not final yet, templates and results of upstream tasks, are left alone while the DAG is parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote
+
+from openmarkets_provider.client.ranges import MAX_DAYS, exchange_date, read_moment
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+
+DEFAULT_EXCHANGE = "ASX"
+DEFAULT_DATA_SOURCE = "TM"
+FREQUENCIES = ("Daily", "Weekly")
+ON_INVALID = ("error", "warn")
+MAX_LEVELS = 100
+
+_SECURITY = re.compile(r"(?P<code>[\w-]+)(?:\.(?P<exchange>[\w-]+))?(?:@(?P<source>[\w-]+))?", re.ASCII)
+_WORD = re.compile(r"[\w-]+", re.ASCII)
+_JINJA = re.compile(r"\{[{%#]")
+_MAX_PATH = 2000
+_MAX_CODE = 100
+
+
+Final = Callable[[Any], bool]
+"""Tells whether a value is final, or comes to be known later."""
+
+
+def is_literal(value: Any) -> bool:
+    """Tell whether a value is known while the DAG is parsed: no Jinja template, no upstream result."""
+    if isinstance(value, str):
+        return _JINJA.search(value) is None
+    return not hasattr(value, "resolve")
+
+
+def is_security(text: str) -> bool:
+    """Tell whether a text is a security that the API can be asked about."""
+    return _SECURITY.fullmatch(text) is not None
+
+
+def check_range(name: str, arguments: Mapping[str, Any], start: datetime, end: datetime) -> None:
+    """Refuse a range that holds nothing.
+
+    :raises OpenmarketsQueryError: end is not after start, or for daily bars not on a later exchange day.
+    """
+    said = f"start {arguments['start']!r} and end {arguments['end']!r}"
+    if start >= end:
+        raise OpenmarketsQueryError(f"{name}: {said} are an empty or reversed range; end must be after start.")
+    if name == "time_series" and exchange_date(start) == exchange_date(end):
+        raise OpenmarketsQueryError(
+            f"{name}: {said} are on one exchange day (Australia/Sydney), and end's day is not part of the range, so "
+            "there is no bar in it; end must be on a later day."
+        )
+
+
+def _check_securities(name: str, argument: str, value: Any, final: Final) -> list[str] | None:
+    """Return the final ones of the securities in full form, each once, in the order given."""
+    return _codes(name, argument, value, final, "BHP", _full_security)
+
+
+def _check_codes(name: str, argument: str, value: Any, final: Final) -> list[str] | None:
+    return _codes(name, argument, value, final, "12345", _code)
+
+
+def _codes(
+    name: str, argument: str, value: Any, final: Final, example: str, read: Callable[[str, str, Any], str]
+) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    if not isinstance(value, list | tuple):
+        raise OpenmarketsQueryError(
+            f"{name}: {argument} must be a list such as ['{example}'] or a text such as '{example}' with commas "
+            f"between several, not {kind(value)}."
+        )
+    if not value:
+        raise OpenmarketsQueryError(f"{name}: {argument} is empty; name at least one.")
+    return list(dict.fromkeys(read(name, argument, item) for item in value if final(item)))
+
+
+def _full_security(name: str, argument: str, value: Any) -> str:
+    match = _SECURITY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise OpenmarketsQueryError(
+            f"{name}: {argument}: {shown(value)} is malformed; write 'BHP', 'BHP.ASX' or 'BHP.ASX@TM'."
+        )
+    code, exchange, source = match.group("code", "exchange", "source")
+    return f"{code}.{exchange or DEFAULT_EXCHANGE}@{source or DEFAULT_DATA_SOURCE}"
+
+
+def _code(name: str, argument: str, value: Any) -> str:
+    code = value.strip() if isinstance(value, str) else ""
+    if not code or len(code) > _MAX_CODE or not code.isprintable() or code in (".", "..") or set(code) & set("/\\"):
+        raise OpenmarketsQueryError(
+            f"{name}: {argument}: {shown(value)} is malformed; a code is a text such as '12345', without slashes."
+        )
+    return code
+
+
+def _check_exchange(name: str, argument: str, value: Any, final: Final) -> str | None:
+    if value is None and name != "securities":
+        return None
+    match = _WORD.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise OpenmarketsQueryError(f"{name}: {argument} must be a code such as 'ASX', not {shown(value)}.")
+    return match.group()
+
+
+def _check_moment(name: str, argument: str, value: Any, final: Final) -> datetime:
+    try:
+        if isinstance(value, str):
+            return read_moment(value)
+        problem = kind(value)
+    except ValueError:
+        problem = shown(value)
+    raise OpenmarketsQueryError(
+        f"{name}: {argument} must be a date or a time such as '2026-01-05' or '2026-01-05T10:00:00+11:00' "
+        f"(exchange time, Australia/Sydney, where it has no offset), not {problem}."
+    )
+
+
+def _check_number(name: str, argument: str, value: Any, allowed: Sequence[int], words: str) -> int:
+    # What a template renders is text.
+    short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10
+    number = int(value) if short else value
+    if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
+        raise OpenmarketsQueryError(f"{name}: {argument} must be {words}, not {value!r:.50}.")
+    return number
+
+
+def _check_interval(name: str, argument: str, value: Any, final: Final) -> int:
+    return _check_number(name, argument, value, list(MAX_DAYS), f"one of {', '.join(map(str, MAX_DAYS))} (minutes)")
+
+
+def _check_levels(name: str, argument: str, value: Any, final: Final) -> int:
+    return _check_number(name, argument, value, range(1, MAX_LEVELS + 1), f"a whole number from 1 to {MAX_LEVELS}")
+
+
+def _one_of(allowed: Sequence[Any]) -> Callable[[str, str, Any, Final], Any]:
+    def check_choice(name: str, argument: str, value: Any, final: Final) -> Any:
+        for choice in allowed:
+            if value is choice or (isinstance(value, str) and value == choice):
+                return choice
+        words = ", ".join(map(repr, allowed))
+        raise OpenmarketsQueryError(f"{name}: {argument} must be one of {words}, not {value!r:.50}.")
+
+    return check_choice
+
+
+_flag = _one_of((True, False))
+CHECKS: Mapping[str, Callable[[str, str, Any, Final], Any]] = {
+    "securities": _check_securities,
+    "accounts": _check_codes,
+    "portfolios": _check_codes,
+    "exchange": _check_exchange,
+    "start": _check_moment,
+    "end": _check_moment,
+    "frequency": _one_of(FREQUENCIES),
+    "interval": _check_interval,
+    "levels": _check_levels,
+    "include_child_orders": _flag,
+    "include_same_cash_account": _flag,
+    "on_invalid": _one_of(ON_INVALID),
+    "raw": _flag,
+}
+"""Argument of a typed query to the function that checks it and returns what the planner needs."""
+
+
+def relative_path(name: str, path: Any) -> str:
+    """Return the path without its leading slash, or refuse one that could lead out of the API's base URL."""
+    if not isinstance(path, str) or not path.strip("/"):
+        raise OpenmarketsQueryError(f"{name}: path must be a text such as 'securities/v1', not {shown(path)}.")
+    if len(path) > _MAX_PATH:
+        raise OpenmarketsQueryError(f"{name}: path has {len(path)} characters; {_MAX_PATH} are the most.")
+    decoded = path
+    while (further := unquote(decoded)) != decoded:
+        decoded = further
+    segments = re.split(r"[/\\]", decoded.removeprefix("/"))
+    # What stands before a colon in the first segment is a scheme (RFC 3986, section 4.2), which would get lost.
+    if ":" in segments[0] or decoded.startswith("//") or "\\" in decoded or ".." in segments or "." in segments:
+        raise OpenmarketsQueryError(
+            f"{name}: path {path!r} must be relative to the API's base URL: no scheme, no host, no '..'."
+        )
+    if not decoded.isprintable() or " " in decoded or "?" in path or "#" in path:
+        raise OpenmarketsQueryError(
+            f"{name}: path {path!r} must not hold blanks, control characters, '?' or '#'; "
+            "put the query string into params."
+        )
+    return path.removeprefix("/")
+
+
+def check_params(name: str, params: Any, final: Final) -> None:
+    """Refuse what makes no query string.
+
+    :raises OpenmarketsQueryError: it is no dict of texts, numbers, booleans and lists of them.
+    """
+    if not isinstance(params, Mapping):
+        raise OpenmarketsQueryError(f"{name}: params must be a dict, not {kind(params)}.")
+    for key, value in params.items():
+        if not isinstance(key, str):
+            raise OpenmarketsQueryError(f"{name}: the names in params must be texts, not {kind(key)}.")
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if final(item) and not isinstance(item, str | int | float):
+                raise OpenmarketsQueryError(
+                    f"{name}: params[{key!r}] must be a text, a number, a boolean or a list of them, not {kind(item)}."
+                )
+
+
+def check_json(arguments: Mapping[str, Any], final: Final) -> None:
+    """Refuse what is not JSON-able among the final values.
+
+    :raises OpenmarketsQueryError: an argument holds such a value.
+    """
+
+    def later(value: Any) -> None:
+        if final(value):
+            raise TypeError(f"{kind(value)} is not JSON-able")
+
+    for key, value in arguments.items():
+        try:
+            # Encoded, because a lone surrogate is a text that can't be sent.
+            json.dumps(value, allow_nan=False, ensure_ascii=False, default=later).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise OpenmarketsQueryError(
+                f"query: argument {key}: {error}; a query holds texts, numbers, booleans, None, lists and "
+                "dicts only (times as ISO 8601 texts)."
+            ) from None
+
+
+def listed(value: Any) -> Any:
+    """Turn a sequence that loads its items when asked, as the results of mapped tasks do, into a list."""
+    lazy = isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple)
+    return list(value) if lazy else value
+
+
+def shown(value: Any) -> str:
+    """Return what an error tells of a value: a text itself, cut, or what kind of value it is."""
+    return f"{value!r:.200}" if isinstance(value, str) else kind(value)
+
+
+def kind(value: Any) -> str:
+    """Return what kind of value it is, in words."""
+    return "None" if value is None else f"a value of type {type(value).__name__}"

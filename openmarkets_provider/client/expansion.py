@@ -1,0 +1,83 @@
+"""From a query that leaves its securities or accounts to the API, to one that names them. Pure.
+
+A query may name an exchange instead of securities, accounts where the API takes portfolios (or the other way
+round), or neither of the two for all that the client sees. What it means is another query's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from openmarkets_provider.client.arguments import DEFAULT_DATA_SOURCE
+from openmarkets_provider.client.planning import Query, normalise, subject_of, window
+from openmarkets_provider.client.ranges import exchange_date
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+
+Row = dict[str, Any]
+
+
+def needed(query: Query) -> Query | None:
+    """Return the query whose rows a rendered query can't be planned without, or None when it can.
+
+    :raises OpenmarketsQueryError: an argument is malformed.
+    """
+    given, subject = normalise(query), subject_of(query)
+    if subject is None or given[subject] is not None:
+        return None
+    if subject == "securities":
+        return {"endpoint": "securities", "exchange": given["exchange"], "raw": False}
+    by_links = subject == "portfolios" or given["portfolios"] is not None
+    return {"endpoint": "portfolio_links" if by_links else "accounts", "raw": False}
+
+
+def expand(query: Query, rows: Sequence[Row], today: date) -> Query | None:
+    """Return the query with its securities, portfolios or accounts named; None when there are none to ask for.
+
+    Securities are those listed at some time of the query's range, today where it has none; of the links between
+    accounts and portfolios those that are not removed count.
+
+    :param rows: what the query of :func:`needed` gave.
+    :param today: the exchange's date.
+    :raises OpenmarketsQueryError: the exchange lists nothing, or an account or portfolio has no link.
+    """
+    subject = str(subject_of(query))
+    if subject == "securities":
+        return {**query, "securities": _listed(query, rows, today), "exchange": None}
+    other = "accounts" if subject == "portfolios" else "portfolios"
+    wanted, from_name, to_name = normalise(query)[other], f"{other[:-1]}_code", f"{subject[:-1]}_code"
+    usable = [row for row in rows if row.get("link_removed") is not True and row[to_name] is not None]
+    if wanted is not None:
+        linked = {row[from_name] for row in usable}
+        if lonely := [code for code in wanted if code not in linked]:
+            raise OpenmarketsQueryError(
+                f"{query['endpoint']}: {other}: no {to_name.replace('_', ' ')} is linked to {', '.join(lonely):.500}."
+            )
+        usable = [row for code in wanted for row in usable if row[from_name] == code]
+    codes = list(dict.fromkeys(row[to_name] for row in usable))
+    return {**query, subject: codes, other: None} if codes else None
+
+
+def _listed(query: Query, rows: Sequence[Row], today: date) -> list[str]:
+    first, last = _days(query) or (today, today)
+    securities = [
+        f"{row['security_code']}.{row['exchange'] or query['exchange']}@{DEFAULT_DATA_SOURCE}"
+        for row in rows
+        if (row["first_listed_date"] or last) <= last and (row["last_listed_date"] or first) >= first
+    ]
+    if not securities:
+        raise OpenmarketsQueryError(
+            f"{query['endpoint']}: exchange {query['exchange']!r}: the API lists no securities there."
+        )
+    return securities
+
+
+def _days(query: Query) -> tuple[date, date] | None:
+    """Return the first and the last exchange day of a query's range."""
+    match window(query):
+        case (datetime() as start, datetime() as end):
+            return exchange_date(start), exchange_date(end - timedelta(microseconds=1))
+        case (start, end):
+            return start, end - timedelta(days=1)
+    return None

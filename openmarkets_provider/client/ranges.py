@@ -1,0 +1,97 @@
+"""Ranges of time: from what a DAG author writes to the pieces that the API is asked for. Pure.
+
+A range is half-open, [start, end). The API takes exchange time without an offset (Australia/Sydney), and does not say
+whether its ends belong to a range: pieces ask for both, and rows outside of the range are dropped afterwards.
+
+Where the clock goes back in April an exchange time happens twice: without an offset it means the first of the two
+(daylight-saving time). Where it goes forward in October an hour is missing: a time in it is counted with the
+offset before the change, so it means the time one hour later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+EXCHANGE_ZONE = ZoneInfo("Australia/Sydney")
+MAX_DAYS = {1: 7, 2: 7, 3: 7, 4: 7, 5: 7, 6: 7, 10: 30, 12: 30, 15: 30, 20: 30, 30: 30, 60: 60}
+"""Longest range of one intraday call in days, by the interval of its bars in minutes."""
+_EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+_MIDNIGHT = time()
+_EPOCH = datetime(1900, 1, 1)  # noqa: DTZ001 - exchange time has no offset here
+
+
+class Span(NamedTuple):
+    """A piece of exchange time to ask for, without an offset; its end belongs to the next piece."""
+
+    start: datetime
+    end: datetime
+
+    def __str__(self) -> str:
+        return f"{self.start.isoformat()} to {self.end.isoformat()}"
+
+
+def to_text(value: Any) -> Any:
+    """Turn a date or a datetime, pendulum's too, into ISO 8601 text; leave anything else as it is."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def read_moment(text: str) -> datetime:
+    """Read an ISO 8601 date or time as UTC; without an offset it is exchange time, and a date is its midnight.
+
+    :raises ValueError: it is none, or lies outside of the years 1900 to 2199.
+    """
+    try:
+        moment = to_utc(datetime.fromisoformat(text.strip()))
+    except OverflowError:
+        moment = _LATEST
+    if not _EARLIEST <= moment < _LATEST:
+        raise ValueError(f"{text!r} is not in the years 1900 to 2199")
+    return moment
+
+
+def to_utc(moment: datetime) -> datetime:
+    """Turn a time, exchange time where it has no offset, into UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=EXCHANGE_ZONE)).astimezone(UTC)
+
+
+def exchange_date(moment: datetime) -> date:
+    """Return the exchange's date at a moment."""
+    return moment.astimezone(EXCHANGE_ZONE).date()
+
+
+def exchange_span(start: datetime, end: datetime, minutes: int = 0) -> Span:
+    """Return the exchange time that holds a range, widened to whole seconds, or to whole bars of some minutes.
+
+    :param start: aware.
+    :param end: aware.
+    :param minutes: length of a bar; it divides an hour.
+    """
+    step = timedelta(minutes=minutes) or timedelta(seconds=1)
+    first, last = start.astimezone(EXCHANGE_ZONE), end.astimezone(EXCHANGE_ZONE)
+    # What an exchange clock shows for the second time may have been written in the first hour of that name.
+    back = timedelta(hours=last.fold)
+    return Span(_floor(_naive(first), step), _ceil(_naive(last) + back, step))
+
+
+def split(span: Span, days: int) -> Iterator[Span]:
+    """Cut at midnights, into pieces of so many exchange days at most."""
+    start = span.start
+    while start < span.end:
+        end = min(datetime.combine(start.date() + timedelta(days=days), _MIDNIGHT), span.end)
+        yield Span(start, end)
+        start = end
+
+
+def _naive(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=None, fold=0)
+
+
+def _floor(moment: datetime, step: timedelta) -> datetime:
+    return moment - (moment - _EPOCH) % step
+
+
+def _ceil(moment: datetime, step: timedelta) -> datetime:
+    return moment + -(moment - _EPOCH) % step

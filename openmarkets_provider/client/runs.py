@@ -1,0 +1,238 @@
+"""One run of a query: which calls it takes, and rows from their replies. As flows, without I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from openmarkets_provider.client.arguments import is_security
+from openmarkets_provider.client.expansion import expand, needed
+from openmarkets_provider.client.flows import Flow
+from openmarkets_provider.client.planning import ApiCall, Plan, Query, plan, window
+from openmarkets_provider.client.ranges import EXCHANGE_ZONE
+from openmarkets_provider.client.records import (
+    Listing,
+    Row,
+    full_name,
+    invalid_securities,
+    keys,
+    listing,
+    listing_of,
+    multipliers_of,
+    records,
+    rows,
+    within,
+    without_multiplier,
+)
+from openmarkets_provider.client.schemas import SCHEMAS
+from openmarkets_provider.exceptions import (
+    OpenmarketsConfigurationError,
+    OpenmarketsError,
+    OpenmarketsNotFound,
+    OpenmarketsQueryError,
+    OpenmarketsScopeNotInPlan,
+    OpenmarketsUserContextRequired,
+)
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY = 5.0
+"""Seconds between two lines about the progress of a run."""
+_INFORMATION = "security_information"
+_NOT_IN_PLAN = (
+    OpenmarketsConfigurationError,
+    OpenmarketsNotFound,
+    OpenmarketsScopeNotInPlan,
+    OpenmarketsUserContextRequired,
+)
+
+
+class Answer(NamedTuple):
+    """A reply to one call of a run; ``known`` is False when the API does not know what the call is about."""
+
+    number: int
+    call: ApiCall
+    reply: Any
+    known: bool = True
+
+
+class Run:
+    """One run of a typed query. Its methods are flows; all but :meth:`ask` belong to one thread.
+
+    :param query: rendered.
+    :param exchange: makes the flow that sends a call, with its retries.
+    """
+
+    def __init__(self, query: Query, exchange: Callable[[ApiCall], Flow[Any]]) -> None:
+        self._query = query
+        self._exchange = exchange
+        self._endpoint: str = query["endpoint"]
+        self._total = 0
+        self._window: tuple[Any, Any] | None = None
+        self._split = False
+        self._seam: tuple[str, set[Any]] = ("", set())
+        self._multipliers: dict[Listing, Decimal] = {}
+        self._asked: set[Listing] = set()
+        self._guessed: set[Listing] = set()
+
+    def prepare(self) -> Flow[Plan]:
+        """Find out what the query leaves to the API, and plan its calls.
+
+        :raises OpenmarketsError: the query is malformed, or a call that comes first failed.
+        """
+        now = datetime.now(UTC).astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
+        before = needed(self._query)
+        if before is not None:
+            named = expand(self._query, (yield from self._look_up(before)), now.date())
+            if named is None:
+                log.info("%s: the client sees no accounts or portfolios to ask for.", self._endpoint)
+                return Plan([], [], lambda subject, span: NotImplemented)
+            self._query = named
+        calls = plan(self._query, now)
+        self._total, self._split = len(calls), len(calls.spans) > 1
+        self._window = window(self._query)
+        first = next(iter(calls), None)
+        if first is not None and first.exact and first.security is not None and SCHEMAS[self._endpoint].price_api_names:
+            yield from self._learn([listing(security) for security in calls.subjects])
+        return calls
+
+    def ask(self, number: int, call: ApiCall) -> Flow[Answer]:
+        """Send one call of the plan.
+
+        :param number: 1 for the first.
+        """
+        with self._naming(number, call):
+            try:
+                return Answer(number, call, (yield from self._exchange(call)))
+            except OpenmarketsNotFound as error:
+                if call.security is None or self._query["on_invalid"] != "warn":
+                    raise
+                log.warning("%s It is left out.", error)
+                return Answer(number, call, None, known=False)
+
+    def batch(self, answer: Answer) -> Flow[list[Row]]:
+        """Turn one answer into rows, or into the API's records when the query wants those. In the order of the plan."""
+        number, call, reply, known = answer
+        if not known:
+            return []
+        with self._naming(number, call):
+            given = records(call, reply)
+            self._check_known(call, reply, given)
+            if not call.exact:
+                return given
+            missing = without_multiplier(self._endpoint, call, given)
+            if self._endpoint != _INFORMATION:
+                yield from self._learn(missing)
+            made = rows(self._endpoint, call, given, self._multipliers)
+            self._warn_of_guesses(missing)
+            return self._unseen(call, within(self._endpoint, call, made, self._window))
+
+    def _look_up(self, query: Query) -> Flow[list[Row]]:
+        run = Run(query, self._exchange)
+        found: list[Row] = []
+        for number, call in enumerate((yield from run.prepare()), 1):
+            found += yield from run.batch((yield from run.ask(number, call)))
+        return found
+
+    def _learn(self, securities: Iterable[Listing]) -> Flow[None]:
+        """Ask for the price multipliers of securities that this run has not asked for yet."""
+        wanted = [each for each in securities if each not in self._asked and is_security(full_name(each))]
+        if not wanted:
+            return
+        self._asked.update(wanted)
+        query = {
+            "endpoint": _INFORMATION,
+            "securities": list(map(full_name, wanted)),
+            "exchange": None,
+            "on_invalid": "warn",
+            "raw": False,
+        }
+        try:
+            for call in plan(query):
+                given = records(call, (yield from self._exchange(call)))
+                self._multipliers |= multipliers_of(call, given)
+        except _NOT_IN_PLAN as error:
+            log.warning("Price multipliers can't be had from security information: %s", error)
+
+    def _check_known(self, call: ApiCall, reply: Any, given: Sequence[Row]) -> None:
+        invalid = invalid_securities(call, reply)
+        if self._endpoint == _INFORMATION:
+            found = set(map(listing_of, given))
+            invalid = [security for security in call.json["securities"] if listing(security) not in found]
+        if not invalid:
+            return
+        text = f"{call.label}: the API does not know the securities {invalid!r:.1000}."
+        if self._query["on_invalid"] != "warn":
+            raise OpenmarketsQueryError(f"{text} With on_invalid='warn' the query goes on without them.")
+        log.warning("%s They are left out.", text)
+
+    def _warn_of_guesses(self, missing: Iterable[Listing]) -> None:
+        guessed = [each for each in missing if each not in self._multipliers and each not in self._guessed]
+        if guessed:
+            self._guessed.update(guessed)
+            log.warning(
+                "%s: nothing supplies the price multiplier of %s; 0.01 is taken for it (native prices in cents).",
+                self._endpoint,
+                ", ".join(map(full_name, guessed))[:1000],
+            )
+
+    def _unseen(self, call: ApiCall, made: list[Row]) -> list[Row]:
+        """Leave out what the piece before has too: ends of pieces that touch may belong to both."""
+        if not self._split:
+            return made
+        series, seen = self._seam
+        identified = keys(self._endpoint, made)
+        if series == call.path:
+            made = [row for row, key in zip(made, identified, strict=True) if key not in seen]
+        self._seam = call.path, set(identified)
+        return made
+
+    @contextlib.contextmanager
+    def _naming(self, number: int, call: ApiCall) -> Iterator[None]:
+        """Say in an error which piece of a split query failed."""
+        try:
+            yield
+        except OpenmarketsError as error:
+            if self._total > 1:
+                error.args = (f"Call {number} of {self._total} ({call.piece}) failed. {error}",)
+            raise
+
+
+class Progress:
+    """Logs how far a long run is, every few seconds.
+
+    :param name: what the lines call the run.
+    :param total: calls of the run.
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name = name
+        self._total = total
+        self._calls = self._rows = 0
+        self._started = self._said = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """Count one more call, with so many rows."""
+        self._calls += 1
+        self._rows += count
+        self.tick()
+
+    def tick(self) -> None:
+        """Say something when it is time to."""
+        now = time.monotonic()
+        if now - self._said < PROGRESS_EVERY or self._calls == self._total:
+            return
+        self._said = now
+        log.info(
+            "%s: %d of %d calls done, %d rows, %.0f rows/s.",
+            self._name,
+            self._calls,
+            self._total,
+            self._rows,
+            self._rows / (now - self._started),
+        )
