@@ -3,9 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
-SOURCES := openmarkets_provider tests example_dags
+SOURCES := openmarkets_provider tests example_dags docs
 
-.PHONY: demo test unit lint format bench constraints clean
+.PHONY: demo test unit lint format bench docs constraints clean
 
 demo: .venv/installed ## run the example DAG in a real Airflow against the sandbox
 	$(BIN)/python -m tests.demo
@@ -30,6 +30,9 @@ format: .venv/installed ## format, and mend what can be mended by itself
 
 bench: .venv/installed ## measure, as ratios of pairs in one run
 	$(BIN)/python -m tests.bench
+
+docs: .venv/installed ## write docs/queries.md from the code
+	$(BIN)/python docs/generate.py
 
 constraints: .venv/installed ## resolve the pinned versions anew
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \

@@ -1,0 +1,498 @@
+"""Writes docs/queries.md, the reference of all queries, from the code: ``make docs``.
+
+What the code knows is read off it: tables, signatures, docstrings, and the calls of a run, which is carried out here
+without I/O. Only the introduction is written by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from openmarkets_provider import queries
+from openmarkets_provider.client import ranges
+from openmarkets_provider.client.endpoints import ENDPOINTS, Endpoint, find_endpoint
+from openmarkets_provider.client.environments import SCOPES
+from openmarkets_provider.client.flows import Flow, drive
+from openmarkets_provider.client.planning import ApiCall, Query, endpoint_of, plan, subject_of
+from openmarkets_provider.client.records import FALLBACK_MULTIPLIER, records, rows
+from openmarkets_provider.client.replies import decode
+from openmarkets_provider.client.runs import Run
+from openmarkets_provider.client.schemas import SCHEMAS, Kind, Schema
+
+PAGE = Path(__file__).parent / "queries.md"
+
+TITLES = {
+    "Securities": "Naming securities",
+    "Accounts and portfolios": "Naming accounts and portfolios",
+    "Ranges": "Ranges of time",
+    "Rows": "Rows and records",
+}
+"""How a paragraph of the module ``queries`` begins, to its heading here; none may be called as a query is."""
+EXPLAINED = {"securities": "Securities", "accounts": "Accounts and portfolios"}
+"""What the docstrings leave to that module, by argument."""
+
+SAMPLES: Mapping[str, Any] = {
+    "start": "2024-01-01",
+    "end": "2025-01-01",
+    "interval": 5,
+}
+"""For arguments that must be given; the range is longer than any that one call may have."""
+RECORD: Mapping[str, Any] = {
+    "securityCode": "BHP",
+    "exchange": "ASX",
+    "accountCode": "A",
+    "portfolioCode": "P",
+    "linkRemoved": False,
+    "timeSeriesDate": "2026-01-05",
+    "timeSeriesDateTime": "2026-01-05T10:00:00",
+    "tradeDateTime": "2026-01-05T10:00:00",
+}
+"""Enough of a record of any endpoint for a run to go on."""
+
+BREAK = "<br>"
+"""Between the lines of a table's cell."""
+
+EXAMPLE_QUERY = queries.time_series("BHP", start="2026-01-05", end="2026-01-06")
+EXAMPLE_MULTIPLIER = "0.01"
+EXAMPLE_REPLY = """\
+[
+  {
+    "openPrice": 4501,
+    "highPrice": 4533.5,
+    "lowPrice": 4487,
+    "closePrice": 4520,
+    "totalVolume": 7103456,
+    "totalValue": 320645118.42,
+    "tradeCount": 21874,
+    "timeSeriesDate": "2026-01-05",
+    "marketVwap": 4513.93,
+    "adjustmentFactor": 1
+  }
+]
+"""
+
+MOMENTS = {
+    "2026-01-05": "a date is its midnight",
+    "2026-01-05T10:00:00": "daylight-saving time",
+    "2026-07-06T10:00:00": "standard time",
+    "2026-04-05T02:30:00": "happens twice; the first of the two",
+    "2026-10-04T02:30:00": "is missing; one hour later",
+    "2026-01-05T10:00:00+00:00": "an offset is kept to",
+}
+
+
+def main(target: Path = PAGE) -> None:
+    """Write the page."""
+    target.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """Return the whole page."""
+    names = [name for name in queries.__all__ if name != "Query"]
+    # In the order of the endpoint table: market data, then OMS, then any other call.
+    names.sort(key=lambda name: list(ENDPOINTS).index(name) if name in ENDPOINTS else len(ENDPOINTS))
+    blocks = [
+        "<!-- Written by `make docs` from the code. Change docs/generate.py or the code, not this file. -->",
+        *introduction(),
+        "## All queries",
+        *overview(names),
+    ]
+    for name in names:
+        blocks += [f"## {name}", *section(name)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def introduction() -> Iterator[str]:
+    """Yield what holds for all queries."""
+    yield "# Queries"
+    yield paragraph("""
+        The reference of `openmarkets_provider.queries`: every query, the calls that it makes, its arguments, its
+        limits, and the columns of its rows. First what holds for all of them, then an [overview](#all-queries), then
+        one section a query.
+    """)
+    yield code("""
+        from openmarkets_provider import queries
+        from openmarkets_provider.operators.openmarkets import OpenmarketsOperator
+
+        OpenmarketsOperator(
+            task_id="bars",
+            query=queries.time_series(["BHP", "CBA"], start="{{ data_interval_start }}", end="{{ data_interval_end }}"),
+        )
+    """)
+    yield "## What holds for all of them"
+    yield paragraph_with(queries, "A query is plain data")
+    for topic, title in TITLES.items():
+        yield f"### {title}"
+        yield paragraph(
+            paragraph_with(queries, f"**{topic}**").replace("that `docs/queries.md` lists", "that its section lists")
+        )
+    yield from prices()
+    yield from times()
+    yield "### XCom"
+    yield paragraph("""
+        Airflow keeps the types of rows in XCom: what one task returns as Decimal, datetime or date is that in the next
+        task, too. It writes a Decimal with a fraction as a floating-point number (Airflow 3.3.2), which keeps 15
+        significant digits; `OpenmarketsHook.run` and `stream` give all of them.
+    """)
+    yield "### What is inferred"
+    yield paragraph("""
+        Of the APIs, the calls, their parameters and the names of fields are known publicly; the types and units of
+        single fields are not. In the tables below **every type, unit and time zone is inferred** from the field's
+        name, and so is which columns identify a row. A limit that is inferred is marked so. A value that can't be read
+        as the type that is inferred raises OpenmarketsInvalidResponse, which names the field; with `raw=True` the
+        query gives what the API sends.
+    """)
+
+
+def prices() -> Iterator[str]:
+    """Yield how prices come about, with an example that the code works out."""
+    sent = [name for name, schema in SCHEMAS.items() if sends_multiplier(schema)]
+    added = [name for name, schema in SCHEMAS.items() if price_fields(schema) and name not in sent]
+    yield "### Prices"
+    yield paragraph(f"""
+        The API writes prices in native units, commonly cents, and gives a price multiplier: native price x multiplier =
+        price in the currency's main unit (dollars). Rows hold that product, a Decimal without any rounding, and the
+        multiplier that it was made with in `price_multiplier`. The multiplier comes with the records of
+        {listing(sent)}. For {listing(added)}, and for records that come without one, it is asked for once a run with
+        `{call_of(ENDPOINTS["security_information"])}`. What nothing supplies one for counts as cents
+        ({FALLBACK_MULTIPLIER}), and a warning in the log names the security.
+    """)
+    yield paragraph("""
+        Only columns whose unit says so are multiplied. Values, totals and balances are taken as the API sends them:
+        inferred, they are in the main unit already.
+    """)
+    yield paragraph(f"""
+        An example, worked out by the code: an invented daily bar of BHP, for which security information gives the
+        price multiplier {EXAMPLE_MULTIPLIER}. With `raw=True` the result is the reply:
+    """)
+    yield code(EXAMPLE_REPLY, "json")
+    yield "Without it, the result is one row:"
+    raw, (row,) = example()
+    schema = SCHEMAS[endpoint_of(EXAMPLE_QUERY)]
+    yield table(
+        ["API field", "in the reply", "column", "in the row"],
+        [
+            [
+                *(["added", ""] if field.api is None else [quoted(field.api), quoted(raw[field.api])]),
+                quoted(field.name),
+                quoted(repr(row[field.name]).removeprefix("datetime.")),
+            ]
+            for field in schema.fields
+        ],
+    )
+
+
+def example() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the example's record, and its rows."""
+    (call,) = plan(EXAMPLE_QUERY)
+    given = records(call, decode(EXAMPLE_REPLY.encode(), exact=True))
+    made = rows(endpoint_of(EXAMPLE_QUERY), call, given, {("BHP", "ASX"): Decimal(EXAMPLE_MULTIPLIER)})
+    return given[0], made
+
+
+def times() -> Iterator[str]:
+    """Yield how times are read."""
+    yield "### Times"
+    yield paragraph("""
+        What the API writes without an offset is exchange time (Australia/Sydney); fields with `Gmt` in their name are
+        UTC. Rows hold both as aware datetimes in UTC. An offset, where one is written, counts.
+    """)
+    yield paragraph_with(ranges, "in April")
+    yield table(
+        ["written", "in UTC", ""],
+        [
+            [quoted(text), quoted(ranges.read_moment(text).isoformat()), explanation]
+            for text, explanation in MOMENTS.items()
+        ],
+    )
+
+
+def overview(names: Sequence[str]) -> Iterator[str]:
+    """Yield the table of all queries."""
+    yield "The columns of a key together identify a row (inferred)."
+    cells = []
+    for name in names:
+        link = f"[`{name}`](#{name})"
+        if name in ENDPOINTS:
+            keys = ", ".join(map(quoted, SCHEMAS[name].key))
+            cells.append([link, quoted(call_of(ENDPOINTS[name])), asks_for(name), range_of(name), keys])
+        else:
+            cells.append([link, "any", "", "", ""])
+    yield table(["query", "call", "one call asks for", "range of one call", "key"], cells)
+
+
+def section(name: str) -> Iterator[str]:
+    """Yield all that is known of one query."""
+    function = getattr(queries, name)
+    summary, *more = paragraphs_of(function)
+    yield summary
+    signature = inspect.signature(function)
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    bare_signature = signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
+    # Not Python: the star stands in no call, and whoever formats Python would stumble over it.
+    yield code(f"{name}{bare_signature}", "text")
+    yield from more
+    if name in ENDPOINTS:
+        yield from facts(name)
+    yield "**Arguments**"
+    yield table(["argument", "type", "default", "meaning"], arguments(function))
+    if name in ENDPOINTS:
+        yield "**Rows**"
+        yield columns(SCHEMAS[name])
+    else:
+        yield from any_call()
+
+
+def facts(name: str) -> Iterator[str]:
+    """Yield calls and limits of a query."""
+    endpoint, schema = ENDPOINTS[name], SCHEMAS[name]
+    lines = [
+        f"call: `{call_of(endpoint)}`",
+        f"API: `{endpoint.api}`, OAuth scope `{SCOPES[endpoint.api]}`",
+        f"one call asks for: {asks_for(name)}",
+    ]
+    if schema.time is not None:
+        lines.append(f"range of one call: {range_of(name).replace(BREAK, ', ')}")
+        lines.append(f"a range selects rows by: `{schema.time}`")
+    yield "\n".join(f"- {line}" for line in lines)
+    made = {case: calls_of(query) for case, query in cases(name).items()}
+    if any(calls != [endpoint] for calls in made.values()):
+        yield "**Calls**"
+        yield table(
+            ["when", "calls, in their order", "OAuth scopes"],
+            [
+                [
+                    case,
+                    BREAK.join(quoted(call_of(call)) for call in calls),
+                    BREAK.join(dict.fromkeys(quoted(SCOPES[call.api]) for call in calls)),
+                ]
+                for case, calls in made.items()
+            ],
+        )
+    first = next(iter(cases(name).values()))
+    information = f"`{call_of(ENDPOINTS['security_information'])}`"
+    if calls_of(first | {"raw": True}) != calls_of(first):
+        yield paragraph(f"With `raw=True` the call {information}, which is for the price multipliers, is not made.")
+    elif name != "security_information" and calls_of(first, multiplier=False) != calls_of(first):
+        yield paragraph(f"""
+            For records that come without a price multiplier, {information} (OAuth scope
+            `{SCOPES["market_data"]}`) is called too, but not with `raw=True`.
+        """)
+
+
+def asks_for(name: str) -> str:
+    """Return how much one call asks for."""
+    subject = subject_of({"endpoint": name})
+    if subject is None:
+        return "everything"
+    endpoint = ENDPOINTS[name]
+    if endpoint.max_codes is None:
+        return {"securities": "1 security", "accounts": "1 account"}[subject]
+    return f"{endpoint.max_codes} {subject}{' (inferred)' if endpoint.limit_inferred else ''}"
+
+
+def range_of(name: str) -> str:
+    """Return the longest range that one call is made for, as planning has it."""
+    if SCHEMAS[name].time is None:
+        return ""
+    query = named(name)
+    if "interval" not in query:
+        return days(longest(query))
+    # The intervals that share a limit stand next to each other.
+    limits: dict[int | None, list[int]] = {}
+    for interval in ranges.MAX_DAYS:
+        limits.setdefault(longest(query | {"interval": interval}), []).append(interval)
+    return BREAK.join(f"{days(limit)} for {minutes(intervals)}" for limit, intervals in limits.items())
+
+
+def minutes(intervals: Sequence[int]) -> str:
+    """Return the first and the last of some intervals."""
+    return f"{intervals[0]} min" if len(intervals) == 1 else f"{intervals[0]} to {intervals[-1]} min"
+
+
+def longest(query: Query) -> int | None:
+    """Return the most days that a call of the plan is for; None when one call is for all of the range."""
+    spans = [span for span in plan(query).spans if span is not None]
+    return max((span.end - span.start).days for span in spans) if len(spans) > 1 else None
+
+
+def days(number: int | None) -> str:
+    """Return a number of days in words."""
+    return "no limit known" if number is None else "1 exchange day" if number == 1 else f"{number} exchange days"
+
+
+def cases(name: str) -> dict[str, Query]:
+    """Return the ways to say what a query asks about."""
+    function = getattr(queries, name)
+    parameters = inspect.signature(function).parameters
+    required = {each.name: SAMPLES[each.name] for each in parameters.values() if each.default is each.empty}
+    ways: dict[str, dict[str, Any]] = {"always": {}}
+    if "securities" in parameters:
+        ways = {"`securities` are given": {"securities": "BHP"}, "`exchange` is given": {"exchange": "ASX"}}
+    if "accounts" in parameters:
+        ways = {
+            "`accounts` are given": {"accounts": "A"},
+            "`portfolios` are given": {"portfolios": "P"},
+            "neither is given": {},
+        }
+    return {case: function(**required, **way) for case, way in ways.items()}
+
+
+def named(name: str) -> Query:
+    """Return a query that says itself what it asks about."""
+    return next(iter(cases(name).values()))
+
+
+def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
+    """Carry out a run without I/O, and return the endpoints that it called, each once, in order.
+
+    :param multiplier: the query's records have a price multiplier, where the API sends one.
+    """
+    made: dict[str, Endpoint] = {}
+
+    def exchange(call: ApiCall) -> Flow[Any]:
+        endpoint = find_endpoint(call.api, call.method, call.path)
+        if endpoint is None:
+            raise LookupError(f"{call.label} is not in the endpoint table")
+        made[endpoint.name] = endpoint
+        schema = SCHEMAS[endpoint.name]
+        record = {**RECORD, **dict.fromkeys(price_fields(schema), 100)}
+        if sends_multiplier(schema) and (multiplier or endpoint.name != endpoint_of(query)):
+            record["priceMultiplier"] = FALLBACK_MULTIPLIER
+        return {endpoint.rows: [record]} if endpoint.rows else [record]
+        yield
+
+    def perform(step: object) -> None:
+        raise AssertionError("a run without I/O has no steps")
+
+    run = Run(query, exchange)
+    for number, call in enumerate(drive(run.prepare(), perform), 1):
+        drive(run.batch(drive(run.ask(number, call), perform)), perform)
+    return list(made.values())
+
+
+def price_fields(schema: Schema) -> list[str]:
+    """Return the API's names of fields that hold prices."""
+    return [str(field.api) for field in schema.fields if field.kind is Kind.PRICE]
+
+
+def sends_multiplier(schema: Schema) -> bool:
+    """Tell whether the API sends the price multiplier with the records."""
+    return any(field.api is not None and field.kind is Kind.MULTIPLIER for field in schema.fields)
+
+
+def arguments(function: Any) -> Iterator[list[str]]:
+    """Yield a line of cells for each argument."""
+    described = dict(
+        re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
+    )
+    hints = typing.get_type_hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        default = "required" if parameter.default is parameter.empty else quoted(repr(parameter.default))
+        meaning = oneline(described[parameter.name])
+        if meaning == "see the module.":
+            title = TITLES[EXPLAINED[parameter.name]]
+            meaning = f"see [{title}](#{title.lower().replace(' ', '-')})."
+        # One sentence a line keeps the table narrow.
+        meaning = re.sub(r"(?<=[.?]) (?=[A-Z])", BREAK, meaning)
+        yield [quoted(parameter.name), type_of(hints[parameter.name]), default, meaning]
+
+
+def type_of(hint: Any) -> str:
+    """Return a type in words that hold no ``|``, which would end a table's cell."""
+    kinds = typing.get_args(hint) if isinstance(hint, typing.get_origin(int | str) or ()) else [hint]
+    # The default says that None is possible.
+    return " or ".join(
+        quoted(re.sub(r"\w+\.", "", inspect.formatannotation(kind))) for kind in kinds if kind is not type(None)
+    )
+
+
+def columns(schema: Schema) -> str:
+    """Return the table of a row's columns."""
+    return table(
+        ["column", "API field", "type", "unit or time zone", "key"],
+        [
+            [
+                quoted(field.name),
+                "added" if field.api is None else quoted(field.api),
+                "as sent" if field.kind is Kind.JSON else quoted(field.kind.type),
+                "" if field.kind is Kind.JSON else field.unit,
+                "key" if field.key else "",
+            ]
+            for field in schema.fields
+        ],
+    )
+
+
+def any_call() -> Iterator[str]:
+    """Yield which calls are known to be unsafe to repeat, and the scopes of the APIs."""
+    yield "**APIs**"
+    yield table(["`api`", "OAuth scope"], [[quoted(api), quoted(scope)] for api, scope in SCOPES.items()])
+    yield "**Calls that are never repeated**"
+    yield paragraph("""
+        These create, amend or cancel orders. They are not sent again after a failure, and `safe_to_repeat=True` is
+        refused for them:
+    """)
+    unsafe = [endpoint for endpoint in ENDPOINTS.values() if not endpoint.safe_to_repeat]
+    yield table(["call", "`api`"], [[quoted(call_of(each)), quoted(each.api)] for each in unsafe])
+
+
+def call_of(endpoint: Endpoint) -> str:
+    """Return how a call is written."""
+    return f"{endpoint.method} {endpoint.path}"
+
+
+def paragraphs_of(documented: Any) -> list[str]:
+    """Return the paragraphs of a docstring as Markdown, without those about parameters."""
+    text = inspect.getdoc(documented) or ""
+    return [paragraph(each) for each in re.split(r"\n\n(?=:)", text)[0].split("\n\n")]
+
+
+def paragraph_with(documented: Any, words: str) -> str:
+    """Return the one paragraph of a docstring that holds some words."""
+    (found,) = (each for each in paragraphs_of(documented) if words in each)
+    return found
+
+
+def paragraph(text: str) -> str:
+    """Return a text in lines of the usual length, as Markdown; code is not broken up."""
+    kept = re.sub(r"`[^`]*`", lambda match: match[0].replace(" ", "\0"), oneline(text))
+    return textwrap.fill(kept, 118, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
+
+
+def oneline(text: str) -> str:
+    """Return a text as Markdown, in one line."""
+    return " ".join(text.replace("``", "`").split())
+
+
+def code(text: str, language: str = "python") -> str:
+    """Return a block of code."""
+    return f"```{language}\n{textwrap.dedent(text).strip()}\n```"
+
+
+def quoted(value: Any) -> str:
+    """Return a value as code; nothing for None."""
+    return "" if value is None else f"`{value}`"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Return names in a sentence."""
+    linked = [f"[`{name}`](#{name})" for name in names]
+    return f"{', '.join(linked[:-1])} and {linked[-1]}"
+
+
+def table(head: Sequence[str], lines: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    cells = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+if __name__ == "__main__":
+    main()
