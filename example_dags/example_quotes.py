@@ -1,12 +1,16 @@
-"""Wait until a share trades, then pull quotes and announcements.
+"""Wait until a share trades, then pull quotes and announcements, and rank the quotes.
 
 Needs the connection ``openmarkets_default``. Every task is a process of its own; together they ask the identity
 server for one access token per API. Try it against the sandbox: ``make demo``.
+
+Rows keep their types on the way through XCom: prices are ``Decimal`` and in dollars, times are aware datetimes.
+A price can be None, such as the last price of a share that has never traded.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 from airflow.sdk import dag, task
@@ -28,7 +32,7 @@ def example_quotes() -> None:
     market_open = OpenmarketsSensor(
         task_id="market_open",
         query=queries.quotes(["BHP"]),
-        condition="[0].tradingStatus == 'OPEN'",
+        condition="[0].trading_status == 'OPEN'",
         poke_interval=3,
         timeout=600,
         deferrable=True,
@@ -43,21 +47,23 @@ def example_quotes() -> None:
     )
 
     @task
-    def in_dollars(pulled: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Turn native prices (commonly cents) into dollars, exactly."""
-        return [
+    def movers(pulled: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Rank the quotes of all lists by how far the price has moved since the last close, in percent."""
+        ranked = [
             {
-                "security": quote["securityCode"],
-                "last": str(Decimal(str(quote["lastPrice"])) * Decimal(str(quote["priceMultiplier"]))),
-                "volume": quote["totalVolume"],
-                "updated (Sydney)": quote["updateDateTime"],
+                "security": quote["security_code"],
+                "last": quote["last_price"],
+                "move_percent": (100 * quote["movement"] / quote["previous_close_price"]).quantize(Decimal("0.01")),
+                "volume": quote["total_volume"],
+                "traded_at": quote["trade_date_time"],
             }
-            for quotes_of_list in pulled
-            for quote in quotes_of_list
+            for quote in chain.from_iterable(pulled)
+            if quote["movement"] is not None and quote["previous_close_price"]
         ]
+        return sorted(ranked, key=lambda row: row["move_percent"], reverse=True)
 
     market_open >> [quotes, announcements]
-    in_dollars(quotes.output)
+    movers(quotes.output)
 
 
 example_quotes()

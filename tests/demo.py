@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,10 @@ def main() -> int:
 
 def show(run: DagRun, stats: dict[str, Any]) -> None:
     """Print what happened."""
+    # Airflow makes its home folder when it is imported.
+    os.environ["AIRFLOW_HOME"] = str(run.airflow.home)
+    from airflow.sdk.serde import deserialize
+
     print(f"\nThe DAG run ended: {run.state}\n")
     print(
         table(
@@ -56,9 +61,10 @@ def show(run: DagRun, stats: dict[str, Any]) -> None:
             ]
         )
     )
-    quotes = run.xcom("in_dollars")
-    print("\nQuotes, prices in dollars (invented by the sandbox):\n")
-    print(table([list(quotes[0]), *([str(value) for value in quote.values()] for quote in quotes)]))
+    movers = deserialize(run.xcom("movers"))
+    header = [f"{name} ({type(value).__name__})" for name, value in movers[0].items()]
+    print("\nQuotes by move, prices in dollars, times in UTC (invented by the sandbox), and the types in Python:\n")
+    print(table([header, *([str(value) for value in row.values()] for row in movers)]))
     headlines = [[row["announcementDateTime"], row["headline"]] for row in run.xcom("announcements")[:3]]
     print("\nAnnouncements, exchange time (invented by the sandbox):\n")
     print(table([["time", "headline"], *headlines]))

@@ -17,14 +17,16 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
-def test_every_python_block_runs(code: str, openmarkets_sandbox):
+def test_every_python_block_runs(code: str, openmarkets_sandbox, tmp_path: Path):
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     for name, value in names.items():
         if name.startswith("test_"):
             value(openmarkets_sandbox)
-        if name == "largest_move":
-            assert value.function() in {"BHP", "RIO", "CBA"}
+        if name == "bars_to_csv":
+            path = tmp_path / "bars.csv"
+            written = value.function(str(path), "2026-03-02", "2026-03-03")
+            assert written == len(path.read_text().splitlines()) > 1000
 
 
 @pytest.mark.parametrize("line", re.findall(r"^export (AIRFLOW_CONN_.*)$", README, re.MULTILINE))

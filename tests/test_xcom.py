@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from airflow.sdk.serde import deserialize, serialize
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openmarkets_provider.conditions import evaluate
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
@@ -51,3 +56,41 @@ def nested(depth: int) -> list[Any]:
 def test_what_json_cannot_hold_is_a_typed_error(value: Any):
     with pytest.raises(OpenmarketsError, match="not JSON"):
         ensure_fits_xcom(value, DEFAULT_MAX_XCOM_BYTES)
+
+
+ROW = {
+    "price": Decimal("47.21"),
+    "day": date(2026, 3, 2),
+    "at": datetime(2026, 3, 2, 5, 0, 1, tzinfo=UTC),
+    "none": None,
+}
+
+
+def test_a_row_is_measured_by_its_json():
+    size = len(b'[{"price":"47.21","day":"2026-03-02","at":"2026-03-02T05:00:01Z","none":null}]')
+    ensure_fits_xcom([ROW], size)
+    with pytest.raises(OpenmarketsError, match=f"is {size:,} bytes as JSON"):
+        ensure_fits_xcom([ROW], size - 1)
+
+
+def through_xcom(value: Any) -> Any:
+    """Return a value as a downstream task receives it."""
+    return deserialize(json.loads(json.dumps(serialize(value))))
+
+
+@given(st.integers(-(10**15) + 1, 10**15 - 1), st.integers(-8, 4))
+def test_a_decimal_of_up_to_15_significant_digits_survives_xcom(digits: int, exponent: int):
+    # Airflow writes a Decimal with a fraction as a floating-point number, which keeps so many.
+    exact = Decimal(digits).scaleb(exponent)
+    received = through_xcom([{"price": exact}])[0]["price"]
+    assert (received, type(received)) == (exact, Decimal)
+
+
+@given(
+    st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - aware by timezones
+    st.dates(date(1990, 1, 1), date(2100, 1, 1)),
+)
+def test_a_time_and_a_date_survive_xcom(moment: datetime, day: date):
+    received = through_xcom([{"at": moment, "day": day}])[0]
+    assert received == {"at": moment, "day": day}
+    assert (type(received["day"]), received["at"].utcoffset()) == (date, moment.utcoffset())

@@ -4,7 +4,11 @@ import asyncio
 import json
 import logging
 import os
+import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,12 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, Connec
 from airflow.sdk._shared.secrets_masker import _secrets_masker
 
 from openmarkets_provider import queries
-from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
+from openmarkets_provider.exceptions import (
+    OpenmarketsConfigurationError,
+    OpenmarketsError,
+    OpenmarketsNotFound,
+    OpenmarketsQueryError,
+)
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
 from openmarkets_provider.hooks import openmarkets as hook_module
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
@@ -151,8 +160,8 @@ class TestHook:
                 await hook.aclose()
 
         rows = hook.run(queries.quotes(["BHP", "CBA"]))
-        assert [row["securityCode"] for row in rows] == ["BHP", "CBA"]
-        assert [row["lastPrice"] for row in asyncio.run(arun())] == [row["lastPrice"] for row in rows]
+        assert [row["security_code"] for row in rows] == ["BHP", "CBA"]
+        assert [row["last_price"] for row in asyncio.run(arun())] == [row["last_price"] for row in rows]
 
     def test_a_hook_that_was_used_on_a_loop_first_works_without_one(self, hook):
         async def alone() -> Any:
@@ -205,6 +214,114 @@ class TestHook:
         hook.run(queries.accounts())
         hook.close()
         assert not (tmp_path / "token_cache").exists()
+
+
+DAYS = {"start": "2026-03-02", "end": "2026-03-06"}
+
+
+class Meeting(BaseHTTPRequestHandler):
+    """Answers nobody until as many requests wait as the server is made for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        with self.server.lock:
+            self.server.waiting += 1
+            self.server.most = max(self.server.most, self.server.waiting)
+        self.server.barrier.wait(60)
+        with self.server.lock:
+            self.server.waiting -= 1
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def meeting_point(parties: int) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Meeting)
+    server.lock, server.barrier, server.waiting, server.most = threading.Lock(), threading.Barrier(parties), 0, 0
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class TestStream:
+    def test_it_gives_the_rows_of_run_in_batches_one_a_call(self, hook):
+        query = queries.time_series(["BHP", "Z0002", "CBA"], **DAYS)
+        batches = list(hook.stream(query))
+        assert [{row["security_code"] for row in batch} for batch in batches] == [{"BHP"}, {"Z0002"}, {"CBA"}]
+        assert [row for batch in batches for row in batch] == hook.run(query)
+
+    def test_no_batch_is_empty(self, hook):
+        sunday = {"start": "2026-03-01", "end": "2026-03-02"}
+        assert list(hook.stream(queries.time_series(["BHP", "CBA"], **sunday))) == []
+
+    def test_a_reply_of_another_call_is_one_batch(self, hook):
+        accounts = queries.request("oms", "GET", "accounts/v1")
+        assert list(hook.stream(accounts)) == [hook.run(accounts)]
+
+    def test_a_malformed_query_is_refused_before_it_is_iterated(self, hook, openmarkets_sandbox):
+        with pytest.raises(OpenmarketsQueryError, match="securities: 'B HP' is malformed"):
+            hook.stream({**queries.quotes("BHP"), "securities": ["B HP"]})
+        assert openmarkets_sandbox.stats()["by_path"] == {}
+
+    def test_an_error_comes_while_it_is_iterated_and_says_which_call_failed(self, hook):
+        batches = hook.stream(queries.time_series(["BHP", "NOSUCH"], **DAYS))
+        with pytest.raises(OpenmarketsNotFound, match=r"Call 2 of 2 \(NOSUCH\.ASX@TM"):
+            list(batches)
+
+    def test_a_stream_that_is_left_early_asks_for_no_more_than_a_few_calls_ahead(self, openmarkets_sandbox):
+        hook = OpenmarketsHook(concurrency=2)
+        batches = hook.stream(queries.time_series(exchange="ASX", **DAYS))
+        next(batches)
+        batches.close()
+        for thread in threading.enumerate():
+            if thread.name.startswith("openmarkets_"):
+                thread.join()
+        hook.close()
+        asked = [path for path in openmarkets_sandbox.stats()["by_path"] if "/pricing/timeseries/" in path]
+        assert 1 <= len(asked) <= 6
+
+    @pytest.mark.parametrize("concurrency", [1, 3, 16])
+    def test_concurrency_is_how_many_requests_there_are_at_the_same_time(
+        self, openmarkets_sandbox, monkeypatch, concurrency
+    ):
+        made = openmarkets_sandbox.connection
+        with meeting_point(concurrency) as server:
+            made["extra"]["oms_url"] = f"http://127.0.0.1:{server.server_port}"
+            monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(made))
+            hook = OpenmarketsHook(concurrency=concurrency)
+            assert hook.run(queries.orders([f"A{number}" for number in range(3 * concurrency)])) == []
+            hook.close()
+        assert server.most == concurrency
+
+    def test_the_threads_of_a_query_ask_for_one_token_and_mask_it(self, openmarkets_sandbox, monkeypatch):
+        made = openmarkets_sandbox.connection
+        made["extra"]["cache_backend"] = "memory"
+        monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(made))
+        openmarkets_sandbox.fault(target="identity", kind="delay", seconds=0.3)
+        hook = OpenmarketsHook()
+        orders = hook.run(queries.orders(["SBX0001", "SBX0002", "SBX0003"]))
+        assert {order["account_code"] for order in orders} == {"SBX0001", "SBX0002", "SBX0003"}
+        assert openmarkets_sandbox.stats()["token_requests"] == {"oms-api": 1}
+        assert _secrets_masker().redact(hook.get_access_token("oms-api")) == "***"
+        assert openmarkets_sandbox.stats()["token_requests_total"] == 1
+        hook.close()
+
+
+@pytest.mark.parametrize("concurrency", [0, 17, -1, 1.5, "8", None])
+def test_a_concurrency_out_of_its_range_is_refused(concurrency):
+    with pytest.raises(ValueError, match=re.escape(f"from 1 to 16, not {concurrency!r}")):
+        OpenmarketsHook(concurrency=concurrency)
 
 
 class TestTestConnection:

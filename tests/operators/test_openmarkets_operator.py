@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 
 import pytest
 from airflow.sdk import DAG
@@ -12,6 +14,7 @@ from airflow.sdk.exceptions import (
     TaskDeferralTimeout,
     TaskDeferred,
 )
+from airflow.sdk.serde import deserialize, serialize
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import (
@@ -38,10 +41,22 @@ def operator(query=None, **kwargs) -> OpenmarketsOperator:
     return OpenmarketsOperator(task_id="pull", query=query or queries.quotes(["BHP"]), **kwargs)
 
 
-def test_it_returns_json_able_records(openmarkets_sandbox):
-    result = operator(queries.quotes(["BHP", "CBA.ASX"])).execute({})
-    assert [row["securityCode"] for row in result] == ["BHP", "CBA"]
-    assert json.loads(json.dumps(result)) == result
+def test_it_returns_rows_that_keep_their_values_and_types_through_xcom(openmarkets_sandbox):
+    task = operator(queries.time_series("BHP", start="2026-03-02", end="2026-03-05"))
+    result = task.execute({})
+    assert [row["time_series_date"] for row in result] == [date(2026, 3, day) for day in (2, 3, 4)]
+    received = deserialize(json.loads(json.dumps(serialize(result))))
+    assert received == result
+    assert [[type(value) for value in row.values()] for row in received] == [
+        [type(value) for value in row.values()] for row in result
+    ]
+    assert type(received[0]["close_price"]) is Decimal
+
+
+def test_raw_records_and_replies_are_json(openmarkets_sandbox):
+    for query in (queries.quotes(["BHP"], raw=True), queries.request("oms", "GET", "accounts/v1")):
+        result = operator(query).execute({})
+        assert json.loads(json.dumps(result)) == result
 
 
 def test_nothing_happens_at_construction(monkeypatch):
@@ -51,14 +66,14 @@ def test_nothing_happens_at_construction(monkeypatch):
 
 def test_a_malformed_literal_query_fails_while_the_dag_is_parsed():
     with pytest.raises(OpenmarketsQueryError, match=r"securities: 'B HP' is malformed"):
-        operator({"endpoint": "quotes", "securities": ["B HP"]})
+        operator({**queries.quotes(["BHP"]), "securities": ["B HP"]})
 
 
 def test_query_and_connection_id_are_rendered_and_checked_again(openmarkets_sandbox):
     with DAG("dag", schedule=None):
         task = operator(queries.quotes(["{{ params.code }}", "CBA"]), openmarkets_conn_id="{{ params.conn }}")
     task.render_template_fields({"params": {"code": "RIO", "conn": "openmarkets_default"}})
-    assert [row["securityCode"] for row in task.execute({})] == ["RIO", "CBA"]
+    assert [row["security_code"] for row in task.execute({})] == ["RIO", "CBA"]
     with DAG("dag2", schedule=None):
         task = operator(queries.quotes(["{{ params.code }}"]))
     task.render_template_fields({"params": {"code": "R!O"}})
@@ -126,7 +141,7 @@ class TestLongRetryAfter:
         assert deferred.value.timeout.total_seconds() == pytest.approx(120 + 300)
         assert self.sandbox.stats()["requests"]["market_data"] == 1
         result = task.resume_execution(deferred.value.method_name, {**deferred.value.kwargs, "event": None}, {})
-        assert result[0]["securityCode"] == "BHP"
+        assert result[0]["security_code"] == "BHP"
 
     def test_without_deferring_it_fails_with_the_time(self):
         with pytest.raises(AirflowFailException, match=r"Run the task again after \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"):
@@ -166,4 +181,10 @@ def test_a_short_rate_limit_without_a_time_is_left_to_retries(openmarkets_sandbo
 def test_a_result_too_large_for_xcom_is_refused_with_advice(openmarkets_sandbox):
     with pytest.raises(AirflowFailException, match=r"limit for XCom is 100 \(max_xcom_bytes\).*OpenmarketsHook.run"):
         operator(max_xcom_bytes=100).execute({})
-    assert operator(max_xcom_bytes=100, do_xcom_push=False).execute({})[0]["securityCode"] == "BHP"
+    assert operator(max_xcom_bytes=100, do_xcom_push=False).execute({})[0]["security_code"] == "BHP"
+
+
+def test_a_whole_exchange_too_large_for_xcom_is_refused_and_one_list_of_it_is_not(openmarkets_sandbox):
+    with pytest.raises(AirflowFailException, match="limit for XCom is 1,048,576"):
+        operator(queries.quotes(exchange="ASX")).execute({})
+    assert len(operator(queries.quotes(["BHP", "CBA", "RIO"])).execute({})) == 3

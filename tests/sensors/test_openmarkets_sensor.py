@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES, OpenmarketsSensor
 
-OPEN = "[0].tradingStatus == 'OPEN'"
+OPEN = "[0].trading_status == 'OPEN'"
 
 
 def sensor(**kwargs: Any) -> OpenmarketsSensor:
@@ -72,7 +73,7 @@ class TestParsing:
     def test_a_template_is_left_alone_until_it_is_rendered(self, openmarkets_sandbox):
         with DAG("dag", schedule=None):
             task = sensor(
-                condition="[0].tradingStatus == '{{ params.status }}'", query=queries.quotes("{{ params.c }}")
+                condition="[0].trading_status == '{{ params.status }}'", query=queries.quotes("{{ params.c }}")
             )
         task.render_template_fields({"params": {"status": "OPEN", "c": "BHP, CBA"}})
         assert task.poke({})
@@ -98,9 +99,30 @@ class TestParsing:
 
 class TestPokeMode:
     def test_what_the_condition_gave_is_the_xcom_where_asked_for(self, openmarkets_sandbox):
-        condition = "[?tradingStatus == 'OPEN'].securityCode"
+        condition = "[?trading_status == 'OPEN'].security_code"
         assert sensor(condition=condition, push_value=True).execute({}) == ["BHP"]
         assert sensor(condition=condition).execute({}) is None
+
+    def test_what_is_pushed_is_json(self, openmarkets_sandbox):
+        query = queries.time_series("BHP", start="2026-03-02", end="2026-03-03")
+        pushed = sensor(query=query, condition="@", push_value=True).execute({})
+        assert json.loads(json.dumps(pushed)) == pushed
+        assert pushed[0]["time_series_date"] == "2026-03-02"
+        assert type(pushed[0]["close_price"]) is float
+
+    @pytest.mark.parametrize(
+        ("condition", "met"),
+        [
+            ("[0].close_price > `0.5`", True),
+            ("[0].close_price < `0.5`", False),
+            ("[0].time_series_date == '2026-03-02'", True),
+            ("[0].closePrice", False),
+        ],
+    )
+    def test_a_condition_sees_rows_with_prices_as_numbers_and_times_as_texts(self, openmarkets_sandbox, condition, met):
+        task = sensor(query=queries.time_series("BHP", start="2026-03-02", end="2026-03-03"), condition=condition)
+        assert bool(task.poke({})) is met
+        task._hook.close()
 
     def test_it_waits_until_the_condition_is_met(self, openmarkets_sandbox):
         openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus=[["PRE_OPEN", 1], ["OPEN", None]])

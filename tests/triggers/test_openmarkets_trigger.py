@@ -13,7 +13,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsServerError, from_dict
 from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
 
-OPEN = "[0].tradingStatus == 'OPEN'"
+OPEN = "[0].trading_status == 'OPEN'"
 
 
 def trigger(**changes: Any) -> OpenmarketsConditionTrigger:
@@ -61,6 +61,15 @@ def test_with_resume_a_worker_ends_the_task_and_gets_the_value_where_it_needs_it
     assert resumed.payload == {"status": "met", "value": None}
     (resumed,) = events(trigger(resume=True, max_xcom_bytes=1000))
     assert resumed.payload == {"status": "met", "value": True}
+
+
+def test_the_value_that_a_worker_gets_is_json(openmarkets_sandbox):
+    bars = queries.time_series("BHP", start="2026-03-02", end="2026-03-03")
+    (resumed,) = events(trigger(query=bars, condition="[0]", resume=True, max_xcom_bytes=10_000))
+    value = resumed.payload["value"]
+    assert json.loads(json.dumps(value)) == value
+    assert value["time_series_date"] == "2026-03-02"
+    assert type(value["close_price"]) is float
 
 
 def test_it_polls_until_the_condition_is_met(openmarkets_sandbox):
