@@ -22,8 +22,8 @@ FREQUENCIES = ("Daily", "Weekly")
 ON_INVALID = ("error", "warn")
 MAX_LEVELS = 100
 
-_SECURITY = re.compile(r"(?P<code>[\w-]+)(?:\.(?P<exchange>[\w-]+))?(?:@(?P<source>[\w-]+))?", re.ASCII)
-_WORD = re.compile(r"[\w-]+", re.ASCII)
+_SECURITY = re.compile(r"(?P<code>[\w-]{1,50})(?:\.(?P<exchange>[\w-]{1,50}))?(?:@(?P<source>[\w-]{1,50}))?", re.ASCII)
+_WORD = re.compile(r"[\w-]{1,50}", re.ASCII)
 _JINJA = re.compile(r"\{[{%#]")
 _MAX_PATH = 2000
 _MAX_CODE = 100
@@ -98,7 +98,8 @@ def _full_security(name: str, argument: str, value: Any) -> str:
 
 def _code(name: str, argument: str, value: Any) -> str:
     code = value.strip() if isinstance(value, str) else ""
-    if not code or len(code) > _MAX_CODE or not code.isprintable() or code in (".", "..") or set(code) & set("/\\"):
+    plain = _decoded(code)
+    if not code or len(code) > _MAX_CODE or not plain.isprintable() or plain in (".", "..") or set(plain) & set("/\\"):
         raise OpenmarketsQueryError(
             f"{name}: {argument}: {shown(value)} is malformed; a code is a text such as '12345', without slashes."
         )
@@ -144,18 +145,25 @@ def _check_levels(name: str, argument: str, value: Any, final: Final) -> int:
     return _check_number(name, argument, value, range(1, MAX_LEVELS + 1), f"a whole number from 1 to {MAX_LEVELS}")
 
 
-def _one_of(allowed: Sequence[Any]) -> Callable[[str, str, Any, Final], Any]:
+def _one_of(allowed: Sequence[str]) -> Callable[[str, str, Any, Final], Any]:
     def check_choice(name: str, argument: str, value: Any, final: Final) -> Any:
-        for choice in allowed:
-            if value is choice or (isinstance(value, str) and value == choice):
-                return choice
+        if isinstance(value, str) and value in allowed:
+            return next(choice for choice in allowed if value == choice)
         words = ", ".join(map(repr, allowed))
         raise OpenmarketsQueryError(f"{name}: {argument} must be one of {words}, not {value!r:.50}.")
 
     return check_choice
 
 
-_flag = _one_of((True, False))
+def _check_flag(name: str, argument: str, value: Any, final: Final) -> bool:
+    # What a template renders is text.
+    flags = {True: True, False: False, "True": True, "False": False}
+    flag = flags.get(value) if isinstance(value, bool | str) else None
+    if flag is None:
+        raise OpenmarketsQueryError(f"{name}: {argument} must be True or False, not {value!r:.50}.")
+    return flag
+
+
 CHECKS: Mapping[str, Callable[[str, str, Any, Final], Any]] = {
     "securities": _check_securities,
     "accounts": _check_codes,
@@ -166,10 +174,10 @@ CHECKS: Mapping[str, Callable[[str, str, Any, Final], Any]] = {
     "frequency": _one_of(FREQUENCIES),
     "interval": _check_interval,
     "levels": _check_levels,
-    "include_child_orders": _flag,
-    "include_same_cash_account": _flag,
+    "include_child_orders": _check_flag,
+    "include_same_cash_account": _check_flag,
     "on_invalid": _one_of(ON_INVALID),
-    "raw": _flag,
+    "raw": _check_flag,
 }
 """Argument of a typed query to the function that checks it and returns what the planner needs."""
 
@@ -180,9 +188,7 @@ def relative_path(name: str, path: Any) -> str:
         raise OpenmarketsQueryError(f"{name}: path must be a text such as 'securities/v1', not {shown(path)}.")
     if len(path) > _MAX_PATH:
         raise OpenmarketsQueryError(f"{name}: path has {len(path)} characters; {_MAX_PATH} are the most.")
-    decoded = path
-    while (further := unquote(decoded)) != decoded:
-        decoded = further
+    decoded = _decoded(path)
     segments = re.split(r"[/\\]", decoded.removeprefix("/"))
     # What stands before a colon in the first segment is a scheme (RFC 3986, section 4.2), which would get lost.
     if ":" in segments[0] or decoded.startswith("//") or "\\" in decoded or ".." in segments or "." in segments:
@@ -195,6 +201,13 @@ def relative_path(name: str, path: Any) -> str:
             "put the query string into params."
         )
     return path.removeprefix("/")
+
+
+def _decoded(text: str) -> str:
+    """Undo percent-encoding, however often it was done."""
+    while (further := unquote(text)) != text:
+        text = further
+    return text
 
 
 def check_params(name: str, params: Any, final: Final) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from openmarkets_provider.client.arguments import DEFAULT_DATA_SOURCE
@@ -48,14 +49,14 @@ def expand(query: Query, rows: Sequence[Row], today: date) -> Query | None:
     other = "accounts" if subject == "portfolios" else "portfolios"
     wanted, from_name, to_name = normalise(query)[other], f"{other[:-1]}_code", f"{subject[:-1]}_code"
     usable = [row for row in rows if row.get("link_removed") is not True and row[to_name] is not None]
-    if wanted is not None:
-        linked = {row[from_name] for row in usable}
-        if lonely := [code for code in wanted if code not in linked]:
-            raise OpenmarketsQueryError(
-                f"{query['endpoint']}: {other}: no {to_name.replace('_', ' ')} is linked to {', '.join(lonely):.500}."
-            )
-        usable = [row for code in wanted for row in usable if row[from_name] == code]
-    codes = list(dict.fromkeys(row[to_name] for row in usable))
+    by_code: dict[str, list[str]] = {}
+    for row in usable:
+        by_code.setdefault(row[from_name], []).append(row[to_name])
+    if lonely := [code for code in wanted or () if code not in by_code]:
+        raise OpenmarketsQueryError(
+            f"{query['endpoint']}: {other}: no {to_name.replace('_', ' ')} is linked to {', '.join(lonely):.500}."
+        )
+    codes = list(dict.fromkeys(chain.from_iterable(by_code[code] for code in wanted or by_code)))
     return {**query, subject: codes, other: None} if codes else None
 
 
@@ -64,7 +65,9 @@ def _listed(query: Query, rows: Sequence[Row], today: date) -> list[str]:
     securities = [
         f"{row['security_code']}.{row['exchange'] or query['exchange']}@{DEFAULT_DATA_SOURCE}"
         for row in rows
-        if (row["first_listed_date"] or last) <= last and (row["last_listed_date"] or first) >= first
+        if row["security_code"]
+        and (row["first_listed_date"] or last) <= last
+        and (row["last_listed_date"] or first) >= first
     ]
     if not securities:
         raise OpenmarketsQueryError(

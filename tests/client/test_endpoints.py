@@ -301,11 +301,11 @@ TABLE: list[tuple[Query, list[Sent]]] = [
         ],
     ),
     (
-        queries.orders(["a b?c=d#é%2F&"]),
+        queries.orders(["a b?c=d#é%41&"]),
         [
             (
                 "oms GET",
-                "orders/by-account/a%20b%3Fc%3Dd%23%C3%A9%252F%26/v4",
+                "orders/by-account/a%20b%3Fc%3Dd%23%C3%A9%2541%26/v4",
                 [("orderFilter", "AllOrdersForTheLast3Days"), ("includeChildOrders", "true")],
                 None,
             )

@@ -1145,3 +1145,18 @@ def test_the_results_of_a_mapped_task_are_taken_as_a_list():
         plan(quotes(LazySequence()))
     calls = plan(VALID["orders"] | {"accounts": LazySequence("A", "B")})
     assert [call.path for call in calls] == ["orders/by-account/A/v4", "orders/by-account/B/v4"]
+
+
+@pytest.mark.parametrize("code", ["%2e%2e", "a%2Fb", "%252e%252E", "a%255cb", "%00"])
+def test_an_account_code_that_hides_another_path_is_malformed(code: str):
+    with pytest.raises(OpenmarketsQueryError, match="orders: accounts: .* is malformed"):
+        plan(queries.orders(["{{ later }}"]) | {"accounts": [code]})
+
+
+@pytest.mark.parametrize(("rendered", "meant"), [("True", True), ("False", False)])
+def test_a_flag_may_come_from_a_template(rendered: str, meant: bool):
+    query = queries.orders("A", include_child_orders="{{ params.all }}") | {"include_child_orders": rendered}
+    (call,) = plan(query)
+    assert call.params["includeChildOrders"] is meant
+    with pytest.raises(OpenmarketsQueryError, match="include_child_orders must be True or False, not 'true'"):
+        plan(query | {"include_child_orders": "true"})
