@@ -49,14 +49,18 @@ def expand(query: Query, rows: Sequence[Row], today: date) -> Query | None:
     other = "accounts" if subject == "portfolios" else "portfolios"
     wanted, from_name, to_name = normalise(query)[other], f"{other[:-1]}_code", f"{subject[:-1]}_code"
     usable = [row for row in rows if row.get("link_removed") is not True and row[to_name] is not None]
-    by_code: dict[str, list[str]] = {}
-    for row in usable:
-        by_code.setdefault(row[from_name], []).append(row[to_name])
-    if lonely := [code for code in wanted or () if code not in by_code]:
-        raise OpenmarketsQueryError(
-            f"{query['endpoint']}: {other}: no {to_name.replace('_', ' ')} is linked to {', '.join(lonely):.500}."
-        )
-    codes = list(dict.fromkeys(chain.from_iterable(by_code[code] for code in wanted or by_code)))
+    if wanted is None:
+        linked = [row[to_name] for row in usable]
+    else:
+        by_code: dict[str, list[str]] = {code: [] for code in wanted}
+        for row in usable:
+            by_code.get(row[from_name], []).append(row[to_name])
+        if lonely := [code for code, codes in by_code.items() if not codes]:
+            raise OpenmarketsQueryError(
+                f"{query['endpoint']}: {other}: no {to_name.replace('_', ' ')} is linked to {', '.join(lonely):.500}."
+            )
+        linked = list(chain.from_iterable(by_code.values()))
+    codes = list(dict.fromkeys(linked))
     return {**query, subject: codes, other: None} if codes else None
 
 

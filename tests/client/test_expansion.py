@@ -109,7 +109,7 @@ def test_what_is_needed_comes_as_rows_even_when_the_query_wants_records(query: Q
     [
         ({"endpoint": "quotes"}, "quotes: argument securities, exchange, on_invalid, raw is missing"),
         (queries.orders() | {"accounts": []}, "orders: accounts is empty"),
-        (queries.orders() | {"raw": "no"}, "orders: raw must be one of"),
+        (queries.orders() | {"raw": "no"}, "orders: raw must be True or False"),
         (queries.depth(exchange="ASX") | {"levels": 0}, "depth: levels must be"),
         (queries.trades(exchange="ASX", start="{{ a }}", end="{{ b }}"), "trades: start must be"),
         (
