@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from openmarkets_provider import queries
 from openmarkets_provider.client.expansion import needed
-from openmarkets_provider.client.planning import check, normalise, plan
+from openmarkets_provider.client.planning import check, finalise, plan
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
 
@@ -160,10 +160,10 @@ def test_a_bound_may_be_a_date_a_datetime_or_a_text(bound: Any, kept: str, momen
     ):
         assert query["start"] == kept
         assert type(query["start"]) is str
-        assert normalise(query)["start"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+        assert finalise(query)["start"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
     # A value that a template of native Python objects renders.
     native = queries.trades("BHP", start="{{ x }}", end="2026-02-01") | {"start": bound}
-    assert normalise(native)["start"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    assert finalise(native)["start"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -33,7 +33,7 @@ def test_the_default_limit_is_a_mebibyte():
 
 
 def test_the_message_says_what_to_do_and_no_repetition_mends_it():
-    with pytest.raises(OpenmarketsError, match=r"\.expand.*OpenmarketsHook\.run\(query\).*@task") as caught:
+    with pytest.raises(OpenmarketsError, match=r"\.expand.*OpenmarketsHook\.stream\(query\).*@task") as caught:
         ensure_fits_xcom("secret" * 100, 10)
     assert "secret" not in str(caught.value)
     assert not caught.value.transient

@@ -238,6 +238,8 @@ def check_json(arguments: Mapping[str, Any], final: Final) -> None:
             raise TypeError(f"{kind(value)} is not JSON-able")
 
     for key, value in arguments.items():
+        if value is None or isinstance(value, bool):
+            continue
         try:
             # Encoded, because a lone surrogate is a text that can't be sent.
             json.dumps(value, allow_nan=False, ensure_ascii=False, default=later).encode()

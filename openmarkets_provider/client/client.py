@@ -321,7 +321,11 @@ def _token(scope: str) -> Flow[str]:
 
 def _request(http: httpx.Client | httpx.AsyncClient, call: ApiCall, request_id: str) -> httpx.Request:
     try:
-        request = http.build_request(call.method, call.path, params=call.params, json=call.json)
+        # Whole and with its query string, since httpx parses a URL again for the base and again for the parameters.
+        query = f"?{httpx.QueryParams(call.params)}" if call.params else ""
+        request = http.build_request(
+            call.method, f"{str(http.base_url).rstrip('/')}/{call.path}{query}", json=call.json
+        )
     except httpx.InvalidURL as error:
         raise OpenmarketsQueryError(f"{call.label}: path and params make no URL: {error}") from None
     request.headers["X-Request-ID"] = request_id

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 from openmarkets_provider.client.arguments import DEFAULT_DATA_SOURCE
-from openmarkets_provider.client.planning import Query, normalise, subject_of, window
+from openmarkets_provider.client.planning import Query, finalise, subject_of, window
 from openmarkets_provider.client.ranges import exchange_date
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
@@ -24,7 +24,7 @@ def needed(query: Query) -> Query | None:
 
     :raises OpenmarketsQueryError: an argument is malformed.
     """
-    given, subject = normalise(query), subject_of(query)
+    given, subject = finalise(query), subject_of(query)
     if subject is None or given[subject] is not None:
         return None
     if subject == "securities":
@@ -45,9 +45,9 @@ def expand(query: Query, rows: Sequence[Row], today: date) -> Query | None:
     """
     subject = str(subject_of(query))
     if subject == "securities":
-        return {**query, "securities": _listed(query, rows, today), "exchange": None}
+        return type(query)({**query, "securities": _listed(query, rows, today), "exchange": None})
     other = "accounts" if subject == "portfolios" else "portfolios"
-    wanted, from_name, to_name = normalise(query)[other], f"{other[:-1]}_code", f"{subject[:-1]}_code"
+    wanted, from_name, to_name = finalise(query)[other], f"{other[:-1]}_code", f"{subject[:-1]}_code"
     usable = [row for row in rows if row.get("link_removed") is not True and row[to_name] is not None]
     if wanted is None:
         linked = [row[to_name] for row in usable]
@@ -61,7 +61,7 @@ def expand(query: Query, rows: Sequence[Row], today: date) -> Query | None:
             )
         linked = list(chain.from_iterable(by_code.values()))
     codes = list(dict.fromkeys(linked))
-    return {**query, subject: codes, other: None} if codes else None
+    return type(query)({**query, subject: codes, other: None}) if codes else None
 
 
 def _listed(query: Query, rows: Sequence[Row], today: date) -> list[str]:

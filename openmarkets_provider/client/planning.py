@@ -108,11 +108,11 @@ def plan(query: Query, now: datetime | None = None) -> Plan:
     :param now: the present exchange time, without an offset: pieces that lie wholly after it are not asked for.
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
-    name, arguments = _arguments(query, _always)
+    name = endpoint_of(query)
     if name == "request":
-        call = _request_call(arguments, _always)
+        call = _request_call(_arguments(query, _always)[1], _always)
         return Plan([None], [None], lambda subject, span: call)
-    given = _normalised(name, arguments, _always)
+    given = finalise(query)
     endpoint, shape = ENDPOINTS[name], _SHAPES[name]
 
     def make(subject: Any, span: Span | None) -> ApiCall:
@@ -153,14 +153,21 @@ def endpoint_of(query: Query) -> str:
     return name
 
 
-def normalise(query: Query) -> dict[str, Any]:
-    """Return the arguments of a rendered typed query in their final form.
+class FinalQuery(Query):
+    """A typed query that was checked, with its arguments in the form that planning needs."""
+
+
+def finalise(query: Query) -> FinalQuery:
+    """Check a rendered typed query, and bring its arguments into their final form.
 
     Securities in full, codes as lists, times as aware datetimes; None for what is not given.
 
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
-    return _normalised(*_arguments(query, _always), _always)
+    if isinstance(query, FinalQuery):
+        return query
+    name, arguments = _arguments(query, _always)
+    return FinalQuery(_normalised(name, arguments, _always), endpoint=name)
 
 
 def subject_of(query: Query) -> str | None:
@@ -176,7 +183,7 @@ def window(query: Query) -> tuple[Any, Any] | None:
     """
     if "start" not in query:
         return None
-    given = normalise(query)
+    given = finalise(query)
     start, end = given["start"], given["end"]
     return (exchange_date(start), exchange_date(end)) if query["endpoint"] == "time_series" else (start, end)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal
+from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
 from itertools import chain, islice
+from operator import mul
 from typing import Any
 
 from openmarkets_provider.client.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
@@ -25,9 +26,8 @@ Listing = tuple[str, str]
 FALLBACK_MULTIPLIER = Decimal("0.01")
 """For cents: what counts when nothing says how native prices relate to the currency."""
 _EXACT = Context(prec=60, Emax=60, Emin=-60, traps=[Inexact, InvalidOperation, Overflow, Subnormal])
-_INTEGERS: set[type] = {int}
 _NUMBERS: set[type] = {int, Decimal}
-_TEXTS: set[type] = {str}
+_NOTHING: set[type] = {type(None)}
 
 
 class _WrongError(Exception):
@@ -114,8 +114,13 @@ def rows(
     if not given:
         return []
     schema = SCHEMAS[endpoint]
+    known = schema.sendable
+    present: set[str] = set().union(*given)
     sent: dict[str, list[Any]] = {}
-    for api_name, field in (schema.by_api_name | schema.supplied).items():
+    for api_name, field in known.items():
+        if api_name not in present:
+            sent[field.name] = [None] * len(given)
+            continue
         column = [record.get(api_name) for record in given]
         try:
             sent[field.name] = _CONVERT[field.kind](column)
@@ -132,11 +137,22 @@ def rows(
         name = schema.by_api_name[api_name].name
         columns[name] = _prices(call, api_name, columns[name], columns["price_multiplier"])
     columns = {field.name: columns[field.name] for field in schema.fields}
-    known = schema.by_api_name.keys() | schema.supplied.keys()
-    for api_name in dict.fromkeys(chain.from_iterable(given)):
-        if api_name not in known:
-            columns[_free_name(api_name, columns)] = [record.get(api_name) for record in given]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if not present <= known.keys():
+        # In the order of the records, which a set does not keep.
+        for api_name in dict.fromkeys(chain.from_iterable(given)):
+            if api_name not in known:
+                columns[_free_name(api_name, columns)] = [record.get(api_name) for record in given]
+    return _from_columns(columns)
+
+
+def _from_columns(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+    """Make a row of each place in the columns, by copies of one that has all names: twice as fast as dict(zip())."""
+    blank = dict.fromkeys(columns)
+    made = [blank.copy() for _ in next(iter(columns.values()))]
+    for name, column in columns.items():
+        for row, value in zip(made, column, strict=True):
+            row[name] = value
+    return made
 
 
 def within(endpoint: str, call: ApiCall, made: list[Row], window: tuple[Any, Any] | None) -> list[Row]:
@@ -217,7 +233,8 @@ def _multipliers(
     """Return each record's multiplier: its own, else the security's, else, where it has prices, the one for cents."""
     of_call = None if call.security is None else listing(call.security)
     if of_call is not None and of_call in known:
-        return [known[of_call] if own is None else own for own in sent]
+        multiplier = known[of_call]
+        return [multiplier if own is None else own for own in sent]
 
     def found(record: Mapping[str, Any]) -> Decimal | None:
         return known.get(of_call or listing_of(record), FALLBACK_MULTIPLIER if _has_price(schema, record) else None)
@@ -226,62 +243,66 @@ def _multipliers(
 
 
 def _prices(call: ApiCall, api_name: str, natives: list[Any], multipliers: list[Decimal]) -> list[Decimal | None]:
-    multiply = _EXACT.multiply
     made: list[Decimal | None] = []
     try:
-        made.extend(
-            None if native is None else multiply(native, multiplier)
-            for native, multiplier in zip(natives, multipliers, strict=True)
-        )
+        with localcontext(_EXACT):
+            if type(None) not in map(type, natives):
+                made.extend(map(mul, multipliers, natives))
+            else:
+                made.extend(
+                    None if native is None else native * multiplier
+                    for native, multiplier in zip(natives, multipliers, strict=True)
+                )
     except DecimalException:
         raise _invalid(call, api_name, "a price of a usual size", natives[len(made)]) from None
     return made
 
 
-def _types(column: Iterable[Any]) -> set[type]:
-    return set(map(type, column)) - {type(None)}
+def _types(column: Sequence[Any], allowed: set[type], expected: str) -> set[type]:
+    """Return the types in a column, None's too, when it holds nothing but None and what is allowed."""
+    types = set(map(type, column))
+    if not types <= allowed | _NOTHING:
+        raise _WrongError(expected, next(value for value in column if type(value) not in allowed | _NOTHING))
+    return types
 
 
-def _odd(column: Iterable[Any], allowed: set[type]) -> Any:
-    return next(value for value in column if value is not None and type(value) not in allowed)
+def _each(convert: Callable[[Any], Any], column: list[Any], types: set[type]) -> list[Any]:
+    """Convert what is not None. A column without None is the usual one, and ``map`` is twice as fast."""
+    if types & _NOTHING:
+        return [None if value is None else convert(value) for value in column]
+    return list(map(convert, column))
 
 
 def _text(column: list[Any]) -> list[Any]:
-    if not _types(column) <= _TEXTS:
-        raise _WrongError("a text", _odd(column, _TEXTS))
+    _types(column, {str}, "a text")
     return column
 
 
 def _id(column: list[Any]) -> list[Any]:
-    if _types(column) <= _TEXTS:
-        return column
-    if not _types(column) <= {int, str}:
-        raise _WrongError("a text or a whole number", _odd(column, {int, str}))
-    return [None if value is None else str(value) for value in column]
+    types = _types(column, {int, str}, "a text or a whole number")
+    return _each(str, column, types) if int in types else column
 
 
 def _integer(column: list[Any]) -> list[Any]:
-    if _types(column) <= _INTEGERS:
+    types = _types(column, _NUMBERS, "a whole number")
+    if Decimal not in types:
         return column
-    if not _types(column) <= _NUMBERS:
-        raise _WrongError("a whole number", _odd(column, _NUMBERS))
     for value in column:
         if value is not None and not (-_TOO_LARGE < value < _TOO_LARGE and value == int(value)):
             raise _WrongError("a whole number", value)
-    return [None if value is None else int(value) for value in column]
+    return _each(int, column, types)
 
 
 _TOO_LARGE = 10**18
 
 
 def _native_price(column: list[Any]) -> list[Any]:
-    if not _types(column) <= _NUMBERS:
-        raise _WrongError("a number", _odd(column, _NUMBERS))
+    _types(column, _NUMBERS, "a number")
     return column
 
 
 def _number(column: list[Any]) -> list[Any]:
-    return [None if value is None else Decimal(value) for value in _native_price(column)]
+    return _each(Decimal, column, _types(column, _NUMBERS, "a number"))
 
 
 def _multiplier(column: list[Any]) -> list[Any]:
@@ -292,14 +313,13 @@ def _multiplier(column: list[Any]) -> list[Any]:
 
 
 def _boolean(column: list[Any]) -> list[Any]:
-    if not _types(column) <= {bool}:
-        raise _WrongError("true or false", _odd(column, {bool}))
+    _types(column, {bool}, "true or false")
     return column
 
 
 def _dates(column: list[Any]) -> list[Any]:
     try:
-        return [None if value is None else date.fromisoformat(value) for value in column]
+        return _each(date.fromisoformat, column, set(map(type, column)))
     except (TypeError, ValueError):
         return [None if value is None else _date(value) for value in column]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import functools
 from collections.abc import Mapping
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation, localcontext
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -40,8 +39,8 @@ _WHY_REFUSED = (
 
 
 _decoder = msgspec.json.Decoder()
-# Whatever the context of the thread says, which is the user's.
-_exact_decoder = msgspec.json.Decoder(float_hook=functools.partial(Decimal, context=Context(traps=[InvalidOperation])))
+_exact_decoder = msgspec.json.Decoder(float_hook=Decimal)
+_CONTEXT = Context(traps=[InvalidOperation])
 
 
 def decode(body: bytes, *, exact: bool = False) -> Any:
@@ -51,7 +50,11 @@ def decode(body: bytes, *, exact: bool = False) -> Any:
     :raises ValueError: it is not JSON.
     """
     try:
-        return (_exact_decoder if exact else _decoder).decode(body)
+        if not exact:
+            return _decoder.decode(body)
+        # The thread's own context is the user's: it may make a number that is too large a NaN.
+        with localcontext(_CONTEXT):
+            return _exact_decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError, InvalidOperation) as error:
         raise ValueError(f"not JSON: {error}") from None
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from openmarkets_provider.client.arguments import is_security
 from openmarkets_provider.client.expansion import expand, needed
 from openmarkets_provider.client.flows import Flow
-from openmarkets_provider.client.planning import ApiCall, Plan, Query, plan, window
+from openmarkets_provider.client.planning import ApiCall, Plan, Query, finalise, plan, subject_of, window
 from openmarkets_provider.client.ranges import EXCHANGE_ZONE
 from openmarkets_provider.client.records import (
     Listing,
@@ -66,10 +65,11 @@ class Run:
 
     :param query: rendered.
     :param exchange: makes the flow that sends a call, with its retries.
+    :raises OpenmarketsQueryError: an argument of the query is malformed.
     """
 
     def __init__(self, query: Query, exchange: Callable[[ApiCall], Flow[Any]]) -> None:
-        self._query = query
+        self._query: Query = finalise(query)
         self._exchange = exchange
         self._endpoint: str = query["endpoint"]
         self._total = 0
@@ -96,8 +96,8 @@ class Run:
         calls = plan(self._query, now)
         self._total, self._split = len(calls), len(calls.spans) > 1
         self._window = window(self._query)
-        first = next(iter(calls), None)
-        if first is not None and first.exact and first.security is not None and SCHEMAS[self._endpoint].price_api_names:
+        replies_lack_it = "priceMultiplier" in SCHEMAS[self._endpoint].supplied
+        if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
             yield from self._learn([listing(security) for security in calls.subjects])
         return calls
 
@@ -106,31 +106,38 @@ class Run:
 
         :param number: 1 for the first.
         """
-        with self._naming(number, call):
-            try:
-                return Answer(number, call, (yield from self._exchange(call)))
-            except OpenmarketsNotFound as error:
-                if call.security is None or self._query["on_invalid"] != "warn":
-                    raise
-                log.warning("%s It is left out.", error)
-                return Answer(number, call, None, known=False)
+        try:
+            return Answer(number, call, (yield from self._exchange(call)))
+        except OpenmarketsError as error:
+            unknown = isinstance(error, OpenmarketsNotFound) and call.security is not None
+            if not unknown or self._query["on_invalid"] != "warn":
+                self._name(error, number, call)
+                raise
+            log.warning("%s It is left out.", error)
+            return Answer(number, call, None, known=False)
 
     def batch(self, answer: Answer) -> Flow[list[Row]]:
         """Turn one answer into rows, or into the API's records when the query wants those. In the order of the plan."""
         number, call, reply, known = answer
         if not known:
             return []
-        with self._naming(number, call):
-            given = records(call, reply)
-            self._check_known(call, reply, given)
-            if not call.exact:
-                return given
-            missing = without_multiplier(self._endpoint, call, given)
-            if self._endpoint != _INFORMATION:
-                yield from self._learn(missing)
-            made = rows(self._endpoint, call, given, self._multipliers)
-            self._warn_of_guesses(missing)
-            return self._unseen(call, within(self._endpoint, call, made, self._window))
+        try:
+            return (yield from self._rows(call, reply))
+        except OpenmarketsError as error:
+            self._name(error, number, call)
+            raise
+
+    def _rows(self, call: ApiCall, reply: Any) -> Flow[list[Row]]:
+        given = records(call, reply)
+        self._check_known(call, reply, given)
+        if not call.exact:
+            return given
+        missing = without_multiplier(self._endpoint, call, given)
+        if self._endpoint != _INFORMATION:
+            yield from self._learn(missing)
+        made = rows(self._endpoint, call, given, self._multipliers)
+        self._warn_of_guesses(missing)
+        return self._unseen(call, within(self._endpoint, call, made, self._window))
 
     def _look_up(self, query: Query) -> Flow[list[Row]]:
         run = Run(query, self._exchange)
@@ -176,9 +183,9 @@ class Run:
         if guessed:
             self._guessed.update(guessed)
             log.warning(
-                "%s: nothing supplies the price multiplier of %s; 0.01 is taken for it (native prices in cents).",
+                "%s: nothing supplies the price multiplier of %.1000r; 0.01 is taken for it (native prices in cents).",
                 self._endpoint,
-                ", ".join(map(full_name, guessed))[:1000],
+                list(map(full_name, guessed)),
             )
 
     def _unseen(self, call: ApiCall, made: list[Row]) -> list[Row]:
@@ -192,15 +199,10 @@ class Run:
         self._seam = call.path, set(identified)
         return made
 
-    @contextlib.contextmanager
-    def _naming(self, number: int, call: ApiCall) -> Iterator[None]:
+    def _name(self, error: OpenmarketsError, number: int, call: ApiCall) -> None:
         """Say in an error which piece of a split query failed."""
-        try:
-            yield
-        except OpenmarketsError as error:
-            if self._total > 1:
-                error.args = (f"Call {number} of {self._total} ({call.piece}) failed. {error}",)
-            raise
+        if self._total > 1:
+            error.args = (f"Call {number} of {self._total} ({call.piece}) failed. {error}",)
 
 
 class Progress:

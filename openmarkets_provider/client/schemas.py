@@ -91,6 +91,11 @@ class Schema:
         return {api_name: field for api_name, field in _SUPPLIED.items() if field in self.fields}
 
     @cached_property
+    def sendable(self) -> dict[str, Field]:
+        """All columns that a reply may hold, by the API's name."""
+        return self.by_api_name | self.supplied
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """The names of all columns."""
         return frozenset(field.name for field in self.fields)

@@ -26,7 +26,7 @@ from openmarkets_provider.client.planning import (
     endpoint_of,
     is_literal,
     is_repeatable,
-    normalise,
+    finalise,
     plan,
     subject_of,
     window,
@@ -985,7 +985,10 @@ def test_a_query_without_a_range_has_no_window(name: str):
 
 def test_arguments_in_their_final_form():
     query = VALID["intraday_time_series"] | {"securities": "BHP, CBA.CXA", "interval": "5"}
-    assert normalise(query) == {
+    given = finalise(query)
+    assert finalise(given) is given
+    assert given == {
+        "endpoint": "intraday_time_series",
         "securities": ["BHP.ASX@TM", "CBA.CXA@TM"],
         "exchange": None,
         "start": datetime(2026, 1, 4, 13, tzinfo=UTC),

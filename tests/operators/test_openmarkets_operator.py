@@ -179,7 +179,7 @@ def test_a_short_rate_limit_without_a_time_is_left_to_retries(openmarkets_sandbo
 
 
 def test_a_result_too_large_for_xcom_is_refused_with_advice(openmarkets_sandbox):
-    with pytest.raises(AirflowFailException, match=r"limit for XCom is 100 \(max_xcom_bytes\).*OpenmarketsHook.run"):
+    with pytest.raises(AirflowFailException, match=r"limit for XCom is 100 \(max_xcom_bytes\).*OpenmarketsHook.stream"):
         operator(max_xcom_bytes=100).execute({})
     assert operator(max_xcom_bytes=100, do_xcom_push=False).execute({})[0]["security_code"] == "BHP"
 
