@@ -358,7 +358,7 @@ def test_where_nothing_supplies_a_multiplier_it_is_the_one_for_cents_with_a_warn
         rows = run(make_client(oms_url=server.url), queries.positions(portfolios=[f"P{n}" for n in range(1001)]))
     assert {row["average_price"] for row in rows} == {Decimal("45.12"), None}
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "price multiplier of NEW.ASX@TM; 0.01 is taken" in warning.getMessage()
+    assert "price multiplier of ['NEW.ASX@TM']; 0.01 is taken" in warning.getMessage()
 
 
 @pytest.mark.parametrize("code", ["BRK.B", "A B", "", "É", "A/B", "../x"])
