@@ -33,7 +33,12 @@ class OpenmarketsError(Exception):
 
 
 class OpenmarketsConfigurationError(OpenmarketsError, ValueError):
-    """A connection field or a setting is missing or not allowed. The text names the field."""
+    """A connection field or a setting is missing or not allowed. The text names the field.
+
+    :ivar scope: the OAuth scope that the connection lacks, when it is that.
+    """
+
+    scope: str | None = None
 
 
 class OpenmarketsQueryError(OpenmarketsError, ValueError):

@@ -272,7 +272,8 @@ class OpenmarketsClient:
         if scope not in self.settings.scopes:
             raise OpenmarketsConfigurationError(
                 f"scopes: {scope!r} is not among the connection's scopes ({', '.join(self.settings.scopes)}); "
-                "add it there if it is in your plan."
+                "add it there if it is in your plan.",
+                scope=scope,
             )
 
 

@@ -43,12 +43,6 @@ log = logging.getLogger(__name__)
 PROGRESS_EVERY = 5.0
 """Seconds between two lines about the progress of a run."""
 _INFORMATION = "security_information"
-_NOT_IN_PLAN = (
-    OpenmarketsConfigurationError,
-    OpenmarketsNotFound,
-    OpenmarketsScopeNotInPlan,
-    OpenmarketsUserContextRequired,
-)
 
 
 class Answer(NamedTuple):
@@ -88,11 +82,7 @@ class Run:
         now = datetime.now(UTC).astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
         before = needed(self._query)
         if before is not None:
-            named = expand(self._query, (yield from self._look_up(before)), now.date())
-            if named is None:
-                log.info("%s: the client sees no accounts or portfolios to ask for.", self._endpoint)
-                return Plan([], [], lambda subject, span: NotImplemented)
-            self._query = named
+            self._query = expand(self._query, (yield from self._look_up(before)), now.date())
         calls = plan(self._query, now)
         self._total, self._split = len(calls), len(calls.spans) > 1
         self._window = window(self._query)
@@ -163,7 +153,11 @@ class Run:
             for call in plan(query):
                 given = records(call, (yield from self._exchange(call)))
                 self._multipliers |= multipliers_of(call, given)
-        except _NOT_IN_PLAN as error:
+        except OpenmarketsError as error:
+            # The client may not ask. Anything else that went wrong must not end in a guess.
+            refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsUserContextRequired)
+            if not refused and not (isinstance(error, OpenmarketsConfigurationError) and error.scope):
+                raise
             log.warning("Price multipliers can't be had from security information: %s", error)
 
     def _check_known(self, call: ApiCall, reply: Any, given: Sequence[Row]) -> None:

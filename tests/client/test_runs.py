@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import trustme
 
 from openmarkets_provider import queries
 from openmarkets_provider.client import flows as flows_module
@@ -29,11 +31,12 @@ from openmarkets_provider.client.planning import plan
 from openmarkets_provider.client.ranges import read_moment
 from openmarkets_provider.client.schemas import SCHEMAS
 from openmarkets_provider.exceptions import (
+    OpenmarketsApiError,
+    OpenmarketsConfigurationError,
     OpenmarketsError,
     OpenmarketsInvalidResponse,
     OpenmarketsNotFound,
     OpenmarketsQueryError,
-    OpenmarketsServerError,
     OpenmarketsTransportError,
     OpenmarketsUserContextRequired,
 )
@@ -392,6 +395,15 @@ def test_positions_of_a_connection_without_market_data_are_in_cents_with_a_warni
     assert informed(sandbox) == 0
 
 
+def test_a_certificate_that_is_not_trusted_is_not_a_reason_to_guess(run: Runner, make_client: MakeClient):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with HostileServer(hostile.answering(hostile.reply()), tls=context) as server:
+        client = make_client(market_data_url=server.url)
+        with pytest.raises(OpenmarketsConfigurationError, match="TLS certificate"):
+            run(client, queries.positions(portfolios="SBX0001P"))
+
+
 def test_positions_of_a_plan_without_market_data_are_in_cents_with_a_warning(
     run: Runner, make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ):
@@ -409,11 +421,12 @@ def test_positions_of_a_plan_without_market_data_are_in_cents_with_a_warning(
     assert "0.01 is taken" in caplog.text
 
 
+@pytest.mark.parametrize("status", [400, 404, 500])
 def test_a_market_data_server_that_fails_is_not_a_reason_to_guess(
-    run: Runner, make_client: MakeClient, sandbox: SandboxServer
+    run: Runner, make_client: MakeClient, sandbox: SandboxServer, status: int
 ):
-    sandbox.fault(target="/market-data/securities", kind="status", status=500, retry_after=0, times=None)
-    with pytest.raises(OpenmarketsServerError, match="securities/information/v2: 500"):
+    sandbox.fault(target="/market-data/securities", kind="status", status=status, retry_after=0, times=None)
+    with pytest.raises(OpenmarketsApiError, match=f"securities/information/v2: {status}"):
         run(make_client(), queries.positions(portfolios="SBX0001P"))
 
 
