@@ -109,25 +109,40 @@ def test_with_any_number_tolerated_it_goes_on(openmarkets_sandbox):
     assert isinstance(event, TaskSuccessEvent)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"kind": "status", "status": 503, "retry_after": 100},
-        {"kind": "status", "status": 429, "retry_after": 100},
-        {"kind": "body", "body": []},
-    ],
-)
-def test_the_interval_is_kept_whatever_a_poll_comes_to(openmarkets_sandbox, fault):
-    openmarkets_sandbox.fault(target="market_data", times=None, **fault)
-    polls = trigger(query=queries.securities(), poke_interval=0.5, tolerated=None, condition="length(@) > `100`")
+@pytest.mark.parametrize("interval", [0.2, 0.5])
+def test_the_interval_is_kept_when_the_condition_is_not_met(openmarkets_sandbox, interval):
+    polls = trigger(query=queries.securities(), poke_interval=interval, condition="length(@) > `100000`")
 
-    async def for_three_intervals() -> None:
+    def polled() -> int:
+        return openmarkets_sandbox.stats()["requests"].get("market_data", 0)
+
+    async def time_of_two_intervals() -> float:
+        running = asyncio.ensure_future(anext(aiter(polls.run())))
+        while polled() < 1:
+            await asyncio.sleep(0.01)
+        first = time.monotonic()
+        while polled() < 3:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return time.monotonic() - first
+
+    # Between the first poll, which may be seen a little late, and the third.
+    assert asyncio.run(time_of_two_intervals()) > 1.5 * interval
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_asks_for_a_longer_rest_is_not_polled_at_the_interval(openmarkets_sandbox, status):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=status, retry_after=100, times=None)
+    polls = trigger(query=queries.securities(), poke_interval=0.1, tolerated=None, condition="@")
+
+    async def for_many_intervals() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(anext(aiter(polls.run())), 1.4)
+            await asyncio.wait_for(anext(aiter(polls.run())), 2)
 
-    asyncio.run(for_three_intervals())
-    expected = 3 if fault["kind"] == "body" else 1
-    assert openmarkets_sandbox.stats()["requests"]["market_data"] == expected
+    asyncio.run(for_many_intervals())
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] == 1
 
 
 def test_a_value_too_large_for_xcom_is_an_error_and_not_a_crash(openmarkets_sandbox):
