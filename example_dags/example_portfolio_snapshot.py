@@ -2,7 +2,8 @@
 
 Without arguments ``queries.cash``, ``queries.positions`` and ``queries.orders`` ask for all that the client sees: the
 links between accounts and portfolios are looked up, and removed links are left out. A portfolio that several accounts
-are linked to is asked for once, and its rows name one account, so that nothing is counted twice.
+are linked to is asked for once, and counts for the account that its rows name; a row that names another account than
+those listed fails the task, so that no money gets lost. Child orders are left out: their parents hold their volume.
 
 A snapshot is of the moment at which it is taken, so this schedule has no data interval: a run starts every weekday at
 16:30 in Sydney, and a run by hand at any time.
@@ -42,7 +43,7 @@ def example_portfolio_snapshot() -> None:
     accounts = OpenmarketsOperator(task_id="accounts", query=queries.accounts())
     cash = OpenmarketsOperator(task_id="cash", query=queries.cash())
     positions = OpenmarketsOperator(task_id="positions", query=queries.positions())
-    orders = OpenmarketsOperator(task_id="orders", query=queries.orders())
+    orders = OpenmarketsOperator(task_id="orders", query=queries.orders(include_child_orders=False))
 
     @task
     def snapshot(accounts: Rows, cash: Rows, positions: Rows, orders: Rows) -> Rows:
@@ -56,6 +57,10 @@ def example_portfolio_snapshot() -> None:
             balance[row["account_code"]] += row["net_cash"] or 0
         for row in positions:
             holdings[row["account_code"]] += row["market_value"] or 0
+        if strangers := (balance.keys() | holdings.keys()) - {account["account_code"] for account in accounts}:
+            raise AirflowFailException(
+                f"Cash or positions of accounts that are not listed: {sorted(map(str, strangers))}."
+            )
         states = Counter((order["account_code"], order["state"]) for order in orders)
         return [
             {

@@ -42,7 +42,10 @@ class OpenmarketsConfigurationError(OpenmarketsError, ValueError):
 
 
 class OpenmarketsQueryError(OpenmarketsError, ValueError):
-    """A query or a condition is malformed. The text names the argument."""
+    """A query or a condition is malformed, or names what the API does not know.
+
+    Securities, an exchange, accounts or portfolios without a link. The text names the argument.
+    """
 
 
 class OpenmarketsTransportError(OpenmarketsError):

@@ -8,12 +8,16 @@ once, while the DAG is parsed; everything is checked again when the query runs.
 completed with the exchange ``ASX`` and the data source ``TM``. Name them, as a list or as a text with commas or
 blanks between them, or give ``exchange`` instead, for all that the exchange lists at the time of the range (or today).
 
-**Accounts and portfolios**: give account codes or portfolio codes, or neither for all that the client sees. Where the
-API takes the other ones, the links between them are looked up; removed links are left out.
+**Accounts and portfolios**: give account codes or portfolio codes, or leave both out (``"*"``) for all that the client
+sees. None is an error, so that a template that renders nothing does not ask about everybody. Where the API takes the
+other ones, the links between them are looked up, and removed ones are left out. So orders that are asked for by
+portfolio are all those of the accounts that are linked to it, and cash that is asked for by account is all that of its
+portfolios, whichever account its rows name.
 
 **Ranges** are half-open, [start, end). A bound is a date, a datetime, pendulum's too, an ISO 8601 text, or a template
 such as ``"{{ data_interval_start }}"``. Without an offset it is exchange time (Australia/Sydney), and a date is its
-midnight there.
+midnight there. So use the data interval as it is: ``{{ ds }}`` is the date in UTC, often the day before in Sydney, and
+``{{ ts_nodash }}`` is UTC without saying so.
 
 **Rows**: every query but ``request`` gives a list of dicts with the columns that ``docs/queries.md`` lists: names in
 snake_case, prices as Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times
@@ -30,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from openmarkets_provider.client.arguments import listed
+from openmarkets_provider.client.arguments import ALL, listed
 from openmarkets_provider.client.planning import Query, check
 from openmarkets_provider.client.ranges import to_text
 
@@ -104,8 +108,8 @@ def security_information(
 
     :param securities: see the module.
     :param exchange: instead of securities.
-    :param on_invalid: securities that the API does not know are an ``error``, or are left out with a log line
-        (``warn``).
+    :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``. Then
+        a line in the log says that they are left out.
     :param raw: the API's own records instead of rows.
     """
     return _query("security_information", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
@@ -121,8 +125,8 @@ def quotes(
 
     :param securities: see the module.
     :param exchange: instead of securities.
-    :param on_invalid: securities that the API does not know are an ``error``, or are left out with a log line
-        (``warn``).
+    :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``. Then
+        a line in the log says that they are left out.
     :param raw: the API's own records instead of rows.
     """
     return _query("quotes", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
@@ -144,8 +148,8 @@ def depth(
     :param securities: see the module.
     :param exchange: instead of securities.
     :param levels: most price levels of each side, 1 to 100.
-    :param on_invalid: a security that the API does not know (404) is an ``error``, or is left out with a log line
-        (``warn``).
+    :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
+        Then a line in the log says that it is left out.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query("depth", securities=securities, exchange=exchange, levels=levels, on_invalid=on_invalid, raw=raw)
@@ -168,20 +172,21 @@ def time_series(
     the replies.
 
     :param securities: see the module.
-    :param start: the first exchange day; of a moment, the day that it is in at the exchange.
-    :param end: the exchange day after the last one; of a moment, the day that it is in, which is not part of the range.
+    :param start: the first exchange day, or week; of a moment, the one that it is in at the exchange.
+    :param end: the exchange day, or week, after the last one; of a moment, the one that it is in, whatever the time.
     :param exchange: instead of securities.
-    :param frequency: ``Daily`` or ``Weekly``. Of weekly bars ask for whole weeks, Monday to Monday.
-    :param on_invalid: a security that the API does not know (404) is an ``error``, or is left out with a log line
-        (``warn``).
+    :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, so that a range holds whole ones. By
+        which of its days the API dates a weekly bar is not known.
+    :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
+        Then a line in the log says that it is left out.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
         "time_series",
         securities=securities,
         exchange=exchange,
-        start=to_text(start),
-        end=to_text(end),
+        start=start,
+        end=end,
         frequency=frequency,
         on_invalid=on_invalid,
         raw=raw,
@@ -206,20 +211,20 @@ def intraday_time_series(
     the securities, then of time; a bar that two calls give is there once.
 
     :param securities: see the module.
-    :param start: bars from this time on, by the time that the API gives them.
-    :param end: bars before this time.
+    :param start: bars from the one on that this time is in, by the time that the API gives them.
+    :param end: bars before the one that this time is in, which may not be complete yet.
     :param interval: minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
     :param exchange: instead of securities.
-    :param on_invalid: a security that the API does not know (404) is an ``error``, or is left out with a log line
-        (``warn``).
+    :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
+        Then a line in the log says that it is left out.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
         "intraday_time_series",
         securities=securities,
         exchange=exchange,
-        start=to_text(start),
-        end=to_text(end),
+        start=start,
+        end=end,
         interval=interval,
         on_invalid=on_invalid,
         raw=raw,
@@ -245,16 +250,16 @@ def trades(
     :param start: trades from this time on.
     :param end: trades before this time.
     :param exchange: instead of securities.
-    :param on_invalid: a security that the API does not know (404) is an ``error``, or is left out with a log line
-        (``warn``).
+    :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
+        Then a line in the log says that it is left out.
     :param raw: the API's own records instead of rows.
     """
     return _query(
         "trades",
         securities=securities,
         exchange=exchange,
-        start=to_text(start),
-        end=to_text(end),
+        start=start,
+        end=end,
         on_invalid=on_invalid,
         raw=raw,
     )
@@ -281,7 +286,7 @@ def portfolio_links(*, raw: bool = False) -> Query:
 
 
 def portfolio_details(
-    accounts: Codes = None,
+    accounts: Codes = ALL,
     *,
     portfolios: Codes = None,
     include_same_cash_account: bool = False,
@@ -306,7 +311,7 @@ def portfolio_details(
     )
 
 
-def cash(accounts: Codes = None, *, portfolios: Codes = None, raw: bool = False) -> Query:
+def cash(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) -> Query:
     """Get the cash of portfolios.
 
     Makes calls of ``POST portfolios/cash/by-portfolio/v2`` of the OMS API, 1000 portfolios each (an inferred
@@ -319,7 +324,7 @@ def cash(accounts: Codes = None, *, portfolios: Codes = None, raw: bool = False)
     return _query("cash", accounts=accounts, portfolios=portfolios, raw=raw)
 
 
-def positions(accounts: Codes = None, *, portfolios: Codes = None, raw: bool = False) -> Query:
+def positions(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) -> Query:
     """Get the holdings of portfolios.
 
     Makes calls of ``POST portfolios/positions/v2`` of the OMS API, 1000 portfolios each (an inferred number), before
@@ -336,18 +341,20 @@ def positions(accounts: Codes = None, *, portfolios: Codes = None, raw: bool = F
 
 
 def orders(
-    accounts: Codes = None, *, portfolios: Codes = None, include_child_orders: bool = True, raw: bool = False
+    accounts: Codes = ALL, *, portfolios: Codes = None, include_child_orders: bool = True, raw: bool = False
 ) -> Query:
     """List the orders of the last three days.
 
     Makes one call of ``GET orders/by-account/{account}/v4`` of the OMS API for each account; before them
     ``GET accounts/v1`` when neither accounts nor portfolios are given, ``GET accounts/portfoliolinks/v1`` when
-    portfolios are. The column ``state`` says what has become of the order: ``working``, ``finished``, ``failed`` or
-    ``pending``.
+    portfolios are. The column ``state`` says what has become of the order, by the first rule that applies: all of its
+    volume is done: ``finished``; actionStatus is FAILED or DENIED: ``failed``; orderState is INACTIVE, or lastAction is
+    CANCEL or PURGE: ``finished``; orderState is ACTIVE: ``working``; else ``pending``. Which rule comes first is
+    inferred, and a cancellation that is still under way counts as finished.
 
     :param accounts: see the module.
     :param portfolios: instead of accounts.
-    :param include_child_orders: orders that others were split into, too.
+    :param include_child_orders: orders that others were split into, too; leave them out before you add volumes up.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -356,7 +363,7 @@ def orders(
 
 
 def order_trades(
-    accounts: Codes = None, *, start: Moment, end: Moment, portfolios: Codes = None, raw: bool = False
+    accounts: Codes = ALL, *, start: Moment, end: Moment, portfolios: Codes = None, raw: bool = False
 ) -> Query:
     """List the trades of accounts.
 
@@ -370,10 +377,12 @@ def order_trades(
     :param portfolios: instead of accounts.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "order_trades", accounts=accounts, portfolios=portfolios, start=to_text(start), end=to_text(end), raw=raw
-    )
+    return _query("order_trades", accounts=accounts, portfolios=portfolios, start=start, end=end, raw=raw)
 
 
 def _query(endpoint: str, **arguments: Any) -> Query:
-    return check({"endpoint": endpoint} | {name: listed(value) for name, value in arguments.items()})
+    if arguments.get("accounts") == ALL and arguments["portfolios"] is not None:
+        arguments["accounts"] = None
+    # Only a bound of a range may be a date.
+    bounds = {name: to_text(arguments[name]) for name in ("start", "end") if name in arguments}
+    return check({"endpoint": endpoint} | {name: listed(value) for name, value in (arguments | bounds).items()})

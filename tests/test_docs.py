@@ -206,7 +206,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "`exchange` is given": {"securities": None, "exchange": "ASX"},
     "`accounts` are given": {"accounts": "SBX0001", "portfolios": None},
     "`portfolios` are given": {"accounts": None, "portfolios": "SBX0001P"},
-    "neither is given": {"accounts": None, "portfolios": None},
+    "neither is given": {"accounts": "*", "portfolios": None},
 }
 
 

@@ -67,8 +67,10 @@ EXAMPLES = [
         BY_SECURITY | RANGE | {"endpoint": "time_series", "securities": "BHP", "frequency": "Daily"},
     ),
     (
-        queries.time_series(exchange="ASX", frequency="Weekly", raw=True, **RANGE),
-        BY_SECURITY | RANGE | {"endpoint": "time_series", "exchange": "ASX", "frequency": "Weekly", "raw": True},
+        queries.time_series(exchange="ASX", frequency="Weekly", raw=True, **RANGE | {"end": "2026-02-01"}),
+        BY_SECURITY
+        | RANGE
+        | {"endpoint": "time_series", "exchange": "ASX", "end": "2026-02-01", "frequency": "Weekly", "raw": True},
     ),
     (
         queries.intraday_time_series("BHP", interval=15, **RANGE),
@@ -80,7 +82,7 @@ EXAMPLES = [
         BY_ACCOUNT | {"endpoint": "portfolio_details", "accounts": "A1", "include_same_cash_account": False},
     ),
     (queries.cash(portfolios=["P1"]), BY_ACCOUNT | {"endpoint": "cash", "portfolios": ["P1"]}),
-    (queries.positions(), BY_ACCOUNT | {"endpoint": "positions"}),
+    (queries.positions(), BY_ACCOUNT | {"endpoint": "positions", "accounts": "*"}),
     (queries.orders("A1"), BY_ACCOUNT | {"endpoint": "orders", "accounts": "A1", "include_child_orders": True}),
     (
         queries.orders(portfolios="P1", include_child_orders=False),
@@ -152,18 +154,23 @@ def test_there_is_an_example_of_every_query():
     ],
 )
 def test_a_bound_may_be_a_date_a_datetime_or_a_text(bound: Any, kept: str, moment: str):
-    for query in (
-        queries.trades("BHP", start=bound, end="2026-02-01"),
-        queries.order_trades("A1", start=bound, end="2026-02-01"),
-        queries.time_series("BHP", start=bound, end="2026-02-01"),
-        queries.intraday_time_series("BHP", start=bound, end="2026-02-01", interval=60),
+    instant = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    for query, meant in (
+        (queries.trades("BHP", start=bound, end="2026-02-01"), instant),
+        (queries.order_trades("A1", start=bound, end="2026-02-01"), instant),
+        # Of bars it means the one that it is in.
+        (queries.time_series("BHP", start=bound, end="2026-02-01"), date(2026, 1, 5)),
+        (queries.time_series("BHP", start=bound, end="2026-02-01", frequency="Weekly"), date(2026, 1, 3)),
+        (queries.intraday_time_series("BHP", start=bound, end="2026-02-01", interval=60), instant.replace(minute=0)),
     ):
         assert query["start"] == kept
         assert type(query["start"]) is str
-        assert finalise(query)["start"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+        start = finalise(query)["start"]
+        assert start == meant
+        assert type(start) is type(meant)
     # A value that a template of native Python objects renders.
     native = queries.trades("BHP", start="{{ x }}", end="2026-02-01") | {"start": bound}
-    assert finalise(native)["start"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    assert finalise(native)["start"] == instant
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -230,7 +237,15 @@ def test_a_range_may_be_what_airflow_renders(start: str, end: str, times: tuple[
         ),
         (
             lambda: queries.time_series("BHP", start="2026-01-05", end="2026-01-05T16:00"),
-            "time_series: start '2026-01-05' and end '2026-01-05T16:00' are on one exchange day",
+            "time_series: start '2026-01-05' and end '2026-01-05T16:00' are an empty or reversed range",
+        ),
+        (
+            lambda: queries.time_series("BHP", frequency="Weekly", **RANGE),
+            "time_series: start '2026-01-05' and end '2026-01-06' are an empty or reversed range",
+        ),
+        (
+            lambda: queries.intraday_time_series("BHP", interval=60, start="2026-01-05T10:07", end="2026-01-05T10:59"),
+            "intraday_time_series: .* are an empty or reversed range. end must be after start; of bars",
         ),
         (lambda: queries.intraday_time_series("BHP", interval=7, **RANGE), "intraday_time_series: interval must be"),
         (lambda: queries.trades("BHP", start=RANGE["end"], end=RANGE["start"]), "trades: .*empty or reversed range"),
@@ -238,6 +253,10 @@ def test_a_range_may_be_what_airflow_renders(start: str, end: str, times: tuple[
         (lambda: queries.portfolio_details("A1", include_same_cash_account=1), "include_same_cash_account must be"),
         (lambda: queries.cash("A1", portfolios="P1"), "cash: accounts and portfolios don't go together"),
         (lambda: queries.cash(portfolios=[]), "cash: portfolios is empty"),
+        (lambda: queries.cash(None), "cash: accounts and portfolios are None; name codes, or leave both out"),
+        (lambda: queries.orders(None, portfolios=None), "orders: accounts and portfolios are None"),
+        (lambda: queries.positions("['A1', 'A2']"), "positions: accounts: .* is malformed"),
+        (lambda: queries.positions(["*"]), "positions: accounts: .* is malformed"),
         (lambda: queries.positions(["../P1"]), "positions: accounts: '../P1' is malformed"),
         (
             lambda: queries.orders("A1", include_child_orders="yes"),
@@ -294,6 +313,42 @@ def test_every_argument_may_be_a_template_or_an_upstream_result_and_is_kept_as_i
     if others.get(argument) in given:
         given[others[argument]] = None
     assert FUNCTIONS[name](**given)[argument] is later
+
+
+BY_CODES = [name for name, query in USABLE.items() if "accounts" in query]
+LEFT_OUT = {name: RANGE if name == "order_trades" else {} for name in BY_CODES}
+
+
+@pytest.mark.parametrize("name", BY_CODES)
+def test_without_codes_a_query_is_about_all_and_with_portfolios_it_is_not(name: str):
+    query = FUNCTIONS[name](**LEFT_OUT[name])
+    assert (query["accounts"], query["portfolios"]) == ("*", None)
+    query = FUNCTIONS[name](portfolios="P1", **LEFT_OUT[name])
+    assert (query["accounts"], query["portfolios"]) == (None, "P1")
+
+
+@pytest.mark.parametrize("name", BY_CODES)
+@pytest.mark.parametrize("argument", ["accounts", "portfolios"])
+def test_none_is_no_way_to_say_all_when_made_or_when_a_template_renders_it(name: str, argument: str):
+    from airflow.providers.common.compat.sdk import DAG, BaseOperator
+
+    class Holder(BaseOperator):
+        template_fields = ("query",)
+
+        def __init__(self, *, query: queries.Query, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.query = query
+
+    message = f"^{name}: accounts and portfolios are None; name codes, or leave both out"
+    with pytest.raises(OpenmarketsQueryError, match=message):
+        FUNCTIONS[name](accounts=None, portfolios=None, **LEFT_OUT[name])
+    with DAG("d", schedule=None, render_template_as_native_obj=True):
+        task = Holder(task_id="t", query=FUNCTIONS[name](**{argument: "{{ codes }}"}, **LEFT_OUT[name]))
+    task.render_template_fields({"codes": None})
+    assert task.query[argument] is None
+    for look in (plan, needed):
+        with pytest.raises(OpenmarketsQueryError, match=message):
+            look(task.query)
 
 
 @pytest.mark.parametrize(

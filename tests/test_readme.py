@@ -26,7 +26,9 @@ def test_every_python_block_runs(code: str, openmarkets_sandbox, tmp_path: Path)
         if name == "bars_to_csv":
             path = tmp_path / "bars.csv"
             written = value.function(str(path), "2026-03-02", "2026-03-03")
-            assert written == len(path.read_text().splitlines()) > 1000
+            header, *lines = path.read_text().splitlines()
+            assert header.startswith("security_code,time_series_date")
+            assert written == len(lines) > 1000
 
 
 @pytest.mark.parametrize("line", re.findall(r"^export (AIRFLOW_CONN_.*)$", README, re.MULTILINE))

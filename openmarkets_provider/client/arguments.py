@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from openmarkets_provider.client.ranges import MAX_DAYS, exchange_date, read_moment
+from openmarkets_provider.client.ranges import MAX_DAYS, exchange_date, first_of_week, floor, read_moment
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
 DEFAULT_EXCHANGE = "ASX"
@@ -21,12 +21,15 @@ DEFAULT_DATA_SOURCE = "TM"
 FREQUENCIES = ("Daily", "Weekly")
 ON_INVALID = ("error", "warn")
 MAX_LEVELS = 100
+ALL = "*"
+"""For accounts: all that the client sees. Said in words, so that a template that renders None does not mean it."""
 
 _SECURITY = re.compile(r"(?P<code>[\w-]{1,50})(?:\.(?P<exchange>[\w-]{1,50}))?(?:@(?P<source>[\w-]{1,50}))?", re.ASCII)
 _WORD = re.compile(r"[\w-]{1,50}", re.ASCII)
 _JINJA = re.compile(r"\{[{%#]")
 _MAX_PATH = 2000
 _MAX_CODE = 100
+_NO_CODE = set("/\\[]'\"*")
 
 
 Final = Callable[[Any], bool]
@@ -45,19 +48,32 @@ def is_security(text: str) -> bool:
     return _SECURITY.fullmatch(text) is not None
 
 
-def check_range(name: str, arguments: Mapping[str, Any], start: datetime, end: datetime) -> None:
+def aligned(name: str, given: Mapping[str, Any], moment: datetime) -> date | datetime:
+    """Return what a bound of a query's range means: of bars the one that it is in, else the moment itself.
+
+    :param given: the query's arguments in their final form.
+    :return: for daily bars the exchange date, for weekly ones that of the Saturday before, else an aware datetime.
+    """
+    if name == "time_series":
+        day = exchange_date(moment)
+        return first_of_week(day) if given["frequency"] == "Weekly" else day
+    return floor(moment, given["interval"]) if name == "intraday_time_series" else moment
+
+
+def check_range(name: str, arguments: Mapping[str, Any], start: Any, end: Any) -> None:
     """Refuse a range that holds nothing.
 
-    :raises OpenmarketsQueryError: end is not after start, or for daily bars not on a later exchange day.
+    :param start: aligned.
+    :param end: aligned.
+    :raises OpenmarketsQueryError: end is not after start, or both are in the same bar.
     """
+    if start < end:
+        return
     said = f"start {arguments['start']!r} and end {arguments['end']!r}"
-    if start >= end:
-        raise OpenmarketsQueryError(f"{name}: {said} are an empty or reversed range; end must be after start.")
-    if name == "time_series" and exchange_date(start) == exchange_date(end):
-        raise OpenmarketsQueryError(
-            f"{name}: {said} are on one exchange day (Australia/Sydney), and end's day is not part of the range, so "
-            "there is no bar in it; end must be on a later day."
-        )
+    raise OpenmarketsQueryError(
+        f"{name}: {said} are an empty or reversed range. end must be after start; of bars it must be in a later one "
+        "(another exchange day, week or interval, Australia/Sydney), which is not part of the range."
+    )
 
 
 def _check_securities(name: str, argument: str, value: Any, final: Final) -> list[str] | None:
@@ -65,7 +81,9 @@ def _check_securities(name: str, argument: str, value: Any, final: Final) -> lis
     return _codes(name, argument, value, final, "BHP", _full_security)
 
 
-def _check_codes(name: str, argument: str, value: Any, final: Final) -> list[str] | None:
+def _check_codes(name: str, argument: str, value: Any, final: Final) -> list[str] | str | None:
+    if argument == "accounts" and value == ALL:
+        return ALL
     return _codes(name, argument, value, final, "12345", _code)
 
 
@@ -99,9 +117,10 @@ def _full_security(name: str, argument: str, value: Any) -> str:
 def _code(name: str, argument: str, value: Any) -> str:
     code = value.strip() if isinstance(value, str) else ""
     plain = _decoded(code)
-    if not code or len(code) > _MAX_CODE or not plain.isprintable() or plain in (".", "..") or set(plain) & set("/\\"):
+    if not code or len(code) > _MAX_CODE or not plain.isprintable() or plain in (".", "..") or set(plain) & _NO_CODE:
         raise OpenmarketsQueryError(
-            f"{name}: {argument}: {shown(value)} is malformed; a code is a text such as '12345', without slashes."
+            f"{name}: {argument}: {shown(value)} is malformed; a code is a text such as '12345', without slashes, "
+            "brackets and quotes. Is it a list that a template turned into text?"
         )
     return code
 
@@ -148,6 +167,7 @@ def _check_levels(name: str, argument: str, value: Any, final: Final) -> int:
 def _one_of(allowed: Sequence[str]) -> Callable[[str, str, Any, Final], Any]:
     def check_choice(name: str, argument: str, value: Any, final: Final) -> Any:
         if isinstance(value, str) and value in allowed:
+            # Not value itself: a member of an Enum of texts would be sent as its name.
             return next(choice for choice in allowed if value == choice)
         words = ", ".join(map(repr, allowed))
         raise OpenmarketsQueryError(f"{name}: {argument} must be one of {words}, not {value!r:.50}.")
@@ -258,7 +278,9 @@ def listed(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """Return what an error tells of a value: a text itself, cut, or what kind of value it is."""
-    return f"{value!r:.200}" if isinstance(value, str) else kind(value)
+    if isinstance(value, str):
+        return f"{value!r:.200}"
+    return f"{kind(value)} ({value!r:.50})" if isinstance(value, int | float) else kind(value)
 
 
 def kind(value: Any) -> str:

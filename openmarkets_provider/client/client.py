@@ -126,14 +126,14 @@ class OpenmarketsClient:
         if endpoint_of(query) == "request":
             (call,) = plan(query)
             return drive(self._exchange(call), self._perform)
-        return [row for batch in self._batches(query) for row in batch]
+        return [row for batch in self._batches(Run(query, self._exchange)) for row in batch]
 
     async def arun(self, query: Query) -> Any:
         """Answer a query on an event loop, as :meth:`run`."""
         if endpoint_of(query) == "request":
             (call,) = plan(query)
             return await adrive(self._exchange(call), self._aperform)
-        return [row async for batch in self._abatches(query) for row in batch]
+        return [row async for batch in self._abatches(Run(query, self._exchange)) for row in batch]
 
     def stream(self, query: Query) -> Iterator[list[Any]]:
         """Answer a query in batches, as they come; in the same order as :meth:`run`.
@@ -142,18 +142,19 @@ class OpenmarketsClient:
         :raises OpenmarketsQueryError: at once, an argument is malformed.
         :raises OpenmarketsError: while it is iterated, what went wrong.
         """
-        plan(query)
-        return self._one_batch(query) if endpoint_of(query) == "request" else self._batches(query)
+        if endpoint_of(query) == "request":
+            (call,) = plan(query)
+            return self._one_batch(call)
+        return self._batches(Run(query, self._exchange))
 
-    def _one_batch(self, query: Query) -> Iterator[list[Any]]:
-        reply = self.run(query)
+    def _one_batch(self, call: ApiCall) -> Iterator[list[Any]]:
+        reply = drive(self._exchange(call), self._perform)
         if reply not in (None, []):
             yield reply if isinstance(reply, list) else [reply]
 
-    def _batches(self, query: Query) -> Iterator[list[Any]]:
-        run = Run(query, self._exchange)
+    def _batches(self, run: Run) -> Iterator[list[Any]]:
         calls = drive(run.prepare(), self._perform)
-        progress = Progress(query["endpoint"], len(calls))
+        progress = Progress(run.endpoint, len(calls))
         flows = (run.ask(number, call) for number, call in enumerate(calls, 1))
         batches: Generator[list[Any], None, None]
         if min(len(calls), self._concurrency) > 1:
@@ -166,10 +167,9 @@ class OpenmarketsClient:
                 if batch:
                     yield batch
 
-    async def _abatches(self, query: Query) -> AsyncIterator[list[Any]]:
-        run = Run(query, self._exchange)
+    async def _abatches(self, run: Run) -> AsyncIterator[list[Any]]:
         calls = await adrive(run.prepare(), self._aperform)
-        progress = Progress(query["endpoint"], len(calls))
+        progress = Progress(run.endpoint, len(calls))
         flows = (run.ask(number, call) for number, call in enumerate(calls, 1))
         concurrency = min(self._concurrency, ASYNC_CONNECTIONS)
         batches: AsyncGenerator[list[Any], None]
@@ -229,6 +229,8 @@ class OpenmarketsClient:
             case Send(call, request_id):
                 http = self.ahttp(call.api)
                 return await http.send(_request(http, call, request_id))
+            case GetToken(scope):
+                return (await self.tokens.aget(scope)).value
             case Pause(seconds, _):
                 await asyncio.sleep(seconds)
 

@@ -6,17 +6,22 @@ round), or neither of the two for all that the client sees. What it means is ano
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from itertools import chain
 from typing import Any
 
-from openmarkets_provider.client.arguments import DEFAULT_DATA_SOURCE, is_security
+from openmarkets_provider.client.arguments import ALL, DEFAULT_DATA_SOURCE, is_security
 from openmarkets_provider.client.planning import FinalQuery, Query, finalise, subject_of, window
 from openmarkets_provider.client.ranges import exchange_date
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
+log = logging.getLogger(__name__)
+
 Row = dict[str, Any]
+
+_COLUMNS = ("account_code", "portfolio_code")
 
 
 def needed(query: Query) -> Query | None:
@@ -25,7 +30,7 @@ def needed(query: Query) -> Query | None:
     :raises OpenmarketsQueryError: an argument is malformed.
     """
     given, subject = finalise(query), subject_of(query)
-    if subject is None or given[subject] is not None:
+    if subject is None or given[subject] not in (None, ALL):
         return None
     if subject == "securities":
         return {"endpoint": "securities", "exchange": given["exchange"], "raw": False}
@@ -43,15 +48,17 @@ def expand(query: Query, rows: Sequence[Row], today: date) -> FinalQuery:
     :param today: the exchange's date.
     :raises OpenmarketsQueryError: the exchange lists nothing, or an account or portfolio has no link.
     """
-    given, subject = finalise(query), str(subject_of(query))
+    given, subject = finalise(query), subject_of(query)
     if subject == "securities":
-        return FinalQuery({**given, "securities": _listed(given, rows, today), "exchange": None})
-    other = "accounts" if subject == "portfolios" else "portfolios"
-    return FinalQuery({**given, subject: _linked(given, rows, other, subject), other: None})
+        return FinalQuery(given | {"securities": _listed(given, rows, today), "exchange": None})
+    if subject == "accounts":
+        return FinalQuery(given | {"accounts": _linked(given, rows, "portfolios"), "portfolios": None})
+    return FinalQuery(given | {"portfolios": _linked(given, rows, "accounts"), "accounts": None})
 
 
-def _linked(given: FinalQuery, rows: Sequence[Row], other: str, subject: str) -> list[str]:
-    wanted, from_name, to_name = given[other], f"{other[:-1]}_code", f"{subject[:-1]}_code"
+def _linked(given: FinalQuery, rows: Sequence[Row], other: str) -> list[str]:
+    from_name, to_name = _COLUMNS if other == "accounts" else _COLUMNS[::-1]
+    wanted = None if given["accounts"] == ALL else given[other]
     usable = [row for row in rows if row.get("link_removed") is not True and row[to_name] is not None]
     if wanted is None:
         return list(dict.fromkeys(row[to_name] for row in usable))
@@ -65,25 +72,25 @@ def _linked(given: FinalQuery, rows: Sequence[Row], other: str, subject: str) ->
     return list(dict.fromkeys(chain.from_iterable(by_code.values())))
 
 
-def _listed(query: FinalQuery, rows: Sequence[Row], today: date) -> list[str]:
-    first, last = _days(query) or (today, today)
-    securities = [
-        f"{row['security_code']}.{row['exchange'] or query['exchange']}@{DEFAULT_DATA_SOURCE}"
+def _listed(given: FinalQuery, rows: Sequence[Row], today: date) -> list[str]:
+    first, last = _days(given) or (today, today)
+    securities = dict.fromkeys(
+        f"{row['security_code'] or ''}.{row['exchange'] or given['exchange']}@{DEFAULT_DATA_SOURCE}"
         for row in rows
-        if is_security(str(row["security_code"]))
-        and (row["first_listed_date"] or last) <= last
-        and (row["last_listed_date"] or first) >= first
-    ]
-    if not securities:
+        if (row["first_listed_date"] or last) <= last and (row["last_listed_date"] or first) >= first
+    )
+    if odd := [security for security in securities if not is_security(security)]:
+        log.warning("%s: %.1000r are listed and can't be asked for; they are left out.", given["endpoint"], odd)
+    if len(odd) == len(securities):
         raise OpenmarketsQueryError(
-            f"{query['endpoint']}: exchange {query['exchange']!r}: the API lists no securities there."
+            f"{given['endpoint']}: exchange {given['exchange']!r}: the API lists no securities there."
         )
-    return securities
+    return [security for security in securities if is_security(security)]
 
 
-def _days(query: FinalQuery) -> tuple[date, date] | None:
+def _days(given: FinalQuery) -> tuple[date, date] | None:
     """Return the first and the last exchange day of a query's range."""
-    match window(query):
+    match window(given):
         case (datetime() as start, datetime() as end):
             return exchange_date(start), exchange_date(end - timedelta(microseconds=1))
         case (start, end):

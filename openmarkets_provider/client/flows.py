@@ -23,7 +23,7 @@ from openmarkets_provider.client.planning import ApiCall
 log = logging.getLogger(__name__)
 
 TICK = 1.0
-"""Seconds after which somebody who waits for a result is heard from."""
+"""Seconds between two calls of ``tick`` while the next result is waited for."""
 
 AHEAD = 2
 """Flows for each thread that may be begun before their results are asked for."""
@@ -117,7 +117,7 @@ def drive_many(
     of whichever flow, ends it all at once: nothing more is sent. So does closing the generator. What all the flows send
     keeps one pace, and is never more than ``concurrency`` at a time.
 
-    :param tick: called every now and then.
+    :param tick: called every TICK seconds while a result is waited for.
     :param then: makes the second flow from the result of the first one; carried out by the caller's thread.
     """
     pace, lock, stop, room = Pace(), threading.Lock(), threading.Event(), threading.Semaphore(concurrency)

@@ -30,7 +30,7 @@ class Pace:
     def limited(self, now: float, wait: float) -> bool:
         """Slow down: a server said 429, and its request waits for so many seconds.
 
-        :return: False when nothing but the end of a rest that goes on already may have changed.
+        :return: False when the run rested already: then at most the end of that rest has moved.
         """
         # Requests that were on their way together are one reason to slow down, and not several.
         new = now >= self._resume

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from openmarkets_provider.client.arguments import (
+    ALL,
     CHECKS,
     Final,
+    aligned,
     check_json,
     check_params,
     check_range,
@@ -31,7 +33,6 @@ from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.client.ranges import (
     MAX_DAYS,
     Span,
-    exchange_date,
     exchange_span,
     split,
     to_text,
@@ -116,15 +117,17 @@ def plan(query: Query, now: datetime | None = None) -> Plan:
     endpoint, shape = ENDPOINTS[name], _SHAPES[name]
 
     def make(subject: Any, span: Span | None) -> ApiCall:
-        params, body = shape.request(given, subject, span)
+        fields = shape.fields(given, subject, span)
         one = isinstance(subject, str)
-        piece = subject if one else f"{len(subject)} from {subject[0]} on" if subject else ""
+        piece = subject or ""
+        if subject and not one:
+            piece = f"{len(subject)} {shape.subject} from {subject[0]} on"
         return ApiCall(
             api=endpoint.api,
             method=endpoint.method,
             path=re.sub(r"\{\w+\}", quote(subject, safe="@"), endpoint.path) if one else endpoint.path,
-            params=params,
-            json=body,
+            params=fields if endpoint.method == "GET" else None,
+            json=fields if endpoint.method == "POST" else None,
             safe_to_repeat=endpoint.safe_to_repeat,
             rows=endpoint.rows,
             exact=not given["raw"],
@@ -132,7 +135,9 @@ def plan(query: Query, now: datetime | None = None) -> Plan:
             piece=f"{piece}, {span}" if span else piece,
         )
 
-    codes = given[shape.subject] or [] if shape.subject else None
+    codes = given[shape.subject] if shape.subject else None
+    if codes in (None, ALL) and shape.subject:
+        codes = []
     return Plan(_subjects(endpoint, codes), shape.spans(given, now), make)
 
 
@@ -148,7 +153,7 @@ def endpoint_of(query: Query) -> str:
     name = query.get("endpoint")
     if not isinstance(name, str) or name not in _ARGUMENTS:
         raise OpenmarketsQueryError(
-            f"query: endpoint {shown(name)} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}."
+            f"query: endpoint {shown(name) if isinstance(name, str) else kind(name)} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}."
         )
     return name
 
@@ -181,11 +186,8 @@ def window(query: Query) -> tuple[Any, Any] | None:
 
     Two exchange dates for daily and weekly bars, two aware datetimes for the others; None when it has no range.
     """
-    if "start" not in query:
-        return None
     given = finalise(query)
-    start, end = given["start"], given["end"]
-    return (exchange_date(start), exchange_date(end)) if query["endpoint"] == "time_series" else (start, end)
+    return (given["start"], given["end"]) if "start" in given else None
 
 
 def is_repeatable(query: Query) -> bool:
@@ -242,15 +244,22 @@ def _request_call(arguments: Mapping[str, Any], final: Final) -> ApiCall:
 
 def _normalised(name: str, arguments: Mapping[str, Any], final: Final) -> dict[str, Any]:
     """Check the final ones of a typed query's arguments, each by itself and then together."""
-    given = {key: CHECKS[key](name, key, value, final) if final(value) else None for key, value in arguments.items()}
+    given: dict[str, Any] = {
+        key: CHECKS[key](name, key, value, final) if final(value) else None for key, value in arguments.items()
+    }
     for one, other in (("securities", "exchange"), ("accounts", "portfolios")):
         if arguments.get(one) is not None and arguments.get(other) is not None:
             raise OpenmarketsQueryError(f"{name}: {one} and {other} don't go together; give one of them.")
     if "securities" in arguments and arguments["securities"] is None and arguments["exchange"] is None:
         raise OpenmarketsQueryError(f"{name}: name the securities, or an exchange for all that are listed there.")
-    start, end = given.get("start"), given.get("end")
-    if start is not None and end is not None:
+    if "accounts" in arguments and arguments["accounts"] is None and arguments["portfolios"] is None:
+        raise OpenmarketsQueryError(
+            f"{name}: accounts and portfolios are None; name codes, or leave both out for all that the client sees."
+        )
+    if "start" in given and all(given.get(key) is not None for key in _RANGED_BY & given.keys()):
+        start, end = (aligned(name, given, given[key]) for key in _RANGE)
         check_range(name, arguments, start, end)
+        given |= {"start": start, "end": end}
     return given
 
 
@@ -259,13 +268,13 @@ class _Shape(NamedTuple):
 
     :ivar subject: the argument that says what is asked about: one code a call where the path holds it, else a batch.
     :ivar arguments: the others, besides ``raw``.
-    :ivar request: query string and JSON body of one call.
+    :ivar fields: what one call sends: query string of a GET, JSON body of a POST.
     :ivar spans: the pieces of the range.
     """
 
     subject: str | None
-    arguments: tuple[str, ...]
-    request: Callable[[Mapping[str, Any], Any, Any], tuple[Mapping[str, Any] | None, Any]]
+    arguments: tuple[str, ...] = ()
+    fields: Callable[[Mapping[str, Any], Any, Any], Mapping[str, Any] | None] = lambda given, subject, span: None
     spans: Callable[[Mapping[str, Any], datetime | None], Sequence[Span | None]] = lambda given, now: [None]
 
 
@@ -277,7 +286,7 @@ def _subjects(endpoint: Endpoint, codes: Sequence[str] | None) -> Sequence[Any]:
 
 
 def _dates(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
-    return [Span(*(datetime.combine(exchange_date(given[name]), time()) for name in ("start", "end")))]
+    return [Span(*(datetime.combine(given[bound], time()) for bound in _RANGE))]
 
 
 def _whole(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
@@ -289,8 +298,7 @@ def _days(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
 
 
 def _intraday(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
-    minutes = given["interval"]
-    return _begun(split(exchange_span(given["start"], given["end"], minutes), MAX_DAYS[minutes]), now)
+    return _begun(split(exchange_span(given["start"], given["end"]), MAX_DAYS[given["interval"]]), now)
 
 
 def _begun(spans: Iterator[Span], now: datetime | None) -> Sequence[Span]:
@@ -304,67 +312,63 @@ def _times(span: Span) -> dict[str, str]:
 _SECURITIES = ("securities", "exchange", "on_invalid")
 _ACCOUNTS = ("accounts", "portfolios")
 _RANGE = ("start", "end")
+_RANGED_BY = {"start", "end", "frequency", "interval"}
+"""Arguments that decide what a range means."""
 _SHAPES: Mapping[str, _Shape] = {
-    "securities": _Shape(None, ("exchange",), lambda given, _, span: ({"exchanges": given["exchange"]}, None)),
-    "security_information": _Shape(
-        "securities", _SECURITIES, lambda given, securities, span: (None, {"securities": securities})
-    ),
-    "quotes": _Shape("securities", _SECURITIES, lambda given, securities, span: (None, {"securities": securities})),
+    "securities": _Shape(None, ("exchange",), lambda given, _, span: {"exchanges": given["exchange"]}),
+    "security_information": _Shape("securities", _SECURITIES, lambda given, codes, span: {"securities": codes}),
+    "quotes": _Shape("securities", _SECURITIES, lambda given, codes, span: {"securities": codes}),
     "depth": _Shape(
         "securities",
         (*_SECURITIES, "levels"),
-        lambda given, _, span: (
-            {"askLevelMax": given["levels"], "bidLevelMax": given["levels"], "groupBy": "Price"},
-            None,
-        ),
+        lambda given, _, span: {
+            "askLevelMax": given["levels"],
+            "bidLevelMax": given["levels"],
+            "groupBy": "Price",
+        },
     ),
     "time_series": _Shape(
         "securities",
         (*_SECURITIES, *_RANGE, "frequency"),
-        lambda given, _, span: (
-            {
-                "frequency": given["frequency"],
-                "dateFrom": span.start.date().isoformat(),
-                "dateTo": span.end.date().isoformat(),
-            },
-            None,
-        ),
+        lambda given, _, span: {
+            "frequency": given["frequency"],
+            "dateFrom": span.start.date().isoformat(),
+            "dateTo": span.end.date().isoformat(),
+        },
         _dates,
     ),
     "intraday_time_series": _Shape(
         "securities",
         (*_SECURITIES, *_RANGE, "interval"),
-        lambda given, _, span: (
-            {"frequency": "Minutes", "consolidationInterval": given["interval"], **_times(span)},
-            None,
-        ),
+        lambda given, _, span: {
+            "frequency": "Minutes",
+            "consolidationInterval": given["interval"],
+            **_times(span),
+        },
         _intraday,
     ),
-    "trades": _Shape("securities", (*_SECURITIES, *_RANGE), lambda given, _, span: (None, _times(span)), _days),
-    "accounts": _Shape(None, (), lambda given, _, span: (None, None)),
-    "portfolio_links": _Shape(None, (), lambda given, _, span: (None, None)),
+    "trades": _Shape("securities", (*_SECURITIES, *_RANGE), lambda given, _, span: _times(span), _days),
+    "accounts": _Shape(None),
+    "portfolio_links": _Shape(None),
     "portfolio_details": _Shape(
         "portfolios",
         (*_ACCOUNTS, "include_same_cash_account"),
-        lambda given, codes, span: (
-            None,
-            {
-                "portfolioCodes": codes,
-                "includePortfoliosWithSameCashAccount": given["include_same_cash_account"],
-            },
-        ),
+        lambda given, codes, span: {
+            "portfolioCodes": codes,
+            "includePortfoliosWithSameCashAccount": given["include_same_cash_account"],
+        },
     ),
-    "cash": _Shape("portfolios", _ACCOUNTS, lambda given, codes, span: (None, {"portfolioCodes": codes})),
-    "positions": _Shape("portfolios", _ACCOUNTS, lambda given, codes, span: (None, {"portfolioCodes": codes})),
+    "cash": _Shape("portfolios", _ACCOUNTS, lambda given, codes, span: {"portfolioCodes": codes}),
+    "positions": _Shape("portfolios", _ACCOUNTS, lambda given, codes, span: {"portfolioCodes": codes}),
     "orders": _Shape(
         "accounts",
         (*_ACCOUNTS, "include_child_orders"),
-        lambda given, _, span: (
-            {"orderFilter": "AllOrdersForTheLast3Days", "includeChildOrders": given["include_child_orders"]},
-            None,
-        ),
+        lambda given, _, span: {
+            "orderFilter": "AllOrdersForTheLast3Days",
+            "includeChildOrders": given["include_child_orders"],
+        },
     ),
-    "order_trades": _Shape("accounts", (*_ACCOUNTS, *_RANGE), lambda given, _, span: (_times(span), None), _whole),
+    "order_trades": _Shape("accounts", (*_ACCOUNTS, *_RANGE), lambda given, _, span: _times(span), _whole),
 }
 """Typed query to how it becomes calls."""
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {

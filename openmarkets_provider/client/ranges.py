@@ -1,7 +1,10 @@
 """Ranges of time: from what a DAG author writes to the pieces that the API is asked for. Pure.
 
-A range is half-open, [start, end). The API takes exchange time without an offset (Australia/Sydney), and does not say
-whether its ends belong to a range: pieces ask for both, and rows outside of the range are dropped afterwards.
+A range is half-open, [start, end). The API takes exchange time without an offset (Australia/Sydney), and it is not
+known whether the end that it is given belongs to a range: rows outside of ours are dropped afterwards.
+
+Of bars, a bound means the bar that it is in: the first one, and the one after the last. So ranges that follow each
+other share no bar, leave none out, and hold whole ones alone.
 
 Where the clock goes back in April an exchange time happens twice: without an offset it means the first of the two
 (daylight-saving time). Where it goes forward in October an hour is missing: a time in it is counted with the
@@ -11,7 +14,7 @@ offset before the change, so it means the time one hour later.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -20,7 +23,7 @@ MAX_DAYS = {1: 7, 2: 7, 3: 7, 4: 7, 5: 7, 6: 7, 10: 30, 12: 30, 15: 30, 20: 30, 
 """Longest range of one intraday call in days, by the interval of its bars in minutes."""
 _EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _MIDNIGHT = time()
-_EPOCH = datetime(1900, 1, 1)  # noqa: DTZ001 - exchange time has no offset here
+SATURDAY = 5
 
 
 class Span(NamedTuple):
@@ -52,9 +55,9 @@ def read_moment(text: str) -> datetime:
     return moment
 
 
-def to_utc(moment: datetime) -> datetime:
-    """Turn a time, exchange time where it has no offset, into UTC."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=EXCHANGE_ZONE)).astimezone(UTC)
+def to_utc(moment: datetime, zone: tzinfo = EXCHANGE_ZONE) -> datetime:
+    """Turn a time, one of the zone where it has no offset, into UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
 
 
 def exchange_date(moment: datetime) -> date:
@@ -62,18 +65,29 @@ def exchange_date(moment: datetime) -> date:
     return moment.astimezone(EXCHANGE_ZONE).date()
 
 
-def exchange_span(start: datetime, end: datetime, minutes: int = 0) -> Span:
-    """Return the exchange time that holds a range, widened to whole seconds, or to whole bars of some minutes.
+def first_of_week(day: date) -> date:
+    """Return the Saturday that a week begins with: its five exchange days are together in any case."""
+    return day - timedelta(days=(day.weekday() - SATURDAY) % 7)
+
+
+def floor(moment: datetime, minutes: int) -> datetime:
+    """Return when the bar begins that a moment is in.
+
+    :param minutes: length of a bar; it divides an hour.
+    """
+    return moment - (moment - _EARLIEST) % timedelta(minutes=minutes)
+
+
+def exchange_span(start: datetime, end: datetime) -> Span:
+    """Return the exchange time that holds a range, widened to whole seconds.
 
     :param start: aware.
     :param end: aware.
-    :param minutes: length of a bar; it divides an hour.
     """
-    step = timedelta(minutes=minutes) or timedelta(seconds=1)
     first, last = start.astimezone(EXCHANGE_ZONE), end.astimezone(EXCHANGE_ZONE)
     # What an exchange clock shows for the second time may have been written in the first hour of that name.
     back = timedelta(hours=last.fold)
-    return Span(_floor(_naive(first), step), _ceil(_naive(last) + back, step))
+    return Span(_naive(first).replace(microsecond=0), _whole_second(_naive(last) + back))
 
 
 def split(span: Span, days: int) -> Iterator[Span]:
@@ -89,9 +103,5 @@ def _naive(moment: datetime) -> datetime:
     return moment.replace(tzinfo=None, fold=0)
 
 
-def _floor(moment: datetime, step: timedelta) -> datetime:
-    return moment - (moment - _EPOCH) % step
-
-
-def _ceil(moment: datetime, step: timedelta) -> datetime:
-    return moment + -(moment - _EPOCH) % step
+def _whole_second(moment: datetime) -> datetime:
+    return moment + timedelta(microseconds=-moment.microsecond % 1_000_000)

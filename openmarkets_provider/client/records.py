@@ -7,7 +7,7 @@ Arithmetic is decimal and exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
 from itertools import chain, islice
 from operator import mul
@@ -26,6 +26,10 @@ Listing = tuple[str, str]
 FALLBACK_MULTIPLIER = Decimal("0.01")
 """For cents: what counts when nothing says how native prices relate to the currency."""
 _EXACT = Context(prec=60, Emax=60, Emin=-60, traps=[Inexact, InvalidOperation, Overflow, Subnormal])
+_NO_TIME = "0001-01-01T00:00:00"
+"""What servers on .NET, which this one is inferred to be, may write for "no time"."""
+_MAX_INTEGER = 10**18
+"""int() of 1e999999999 would fill the memory."""
 _NUMBERS: set[type] = {int, Decimal}
 _NOTHING: set[type] = {type(None)}
 
@@ -84,15 +88,17 @@ def multipliers_of(call: ApiCall, given: Sequence[Mapping[str, Any]]) -> dict[Li
 
 
 def listing(security: str) -> Listing:
-    """Return code and exchange of a security in full form."""
-    code, _, exchange = security.partition("@")[0].partition(".")
+    """Return code and exchange of a security in full form, in capitals: the API may not mind the case."""
+    code, _, exchange = security.partition("@")[0].upper().partition(".")
     return code, exchange
 
 
 def listing_of(record: Mapping[str, Any]) -> Listing:
     """Return code and exchange of the security that a record is about; the code is empty when it names none."""
     code, exchange = record.get("securityCode"), record.get("exchange")
-    return code if isinstance(code, str) else "", exchange if isinstance(exchange, str) else DEFAULT_EXCHANGE
+    return code.upper() if isinstance(code, str) else "", (
+        exchange if isinstance(exchange, str) else DEFAULT_EXCHANGE
+    ).upper()
 
 
 def full_name(of: Listing) -> str:
@@ -181,18 +187,18 @@ def keys(endpoint: str, made: Iterable[Row]) -> list[tuple[Any, ...]]:
 def order_state(record: Mapping[str, Any]) -> str:
     """Say in one word what has become of an order: the first of the API's rules that applies.
 
-    ``finished``: orderState is INACTIVE, or lastAction is CANCEL or PURGE, or all of its volume is done.
-    ``failed``: actionStatus is FAILED or DENIED. ``working``: orderState is ACTIVE. ``pending``: anything else.
+    ``finished``: all of its volume is done. ``failed``: actionStatus is FAILED or DENIED. ``finished``: orderState is
+    INACTIVE, or lastAction is CANCEL or PURGE. ``working``: orderState is ACTIVE. ``pending``: anything else.
+
+    Which rule comes first is inferred: a cancellation that was denied must not make an order look finished.
     """
     done, volume = record.get("doneVolumeTotal"), record.get("orderVolume")
-    if (
-        record.get("orderState") == "INACTIVE"
-        or record.get("lastAction") in ("CANCEL", "PURGE")
-        or (done is not None and volume is not None and done >= volume)
-    ):
+    if done is not None and volume is not None and done >= volume:
         return "finished"
     if record.get("actionStatus") in ("FAILED", "DENIED"):
         return "failed"
+    if record.get("orderState") == "INACTIVE" or record.get("lastAction") in ("CANCEL", "PURGE"):
+        return "finished"
     return "working" if record.get("orderState") == "ACTIVE" else "pending"
 
 
@@ -213,8 +219,8 @@ def _free_name(api_name: str, taken: Container[str]) -> str:
 
 
 _FROM_SECURITY: Mapping[str, Callable[[str], str]] = {
-    "security_code": lambda security: listing(security)[0],
-    "exchange": lambda security: listing(security)[1],
+    "security_code": lambda security: security.partition(".")[0],
+    "exchange": lambda security: security.partition("@")[0].partition(".")[2],
     "data_source": lambda security: security.partition("@")[2],
 }
 
@@ -288,12 +294,9 @@ def _integer(column: list[Any]) -> list[Any]:
     if Decimal not in types:
         return column
     for value in column:
-        if value is not None and not (-_TOO_LARGE < value < _TOO_LARGE and value == int(value)):
+        if value is not None and not (-_MAX_INTEGER < value < _MAX_INTEGER and value == int(value)):
             raise _WrongError("a whole number", value)
     return _each(int, column, types)
-
-
-_TOO_LARGE = 10**18
 
 
 def _native_price(column: list[Any]) -> list[Any]:
@@ -321,43 +324,40 @@ def _dates(column: list[Any]) -> list[Any]:
     try:
         return _each(date.fromisoformat, column, set(map(type, column)))
     except (TypeError, ValueError):
+        # Rare: a date that is written as midnight.
         return [None if value is None else _date(value) for value in column]
 
 
-def _date(value: Any) -> date:
+def _date(value: Any) -> date | None:
     """Read a date, or a time that is midnight at the exchange."""
-    moment = _moment(value, "a date")
-    if moment.tzinfo is not None:
-        moment = _utc(value, moment, "a date").astimezone(EXCHANGE_ZONE)
+    if value == _NO_TIME:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(EXCHANGE_ZONE)
+    except (TypeError, ValueError, OverflowError):
+        raise _WrongError("a date", value) from None
     if moment.time() != datetime.min.time():
         raise _WrongError("a date", value)
     return moment.date()
 
 
 def _exchange_times(column: list[Any]) -> list[Any]:
-    return [None if value is None else _utc(value, _moment(value, "a time"), "a time") for value in column]
+    return [None if value is None else _time(value, EXCHANGE_ZONE) for value in column]
 
 
 def _utc_times(column: list[Any]) -> list[Any]:
-    moments = [None if value is None else _moment(value, "a time") for value in column]
-    return [
-        None if moment is None else _utc(value, moment if moment.tzinfo else moment.replace(tzinfo=UTC), "a time")
-        for value, moment in zip(column, moments, strict=True)
-    ]
+    return [None if value is None else _time(value, UTC) for value in column]
 
 
-def _moment(value: Any, expected: str) -> datetime:
+def _time(value: Any, zone: tzinfo) -> datetime | None:
+    if value == _NO_TIME:
+        return None
     try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise _WrongError(expected, value) from None
-
-
-def _utc(value: Any, moment: datetime, expected: str) -> datetime:
-    try:
-        return to_utc(moment)
-    except OverflowError:
-        raise _WrongError(expected, value) from None
+        return to_utc(datetime.fromisoformat(value), zone)
+    except (TypeError, ValueError, OverflowError):
+        raise _WrongError("a time", value) from None
 
 
 def _as_sent(column: list[Any]) -> list[Any]:
@@ -387,10 +387,11 @@ def _invalid(call: ApiCall, field: str, expected: str, value: Any) -> Openmarket
         f"{call.label}: field {field}: expected {expected}, got {value!r:.100}. With raw=True the query gives what the "
         "API sends.",
         endpoint=call.label,
+        sent=True,
     )
 
 
 def _shape(call: ApiCall, expected: str, value: Any) -> OpenmarketsInvalidResponse:
     return OpenmarketsInvalidResponse(
-        f"{call.label}: expected {expected}, got {type(value).__name__}.", endpoint=call.label
+        f"{call.label}: expected {expected}, got {type(value).__name__}.", endpoint=call.label, sent=True
     )

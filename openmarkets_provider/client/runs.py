@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from openmarkets_provider.client.arguments import is_security
@@ -43,6 +44,16 @@ log = logging.getLogger(__name__)
 PROGRESS_EVERY = 5.0
 """Seconds between two lines about the progress of a run."""
 _INFORMATION = "security_information"
+_OF_SECURITIES = ("securities", listing_of, listing)
+_OF_PORTFOLIOS = ("portfolioCodes", lambda record: record.get("portfolioCode"), lambda code: code)
+_ONE_FOR_EACH: Mapping[str, tuple[str, Callable[[Row], Any], Callable[[str], Any]]] = {
+    _INFORMATION: _OF_SECURITIES,
+    "quotes": _OF_SECURITIES,
+    "cash": _OF_PORTFOLIOS,
+    "portfolio_details": _OF_PORTFOLIOS,
+}
+"""Queries whose replies have something of everything that was asked for: where, and how to find it. A portfolio without
+holdings has no positions."""
 
 
 class Answer(NamedTuple):
@@ -65,11 +76,12 @@ class Run:
     def __init__(self, query: Query, exchange: Callable[[ApiCall], Flow[Any]]) -> None:
         self._query: Query = finalise(query)
         self._exchange = exchange
-        self._endpoint: str = query["endpoint"]
+        self.endpoint: str = query["endpoint"]
         self._total = 0
         self._window: tuple[Any, Any] | None = None
-        self._split = False
-        self._seam: tuple[str, set[Any]] = ("", set())
+        self._left_out = 0
+        self._seen: set[Any] = set()
+        self._series: str | None = None
         self._multipliers: dict[Listing, Decimal] = {}
         self._asked: set[Listing] = set()
         self._guessed: set[Listing] = set()
@@ -84,9 +96,9 @@ class Run:
         if before is not None:
             self._query = expand(self._query, (yield from self._look_up(before)), now.date())
         calls = plan(self._query, now)
-        self._total, self._split = len(calls), len(calls.spans) > 1
+        self._total = len(calls)
         self._window = window(self._query)
-        replies_lack_it = "priceMultiplier" in SCHEMAS[self._endpoint].supplied
+        replies_lack_it = "priceMultiplier" in SCHEMAS[self.endpoint].supplied
         if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
             yield from self._learn([listing(security) for security in calls.subjects])
         return calls
@@ -99,10 +111,9 @@ class Run:
         try:
             return Answer(number, call, (yield from self._exchange(call)))
         except OpenmarketsError as error:
-            unknown = isinstance(error, OpenmarketsNotFound) and call.security is not None
+            unknown = isinstance(error, OpenmarketsNotFound) and error.status == 404 and call.security is not None
             if not unknown or self._query["on_invalid"] != "warn":
-                self._name(error, number, call)
-                raise
+                raise self._named(error, number, call) from error
             log.warning("%s It is left out.", error)
             return Answer(number, call, None, known=False)
 
@@ -110,24 +121,26 @@ class Run:
         """Turn one answer into rows, or into the API's records when the query wants those. In the order of the plan."""
         number, call, reply, known = answer
         if not known:
+            self._left_out += 1
+            if self._left_out == self._total > 1:
+                raise OpenmarketsQueryError(f"{self.endpoint}: the API knows none of the {self._total} securities.")
             return []
         try:
             return (yield from self._rows(call, reply))
         except OpenmarketsError as error:
-            self._name(error, number, call)
-            raise
+            raise self._named(error, number, call) from error
 
     def _rows(self, call: ApiCall, reply: Any) -> Flow[list[Row]]:
         given = records(call, reply)
         self._check_known(call, reply, given)
         if not call.exact:
             return given
-        missing = without_multiplier(self._endpoint, call, given)
-        if self._endpoint != _INFORMATION:
+        missing = without_multiplier(self.endpoint, call, given)
+        if self.endpoint != _INFORMATION:
             yield from self._learn(missing)
-        made = rows(self._endpoint, call, given, self._multipliers)
+        made = rows(self.endpoint, call, given, self._multipliers)
         self._warn_of_guesses(missing)
-        return self._unseen(call, within(self._endpoint, call, made, self._window))
+        return self._unseen(call, within(self.endpoint, call, made, self._window))
 
     def _look_up(self, query: Query) -> Flow[list[Row]]:
         run = Run(query, self._exchange)
@@ -161,16 +174,21 @@ class Run:
             log.warning("Price multipliers can't be had from security information: %s", error)
 
     def _check_known(self, call: ApiCall, reply: Any, given: Sequence[Row]) -> None:
+        """Refuse, or tell of, what was asked for and is not in the reply."""
         invalid = invalid_securities(call, reply)
-        if self._endpoint == _INFORMATION:
-            found = set(map(listing_of, given))
-            invalid = [security for security in call.json["securities"] if listing(security) not in found]
-        if not invalid:
-            return
-        text = f"{call.label}: the API does not know the securities {invalid!r:.1000}."
-        if self._query["on_invalid"] != "warn":
-            raise OpenmarketsQueryError(f"{text} With on_invalid='warn' the query goes on without them.")
-        log.warning("%s They are left out.", text)
+        if self.endpoint in _ONE_FOR_EACH:
+            field, of_record, of_code = _ONE_FOR_EACH[self.endpoint]
+            found = set(map(of_record, given))
+            absent = [code for code in call.json[field] if of_code(code) not in found and code not in invalid]
+            if self.endpoint == _INFORMATION:
+                invalid += absent
+            elif absent:
+                log.warning("%s: the reply holds nothing of %.1000r.", call.label, absent)
+        if invalid:
+            text = f"{call.label}: the API does not know the securities {invalid!r:.1000}."
+            if self._query["on_invalid"] != "warn":
+                raise OpenmarketsQueryError(f"{text} With on_invalid='warn' the query goes on without them.")
+            log.warning("%s They are left out.", text)
 
     def _warn_of_guesses(self, missing: Iterable[Listing]) -> None:
         guessed = [each for each in missing if each not in self._multipliers and each not in self._guessed]
@@ -178,25 +196,36 @@ class Run:
             self._guessed.update(guessed)
             log.warning(
                 "%s: nothing supplies the price multiplier of %.1000r; 0.01 is taken for it (native prices in cents).",
-                self._endpoint,
+                self.endpoint,
                 list(map(full_name, guessed)),
             )
 
     def _unseen(self, call: ApiCall, made: list[Row]) -> list[Row]:
-        """Leave out what the piece before has too: ends of pieces that touch may belong to both."""
-        if not self._split:
-            return made
-        series, seen = self._seam
-        identified = keys(self._endpoint, made)
-        if series == call.path:
-            made = [row for row, key in zip(made, identified, strict=True) if key not in seen]
-        self._seam = call.path, set(identified)
-        return made
+        """Leave out what was there already.
 
-    def _name(self, error: OpenmarketsError, number: int, call: ApiCall) -> None:
-        """Say in an error which piece of a split query failed."""
-        if self._total > 1:
-            error.args = (f"Call {number} of {self._total} ({call.piece}) failed. {error}",)
+        Pieces of a range that touch may both have what is at the seam: that has the same key. Any two accounts may
+        share an order: that is left out when all of it is the same.
+        """
+        if self._total == 1 or (call.security is None and call.api != "oms"):
+            return made
+        identified: list[Any] = keys(self.endpoint, made) if call.security else list(map(_digest, made))
+        if call.security is not None and call.security != self._series:
+            self._seen = set()
+        seen, self._series = self._seen, call.security
+        self._seen = set(identified) if call.security else seen | set(identified)
+        return [row for row, identity in zip(made, identified, strict=True) if identity not in seen]
+
+    def _named(self, error: OpenmarketsError, number: int, call: ApiCall) -> OpenmarketsError:
+        """Return the error, saying which piece of a split query failed.
+
+        A new one: the coroutines that wait for one token request are all given the same error.
+        """
+        piece = f"Call {number} of {self._total} ({call.piece}) failed. " if self._total > 1 else ""
+        return type(error)(f"{piece}{error}", **vars(error))
+
+
+def _digest(row: Row) -> bytes:
+    return blake2b(repr(row).encode(), digest_size=16).digest()
 
 
 class Progress:

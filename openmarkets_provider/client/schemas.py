@@ -125,7 +125,7 @@ _COMPUTED = {
 
 
 def _schema(table: str, time: str | None = None) -> Schema:
-    """Read a table of ``apiName:kind``; ``!`` ends a part of the key, ``+name`` is a column that is added."""
+    """Read a table of ``apiName:kind``; ``!`` marks a part of the key, ``+name`` what is supplied or computed."""
 
     def field(entry: str) -> Field:
         if entry.startswith("+"):
@@ -203,7 +203,7 @@ SCHEMAS: Mapping[str, Schema] = {
         actualVolume:volume shortSellVolume:volume securityType:text +priceMultiplier
     """),
     "orders": _schema("""
-        rootParentOrderNumber:id orderNumber:id! parentOrderNumber:id accountCode:id securityCode:text exchange:text
+        rootParentOrderNumber:id orderNumber:id! parentOrderNumber:id accountCode:id! securityCode:text exchange:text
         destination:text subDestination:text pricingInstructions:json +state orderState:text lastAction:text
         actionStatus:text orderVolume:volume orderPrice:price remainingVolume:volume doneVolumeTotal:volume
         doneValueTotal:value averagePrice:price lifetime:text currency:text expiryDateTime:exchange_time

@@ -193,7 +193,7 @@ TABLE: list[tuple[Query, list[Sent]]] = [
             (
                 "market_data GET",
                 f"pricing/timeseries/{BHP}/v2",
-                [("frequency", "Weekly"), ("dateFrom", "2026-01-05"), ("dateTo", "2026-01-12")],
+                [("frequency", "Weekly"), ("dateFrom", "2026-01-03"), ("dateTo", "2026-01-10")],
                 None,
             )
         ],

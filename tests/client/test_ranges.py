@@ -16,6 +16,8 @@ from openmarkets_provider.client.ranges import (
     Span,
     exchange_date,
     exchange_span,
+    first_of_week,
+    floor,
     read_moment,
     split,
     to_text,
@@ -63,7 +65,6 @@ LENGTHS = (
     | st.timedeltas(timedelta(microseconds=1), timedelta(days=70))
     | st.integers(1, 200).map(lambda hours: hours * HOUR)
 )
-MINUTES = st.sampled_from([0, *INTERVALS])
 RANGES = st.tuples(INSTANTS, LENGTHS).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
@@ -265,25 +266,22 @@ def test_the_day_of_the_exchange_begins_at_its_midnight(instant: str, day: str):
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "minutes", "span"),
+    ("start", "end", "span"),
     [
-        ("2026-01-04T23:00:00", "2026-01-05T05:00:00", 0, ("2026-01-05T10:00:00", "2026-01-05T16:00:00")),
-        ("2026-01-04T23:00:00.5", "2026-01-04T23:00:00.6", 0, ("2026-01-05T10:00:00", "2026-01-05T10:00:01")),
-        ("2026-01-04T23:07:00", "2026-01-04T23:08:00", 15, ("2026-01-05T10:00:00", "2026-01-05T10:15:00")),
-        ("2026-01-04T23:00:00", "2026-01-04T23:15:00", 15, ("2026-01-05T10:00:00", "2026-01-05T10:15:00")),
-        ("2026-01-04T23:14:59", "2026-01-04T23:15:01", 15, ("2026-01-05T10:00:00", "2026-01-05T10:30:00")),
-        ("2026-01-05T12:30:00", "2026-01-05T12:45:00", 60, ("2026-01-05T23:00:00", "2026-01-06T00:00:00")),
+        ("2026-01-04T23:00:00", "2026-01-05T05:00:00", ("2026-01-05T10:00:00", "2026-01-05T16:00:00")),
+        ("2026-01-04T23:00:00.5", "2026-01-04T23:00:00.6", ("2026-01-05T10:00:00", "2026-01-05T10:00:01")),
+        ("2026-01-05T12:59:59", "2026-01-05T12:59:59.000001", ("2026-01-05T23:59:59", "2026-01-06T00:00:00")),
         # April: an end in the second hour of two was perhaps written in the first one
-        ("2026-04-04T15:30:00", "2026-04-04T16:30:00", 0, ("2026-04-05T02:30:00", "2026-04-05T03:30:00")),
-        ("2026-04-04T15:00:00", "2026-04-04T16:00:00", 0, ("2026-04-05T02:00:00", "2026-04-05T03:00:00")),
-        ("2026-04-04T15:00:00", "2026-04-04T17:00:00", 0, ("2026-04-05T02:00:00", "2026-04-05T03:00:00")),
+        ("2026-04-04T15:30:00", "2026-04-04T16:30:00", ("2026-04-05T02:30:00", "2026-04-05T03:30:00")),
+        ("2026-04-04T15:00:00", "2026-04-04T16:00:00", ("2026-04-05T02:00:00", "2026-04-05T03:00:00")),
+        ("2026-04-04T15:00:00", "2026-04-04T17:00:00", ("2026-04-05T02:00:00", "2026-04-05T03:00:00")),
         # October: there is nothing between 02:00 and 03:00
-        ("2026-10-03T15:00:00", "2026-10-03T16:00:00", 0, ("2026-10-04T01:00:00", "2026-10-04T03:00:00")),
-        ("2026-10-03T16:00:00", "2026-10-03T16:30:00", 0, ("2026-10-04T03:00:00", "2026-10-04T03:30:00")),
+        ("2026-10-03T15:00:00", "2026-10-03T16:00:00", ("2026-10-04T01:00:00", "2026-10-04T03:00:00")),
+        ("2026-10-03T16:00:00", "2026-10-03T16:30:00", ("2026-10-04T03:00:00", "2026-10-04T03:30:00")),
     ],
 )
-def test_a_range_in_exchange_time(start: str, end: str, minutes: int, span: tuple[str, str]):
-    assert exchange_span(utc(start), utc(end), minutes) == Span(*map(naive, span))
+def test_a_range_in_exchange_time(start: str, end: str, span: tuple[str, str]):
+    assert exchange_span(utc(start), utc(end)) == Span(*map(naive, span))
 
 
 def test_a_span_says_what_it_is():
@@ -291,24 +289,21 @@ def test_a_span_says_what_it_is():
     assert str(span) == "2026-01-05T10:00:00 to 2026-01-05T16:00:00"
 
 
-@given(RANGES, MINUTES)
-def test_a_span_has_no_offset_and_begins_and_ends_with_whole_seconds_or_whole_bars(
-    wanted: tuple[datetime, datetime], minutes: int
-):
-    span = exchange_span(*wanted, minutes)
+@given(RANGES)
+def test_a_span_has_no_offset_and_begins_and_ends_with_whole_seconds(wanted: tuple[datetime, datetime]):
+    span = exchange_span(*wanted)
     assert span.start < span.end
     for moment in span:
         assert moment.tzinfo is None
         assert moment.fold == 0
-        since_midnight = moment - datetime.combine(moment.date(), time())
-        assert since_midnight % (timedelta(minutes=minutes) or timedelta(seconds=1)) == timedelta(0)
+        assert moment.microsecond == 0
 
 
-@given(RANGES, MINUTES)
-def test_a_span_is_no_wider_than_it_has_to_be(wanted: tuple[datetime, datetime], minutes: int):
+@given(RANGES)
+def test_a_span_is_no_wider_than_it_has_to_be(wanted: tuple[datetime, datetime]):
     start, end = wanted
-    step = timedelta(minutes=minutes) or timedelta(seconds=1)
-    span = exchange_span(start, end, minutes)
+    step = timedelta(seconds=1)
+    span = exchange_span(start, end)
     assert written(start) - step < span.start <= written(start)
     # an hour more where the clock shows the end for the second time
     again = HOUR * end.astimezone(SYDNEY).fold
@@ -328,27 +323,81 @@ def instants_of(wanted: tuple[datetime, datetime]) -> st.SearchStrategy[datetime
     )
 
 
-@given(RANGES, MINUTES, st.sampled_from([1, 7, 30, 60]), st.data())
+@given(RANGES, st.sampled_from([1, 7, 30, 60]), st.data())
 def test_whatever_the_exchange_writes_that_is_read_as_in_the_range_is_asked_for_once(
-    wanted: tuple[datetime, datetime], minutes: int, days: int, data: st.DataObject
+    wanted: tuple[datetime, datetime], days: int, data: st.DataObject
 ):
     start, end = wanted
     row = written(data.draw(instants_of(wanted)))
     assume(start <= to_utc(row) < end)
-    pieces = split(exchange_span(start, end, minutes), days)
+    pieces = split(exchange_span(start, end), days)
     assert sum(piece.start <= row < piece.end for piece in pieces) == 1
 
 
 @pytest.mark.parametrize("sunday", [first_sunday(2026, 4), first_sunday(2026, 10)])
-@pytest.mark.parametrize("minutes", [0, 5, 60])
-def test_no_row_of_a_day_of_change_gets_lost_whatever_the_range(sunday: date, minutes: int):
+def test_no_row_of_a_day_of_change_gets_lost_whatever_the_range(sunday: date):
     midnight = datetime.combine(sunday, time(), SYDNEY).astimezone(UTC)
     instants = [midnight + timedelta(minutes=15 * quarter) for quarter in range(6 * 4)]
     rows = {written(instant) for instant in instants}
     for start, end in itertools.combinations(instants, 2):
-        span = exchange_span(start, end, minutes)
+        span = exchange_span(start, end)
         lost = [row for row in rows if start <= to_utc(row) < end and not span.start <= row < span.end]
         assert not lost, (start, end)
+
+
+# --- the bar that a moment is in
+
+
+@pytest.mark.parametrize(
+    ("moment", "minutes", "begin"),
+    [
+        ("2026-01-04T23:07:00", 60, "2026-01-04T23:00:00"),
+        ("2026-01-04T23:07:00", 15, "2026-01-04T23:00:00"),
+        ("2026-01-04T23:07:00", 5, "2026-01-04T23:05:00"),
+        ("2026-01-04T23:00:00", 60, "2026-01-04T23:00:00"),
+        ("2026-01-04T23:59:59.999999", 12, "2026-01-04T23:48:00"),
+        ("2026-01-04T23:00:00.000001", 1, "2026-01-04T23:00:00"),
+        # both hours of the one name in April
+        ("2026-04-04T15:59:00", 60, "2026-04-04T15:00:00"),
+        ("2026-04-04T16:59:00", 60, "2026-04-04T16:00:00"),
+        ("1900-01-01T00:59:59", 60, "1900-01-01T00:00:00"),
+    ],
+)
+def test_an_intraday_bar_begins_at_a_multiple_of_its_interval(moment: str, minutes: int, begin: str):
+    assert floor(utc(moment), minutes) == utc(begin)
+
+
+@given(INSTANTS, st.sampled_from(INTERVALS))
+def test_a_moment_is_in_the_bar_that_the_clock_of_the_exchange_shows(instant: datetime, minutes: int):
+    begin = floor(instant, minutes)
+    assert begin <= instant < begin + timedelta(minutes=minutes)
+    shown = instant.astimezone(SYDNEY)
+    on_the_clock = shown.replace(minute=shown.minute - shown.minute % minutes, second=0, microsecond=0)
+    assert begin == on_the_clock.astimezone(UTC)
+    assert begin.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("day", "saturday"),
+    [
+        ("2026-01-02", "2025-12-27"),
+        ("2026-01-03", "2026-01-03"),
+        ("2026-01-04", "2026-01-03"),
+        ("2026-01-05", "2026-01-03"),
+        ("2026-01-09", "2026-01-03"),
+        ("2026-01-10", "2026-01-10"),
+        ("1900-01-01", "1899-12-30"),
+    ],
+)
+def test_a_week_begins_with_saturday(day: str, saturday: str):
+    assert first_of_week(date.fromisoformat(day)) == date.fromisoformat(saturday)
+
+
+@given(st.dates(date(1900, 1, 1), date(2199, 12, 31)))
+def test_a_day_is_in_the_week_of_the_saturday_on_or_before_it(day: date):
+    first = first_of_week(day)
+    assert first.strftime("%w") == "6"
+    assert timedelta(0) <= day - first < timedelta(days=7)
 
 
 # --- pieces

@@ -73,7 +73,7 @@ WRONG: Mapping[Kind, list[Any]] = {
     Kind.MULTIPLIER: ["0.01", 0, Decimal("0.00"), Decimal("-0.01"), -1, True, [], {}],
     Kind.BOOLEAN: ["true", 1, 0, Decimal("1.0"), [], {}],
     Kind.DATE: [5, "", "5 January", "2026-02-30", "2026-01-05T10:00:00", "2026-01-05T00:00:00Z", True, [], {}],
-    Kind.EXCHANGE_TIME: [5, "", "10:00", "2026-01-05T25:00:00", "0001-01-01T00:00:00", True, [], {}],
+    Kind.EXCHANGE_TIME: [5, "", "10:00", "2026-01-05T25:00:00", "0001-01-01T00:00:01", True, [], {}],
     Kind.UTC_TIME: [5, "", "now", "2026-02-30T10:00:00", "9999-12-31T23:59:59-01:00", True, [], {}],
 }
 FIELDS = [(name, field) for name, schema in SCHEMAS.items() for field in schema.by_api_name.values()]
@@ -556,7 +556,9 @@ def test_a_row_is_identified_by_its_key():
         ({"orderState": "ACTIVE", "doneVolumeTotal": None, "orderVolume": 0}, "working"),
         ({"orderState": "ACTIVE", "doneVolumeTotal": 5}, "working"),
         ({"orderState": "INACTIVE"}, "finished"),
-        ({"orderState": "INACTIVE", "actionStatus": "FAILED"}, "finished"),
+        ({"orderState": "INACTIVE", "actionStatus": "FAILED"}, "failed"),
+        ({"orderState": "ACTIVE", "lastAction": "CANCEL", "actionStatus": "DENIED"}, "failed"),
+        ({"orderState": "ACTIVE", "actionStatus": "FAILED", "doneVolumeTotal": 5, "orderVolume": 5}, "finished"),
         ({"orderState": "ACTIVE", "lastAction": "CANCEL"}, "finished"),
         ({"orderState": "ACTIVE", "lastAction": "PURGE"}, "finished"),
         ({"orderState": "ACTIVE", "lastAction": "AMEND"}, "working"),
@@ -580,3 +582,11 @@ def test_the_fields_that_a_state_is_made_of_stay_in_the_row():
 def test_rows_are_json_when_their_decimals_and_times_are_texts():
     for name in SCHEMAS:
         assert json.dumps(rows_of(name, whole_record(name)), default=str)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "field", "name"),
+    [("orders", "expiryDateTime", "expiry_date_time"), ("security_information", "maturityDate", "maturity_date")],
+)
+def test_the_beginning_of_all_time_is_no_time(endpoint: str, field: str, name: str):
+    assert row_of(endpoint, **{field: "0001-01-01T00:00:00"})[name] is None

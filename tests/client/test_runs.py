@@ -34,6 +34,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsApiError,
     OpenmarketsConfigurationError,
     OpenmarketsError,
+    OpenmarketsInvalidClient,
     OpenmarketsInvalidResponse,
     OpenmarketsNotFound,
     OpenmarketsQueryError,
@@ -218,6 +219,7 @@ def test_raw_gives_the_api_s_records_untouched(run: Runner, make_client: MakeCli
     records = run(client, raw_of(query))
     named = raw_of(query)
     if query["endpoint"] in ("portfolio_details", "cash", "positions"):
+        named["accounts"] = None
         named["portfolios"] = ["SBX0001P", "SBX0001Q", "SBX0002P", "SBX0003P"]
     if query["endpoint"] in ("orders", "order_trades"):
         named["accounts"] = ["SBX0001", "SBX0002", "SBX0003"]
@@ -296,9 +298,14 @@ def test_a_security_that_two_batches_hold_is_asked_for_once(
     run: Runner, make_client: MakeClient, sandbox: SandboxServer
 ):
     portfolios = [f"P{number}" for number in range(2500)]
-    with HostileServer(hostile.answering(reply([position("BHP"), position("Z0002")]))) as server:
+
+    def both(asked: str, body: Any) -> bytes:
+        return reply([position(code, portfolioCode=body["portfolioCodes"][0]) for code in ("BHP", "Z0002")])
+
+    api = Api(both)
+    with HostileServer(api) as server:
         rows = run(make_client(oms_url=server.url), queries.positions(portfolios=portfolios))
-        assert len(server.requests) == 3
+    assert len(api.arrived) == 3
     assert informed(sandbox) == 1
     assert [row["average_price"] for row in rows] == 3 * [Decimal("45.12"), Decimal("4.512")]
 
@@ -619,7 +626,7 @@ def test_a_reply_that_nobody_promised_is_an_invalid_response(run: Runner, make_c
         '"buyVolume": 1e9999999',
         '"buyVolume": "5"',
         '"updateDateTime": 5',
-        '"updateDateTime": "0001-01-01T00:00:00"',
+        '"updateDateTime": "0001-01-01T00:00:01"',
     ],
     ids=lambda field: field[:40],
 )
@@ -1059,7 +1066,11 @@ def test_progress_is_counted_in_calls_and_rows(
 ):
     monkeypatch.setattr(module, "PROGRESS_EVERY", 0.0)
     caplog.set_level(logging.INFO)
-    with HostileServer(Api(lambda asked, body: reply([order("A"), order("B")]))) as server:
+
+    def two_orders(asked: str, body: Any) -> bytes:
+        return reply([order(f"{account_of(asked)}{number}") for number in range(2)])
+
+    with HostileServer(Api(two_orders)) as server:
         run(make(1, oms_url=server.url), orders_of(5))
     said = [
         re.match(r"orders: (\d+) of 5 calls done, (\d+) rows, \d+ rows/s\.", line) for line in progress_lines(caplog)
@@ -1092,3 +1103,96 @@ def test_a_run_that_waits_for_one_reply_still_says_how_far_it_is(
             assert len(run(make(2, oms_url=server.url), orders_of(4))) == 4
     finally:
         logging.getLogger(module.__name__).removeHandler(listener)
+
+
+# --- what must not be lost or widened in silence
+
+
+def test_none_for_the_accounts_does_not_mean_all_of_them(run: Runner, make_client: MakeClient, sandbox: SandboxServer):
+    query = queries.cash(accounts="{{ params.account }}")
+    with pytest.raises(OpenmarketsQueryError, match="accounts and portfolios are None"):
+        run(make_client(), query | {"accounts": None})
+    assert sandbox.stats()["by_path"] == {}
+
+
+def test_a_portfolio_that_nothing_is_said_of_is_told(
+    run: Runner, make_client: MakeClient, caplog: pytest.LogCaptureFixture
+):
+    assert len(run(make_client(), queries.cash(portfolios="SBX0001P, TYPO"))) == 1
+    assert "portfolios/cash/by-portfolio/v2: the reply holds nothing of ['TYPO']" in caplog.text
+
+
+def test_a_quote_that_is_left_out_without_a_word_is_told(
+    run: Runner, make_client: MakeClient, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+):
+    body = {"quotes": [{"securityCode": "BHP", "exchange": "ASX"}], "invalidSecurities": []}
+    sandbox.fault(target="market_data", kind="body", body=body)
+    assert len(run(make_client(), queries.quotes("BHP, RIO"))) == 1
+    assert "the reply holds nothing of ['RIO.ASX@TM']" in caplog.text
+
+
+def test_when_no_security_at_all_is_known_that_is_an_error(run: Runner, make_client: MakeClient):
+    query = queries.time_series("XX1, XX2", on_invalid="warn", **PAST)
+    with pytest.raises(OpenmarketsQueryError, match="the API knows none of the 2 securities"):
+        run(make_client(), query)
+
+
+def test_an_endpoint_that_is_gone_is_an_error_whatever_is_unknown(
+    run: Runner, make_client: MakeClient, sandbox: SandboxServer
+):
+    sandbox.fault(target="/market-data/pricing", kind="status", status=410, times=None)
+    with pytest.raises(OpenmarketsNotFound, match="410"):
+        run(make_client(), queries.depth("BHP, CBA", on_invalid="warn"))
+
+
+def test_an_order_that_two_accounts_share_is_there_once(run: Runner, make: Make):
+    shared, own = order("A0", orderNumber=5), Counter[str]()
+
+    def answer(asked: str, body: Any) -> bytes:
+        own[asked] += 1
+        return reply([shared, order(f"A{account_of(asked)}", orderNumber=account_of(asked))])
+
+    with HostileServer(Api(answer)) as server:
+        rows = run(make(1, oms_url=server.url), orders_of(3))
+    assert [row["order_number"] for row in rows] == ["5", "0", "1", "2"]
+
+
+def test_the_case_in_which_the_api_writes_a_security_makes_no_price_of_another_size(run: Runner, make: Make):
+    def answer(asked: str, body: Any) -> bytes:
+        if asked.startswith("/securities/information"):
+            return reply([{"securityCode": "XJO", "exchange": "ASX", "priceMultiplier": 1}])
+        return reply([{"timeSeriesDate": "2026-01-05", "closePrice": 200}])
+
+    with HostileServer(Api(answer)) as server:
+        rows = run(make(1, market_data_url=server.url), queries.time_series("xjo, XJO", **PAST))
+    assert [row["close_price"] for row in rows] == [200, 200]
+
+
+def test_a_bar_that_straddles_two_ranges_is_in_the_one_at_whose_end_it_is_complete(
+    run: Runner, make_client: MakeClient
+):
+    def hour(start: str, end: str) -> list[Any]:
+        query = queries.intraday_time_series("BHP", start=f"2026-01-05T{start}", end=f"2026-01-05T{end}", interval=60)
+        return run(make_client(), query)
+
+    parts = [*hour("10:07", "11:07"), *hour("11:07", "12:59:59.9"), *hour("12:59:59.9", "14:07")]
+    assert parts == hour("10:00", "14:00")
+    assert len(parts) == 4
+
+
+def test_a_week_that_straddles_two_ranges_is_in_one_of_them_as_a_whole(run: Runner, make_client: MakeClient):
+    def weeks(start: str, end: str) -> list[Any]:
+        return run(make_client(), queries.time_series("BHP", start=start, end=end, frequency="Weekly"))
+
+    parts = [*weeks("2026-02-04", "2026-02-11"), *weeks("2026-02-11", "2026-02-18")]
+    assert parts == weeks("2026-01-31", "2026-02-14")
+    (first, *_) = parts
+    days = run(make_client(), queries.time_series("BHP", start="2026-02-02", end="2026-02-07"))
+    assert first["total_volume"] == sum(day["total_volume"] for day in days)
+
+
+def test_coroutines_that_fail_for_one_reason_name_one_call_each(make_client: MakeClient):
+    client = make_client(client_secret="wrong")
+    with pytest.raises(OpenmarketsInvalidClient) as caught:
+        asyncio.run(client.arun(orders_of(20)))
+    assert str(caught.value).count("failed. ") == 1
