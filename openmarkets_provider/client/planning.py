@@ -152,9 +152,8 @@ def endpoint_of(query: Query) -> str:
         )
     name = query.get("endpoint")
     if not isinstance(name, str) or name not in _ARGUMENTS:
-        raise OpenmarketsQueryError(
-            f"query: endpoint {shown(name) if isinstance(name, str) else kind(name)} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}."
-        )
+        said = shown(name) if isinstance(name, str) else kind(name)
+        raise OpenmarketsQueryError(f"query: endpoint {said} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}.")
     return name
 
 
