@@ -34,10 +34,10 @@ from openmarkets_provider.client.planning import ApiCall, Query, endpoint_of, pl
 from openmarkets_provider.client.replies import doubt, read_reply, unreadable_reply
 from openmarkets_provider.client.retry import pause
 from openmarkets_provider.client.runs import Progress, Run
-from openmarkets_provider.client.settings import Settings
+from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
 from openmarkets_provider.client.token_source import SecretMasker, TokenSource
 from openmarkets_provider.client.token_stores import FileStore, RecordCipher, record_key
-from openmarkets_provider.client.transport import ASYNC_CONNECTIONS, async_client, sync_client
+from openmarkets_provider.client.transport import async_client, sync_client
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
     OpenmarketsError,
@@ -82,7 +82,7 @@ class OpenmarketsClient:
         cache_dir: Path,
         masker: SecretMasker,
         user_agent: str,
-        concurrency: int = 8,
+        concurrency: int = DEFAULT_CONCURRENCY,
     ) -> None:
         self.settings = settings
         self._concurrency = concurrency
@@ -171,7 +171,7 @@ class OpenmarketsClient:
         calls = await adrive(run.prepare(), self._aperform)
         progress = Progress(run.endpoint, len(calls))
         flows = (run.ask(number, call) for number, call in enumerate(calls, 1))
-        concurrency = min(self._concurrency, ASYNC_CONNECTIONS)
+        concurrency = min(self._concurrency, MAX_ASYNC_CONCURRENCY)
         batches: AsyncGenerator[list[Any], None]
         if min(len(calls), concurrency) > 1:
             batches = adrive_many(flows, self._aperform, concurrency, progress.tick, run.batch)

@@ -10,16 +10,14 @@ import logging
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from itertools import chain
-from typing import Any
 
 from openmarkets_provider.client.arguments import ALL, DEFAULT_DATA_SOURCE, is_security
 from openmarkets_provider.client.planning import FinalQuery, Query, finalise, subject_of, window
 from openmarkets_provider.client.ranges import exchange_date
+from openmarkets_provider.client.schemas import Row
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 _COLUMNS = ("account_code", "portfolio_code")
 

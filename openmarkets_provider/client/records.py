@@ -16,10 +16,9 @@ from typing import Any
 from openmarkets_provider.client.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
 from openmarkets_provider.client.planning import ApiCall
 from openmarkets_provider.client.ranges import EXCHANGE_ZONE, to_utc
-from openmarkets_provider.client.schemas import SCHEMAS, Kind, Schema, snake_case
+from openmarkets_provider.client.schemas import SCHEMAS, Kind, Row, Schema, snake_case
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 
-Row = dict[str, Any]
 Listing = tuple[str, str]
 """Security code and exchange."""
 

@@ -17,7 +17,6 @@ from openmarkets_provider.client.planning import ApiCall, Plan, Query, finalise,
 from openmarkets_provider.client.ranges import EXCHANGE_ZONE
 from openmarkets_provider.client.records import (
     Listing,
-    Row,
     full_name,
     invalid_securities,
     keys,
@@ -29,7 +28,7 @@ from openmarkets_provider.client.records import (
     within,
     without_multiplier,
 )
-from openmarkets_provider.client.schemas import SCHEMAS
+from openmarkets_provider.client.schemas import SCHEMAS, Row
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
     OpenmarketsError,

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, unique
 from functools import cached_property
+from typing import Any
+
+Row = dict[str, Any]
 
 
 @unique

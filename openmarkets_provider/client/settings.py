@@ -12,6 +12,11 @@ from urllib.parse import urlsplit
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 
+MAX_CONCURRENCY = 16
+"""Most requests of one query at the same time, and connections to one host."""
+MAX_ASYNC_CONCURRENCY = 8
+"""The same on an event loop, where more of them cost more for each request."""
+DEFAULT_CONCURRENCY = 8
 DEFAULT_ENVIRONMENT = "production"
 DEFAULT_TIMEOUT = 30.0
 MAX_TIMEOUT = 3600.0

@@ -20,13 +20,12 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
+from openmarkets_provider.client.settings import MAX_ASYNC_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsInvalidResponse
 
 CONNECT_TIMEOUT = 10.0
 MAX_REPLY = 64 << 20
 """Bytes of a decoded reply that are read, where a request does not say otherwise."""
-SYNC_CONNECTIONS = 16
-ASYNC_CONNECTIONS = 8
 _PIECE = 1 << 20
 """Decoded bytes at a time."""
 _PART = 1 << 16
@@ -53,8 +52,8 @@ def sync_client(
     :param timeout: seconds that one request may take in total, the whole reply included.
     :param keep_alive: keep connections open for further requests.
     """
-    kept = SYNC_CONNECTIONS if keep_alive else 0
-    inner = httpx.HTTPTransport(**_transport_options(base_url, ca_bundle, SYNC_CONNECTIONS, kept))
+    kept = MAX_CONCURRENCY if keep_alive else 0
+    inner = httpx.HTTPTransport(**_transport_options(base_url, ca_bundle, MAX_CONCURRENCY, kept))
     # httpx has no total time-out and offers no public place for one: its pool takes the network from here.
     inner._pool._network_backend = _DeadlineBackend(inner._pool._network_backend)  # noqa: SLF001
     transport = _LimitedTransport(inner, timeout)
@@ -68,7 +67,9 @@ def async_client(
     base_url: str, *, timeout: float, ca_bundle: str | None, user_agent: str, auth: httpx.Auth | None = None
 ) -> httpx.AsyncClient:
     """Make a client for one host and one event loop; the parameters are those of :func:`sync_client`."""
-    inner = httpx.AsyncHTTPTransport(**_transport_options(base_url, ca_bundle, ASYNC_CONNECTIONS, ASYNC_CONNECTIONS))
+    inner = httpx.AsyncHTTPTransport(
+        **_transport_options(base_url, ca_bundle, MAX_ASYNC_CONCURRENCY, MAX_ASYNC_CONCURRENCY)
+    )
     inner._pool._network_backend = _AsyncClosingBackend(inner._pool._network_backend)  # noqa: SLF001
     transport = _AsyncLimitedTransport(inner, timeout)
     return httpx.AsyncClient(transport=transport, **_client_options(base_url, timeout, user_agent, auth))

@@ -14,12 +14,9 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook, conf, mask_secret
 
 from openmarkets_provider import __version__
+from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
-
-MAX_CONCURRENCY = 16
-DEFAULT_CONCURRENCY = 8
-"""Requests of one query at the same time."""
 
 if TYPE_CHECKING:
     import httpx
