@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import decimal
-import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -231,10 +230,9 @@ def test_unknown_fields_that_would_have_the_same_name_are_all_kept():
 
 
 def test_a_single_security_is_named_in_its_rows():
-    for name in ("depth", "time_series", "intraday_time_series", "trades"):
+    for name in ("depth", "time_series", "intraday_time_series"):
         row = row_of(name)
-        if name != "trades":
-            assert (row["security_code"], row["exchange"], row["data_source"]) == ("BHP", "ASX", "TM")
+        assert (row["security_code"], row["exchange"], row["data_source"]) == ("BHP", "ASX", "TM")
 
 
 def test_levels_are_counted_from_1():
@@ -577,11 +575,6 @@ def test_the_state_of_an_order(record: dict[str, Any], state: str):
 def test_the_fields_that_a_state_is_made_of_stay_in_the_row():
     row = row_of("orders", orderState="ACTIVE", lastAction="AMEND", actionStatus="OK")
     assert (row["order_state"], row["last_action"], row["action_status"]) == ("ACTIVE", "AMEND", "OK")
-
-
-def test_rows_are_json_when_their_decimals_and_times_are_texts():
-    for name in SCHEMAS:
-        assert json.dumps(rows_of(name, whole_record(name)), default=str)
 
 
 @pytest.mark.parametrize(

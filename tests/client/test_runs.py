@@ -906,8 +906,8 @@ def test_closing_a_stream_early_stops_the_run_and_leaves_no_threads(make: Make):
 
 def test_a_stream_that_nobody_begins_sends_nothing(make: Make, sandbox: SandboxServer):
     make().stream(queries.quotes("BHP")).close()
-    del_me = make().stream(queries.trades("BHP", **PAST))
-    del del_me
+    stream = make().stream(queries.trades("BHP", **PAST))
+    del stream
     assert sandbox.stats()["by_path"] == {}
 
 
