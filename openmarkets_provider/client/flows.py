@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from openmarkets_provider.client.pace import Pace
 from openmarkets_provider.client.planning import ApiCall
+from openmarkets_provider.exceptions import OpenmarketsError
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ def drive_many(
 
     Few are begun ahead of the result that is asked for, so that the results that wait are few, too. The first failure,
     of whichever flow, ends it all at once: nothing more is sent. So does closing the generator. What all the flows send
-    keeps one pace, and is never more than ``concurrency`` at a time.
+    keeps one pace, and is never more than ``concurrency`` at a time. It can't be carried on in a forked process.
 
     :param tick: called every TICK seconds while a result is waited for.
     :param then: makes the second flow from the result of the first one; carried out by the caller's thread.
@@ -156,11 +158,15 @@ def drive_many(
             pace.succeeded()
         return result
 
+    pid = os.getpid()
     pool = concurrent.futures.ThreadPoolExecutor(concurrency, "openmarkets")
     coming = iter(flows)
     begun = deque(pool.submit(work, flow) for flow in itertools.islice(coming, AHEAD * concurrency))
     try:
         while begun:
+            if os.getpid() != pid:
+                # The threads are the parent's: nobody here would ever be done.
+                raise OpenmarketsError("A stream can't be carried on in a forked process; begin a new one there.")
             waited_for: set[concurrent.futures.Future[Any]] = {begun[0], failure}
             while not concurrent.futures.wait(waited_for, TICK, concurrent.futures.FIRST_COMPLETED).done:
                 tick()

@@ -43,6 +43,7 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.sandbox.server import Client, SandboxServer
 from tests.client.conftest import USER_AGENT, MakeClient, RecordingMasker, Runner
+from tests.client.test_token_processes import in_processes
 from tests.support import hostile
 from tests.support.hostile import HostileServer
 
@@ -1196,3 +1197,17 @@ def test_coroutines_that_fail_for_one_reason_name_one_call_each(make_client: Mak
     with pytest.raises(OpenmarketsInvalidClient) as caught:
         asyncio.run(client.arun(orders_of(20)))
     assert str(caught.value).count("failed. ") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_stream_that_is_carried_on_in_a_forked_process_is_an_error(make_client: MakeClient):
+    stream = make_client().stream(queries.depth(INVENTED[:100]))
+    assert next(stream)
+
+    def carry_on() -> str:
+        with pytest.raises(OpenmarketsError) as caught:
+            next(stream)
+        return str(caught.value)
+
+    assert in_processes(1, carry_on) == ["A stream can't be carried on in a forked process; begin a new one there."]
+    assert len(list(stream)) == 99

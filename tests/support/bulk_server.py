@@ -10,40 +10,28 @@ import argparse
 import asyncio
 import functools
 import json
-import subprocess
-import sys
 from datetime import date, timedelta
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.process import ServerProcess
 
 TOKEN = "the-token-of-the-bulk-server"
 SERIES, INFORMATION, LOGIN = "/pricing/timeseries/", "/securities/information/v2", "/connect/token"
 
 
-class BulkServer:
+class BulkServer(ServerProcess):
     """Runs the server in a process of its own, on a free port of loopback.
 
     :param latency: seconds before each reply.
     """
 
     def __init__(self, latency: float) -> None:
-        self._latency = latency
+        super().__init__("tests.support.bulk_server", "--latency", str(latency))
 
-    def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.support.bulk_server", "--latency", str(self._latency)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def has_started(self) -> bool:
         self.url = self._process.stdout.readline().strip()
-        if not self.url:
-            raise RuntimeError(f"The bulk server did not start: exit status {self._process.wait(10)}.")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        self._process.wait(20)
-        self._process.stdout.close()
+        return bool(self.url)
 
     @property
     def connection_json(self) -> str:

@@ -5,40 +5,28 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
+from tests.support.process import ServerProcess
 
-class SandboxProcess:
+
+class SandboxProcess(ServerProcess):
     """Runs ``python -m openmarkets_provider.sandbox`` on a free port of loopback."""
 
     def __init__(self, *options: str) -> None:
-        self._options = options
-
-    def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "openmarkets_provider.sandbox", "--port", "0", *self._options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        super().__init__("openmarkets_provider.sandbox", "--port", "0", *options)
         self.connection: dict[str, Any] = {}
+
+    def has_started(self) -> bool:
         for line in self._process.stdout:
             if match := re.fullmatch(r"URL: (\S+)\n", line):
                 self.url = match[1]
             if line.startswith("export "):
                 self.connection = json.loads(shlex.split(line)[1].partition("=")[2])
-                break
-        if not self.connection:
-            raise RuntimeError(f"The sandbox did not start: exit status {self._process.wait(10)}.")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        self._process.wait(20)
-        self._process.stdout.close()
+                return True
+        return False
 
     @property
     def connection_json(self) -> str:
