@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from tests.support.queries import Later
 
 QUOTES = [
     {
@@ -25,11 +26,6 @@ QUOTES = [
     {"security_code": "CBA", "last_price": None},
 ]
 """Rows as queries give them: decimals, dates and times."""
-
-
-class Later:
-    def resolve(self, context: object) -> object:
-        raise AssertionError("nobody but Airflow resolves it")
 
 
 @pytest.mark.parametrize(

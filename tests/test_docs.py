@@ -20,6 +20,7 @@ from openmarkets_provider.client.ranges import MAX_DAYS
 from openmarkets_provider.client.schemas import SCHEMAS, Kind
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
+from tests.support.queries import of_every_kind
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "queries.md").read_text(encoding="utf-8")
@@ -28,22 +29,7 @@ SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.
 NAMES = [name for name in queries.__all__ if name != "Query"]
 TYPED = [name for name in NAMES if name != "request"]
 DAY = {"start": "2024-03-04", "end": "2024-03-05"}
-PLANNED = {
-    "securities": queries.securities(),
-    "security_information": queries.security_information("BHP"),
-    "quotes": queries.quotes("BHP"),
-    "depth": queries.depth("BHP"),
-    "time_series": queries.time_series("BHP", **DAY),
-    "intraday_time_series": queries.intraday_time_series("BHP", interval=5, **DAY),
-    "trades": queries.trades("BHP", **DAY),
-    "accounts": queries.accounts(),
-    "portfolio_links": queries.portfolio_links(),
-    "portfolio_details": queries.portfolio_details(portfolios="SBX0001P"),
-    "cash": queries.cash(portfolios="SBX0001P"),
-    "positions": queries.positions(portfolios="SBX0001P"),
-    "orders": queries.orders("SBX0001"),
-    "order_trades": queries.order_trades("SBX0001", **DAY),
-}
+PLANNED = of_every_kind(**DAY, account="SBX0001", portfolio="SBX0001P")
 """A query of each kind that is one call, by what the sandbox knows."""
 
 

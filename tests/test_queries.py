@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,27 +17,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.client.expansion import needed
 from openmarkets_provider.client.planning import check, finalise, plan
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-
-
-class Later:
-    """Known later only, as the result of an upstream task is."""
-
-    def resolve(self, context: object) -> object:
-        raise AssertionError("nobody but Airflow resolves it")
-
-
-class LazySequence(Sequence):
-    """What Airflow makes of the results of a mapped task: a sequence that is no list."""
-
-    def __init__(self, *items: str) -> None:
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index):
-        return self._items[index]
-
+from tests.support.queries import Later, LazySequence
 
 RANGE = {"start": "2026-01-05", "end": "2026-01-06"}
 BY_SECURITY = {"securities": None, "exchange": None, "on_invalid": "error", "raw": False}

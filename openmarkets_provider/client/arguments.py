@@ -202,22 +202,22 @@ CHECKS: Mapping[str, Callable[[str, str, Any, Final], Any]] = {
 """Argument of a typed query to the function that checks it and returns what the planner needs."""
 
 
-def relative_path(name: str, path: Any) -> str:
+def relative_path(path: Any) -> str:
     """Return the path without its leading slash, or refuse one that could lead out of the API's base URL."""
     if not isinstance(path, str) or not path.strip("/"):
-        raise OpenmarketsQueryError(f"{name}: path must be a text such as 'securities/v1', not {shown(path)}.")
+        raise OpenmarketsQueryError(f"request: path must be a text such as 'securities/v1', not {shown(path)}.")
     if len(path) > _MAX_PATH:
-        raise OpenmarketsQueryError(f"{name}: path has {len(path)} characters; {_MAX_PATH} are the most.")
+        raise OpenmarketsQueryError(f"request: path has {len(path)} characters; {_MAX_PATH} are the most.")
     decoded = _decoded(path)
     segments = re.split(r"[/\\]", decoded.removeprefix("/"))
     # What stands before a colon in the first segment is a scheme (RFC 3986, section 4.2), which would get lost.
     if ":" in segments[0] or decoded.startswith("//") or "\\" in decoded or ".." in segments or "." in segments:
         raise OpenmarketsQueryError(
-            f"{name}: path {path!r} must be relative to the API's base URL: no scheme, no host, no '..'."
+            f"request: path {path!r} must be relative to the API's base URL: no scheme, no host, no '..'."
         )
     if not decoded.isprintable() or " " in decoded or "?" in path or "#" in path:
         raise OpenmarketsQueryError(
-            f"{name}: path {path!r} must not hold blanks, control characters, '?' or '#'; "
+            f"request: path {path!r} must not hold blanks, control characters, '?' or '#'; "
             "put the query string into params."
         )
     return path.removeprefix("/")
@@ -230,20 +230,20 @@ def _decoded(text: str) -> str:
     return text
 
 
-def check_params(name: str, params: Any, final: Final) -> None:
+def check_params(params: Any, final: Final) -> None:
     """Refuse what makes no query string.
 
     :raises OpenmarketsQueryError: it is no dict of texts, numbers, booleans and lists of them.
     """
     if not isinstance(params, Mapping):
-        raise OpenmarketsQueryError(f"{name}: params must be a dict, not {kind(params)}.")
+        raise OpenmarketsQueryError(f"request: params must be a dict, not {kind(params)}.")
     for key, value in params.items():
         if not isinstance(key, str):
-            raise OpenmarketsQueryError(f"{name}: the names in params must be texts, not {kind(key)}.")
+            raise OpenmarketsQueryError(f"request: the names in params must be texts, not {kind(key)}.")
         for item in value if isinstance(value, list | tuple) else [value]:
             if final(item) and not isinstance(item, str | int | float):
                 raise OpenmarketsQueryError(
-                    f"{name}: params[{key!r}] must be a text, a number, a boolean or a list of them, not {kind(item)}."
+                    f"request: params[{key!r}] must be a text, a number, a boolean or a list of them, not {kind(item)}."
                 )
 
 
@@ -280,7 +280,9 @@ def shown(value: Any) -> str:
     """Return what an error tells of a value: a text itself, cut, or what kind of value it is."""
     if isinstance(value, str):
         return f"{value!r:.200}"
-    return f"{kind(value)} ({value!r:.50})" if isinstance(value, int | float) else kind(value)
+    # Python writes no int of thousands of digits.
+    short = isinstance(value, int | float) and abs(value) < 10**18
+    return f"{kind(value)} ({value!r})" if short else kind(value)
 
 
 def kind(value: Any) -> str:

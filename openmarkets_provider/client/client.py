@@ -229,8 +229,6 @@ class OpenmarketsClient:
             case Send(call, request_id):
                 http = self.ahttp(call.api)
                 return await http.send(_request(http, call, request_id))
-            case GetToken(scope):
-                return (await self.tokens.aget(scope)).value
             case Pause(seconds, _):
                 await asyncio.sleep(seconds)
 

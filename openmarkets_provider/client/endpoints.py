@@ -14,8 +14,6 @@ from urllib.parse import unquote
 
 MAX_SECURITIES = 1000
 """Securities in one call. Known for security information; for quotes inferred to be the same."""
-
-
 MAX_PORTFOLIOS = 1000
 """Portfolios in one call. Not known: inferred to be as for securities."""
 

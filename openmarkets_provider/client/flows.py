@@ -106,6 +106,42 @@ async def adrive(flow: Flow[T], perform: AsyncPerform) -> T:
     return value
 
 
+class _Traffic:
+    """Carries out the steps of flows in several threads: at one pace, so many at a time, until it is stopped."""
+
+    def __init__(self, perform: Perform, concurrency: int) -> None:
+        self.stop = threading.Event()
+        self._perform = perform
+        self._room = threading.Semaphore(concurrency)
+        self._pace, self._lock = Pace(), threading.Lock()
+
+    def __call__(self, step: Step) -> Any:
+        if isinstance(step, Pause):
+            if step.limited:
+                with self._lock:
+                    new = self._pace.limited(time.monotonic(), step.seconds)
+                if new:
+                    log.info(_LIMITED, step.seconds)
+            return self.stop.wait(step.seconds)
+        with self._room:
+            self._wait_for_turn()
+            return self._perform(step)
+
+    def succeeded(self) -> None:
+        """Note that a flow came to its end."""
+        with self._lock:
+            self._pace.succeeded()
+
+    def _wait_for_turn(self) -> None:
+        while not self.stop.is_set():
+            with self._lock:
+                delay = self._pace.delay(time.monotonic())
+            if not delay:
+                return
+            self.stop.wait(delay)
+        raise Stopped
+
+
 def drive_many(
     flows: Iterable[Flow[T]],
     perform: Perform,
@@ -122,40 +158,18 @@ def drive_many(
     :param tick: called every TICK seconds while a result is waited for.
     :param then: makes the second flow from the result of the first one; carried out by the caller's thread.
     """
-    pace, lock, stop, room = Pace(), threading.Lock(), threading.Event(), threading.Semaphore(concurrency)
+    traffic = _Traffic(perform, concurrency)
     failure: concurrent.futures.Future[BaseException] = concurrent.futures.Future()
-
-    def wait_for_turn() -> None:
-        while not stop.is_set():
-            with lock:
-                delay = pace.delay(time.monotonic())
-            if not delay:
-                return
-            stop.wait(delay)
-        raise Stopped
-
-    def paced(step: Step) -> Any:
-        if isinstance(step, Pause):
-            if step.limited:
-                with lock:
-                    new = pace.limited(time.monotonic(), step.seconds)
-                if new:
-                    log.info(_LIMITED, step.seconds)
-            return stop.wait(step.seconds)
-        with room:
-            wait_for_turn()
-            return perform(step)
 
     def work(flow: Flow[T]) -> T:
         try:
-            result = drive(flow, paced)
+            result = drive(flow, traffic)
         except BaseException as error:
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 failure.set_result(error)
-            stop.set()
+            traffic.stop.set()
             raise
-        with lock:
-            pace.succeeded()
+        traffic.succeeded()
         return result
 
     pid = os.getpid()
@@ -173,13 +187,13 @@ def drive_many(
             if failure.done():
                 raise failure.result()
             try:
-                made = drive(then(begun.popleft().result()), paced)
+                made = drive(then(begun.popleft().result()), traffic)
             except Stopped:
                 raise failure.result() from None
             yield made
             begun.extend(pool.submit(work, flow) for flow in itertools.islice(coming, 1))
     finally:
-        stop.set()
+        traffic.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 

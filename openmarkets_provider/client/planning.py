@@ -152,8 +152,9 @@ def endpoint_of(query: Query) -> str:
         )
     name = query.get("endpoint")
     if not isinstance(name, str) or name not in _ARGUMENTS:
-        said = shown(name) if isinstance(name, str) else kind(name)
-        raise OpenmarketsQueryError(f"query: endpoint {said} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}.")
+        raise OpenmarketsQueryError(
+            f"query: endpoint {shown(name)} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}."
+        )
     return name
 
 
@@ -217,25 +218,26 @@ def _arguments(query: Query, final: Final) -> tuple[str, dict[str, Any]]:
 
 
 def _request_call(arguments: Mapping[str, Any], final: Final) -> ApiCall:
-    name = "request"
     api, method = arguments["api"], arguments["method"]
     if final(api) and not (isinstance(api, str) and api in SCOPES):
-        raise OpenmarketsQueryError(f"{name}: api {shown(api)} is unknown; allowed are {', '.join(SCOPES)}.")
+        raise OpenmarketsQueryError(f"request: api {shown(api)} is unknown; allowed are {', '.join(SCOPES)}.")
     if final(method):
         method = method.upper() if isinstance(method, str) else method
         if method not in METHODS:
-            raise OpenmarketsQueryError(f"{name}: method {shown(method)} is unknown; allowed are {', '.join(METHODS)}.")
-    path = relative_path(name, arguments["path"]) if final(arguments["path"]) else ""
+            raise OpenmarketsQueryError(
+                f"request: method {shown(method)} is unknown; allowed are {', '.join(METHODS)}."
+            )
+    path = relative_path(arguments["path"]) if final(arguments["path"]) else ""
     params, body, safe = arguments["params"], arguments["json"], arguments["safe_to_repeat"]
     if params is not None and final(params):
-        check_params(name, params, final)
+        check_params(params, final)
     if body is not None and method == "GET":
-        raise OpenmarketsQueryError(f"{name}: json does not go with GET; use params.")
+        raise OpenmarketsQueryError("request: json does not go with GET; use params.")
     if safe is not None and not isinstance(safe, bool) and final(safe):
-        raise OpenmarketsQueryError(f"{name}: safe_to_repeat must be True, False or None, not {kind(safe)}.")
+        raise OpenmarketsQueryError(f"request: safe_to_repeat must be True, False or None, not {kind(safe)}.")
     known = find_endpoint(api, method, path)
     if safe is True and known is not None and not known.safe_to_repeat:
-        raise OpenmarketsQueryError(f"{name}: {method} {path} is never safe to repeat; leave safe_to_repeat out.")
+        raise OpenmarketsQueryError(f"request: {method} {path} is never safe to repeat; leave safe_to_repeat out.")
     if safe is None:
         safe = known.safe_to_repeat if known else method == "GET"
     return ApiCall(api, method, path, params or None, body, safe)

@@ -95,9 +95,9 @@ def listing(security: str) -> Listing:
 def listing_of(record: Mapping[str, Any]) -> Listing:
     """Return code and exchange of the security that a record is about; the code is empty when it names none."""
     code, exchange = record.get("securityCode"), record.get("exchange")
-    return code.upper() if isinstance(code, str) else "", (
-        exchange if isinstance(exchange, str) else DEFAULT_EXCHANGE
-    ).upper()
+    code = code if isinstance(code, str) else ""
+    exchange = exchange if isinstance(exchange, str) else DEFAULT_EXCHANGE
+    return code.upper(), exchange.upper()
 
 
 def full_name(of: Listing) -> str:
@@ -133,8 +133,8 @@ def rows(
             raise _invalid(call, api_name, *error.args) from None
     columns = sent | _computed(schema, given)
     if call.security is not None:
-        for name in _FROM_SECURITY.keys() & {field.name for field in schema.supplied.values()}:
-            value = _FROM_SECURITY[name](call.security)
+        for api_name in _FROM_SECURITY.keys() & schema.supplied.keys():
+            name, value = schema.supplied[api_name].name, _FROM_SECURITY[api_name](call.security)
             columns[name] = [value if own is None else own for own in sent[name]]
     if schema.price_api_names:
         columns["price_multiplier"] = _multipliers(schema, call, given, sent["price_multiplier"], multipliers)
@@ -218,9 +218,9 @@ def _free_name(api_name: str, taken: Container[str]) -> str:
 
 
 _FROM_SECURITY: Mapping[str, Callable[[str], str]] = {
-    "security_code": lambda security: security.partition(".")[0],
+    "securityCode": lambda security: security.partition(".")[0],
     "exchange": lambda security: security.partition("@")[0].partition(".")[2],
-    "data_source": lambda security: security.partition("@")[2],
+    "dataSource": lambda security: security.partition("@")[2],
 }
 
 

@@ -78,7 +78,7 @@ class Run:
         self.endpoint: str = query["endpoint"]
         self._total = 0
         self._window: tuple[Any, Any] | None = None
-        self._left_out = 0
+        self._securities = self._left_out = 0
         self._seen: set[Any] = set()
         self._series: str | None = None
         self._multipliers: dict[Listing, Decimal] = {}
@@ -95,7 +95,7 @@ class Run:
         if before is not None:
             self._query = expand(self._query, (yield from self._look_up(before)), now.date())
         calls = plan(self._query, now)
-        self._total = len(calls)
+        self._total, self._securities = len(calls), len(calls.subjects)
         self._window = window(self._query)
         replies_lack_it = "priceMultiplier" in SCHEMAS[self.endpoint].supplied
         if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
@@ -122,7 +122,9 @@ class Run:
         if not known:
             self._left_out += 1
             if self._left_out == self._total > 1:
-                raise OpenmarketsQueryError(f"{self.endpoint}: the API knows none of the {self._total} securities.")
+                raise OpenmarketsQueryError(
+                    f"{self.endpoint}: the API knows none of the {self._securities} securities."
+                )
             return []
         try:
             return (yield from self._rows(call, reply))

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import tracemalloc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -36,6 +36,7 @@ from openmarkets_provider.client.records import within
 from openmarkets_provider.client.schemas import SCHEMAS
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from tests.client.test_ranges import INSTANTS, LENGTHS, RANGES, SYDNEY, instants_of, written
+from tests.support.queries import Later, LazySequence, of_every_kind
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -43,13 +44,6 @@ JSON = st.recursive(
     max_leaves=12,
 )
 CODES = st.from_regex(r"[A-Za-z0-9_-]{1,6}", fullmatch=True)
-
-
-class Later:
-    """Known later only, as the result of an upstream task is."""
-
-    def resolve(self, context: object) -> object:
-        raise AssertionError("nobody but Airflow resolves it")
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -63,19 +57,6 @@ def request(**changes: Any) -> dict[str, Any]:
         "safe_to_repeat": None,
     }
     return query | changes
-
-
-class LazySequence(Sequence):
-    """What Airflow makes of the results of a mapped task: a sequence that is no list."""
-
-    def __init__(self, *items: str) -> None:
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index):
-        return self._items[index]
 
 
 def quotes(securities: Any, **changes: Any) -> dict[str, Any]:
@@ -93,23 +74,7 @@ def listed(exchange: Any) -> dict[str, Any]:
 
 
 RANGE = {"start": "2026-01-05", "end": "2026-01-06"}
-VALID = {
-    "request": request(),
-    "securities": queries.securities(),
-    "security_information": queries.security_information("BHP"),
-    "quotes": queries.quotes("BHP"),
-    "depth": queries.depth("BHP"),
-    "time_series": queries.time_series("BHP", **RANGE),
-    "intraday_time_series": queries.intraday_time_series("BHP", interval=5, **RANGE),
-    "trades": queries.trades("BHP", **RANGE),
-    "accounts": queries.accounts(),
-    "portfolio_links": queries.portfolio_links(),
-    "portfolio_details": queries.portfolio_details(portfolios="P1"),
-    "cash": queries.cash(portfolios="P1"),
-    "positions": queries.positions(portfolios="P1"),
-    "orders": queries.orders("A1"),
-    "order_trades": queries.order_trades("A1", **RANGE),
-}
+VALID = {"request": request(), **of_every_kind(**RANGE)}
 RANGED = [name for name, query in VALID.items() if "start" in query]
 
 

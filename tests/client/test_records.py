@@ -11,7 +11,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from openmarkets_provider import queries
 from openmarkets_provider.client.planning import ApiCall, plan
 from openmarkets_provider.client.ranges import read_moment
 from openmarkets_provider.client.records import (
@@ -27,24 +26,10 @@ from openmarkets_provider.client.records import (
 from openmarkets_provider.client.replies import decode
 from openmarkets_provider.client.schemas import SCHEMAS, Kind, snake_case
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+from tests.support.queries import of_every_kind
 
 DAY = {"start": "2026-01-05", "end": "2026-01-06"}
-ONE_CALL = {
-    "securities": queries.securities(),
-    "security_information": queries.security_information("BHP"),
-    "quotes": queries.quotes("BHP"),
-    "depth": queries.depth("BHP"),
-    "time_series": queries.time_series("BHP", **DAY),
-    "intraday_time_series": queries.intraday_time_series("BHP", **DAY, interval=10),
-    "trades": queries.trades("BHP", **DAY),
-    "accounts": queries.accounts(),
-    "portfolio_links": queries.portfolio_links(),
-    "portfolio_details": queries.portfolio_details(portfolios="P1"),
-    "cash": queries.cash(portfolios="P1"),
-    "positions": queries.positions(portfolios="P1"),
-    "orders": queries.orders("A1"),
-    "order_trades": queries.order_trades("A1", **DAY),
-}
+ONE_CALL = of_every_kind(**DAY)
 BHP = ("BHP", "ASX")
 RIGHT = {
     Kind.TEXT: "a text",

@@ -1132,8 +1132,9 @@ def test_a_quote_that_is_left_out_without_a_word_is_told(
     assert "the reply holds nothing of ['RIO.ASX@TM']" in caplog.text
 
 
-def test_when_no_security_at_all_is_known_that_is_an_error(run: Runner, make_client: MakeClient):
-    query = queries.time_series("XX1, XX2", on_invalid="warn", **PAST)
+@pytest.mark.parametrize("make_query", [queries.time_series, queries.trades])
+def test_when_no_security_at_all_is_known_that_is_an_error(run: Runner, make_client: MakeClient, make_query: Any):
+    query = make_query("XX1, XX2", on_invalid="warn", **PAST)
     with pytest.raises(OpenmarketsQueryError, match="the API knows none of the 2 securities"):
         run(make_client(), query)
 
