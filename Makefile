@@ -36,14 +36,14 @@ docs: .venv/installed ## write docs/queries.md from the code
 
 constraints: .venv/installed ## resolve the pinned versions anew
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
-		--group dev --extra sandbox --output-file constraints.txt pyproject.toml
+		--group dev --all-extras --output-file constraints.txt pyproject.toml
 
 clean:
 	rm -rf .venv dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox]'
+	$(UV) pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox,parquet,sql,zstd]'
 	@touch $@
 
 .venv/bin/python:

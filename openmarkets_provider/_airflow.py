@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__all__ = ["BaseOperator", "BaseSensorOperator", "PokeReturnValue"]
+__all__ = ["Asset", "BaseOperator", "BaseSensorOperator", "PokeReturnValue"]
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
+    from airflow.sdk import Asset, BaseOperator, BaseSensorOperator, PokeReturnValue
 else:
     try:
-        from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
+        from airflow.sdk import Asset, BaseOperator, BaseSensorOperator, PokeReturnValue
     except ImportError:  # before Airflow 3
+        from airflow.datasets import Dataset as Asset
         from airflow.models.baseoperator import BaseOperator
         from airflow.sensors.base import BaseSensorOperator, PokeReturnValue

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from openmarkets_provider._airflow import BaseOperator
-from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import check, is_repeatable
-from openmarkets_provider.client.retry import MAX_WAIT
-from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider._query_operator import QueryOperator
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from openmarkets_provider.queries import Query
-
-MAX_DEFERRALS = 10
-"""How often in a row a task lets the server send it away."""
-MAX_DEFERRAL = timedelta(hours=24)
-"""Longest time that a task is put off at once."""
-_TRIGGERER_GRACE = timedelta(minutes=5)
+    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
 
-class OpenmarketsOperator(BaseOperator):
+class OpenmarketsOperator(QueryOperator):
     """Answers a query and returns its result to XCom, where rows keep their types.
 
     Errors that no repetition can mend fail the task at once, without using its retries. Failures that may pass
@@ -42,88 +30,13 @@ class OpenmarketsOperator(BaseOperator):
     :raises OpenmarketsQueryError: when the DAG is parsed: a literal argument of the query is malformed.
     """
 
-    template_fields: Sequence[str] = ("query", "openmarkets_conn_id")
-    template_fields_renderers = {"query": "json"}  # noqa: RUF012
-    ui_color = "#e8f0fe"
-
-    def __init__(
-        self,
-        *,
-        query: Query,
-        openmarkets_conn_id: str = "openmarkets_default",
-        max_xcom_bytes: int = DEFAULT_MAX_XCOM_BYTES,
-        deferrable: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, max_xcom_bytes: int = DEFAULT_MAX_XCOM_BYTES, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.query = query
-        self.openmarkets_conn_id = openmarkets_conn_id
         self.max_xcom_bytes = max_xcom_bytes
-        self.deferrable = deferrable
-        if is_literal(query):
-            check(query)
 
-    def execute(self, context: Context) -> Any:
-        """Answer the query."""
-        return self._answer(deferrals=0)
-
-    def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 1) -> Any:
-        """Go on when the time that the server asked for is over.
-
-        :param deferrals: how often the task has been sent away.
-        """
-        return self._answer(deferrals)
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume as Airflow does, and say what it means when no triggerer ended the wait."""
-        from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
-
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except AirflowException as error:
-            # By its name: Airflow 2 and 3 have it in different places, and common-compat in none.
-            if type(error).__name__ != "TaskDeferralTimeout":
-                raise
-            raise AirflowFailException(
-                "The server asked to be left alone and the task was deferred, but no triggerer resumed it. The time "
-                "to wait is over by now: run the task again. Start a triggerer, or use deferrable=False."
-            ) from error
-
-    def _answer(self, deferrals: int) -> Any:
-        from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-
-        hook = OpenmarketsHook(self.openmarkets_conn_id)
-        try:
-            result = hook.run(self.query)
-            if self.do_xcom_push:
-                ensure_fits_xcom(result, self.max_xcom_bytes)
-        except OpenmarketsError as error:
-            self._fail_or_wait(error, deferrals)
-            raise
-        finally:
-            hook.close()
+    def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
+        """Return the query's result."""
+        result = hook.run(self.query)
+        if self.do_xcom_push:
+            ensure_fits_xcom(result, self.max_xcom_bytes)
         return result
-
-    def _fail_or_wait(self, error: OpenmarketsError, deferrals: int) -> None:
-        """Fail for good, or defer, or return for Airflow's retries to go on."""
-        from airflow.providers.common.compat.sdk import AirflowFailException
-
-        if not error.transient or (error.sent and not is_repeatable(self.query)):
-            raise AirflowFailException(str(error)) from error
-        if error.retry_after is None or error.retry_after <= MAX_WAIT:
-            return
-        import pendulum
-
-        wait = timedelta(seconds=error.retry_after)
-        until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
-        if not self.deferrable or deferrals >= MAX_DEFERRALS or wait > MAX_DEFERRAL:
-            raise AirflowFailException(f"{error} Run the task again after {until}.") from error
-        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
-
-        self.log.info("%s The task is deferred until %s.", error, until)
-        self.defer(
-            trigger=TimeDeltaTrigger(wait),
-            method_name="execute_after_wait",
-            kwargs={"deferrals": deferrals + 1},
-            timeout=wait + _TRIGGERER_GRACE,
-        )

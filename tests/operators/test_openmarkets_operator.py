@@ -17,12 +17,13 @@ from airflow.sdk.exceptions import (
 from airflow.sdk.serde import deserialize, serialize
 
 from openmarkets_provider import queries
+from openmarkets_provider._query_operator import MAX_DEFERRALS
 from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
     OpenmarketsRateLimited,
     OpenmarketsServerError,
 )
-from openmarkets_provider.operators.openmarkets import MAX_DEFERRALS, OpenmarketsOperator
+from openmarkets_provider.operators.openmarkets import OpenmarketsOperator
 
 ORDER = {
     "accountCode": "SBX0001",

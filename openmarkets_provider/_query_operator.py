@@ -1,0 +1,128 @@
+"""The base of operators that answer a query: what they do about failures and about a server that wants rest."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from openmarkets_provider._airflow import BaseOperator
+from openmarkets_provider.client.arguments import is_literal
+from openmarkets_provider.client.planning import check, is_repeatable
+from openmarkets_provider.client.retry import MAX_WAIT
+from openmarkets_provider.exceptions import OpenmarketsError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+    from openmarkets_provider.queries import Query
+
+MAX_DEFERRALS = 10
+"""How often in a row a task lets the server send it away."""
+MAX_DEFERRAL = timedelta(hours=24)
+"""Longest time that a task is put off at once."""
+_TRIGGERER_GRACE = timedelta(minutes=5)
+
+
+class QueryOperator(BaseOperator):
+    """Answers a query.
+
+    Errors that no repetition can mend fail the task at once, without using its retries. Failures that may pass
+    are retried a few times within the task where repeating is safe, and then left to Airflow's retries.
+    A request that is not safe to repeat is never sent again, neither by the task nor by its retries, once it
+    may have left this machine. When the server asks to be left alone for longer than 60 seconds, the task is
+    deferred until then: that holds no worker slot and uses no try.
+
+    :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
+    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
+    :param deferrable: False fails the task, with the time in the message, instead of deferring it; for
+        deployments without a triggerer.
+    :raises OpenmarketsQueryError: when the DAG is parsed: a literal argument of the query is malformed.
+    """
+
+    template_fields: Sequence[str] = ("query", "openmarkets_conn_id")
+    template_fields_renderers = {"query": "json"}  # noqa: RUF012
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        query: Query,
+        openmarkets_conn_id: str = "openmarkets_default",
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.query = query
+        self.openmarkets_conn_id = openmarkets_conn_id
+        self.deferrable = deferrable
+        if is_literal(query):
+            check(query)
+
+    @abstractmethod
+    def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
+        """Do the work; what it returns goes to XCom."""
+
+    def execute(self, context: Context) -> Any:
+        """Answer the query."""
+        return self._answer(context, deferrals=0)
+
+    def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 1) -> Any:
+        """Go on when the time that the server asked for is over.
+
+        :param deferrals: how often the task has been sent away.
+        """
+        return self._answer(context, deferrals)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume as Airflow does, and say what it means when no triggerer ended the wait."""
+        from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowException as error:
+            # By its name: Airflow 2 and 3 have it in different places, and common-compat in none.
+            if type(error).__name__ != "TaskDeferralTimeout":
+                raise
+            raise AirflowFailException(
+                "The server asked to be left alone and the task was deferred, but no triggerer resumed it. The time "
+                "to wait is over by now: run the task again. Start a triggerer, or use deferrable=False."
+            ) from error
+
+    def _answer(self, context: Context, deferrals: int) -> Any:
+        from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+
+        hook = OpenmarketsHook(self.openmarkets_conn_id)
+        try:
+            return self.answer(hook, context)
+        except OpenmarketsError as error:
+            self._fail_or_wait(error, deferrals)
+            raise
+        finally:
+            hook.close()
+
+    def _fail_or_wait(self, error: OpenmarketsError, deferrals: int) -> None:
+        """Fail for good, or defer, or return for Airflow's retries to go on."""
+        from airflow.providers.common.compat.sdk import AirflowFailException
+
+        if not error.transient or (error.sent and not is_repeatable(self.query)):
+            raise AirflowFailException(str(error)) from error
+        if error.retry_after is None or error.retry_after <= MAX_WAIT:
+            return
+        import pendulum
+
+        wait = timedelta(seconds=error.retry_after)
+        until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
+        if not self.deferrable or deferrals >= MAX_DEFERRALS or wait > MAX_DEFERRAL:
+            raise AirflowFailException(f"{error} Run the task again after {until}.") from error
+        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
+
+        self.log.info("%s The task is deferred until %s.", error, until)
+        self.defer(
+            trigger=TimeDeltaTrigger(wait),
+            method_name="execute_after_wait",
+            kwargs={"deferrals": deferrals + 1},
+            timeout=wait + _TRIGGERER_GRACE,
+        )

@@ -1,0 +1,150 @@
+"""From the rows of a query to columns that can be stored: which there are, and of what type. Pure.
+
+A layout is known before the first row comes, so that an empty result has its columns too and all files of a query
+have the same. Fields that the API sends and the schema does not know go together into one more column, as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from openmarkets_provider.client.planning import Query, endpoint_of
+from openmarkets_provider.client.schemas import SCHEMAS, Kind, Row
+
+if TYPE_CHECKING:
+    import msgspec
+
+OTHER_FIELDS = "other_fields"
+"""The column for fields that the schema does not know: a JSON object by name, or None."""
+RECORD = "record"
+"""The only column of a query without a schema (``request``, ``raw=True``): a whole record as JSON."""
+DECIMALS = 18
+"""Digits after the point where a store wants their number fixed, of 38 in all."""
+
+
+class Storage(Enum):
+    """How a column is stored. The values of a column are of one Python type, or None."""
+
+    TEXT = auto()
+    """str."""
+    INTEGER = auto()
+    """int of 64 bits."""
+    DECIMAL = auto()
+    """Decimal, exact."""
+    BOOLEAN = auto()
+    """bool."""
+    DATE = auto()
+    """date, the exchange's."""
+    TIME = auto()
+    """Aware datetime in UTC."""
+    JSON = auto()
+    """JSON, as text."""
+
+
+_STORAGE: Mapping[Kind, Storage] = {
+    Kind.TEXT: Storage.TEXT,
+    Kind.ID: Storage.TEXT,
+    Kind.INTEGER: Storage.INTEGER,
+    Kind.COUNT: Storage.INTEGER,
+    Kind.VOLUME: Storage.INTEGER,
+    Kind.NUMBER: Storage.DECIMAL,
+    Kind.PRICE: Storage.DECIMAL,
+    Kind.VALUE: Storage.DECIMAL,
+    Kind.MULTIPLIER: Storage.DECIMAL,
+    Kind.BOOLEAN: Storage.BOOLEAN,
+    Kind.DATE: Storage.DATE,
+    Kind.EXCHANGE_TIME: Storage.TIME,
+    Kind.UTC_TIME: Storage.TIME,
+    Kind.JSON: Storage.JSON,
+}
+
+
+class Column(NamedTuple):
+    """One column.
+
+    :ivar unit: the unit, the time zone, or what else there is to know, in words; may be empty.
+    :ivar key: part of what identifies a row.
+    """
+
+    name: str
+    storage: Storage
+    unit: str = ""
+    key: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns in which the rows of a query are stored.
+
+    :ivar name: the query's name, such as ``time_series``.
+    :ivar columns: in order.
+    :ivar time: the column that a range selects rows by; None where a query has no range.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    time: str | None = None
+
+    @cached_property
+    def key(self) -> tuple[str, ...]:
+        """The columns that identify a row; empty when nothing does."""
+        return tuple(column.name for column in self.columns if column.key)
+
+    @property
+    def has_schema(self) -> bool:
+        """False when a record is stored as a whole, in the only column."""
+        return self.columns != _WITHOUT_SCHEMA
+
+    def values(self, rows: Sequence[Any]) -> list[list[Any]]:
+        """Return the values of a batch of rows by column, in the order of the columns.
+
+        :param rows: one batch of ``hook.stream``: all have the same fields.
+        """
+        encode = _json_encoder().encode
+        if not self.has_schema:
+            return [[encode(record).decode() for record in rows]]
+        values: list[list[Any]] = []
+        for name, storage, _, _ in self.columns[:-1]:
+            column = [row[name] for row in rows]
+            if storage is Storage.JSON:
+                column = [None if value is None else encode(value).decode() for value in column]
+            values.append(column)
+        return [*values, self._other_fields(rows)]
+
+    def _other_fields(self, rows: Sequence[Row]) -> list[str | None]:
+        known = {column.name for column in self.columns[:-1]}
+        others = [name for name in rows[0] if name not in known] if rows else []
+        if not others:
+            return [None] * len(rows)
+        encode = _json_encoder().encode
+        found = ({name: row[name] for name in others if row[name] is not None} for row in rows)
+        return [encode(fields).decode() if fields else None for fields in found]
+
+
+_WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"),)
+
+
+def layout_of(query: Query) -> Layout:
+    """Return the layout of a query's rows.
+
+    :raises OpenmarketsQueryError: it is not a query.
+    """
+    name = endpoint_of(query)
+    # What a template renders is text.
+    if name == "request" or query.get("raw") in (True, "True"):
+        return Layout(name, _WITHOUT_SCHEMA)
+    schema = SCHEMAS[name]
+    columns = [Column(field.name, _STORAGE[field.kind], field.unit, field.key) for field in schema.fields]
+    other = Column(OTHER_FIELDS, Storage.JSON, "fields that the schema does not know, by name")
+    return Layout(name, (*columns, other), schema.time)
+
+
+def _json_encoder() -> msgspec.json.Encoder:
+    import msgspec
+
+    # Digits as they are; a reader decides what they become.
+    return msgspec.json.Encoder(decimal_format="number")

@@ -1,0 +1,1 @@
+"""Transfers: tasks that land what a query gives."""
