@@ -5,16 +5,19 @@ BIN := .venv/bin
 UV := $(BIN)/python -m uv
 SOURCES := openmarkets_provider tests example_dags docs
 
-.PHONY: demo test unit lint format bench docs constraints clean
+# System packages that the tests need, each with a file that it brings.
+SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb
 
-demo: .venv/installed ## run the example DAG in a real Airflow against the sandbox
+.PHONY: demo test unit lint format bench docs constraints clean system
+
+demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
 	$(BIN)/python -m tests.demo
 
-test: .venv/installed ## run every test, those in a real Airflow too, and check the coverage
+test: .venv/installed system ## run every test, those in a real Airflow too, and check the coverage
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
 
-unit: .venv/installed ## run the tests that need no running Airflow
+unit: .venv/installed system ## run the tests that need no running Airflow
 	$(BIN)/python -m pytest -m "not airflow"
 
 lint: .venv/installed ## check format, rules, types, layers and dependencies
@@ -28,7 +31,7 @@ format: .venv/installed ## format, and mend what can be mended by itself
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: .venv/installed ## measure, as ratios of pairs in one run
+bench: .venv/installed system ## measure, as ratios of pairs in one run
 	$(BIN)/python -m tests.bench
 
 docs: .venv/installed ## write docs/queries.md from the code
@@ -38,8 +41,14 @@ constraints: .venv/installed ## resolve the pinned versions anew
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
 		--group dev --all-extras --output-file constraints.txt pyproject.toml
 
+system: ## install the system packages that the tests need, or say which are missing
+	@missing=""; for part in $(SYSTEM); do ls $${part#*=} >/dev/null 2>&1 || missing="$$missing $${part%%=*}"; done; \
+		if [ -z "$$missing" ]; then exit 0; fi; \
+		if [ "$$(id -u)" != 0 ]; then echo "The tests need more of the system. As root: apt-get install$$missing"; exit 1; fi; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
 clean:
-	rm -rf .venv dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv dist demo_output .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv

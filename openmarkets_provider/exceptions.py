@@ -126,6 +126,17 @@ class OpenmarketsInvalidResponse(OpenmarketsApiError):
     """The reply is not what the API promises: not JSON, too large, wrongly encoded, a type that is wrong."""
 
 
+class OpenmarketsDatabaseError(OpenmarketsError):
+    """A database does not take rows: it failed, its table is not as needed, or it refuses one of them.
+
+    :ivar row: number of the row that is refused, 1 for the first that the query gave; None when it is no row's fault.
+    :ivar key: the columns that identify that row, as texts by name.
+    """
+
+    row: int | None = None
+    key: dict[str, str] | None = None
+
+
 def from_dict(data: dict[str, Any]) -> OpenmarketsError:
     """Make an error again from what :meth:`OpenmarketsError.as_dict` returned.
 

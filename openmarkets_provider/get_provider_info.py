@@ -94,6 +94,9 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
 }
 """The fields of the connection's Extra: what the form shows, and all that the hook accepts."""
 
+TRANSFERS = {"Common IO": "openmarkets_to_object_storage", "Common SQL": "openmarkets_to_sql"}
+"""Where rows can be landed, by the names that Airflow's providers have for it, and by which module."""
+
 
 def _modules(kind: str) -> list[dict[str, Any]]:
     return [
@@ -116,6 +119,14 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": _modules("hooks"),
         "operators": _modules("operators"),
         "sensors": _modules("sensors"),
+        "transfers": [
+            {
+                "source-integration-name": INTEGRATION,
+                "target-integration-name": target,
+                "python-module": f"openmarkets_provider.transfers.{module}",
+            }
+            for target, module in TRANSFERS.items()
+        ],
         "triggers": _modules("triggers"),
         "connection-types": [
             {

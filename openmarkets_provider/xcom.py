@@ -25,6 +25,7 @@ def ensure_fits_xcom(result: Any, max_bytes: int) -> None:
     if size > max_bytes:
         raise OpenmarketsError(
             f"The result is {size:,} bytes as JSON; the limit for XCom is {max_bytes:,} (max_xcom_bytes). Ask for "
-            "less in one task (map over smaller queries with .expand), or use OpenmarketsHook.stream(query) in a "
-            "@task that stores the data itself and returns where it is."
+            "less in one task (map over smaller queries with .expand), land it with a transfer "
+            "(OpenmarketsToObjectStorageOperator, OpenmarketsToSqlOperator), or use OpenmarketsHook.stream(query) in "
+            "a @task."
         )

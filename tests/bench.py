@@ -86,8 +86,12 @@ def main() -> None:
             look_up(sandbox)
         # Here, and not above: it uses what is above.
         from tests.bench_bulk import bulk
+        from tests.bench_etl import etl
+        from tests.bench_sql import sql
 
         bulk()
+        etl()
+        sql()
 
 
 def parse_cost() -> None:

@@ -58,11 +58,16 @@ class Cost(NamedTuple):
 def bulk() -> None:
     """Run the benchmarks of bulk work and print their figures; ``AIRFLOW_HOME`` is set."""
     with BulkServer(LATENCY) as server:
-        os.environ["AIRFLOW_CONN_OPENMARKETS_DEFAULT"] = server.connection_json
-        os.environ["AIRFLOW_CONN_BULK_HTTP"] = json.dumps({"conn_type": "http", "host": server.url})
+        connect(server)
         throughput(server, YEAR, "a year", ROUNDS, goals=("goal <= 1.25", "goal <= 1.15", "goal <= 0.2"))
         throughput(server, MONTH, "a month", ROUNDS)
         memory()
+
+
+def connect(server: BulkServer) -> None:
+    """Make the connections of both hooks."""
+    os.environ["AIRFLOW_CONN_OPENMARKETS_DEFAULT"] = server.connection_json
+    os.environ["AIRFLOW_CONN_BULK_HTTP"] = json.dumps({"conn_type": "http", "host": server.url})
 
 
 def throughput(

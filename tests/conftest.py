@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.postgres import postgres  # noqa: F401 (a fixture)
+
 _HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
 for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
     del os.environ[name]

@@ -69,25 +69,35 @@ def test_the_package_is_the_installed_distribution():
     assert entry.dist.name == INFO["package-name"]
 
 
-@pytest.mark.parametrize("part", ["hooks", "operators", "sensors", "triggers"])
+def modules_of(part: str) -> list[str]:
+    if part == "transfers":
+        return [entry["python-module"] for entry in INFO[part]]
+    return [name for entry in INFO[part] for name in entry["python-modules"]]
+
+
+@pytest.mark.parametrize("part", ["hooks", "operators", "sensors", "transfers", "triggers"])
 def test_every_module_it_names_imports_and_holds_the_kind(part: str):
-    (entry,) = INFO[part]
-    assert entry["integration-name"] in {each["integration-name"] for each in INFO["integrations"]}
-    for name in entry["python-modules"]:
+    for name in modules_of(part):
         loaded = importlib.import_module(name)
         own = [each for each in vars(loaded).values() if inspect.isclass(each) and each.__module__ == name]
         assert [each for each in own if each.__name__.startswith("Openmarkets")]
 
 
-def test_every_module_of_these_kinds_is_named():
-    package = Path(module.__file__).parent
-    for kind in ("hooks", "operators", "sensors", "triggers", "transfers"):
-        there = {
-            f"openmarkets_provider.{kind}.{path.stem}"
-            for path in (package / kind).glob("*.py")
-            if path.stem != "__init__"
-        }
-        assert {name for entry in INFO.get(kind, []) for name in entry["python-modules"]} == there
+@pytest.mark.parametrize("part", ["hooks", "operators", "sensors", "transfers", "triggers"])
+def test_every_integration_that_it_names_is_known(part: str):
+    known = {each["integration-name"] for each in INFO["integrations"]}
+    for name in ("common.io", "common.sql"):
+        info = importlib.import_module(f"airflow.providers.{name}.get_provider_info").get_provider_info()
+        known |= {each["integration-name"] for each in info["integrations"]}
+    named = {value for entry in INFO[part] for key, value in entry.items() if key.endswith("integration-name")}
+    assert named
+    assert named <= known
+
+
+@pytest.mark.parametrize("part", ["hooks", "operators", "sensors", "transfers", "triggers"])
+def test_every_module_of_these_kinds_is_named(part: str):
+    paths = (Path(module.__file__).parent / part).glob("[!_]*.py")
+    assert set(modules_of(part)) == {f"openmarkets_provider.{part}.{path.stem}" for path in paths}
 
 
 def test_the_hook_it_names_is_of_its_connection_type():

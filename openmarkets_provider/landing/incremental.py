@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -23,14 +24,18 @@ Moment = Any
 
 
 class Claim(NamedTuple):
-    """The range that a task has taken on, half-open. It keeps it through retries and when it is cleared."""
+    """The range that a task has taken on, half-open. It keeps it through retries and when it is cleared.
+
+    :ivar after: the watermark at that time, as text; None where nothing was loaded.
+    """
 
     start: Moment
     end: Moment
+    after: str | None
 
-    def as_data(self) -> dict[str, str]:
-        """Return the claim as texts."""
-        return {"start": to_text(self.start), "end": to_text(self.end)}
+    def as_data(self) -> dict[str, str | None]:
+        """Return the claim as JSON-able data."""
+        return {"start": to_text(self.start), "end": to_text(self.end), "after": self.after}
 
 
 def claim(query: Query, watermark: str | None, first: str | None, overlap: timedelta, now: datetime) -> Claim | None:
@@ -48,17 +53,24 @@ def claim(query: Query, watermark: str | None, first: str | None, overlap: timed
         raise OpenmarketsQueryError(f"{given['endpoint']}: incremental needs a query with a range (start and end).")
     end = min(given["end"], _bound(given, now))
     if watermark is None or first is None:
-        return Claim(given["start"], end) if given["start"] < end else None
+        return Claim(given["start"], end, None) if given["start"] < end else None
     reached = read_moment(watermark)
     if end <= _bound(given, reached):
         return None
-    return Claim(_bound(given, max(reached - overlap, read_moment(first))), end)
+    return Claim(_bound(given, max(reached - overlap, read_moment(first))), end, watermark)
 
 
-def claim_again(query: Query, data: dict[str, str]) -> Claim:
-    """Return a claim that was kept as data."""
+def claim_again(query: Query, data: Mapping[str, Any], watermark: str | None) -> Claim | None:
+    """Return a claim that was kept as data, or None when it would leave a gap.
+
+    It would when somebody has begun anew since: the destination is then not loaded up to where the claim begins.
+    """
     given = finalise(query)
-    return Claim(*(_bound(given, read_moment(data[bound])) for bound in ("start", "end")))
+    start, end = (_bound(given, read_moment(data[bound])) for bound in ("start", "end"))
+    kept = Claim(start, end, data["after"])
+    if watermark is None:
+        return kept if kept.after is None else None
+    return kept if kept.start <= _bound(given, read_moment(watermark)) else None
 
 
 def limited_to(query: Query, start: Moment, end: Moment) -> Query:

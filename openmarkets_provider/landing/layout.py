@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.client.planning import Query, endpoint_of
 from openmarkets_provider.client.schemas import SCHEMAS, Kind, Row
+from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 
 if TYPE_CHECKING:
     import msgspec
@@ -109,11 +111,28 @@ class Layout:
             return [[encode(record).decode() for record in rows]]
         values: list[list[Any]] = []
         for name, storage, _, _ in self.columns[:-1]:
-            column = [row[name] for row in rows]
+            column = list(map(itemgetter(name), rows))
             if storage is Storage.JSON:
                 column = [None if value is None else encode(value).decode() for value in column]
             values.append(column)
         return [*values, self._other_fields(rows)]
+
+    def unfit(
+        self, values: Sequence[Sequence[Any]], column: Column, row: int, before: int, problem: str
+    ) -> OpenmarketsInvalidResponse:
+        """Return the error for a value that can't be stored: it names the column, the row and its key.
+
+        :param values: by column, as :meth:`values` gives them.
+        :param row: which of these rows it is, from 0.
+        :param before: how many rows of the load come before these.
+        :param problem: what is wrong with the value and what to do, from the verb on.
+        """
+        fields = {each.name: cells[row] for each, cells in zip(self.columns, values, strict=True)}
+        key = ", ".join(f"{name} {fields[name]}" for name in self.key)
+        return OpenmarketsInvalidResponse(
+            f"{self.name}: column {column.name}, row {before + row + 1}{f' ({key})' if key else ''}: "
+            f"{str(fields[column.name])[:60]!r} {problem}"
+        )
 
     def _other_fields(self, rows: Sequence[Row]) -> list[str | None]:
         known = {column.name for column in self.columns[:-1]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from abc import abstractmethod
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from openmarkets_provider._airflow import Asset
 from openmarkets_provider._query_operator import QueryOperator
 from openmarkets_provider.client.arguments import is_literal
+from openmarkets_provider.client.ranges import to_text
 from openmarkets_provider.client.schemas import SCHEMAS
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 
@@ -42,6 +44,8 @@ class Transfer(QueryOperator):
     :param overlap: how far before the end of the last load an incremental one begins.
     """
 
+    destination_field: ClassVar[str]
+    """The attribute that names the destination."""
     one_query_each: ClassVar[bool]
     """True when a destination holds what one query gives, of one task, and one load at a time may change it."""
 
@@ -84,7 +88,11 @@ class Transfer(QueryOperator):
 
         :param watermark: how far the destination is loaded.
         """
-        return claimed
+        return claimed.start, claimed.end
+
+    def _destination(self) -> str:
+        """Return the rendered destination, as text."""
+        return str(getattr(self, self.destination_field))
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> dict[str, Any]:
         """Land the query's rows, and return what was landed: destination, rows, bytes, files and range."""
@@ -111,41 +119,51 @@ class Transfer(QueryOperator):
         of_task: Any = context["task_state_store"]
         of_asset: Any = context["asset_state_store"][self._assets()[0]]
         query_id = fingerprint(self.query)
-        key = STATE if self.one_query_each else f"{STATE}/{query_id}"
+        key = self._state_key(query_id)
         state = of_asset.get(key) or {}
         owner = f"{self.dag_id}.{self.task_id}"
-        self._check_state(context, state, owner, query_id)
-        watermark = state.get("watermark")
-        kept = of_task.get(STATE)
-        if kept is not None:
-            claimed = claim_again(self.query, kept)
-        else:
-            new = claim(self.query, watermark, state.get("first"), self.overlap, datetime.now(UTC))
-            if new is None:
-                raise AirflowSkipException(f"Nothing is new: the destination is loaded up to {watermark}.")
-            claimed = new
+        self._check_state(context, key, state, owner, query_id)
+        watermark, kept = state.get("watermark"), of_task.get(STATE)
+        claimed = claim_again(self.query, kept, watermark) if kept else None
+        if claimed is None:
+            claimed = claim(self.query, watermark, state.get("first"), self.overlap, datetime.now(UTC))
+            if claimed is None:
+                raise AirflowSkipException(f"Nothing is new: {self._destination()} is loaded up to {watermark}.")
             of_task.set(STATE, claimed.as_data())
         start, end = self.range_to_pull(self.query, claimed, watermark)
         self.log.info("Loaded up to %s; this task loads %s to %s.", watermark or "nothing yet", start, end)
         landed = self.land(hook, limited_to(self.query, start, end), context)
         reached = (of_asset.get(key) or {}).get("watermark")
-        mark = later(reached, claimed.as_data()["end"])
-        first = state.get("first") or claimed.as_data()["start"]
-        of_asset.set(key, {"owner": owner, "query": query_id, "first": first, "watermark": mark})
+        new = {
+            "destination": self._destination(),
+            "owner": owner,
+            "query": query_id,
+            "first": state.get("first") or to_text(claimed.start),
+            "watermark": later(reached, to_text(claimed.end)),
+        }
+        of_asset.set(key, new)
         return landed
 
-    def _check_state(self, context: Context, state: dict[str, str], owner: str, query_id: str) -> None:
+    def _state_key(self, query_id: str) -> str:
+        """Return the key of the state of this destination, and of this query where others may load it, too."""
+        text = self._destination() if self.one_query_each else f"{self._destination()} {query_id}"
+        return f"{STATE}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def _check_state(self, context: Context, key: str, state: dict[str, str], owner: str, query_id: str) -> None:
         """Refuse what would lose or double rows."""
-        if str(getattr(context["dag_run"], "run_type", "")).endswith("backfill"):
+        # Airflow's enum is not always one of texts.
+        run_type = context["dag_run"].run_type
+        if getattr(run_type, "value", run_type) == "backfill":
             raise OpenmarketsError(
                 "A backfill asks for the past, and an incremental load for what is new. Load the past with a task "
                 f"without incremental. {_RANGES_INSTEAD}"
             )
         if self.one_query_each and state and (state["owner"], state["query"]) != (owner, query_id):
+            asset = self._assets()[0].name
             raise OpenmarketsError(
-                f"This destination is loaded by task {state['owner']}, or was loaded with another query (securities, "
-                "interval...), and a part of it would be replaced or missing. Give this load a destination of its own; "
-                f"or, to begin anew, empty the destination and delete the key {STATE!r} of its asset's state."
+                f"{self._destination()} is loaded by task {state['owner']}, or was loaded with another query "
+                "(securities, interval...): rows would be missing or there twice. Give this load a destination of its "
+                f"own; or, to begin anew, empty it and delete the key {key!r} in the state store of asset {asset!r}."
             )
 
     def _report(self, hook: OpenmarketsHook, context: Context, landed: Landed, seconds: float) -> None:
@@ -211,13 +229,3 @@ def _source_of(hook: OpenmarketsHook, query: Query) -> tuple[str, str]:
         return hook.client.settings.api_url(query["api"]), query["path"].lstrip("/")
     endpoint = ENDPOINTS[query["endpoint"]]
     return hook.client.settings.api_url(endpoint.api), endpoint.path
-
-
-def static_part(destination: str) -> str | None:
-    """Return the folder of a destination up to its first template, all of it when it has none, None for no folder."""
-    literal, brace, _ = destination.partition("{{")
-    literal, percent, _ = literal.partition("{%")
-    if not brace and not percent:
-        return destination
-    folder = literal.rpartition("/")[0]
-    return folder if folder.partition("://")[2 if "://" in folder else 0].strip("/") else None

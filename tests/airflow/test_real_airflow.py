@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.serde import deserialize
 
@@ -35,7 +39,8 @@ LONG = 62
 """Seconds: longer than a task waits by itself."""
 NEVER = 1_000_000
 """Seconds: longer than any test."""
-SCHEDULED = ("rows", "example_end_of_day_bars", "example_portfolio_snapshot")
+PRICES = ("open", "high", "low", "close")
+SCHEDULED = ("rows", "example_end_of_day_bars", "example_portfolio_snapshot", "example_etl_daily_bars")
 BY_HAND = {
     "quotes": ("example_quotes", {"logical_date": None}),
     "bars without a date": (
@@ -46,6 +51,8 @@ BY_HAND = {
         "example_end_of_day_bars",
         {"logical_date": "2026-03-05T01:00:00Z", "conf": {"watch_list": ["BHP", "Z0002"]}},
     ),
+    "landed without a date": ("example_etl_daily_bars", {"logical_date": None, "conf": {"weeks": 2}}),
+    "landed of a date": ("example_etl_daily_bars", {"logical_date": "2026-03-05T01:00:00Z"}),
 }
 
 
@@ -56,7 +63,12 @@ def sandbox() -> Iterator[SandboxProcess]:
 
 
 @pytest.fixture(scope="module")
-def airflow(sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAirflow]:
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lake")
+
+
+@pytest.fixture(scope="module")
+def airflow(sandbox: SandboxProcess, lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAirflow]:
     sandbox.set_security("RIO.ASX@TM", tradingStatus="PRE_OPEN")
     sandbox.fault(target="/oms/portfolios/details", kind="status", status=429, retry_after=LONG)
     sandbox.fault(target="/oms/trades/by-account", kind="delay", seconds=NEVER, times=None)
@@ -71,6 +83,8 @@ def airflow(sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -
         "AIRFLOW_CONN_OPENMARKETS_DEFAULT": connection(),
         "AIRFLOW_CONN_TOKENS_IN_MEMORY": connection(cache_backend="memory"),
         "AIRFLOW_CONN_PATIENT": connection(timeout=3600),
+        "AIRFLOW_CONN_BARS_DB": json.dumps({"conn_type": "sqlite", "host": f"{lake}/bars.db"}),
+        "OPENMARKETS_LAKE": str(lake),
     }
     with RealAirflow(dags, env=env, schedules=True) as airflow:
         yield airflow
@@ -190,17 +204,24 @@ class RawApis:
 
     def day_of_bars(self, codes: list[str], day: date) -> list[dict[str, Any]]:
         """Return the prices that the daily bars of securities must have, in dollars."""
-        return [
-            {name: bar[f"{name}Price"] * self.multiplier(code) for name in ("open", "high", "low", "close")}
-            for code in codes
+        return list(self.bars(codes, day, day).values())
+
+    def bars(self, codes: list[str], first: date, last: date) -> dict[tuple[str, date], dict[str, Any]]:
+        """Return the prices that the daily bars must have, in dollars, by security and day."""
+        multipliers = {code: self.multiplier(code) for code in codes}
+        return {
+            (code, date.fromisoformat(bar["timeSeriesDate"])): {
+                name: bar[f"{name}Price"] * multiplier for name in PRICES
+            }
+            for code, multiplier in multipliers.items()
             for bar in self.get(
                 "market_data",
                 f"pricing/timeseries/{code}.ASX@TM/v2",
                 frequency="Daily",
-                dateFrom=day.isoformat(),
-                dateTo=day.isoformat(),
+                dateFrom=first.isoformat(),
+                dateTo=last.isoformat(),
             )
-        ]
+        }
 
     @staticmethod
     def _decoded(reply: httpx.Response) -> Any:
@@ -225,7 +246,43 @@ def bars_of(run: DagRun) -> list[dict[str, Any]]:
 
 
 def prices_of(bars: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: bar[f"{name}_price"] for name in ("open", "high", "low", "close")} for bar in bars]
+    return [{name: bar[f"{name}_price"] for name in PRICES} for bar in bars]
+
+
+def in_files(lake: Path) -> list[tuple[tuple[str, date], tuple[Decimal, ...]]]:
+    """Return security and day, and prices, of every bar in the Parquet files."""
+    rows = pq.read_table(lake / "daily_bars").to_pylist()
+    return [
+        ((row["security_code"], row["time_series_date"]), tuple(row[f"{name}_price"] for name in PRICES))
+        for row in rows
+    ]
+
+
+def in_table(lake: Path) -> list[tuple[tuple[str, date], tuple[Decimal, ...]]]:
+    """Return the same of the database's table, whose prices are floating-point numbers."""
+    columns = ", ".join(f"{name}_price" for name in PRICES)
+    with closing(sqlite3.connect(lake / "bars.db")) as connection:
+        rows = connection.execute(f"select security_code, time_series_date, {columns} from daily_bars").fetchall()
+    return [
+        ((code, date.fromisoformat(day)), tuple(Decimal(str(price)) for price in prices)) for code, day, *prices in rows
+    ]
+
+
+def check_landed(
+    run: DagRun, first: date, end: date, raw: RawApis, lake: Path
+) -> dict[tuple[str, date], dict[str, Decimal]]:
+    """Check that a run landed the bars of the watch list from the first day to the one before the end; return them."""
+    bars = raw.bars(["BHP", "CBA", "RIO"], first, end - timedelta(days=1))
+    files, table = value(run, "to_files"), value(run, "to_table")
+    assert files["range"] == table["range"] == {"start": f"{first}", "end": f"{end}"}
+    assert files["rows"] == table["rows"] == len(bars)
+    days = sorted({day for _, day in bars})
+    paths = [lake / "daily_bars" / f"exchange_date={day}" / "part-0.parquet" for day in days]
+    assert [Path(urlsplit(url).path) for url in files["files"]] == paths
+    expected = {key: tuple(bar.values()) for key, bar in bars.items()}
+    for landed in (dict(in_files(lake)), dict(in_table(lake))):
+        assert {key: prices for key, prices in landed.items() if first <= key[1] < end} == expected
+    return bars
 
 
 def cached_tokens(airflow: RealAirflow, sandbox: SandboxProcess) -> list[str]:
@@ -425,6 +482,58 @@ class TestExamples:
         path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/bars/listMapped"
         names = [task["rendered_map_index"] for task in airflow.call("GET", path)["task_instances"]]
         assert sorted(names) == ["FMG", "Z0002"]
+
+    def test_a_scheduled_load_of_daily_bars_lands_the_days_of_its_interval(
+        self, runs: dict[str, DagRun], airflow: RealAirflow, raw: RawApis, lake: Path
+    ):
+        run = runs["example_etl_daily_bars"]
+        assert run.state == "success"
+        first, end = (bound.date() for bound in data_interval(airflow, run))
+        check_landed(run, first, end, raw, lake)
+
+    def test_a_load_of_daily_bars_by_hand_lands_the_days_before_its_logical_date(
+        self, runs: dict[str, DagRun], raw: RawApis, lake: Path
+    ):
+        run = runs["landed of a date"]
+        assert run.state == "success"
+        check_landed(run, date(2026, 3, 4), date(2026, 3, 5), raw, lake)
+
+    def test_a_load_of_daily_bars_without_a_logical_date_lands_weeks_and_sums_them_up(
+        self, runs: dict[str, DagRun], airflow: RealAirflow, raw: RawApis, lake: Path
+    ):
+        run = runs["landed without a date"]
+        assert run.state == "success"
+        given = airflow.call("GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}")
+        today = datetime.fromisoformat(given["run_after"]).astimezone(SYDNEY).date()
+        bars = check_landed(run, today - timedelta(weeks=2), today, raw, lake)
+        for line in value(run, "summary"):
+            days = [bar for (code, _), bar in bars.items() if code == line["security"]]
+            assert (line["days"], line["close"]) == (len(days), days[-1]["close"])
+            assert (line["low"], line["high"]) == (min(day["low"] for day in days), max(day["high"] for day in days))
+            exact = 100 * (days[-1]["close"] - days[0]["open"]) / days[0]["open"]
+            assert abs(line["change_percent"] - exact) <= Decimal("0.005")
+        assert len(value(run, "summary")) == 3
+
+    def test_loads_of_daily_bars_that_overlap_leave_every_bar_once(self, runs: dict[str, DagRun], lake: Path):
+        files, table = (sorted(key for key, _ in landed) for landed in (in_files(lake), in_table(lake)))
+        assert files == table == sorted(set(files))
+
+    def test_the_assets_of_daily_bars_start_the_dag_that_waits_for_both(
+        self, runs: dict[str, DagRun], airflow: RealAirflow
+    ):
+        def started() -> list[str]:
+            path = "/api/v2/dags/example_etl_daily_bars_landed/dagRuns"
+            return [run["dag_run_id"] for run in airflow.call("GET", path)["dag_runs"]]
+
+        run_id = airflow.wait_until("the run that the assets start", started, 60)[0]
+        run = airflow.wait_for_run("example_etl_daily_bars_landed", run_id)
+        told = value(run, "what_is_new")
+        loads = [run for run in runs.values() if run.dag_id == "example_etl_daily_bars"]
+        for asset, task_id in {"files": "to_files", "table": "to_table"}.items():
+            extra = told[f"openmarkets_daily_bars_{asset}"]
+            landed = [value(load, task_id) for load in loads]
+            assert extra in [{name: each[name] for name in extra} for each in landed]
+            assert {"destination", "rows", "range"} <= set(extra)
 
     def test_portfolio_snapshot_adds_up_what_the_accounts_own(self, runs: dict[str, DagRun], raw: RawApis):
         run = runs["example_portfolio_snapshot"]

@@ -285,6 +285,10 @@ class RealAirflow:
 
     def run_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 300) -> DagRun:
         """Wait until the DAG is parsed, trigger it, and wait for the end of the run."""
+        return self.wait_for_run(dag_id, self.start_dag(dag_id, conf, timeout), timeout)
+
+    def start_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 300) -> str:
+        """Wait until the DAG is parsed and trigger it; return the run's id."""
         path = f"/api/v2/dags/{quote(dag_id, safe='')}"
 
         def parsed() -> bool:
@@ -296,7 +300,7 @@ class RealAirflow:
         self.call("PATCH", path, {"is_paused": False})
         run = self.call("POST", f"{path}/dagRuns", {"logical_date": None, "conf": dict(conf or {})})
         self._progress(f"{dag_id} triggered")
-        return self.wait_for_run(dag_id, run["dag_run_id"], timeout)
+        return str(run["dag_run_id"])
 
     def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 300) -> DagRun:
         """Wait for the end of a run, however it was started."""

@@ -1,0 +1,176 @@
+"""Land the daily bars of a watch list in Parquet files and in a SQL table, after every exchange day.
+
+Needs the extras ``parquet`` and ``sql``, and two connections: ``openmarkets_default``, and a database, ``bars_db`` or
+what the param ``database`` names. Try it against the sandbox: ``make demo``.
+
+**Which days.** A scheduled run loads the days of its data interval: the weekday that has just ended in Sydney, for a
+Monday the weekend before it, too. ``example_end_of_day_bars.py`` says why the schedule is as it is. Whole days that are
+over make a load repeatable: runs that are retried, cleared or backfilled leave the same data, in whatever order.
+
+**Runs by hand.** One without a logical date has no data interval. It loads the last ``weeks`` weeks up to yesterday:
+``airflow dags trigger example_etl_daily_bars --conf '{"weeks": 52}'`` is how to begin. One with a logical date, like
+each run of a backfill, loads the days of the schedule. What is loaded again gets the values that the API gives now.
+
+``which_days`` tells the two apart, and both loads take the query that it makes. Where nobody runs the DAG by hand,
+templates do: ``queries.time_series([...], start="{{ data_interval_start }}", end="{{ data_interval_end }}")``.
+
+**Where the data goes.** ``lake`` is a folder that all workers share, or a URL of an object store such as
+``s3://bucket/prefix``; ``lake_conn_id`` is its connection, if the workers have no credentials of their own. The default
+of ``lake`` is the environment variable ``OPENMARKETS_LAKE``, or a temporary folder. A file holds one exchange day:
+``<lake>/daily_bars/exchange_date=2026-11-20/part-0.parquet``. That is Hive's way, in which DuckDB, polars, pyarrow and
+Spark read the folder as one table, and only those days of it that they are asked for.
+
+**Files or a table.** A day's file is replaced as a whole. So a run with another watch list needs another ``lake``: in
+this one it would leave nothing but its own securities. In the table a bar stands for itself, by security and day: new
+ones are added, known ones updated, others left alone. Either load is enough; together, one is there for research and
+one to be served from.
+
+**Mapping.** A query takes any number of securities, or ``exchange="ASX"`` for all, so there is seldom a need to map a
+load. If there is, for lists that are kept apart, map the destination with the query:
+
+    OpenmarketsToObjectStorageOperator.partial(task_id="to_files", partition="day").expand_kwargs(
+        [
+            {"query": queries.time_series(codes, start=..., end=...), "destination": f"s3://bucket/{name}"}
+            for name, codes in {"miners": ["BHP", "RIO"], "banks": ["CBA", "NAB"]}.items()
+        ]
+    )
+
+**Only what is new.** On Airflow 3.3 and later a load can know for itself how far it has come. It needs no data interval
+then, and after a pause it catches up; but it can't be backfilled, and looks back no further than ``overlap``:
+
+    OpenmarketsToSqlOperator(
+        task_id="to_table",
+        query=queries.time_series(["BHP", "CBA"], start="2026-01-01", end="2100-01-01"),  # up to yesterday
+        table="daily_bars",
+        conn_id="bars_db",
+        incremental=True,
+        overlap=timedelta(days=7),
+    )
+
+**What comes next.** A load returns where its rows are and how many; no row goes through XCom. ``summary`` makes sure
+that both loads have the same number, reads the files, and sums each security up. A load is also an event of an asset,
+and ``example_etl_daily_bars_landed`` runs when both have happened.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from airflow.sdk import Asset, CronDataIntervalTimetable, ObjectStoragePath, Param, dag, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from openmarkets_provider import queries
+from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
+from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
+
+SYDNEY = "Australia/Sydney"
+LAKE = os.environ.get("OPENMARKETS_LAKE", f"{tempfile.gettempdir()}/openmarkets_lake")
+# Where they are is a param of the run; what they are called is not.
+FILES, TABLE = Asset("openmarkets_daily_bars_files"), Asset("openmarkets_daily_bars_table")
+
+Row = dict[str, Any]
+
+
+@dag(
+    schedule=CronDataIntervalTimetable("0 0 * * TUE-SAT", timezone=SYDNEY),
+    start_date=datetime(2026, 1, 1, tzinfo=ZoneInfo(SYDNEY)),
+    catchup=False,
+    # Two runs would replace the same files at the same time.
+    max_active_runs=1,
+    params={
+        "watch_list": Param(["BHP", "CBA", "RIO"], type="array", items={"type": "string"}, minItems=1),
+        "weeks": Param(12, type="integer", minimum=1, maximum=52, description="of a run without a data interval"),
+        "lake": Param(LAKE, type="string", minLength=1, description="a folder, or a URL of an object store"),
+        "lake_conn_id": Param("", type="string", description="empty: the workers have credentials"),
+        "database": Param("bars_db", type="string", minLength=1, description="id of the database's connection"),
+    },
+    tags=["openmarkets"],
+    doc_md=__doc__,
+)
+def example_etl_daily_bars() -> None:
+    @task
+    def which_days(
+        params: Any = None, dag_run: Any = None, data_interval_start: Any = None, data_interval_end: Any = None
+    ) -> queries.Query:
+        """Ask for the bars of the data interval, or of some weeks up to the day before the run."""
+        start, end = data_interval_start, data_interval_end
+        if start is None:
+            end = dag_run.run_after.astimezone(ZoneInfo(SYDNEY)).date()
+            start = end - timedelta(weeks=params["weeks"])
+        return queries.time_series(params["watch_list"], start=start, end=end)
+
+    bars = which_days()
+    files = OpenmarketsToObjectStorageOperator(
+        task_id="to_files",
+        query=bars,
+        destination="{{ params.lake }}/daily_bars",
+        conn_id="{{ params.lake_conn_id }}",
+        partition="day",
+        outlets=[FILES],
+    )
+    table = OpenmarketsToSqlOperator(
+        task_id="to_table",
+        query=bars,
+        table="daily_bars",
+        conn_id="{{ params.database }}",
+        mode="upsert",
+        outlets=[TABLE],
+    )
+
+    @task
+    def summary(files: Row, table: Row, params: Any = None) -> list[Row]:
+        """Read the files, make sure that nothing is missing or there twice, and sum each security up."""
+        import pyarrow.parquet as pq
+
+        rows: list[Row] = []
+        for url in files["files"]:
+            with ObjectStoragePath(url, conn_id=params["lake_conn_id"] or None).open("rb") as file:
+                rows += pq.read_table(file).to_pylist()
+        bars = {(row["security_code"], row["time_series_date"]): row for row in rows}
+        if not len(bars) == len(rows) == files["rows"] == table["rows"]:
+            raise AirflowFailException(
+                f"{files['rows']} rows were landed in the files and {table['rows']} in the table, and there are "
+                f"{len(rows)} in the files, {len(bars)} of them different ones."
+            )
+        traded = [bars[key] for key in sorted(bars) if bars[key]["open_price"]]
+        return [sum_up(list(of_one)) for _, of_one in groupby(traded, itemgetter("security_code"))]
+
+    summary(files.output, table.output)
+
+
+def sum_up(bars: list[Row]) -> Row:
+    """Sum the bars of one security up; prices are Decimal and in dollars."""
+    first, last = bars[0], bars[-1]
+    return {
+        "security": last["security_code"],
+        "days": len(bars),
+        "last_day": last["time_series_date"],
+        "close": last["close_price"],
+        "low": min(bar["low_price"] for bar in bars),
+        "high": max(bar["high_price"] for bar in bars),
+        "change_percent": (100 * (last["close_price"] / first["open_price"] - 1)).quantize(Decimal("0.01")),
+        "volume": sum(bar["total_volume"] for bar in bars),
+    }
+
+
+@dag(schedule=[FILES, TABLE], tags=["openmarkets"])
+def example_etl_daily_bars_landed() -> None:
+    """Go on when both loads of ``example_etl_daily_bars`` have happened."""
+
+    @task
+    def what_is_new(triggering_asset_events: Any = None) -> Row:
+        """Return what the last event of each asset tells: destination, rows, bytes and range."""
+        return {asset.name: events[-1].extra for asset, events in triggering_asset_events.items()}
+
+    what_is_new()
+
+
+example_etl_daily_bars()
+example_etl_daily_bars_landed()

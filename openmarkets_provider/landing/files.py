@@ -1,0 +1,277 @@
+"""The file formats that rows are landed in: CSV and JSON lines here, Parquet in its own module.
+
+Every file has all columns of its layout, whatever its rows hold and also when there are none; the same rows give the
+same bytes. A writer that is given up before it is closed leaves a file without its end, and not one that looks whole.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.landing.layout import Layout, Storage
+
+FORMATS = ("parquet", "csv", "jsonl")
+COMPRESSIONS = ("gzip", "zstd", "snappy")
+INFER = "infer"
+"""The compression that fits the format and the name of the file."""
+
+_FORMAT_OF_END: Mapping[str, str] = {
+    "parquet": "parquet",
+    "pq": "parquet",
+    "csv": "csv",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "json": "jsonl",
+}
+_COMPRESSION_OF_END: Mapping[str, str] = {"gz": "gzip", "zst": "zstd"}
+_END_OF_COMPRESSION: Mapping[str | None, str] = {None: "", "gzip": ".gz", "zstd": ".zst"}
+_FOREIGN_ENDS = ("bz2", "xz", "lz4", "zip", "tar", "tgz", "xlsx", "feather", "arrow", "avro", "orc")
+_TEMPLATE_ENDS = re.compile(r"}}|%}|#}")
+_MOST_DIGITS = 1000
+
+
+class Writer(Protocol):
+    """Writes the rows of one query into one file."""
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Add a batch of ``hook.stream``."""
+
+    def close(self) -> None:
+        """Complete the file, and leave it open."""
+
+
+class FileFormat(NamedTuple):
+    """How rows become the bytes of a file.
+
+    :ivar name: one of :data:`FORMATS`.
+    :ivar compression: None, ``gzip``, ``zstd``, or for Parquet ``snappy``.
+    """
+
+    name: str
+    compression: str | None
+
+    @property
+    def suffix(self) -> str:
+        """The end of a file's name, such as ``.csv.gz``."""
+        return f".{self.name}" + ("" if self.name == "parquet" else _END_OF_COMPRESSION[self.compression])
+
+    def open(self, file: BinaryIO, layout: Layout) -> Writer:
+        """Return a writer; what it needs of other packages is imported now.
+
+        :raises OpenmarketsConfigurationError: a package is missing; the text says how to install it.
+        """
+        if self.name == "parquet":
+            try:
+                from openmarkets_provider.landing.parquet import ParquetWriter
+            except ImportError as error:
+                raise OpenmarketsConfigurationError(
+                    "format='parquet' needs the package pyarrow: pip install 'airflow-provider-openmarkets[parquet]'"
+                ) from error
+            return ParquetWriter(file, layout, self.compression)
+        head, encode = _TEXT_FORMATS[self.name]
+        return _TextWriter(file, layout, _compressor(self.compression), head(layout), encode)
+
+
+def file_format(name: str, compression: str | None, file_name: str | None) -> FileFormat:
+    """Return the format that a name stands for.
+
+    :param compression: ``infer`` goes by the end of the file's name, and is snappy for Parquet. Else None, ``gzip``,
+        ``zstd``, or for Parquet ``snappy``.
+    :param file_name: path or URL of the file; what follows its last template counts. None where it is not known.
+    :raises ValueError: there is no such format or compression, or the file's name says something else.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {name!r}.")
+    ends = _ends(file_name)
+    for end in ends[-2:]:
+        if _FORMAT_OF_END.get(end, name) != name:
+            raise ValueError(f"destination: {file_name!r} ends in .{end}, and format is {name!r}. Change one of them.")
+    end = ends[-1] if ends else ""
+    if end in _FOREIGN_ENDS:
+        raise ValueError(
+            f"destination: {file_name!r} ends in .{end}, which is not written here. Formats are {', '.join(FORMATS)}; "
+            "CSV and JSON lines may end in .gz or .zst, too."
+        )
+    named = _COMPRESSION_OF_END.get(end)
+    if name == "parquet":
+        if named is not None:
+            raise ValueError(
+                f"destination: {file_name!r} ends in .{end}, but a Parquet file is compressed inside and read by its "
+                f"own name. Leave .{end} out and use compression={named!r}."
+            )
+        return FileFormat(name, _checked(compression, COMPRESSIONS, "snappy"))
+    chosen = _checked(compression, COMPRESSIONS[:2], named)
+    # A name that ends in a template may get any end yet.
+    if chosen != named and end and (named or end in _FORMAT_OF_END):
+        raise ValueError(
+            f"destination: {file_name!r} ends in .{end}, and compression is {chosen!r}. Readers go by the name: end it "
+            f"in {FileFormat(name, chosen).suffix}, or leave compression out."
+        )
+    return FileFormat(name, chosen)
+
+
+def _checked(compression: str | None, known: Sequence[str], inferred: str | None) -> str | None:
+    if compression == INFER:
+        return inferred
+    if compression is not None and compression not in known:
+        raise ValueError(f"compression must be None or one of {INFER}, {', '.join(known)}, not {compression!r}.")
+    return compression
+
+
+def _ends(file_name: str | None) -> list[str]:
+    """Return what stands after the points in a file's name, as far as it is literal."""
+    literal = _TEMPLATE_ENDS.split(file_name or "")[-1]
+    return literal.lower().rpartition("/")[2].split(".")[1:]
+
+
+class _Compressor(Protocol):
+    """What the standard library's compressors and zstandard's have in common."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class _Plain:
+    """Leaves the bytes as they are."""
+
+    def compress(self, data: bytes, /) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
+
+
+def _compressor(compression: str | None) -> _Compressor:
+    if compression is None:
+        return _Plain()
+    if compression == "gzip":
+        # Of a gzip header with no time and no name: the same rows give the same bytes.
+        return zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    if sys.version_info >= (3, 14):
+        from compression.zstd import ZstdCompressor
+
+        return ZstdCompressor()
+    try:
+        import zstandard
+    except ImportError as error:
+        raise OpenmarketsConfigurationError(
+            "compression='zstd' needs the package zstandard: pip install 'airflow-provider-openmarkets[zstd]'"
+        ) from error
+    return zstandard.ZstdCompressor().compressobj()
+
+
+class _TextWriter:
+    """Writes lines.
+
+    :param head: what comes before the first row.
+    :param encode: makes lines of a layout, values by column, and the number of rows before them.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        layout: Layout,
+        compressor: _Compressor,
+        head: bytes,
+        encode: Callable[[Layout, list[list[Any]], int], bytes],
+    ) -> None:
+        self._file = file
+        self._layout = layout
+        self._compressor = compressor
+        self._encode = encode
+        self._rows = 0
+        self._put(head)
+
+    def write(self, rows: Sequence[Any]) -> None:
+        self._put(self._encode(self._layout, self._layout.values(rows), self._rows))
+        self._rows += len(rows)
+
+    def close(self) -> None:
+        self._file.write(self._compressor.flush())
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(self._compressor.compress(data))
+
+
+_NEEDS_QUOTES = re.compile(r'[",\r\n]')
+
+
+def _csv_head(layout: Layout) -> bytes:
+    return (",".join(column.name for column in layout.columns) + "\n").encode()
+
+
+def _csv(layout: Layout, values: list[list[Any]], before: int) -> bytes:
+    """Return lines of CSV as RFC 4180 has it, but for the ends of lines.
+
+    The csv module writes None and an empty text alike, and before Python 3.13 a carriage return without quotes.
+    """
+    columns = []
+    for column, cells in zip(layout.columns, values, strict=True):
+        to_text = _CSV_TEXT[column.storage]
+        try:
+            columns.append(["" if cell is None else to_text(cell) for cell in cells])
+        except OverflowError:
+            row = next(row for row, cell in enumerate(cells) if cell is not None and _is_endless(cell))
+            problem = f"has more than {_MOST_DIGITS} digits when it is written out. JSON lines hold it."
+            raise layout.unfit(values, column, row, before, problem) from None
+    return "".join(f"{line}\n" for line in map(",".join, zip(*columns, strict=True))).encode()
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if not text or _NEEDS_QUOTES.search(text) else text
+
+
+def _plain(number: Decimal) -> str:
+    """Write a number without an exponent, all digits of it."""
+    text = str(number)
+    if "E" not in text:
+        return text
+    if _is_endless(number):
+        raise OverflowError
+    return f"{number:f}"
+
+
+def _is_endless(number: Decimal) -> bool:
+    exponent = number.as_tuple().exponent
+    return not isinstance(exponent, int) or abs(exponent) > _MOST_DIGITS
+
+
+_CSV_TEXT: Mapping[Storage, Callable[[Any], str]] = {
+    Storage.TEXT: _quoted,
+    Storage.INTEGER: str,
+    Storage.DECIMAL: _plain,
+    Storage.BOOLEAN: lambda value: "true" if value else "false",
+    Storage.DATE: lambda value: value.isoformat(),
+    Storage.TIME: lambda value: value.isoformat(),
+    Storage.JSON: _quoted,
+}
+
+
+def _json_lines(layout: Layout, values: list[list[Any]], before: int) -> bytes:
+    """Return a JSON object a line; a record without a schema is a line as it is."""
+    if not layout.has_schema:
+        return "".join(f"{record}\n" for record in values[0]).encode()
+    from msgspec import Raw
+    from msgspec.json import Encoder
+
+    names = [column.name for column in layout.columns]
+    columns = [
+        [None if cell is None else Raw(cell.encode()) for cell in cells] if column.storage is Storage.JSON else cells
+        for column, cells in zip(layout.columns, values, strict=True)
+    ]
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    # Digits as they are; a reader decides what they become.
+    return Encoder(decimal_format="number").encode_lines(rows)
+
+
+_TEXT_FORMATS: Mapping[str, tuple[Callable[[Layout], bytes], Callable[[Layout, list[list[Any]], int], bytes]]] = {
+    "csv": (_csv_head, _csv),
+    "jsonl": (lambda layout: b"", _json_lines),
+}

@@ -1,0 +1,80 @@
+"""How rows come into a table, and what a load that replaces rows takes away. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from openmarkets_provider.client.arguments import is_literal
+from openmarkets_provider.client.planning import Query, finalise, subject_of, window
+from openmarkets_provider.client.schemas import SCHEMAS
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.landing.layout import Layout
+
+APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
+MODES = (UPSERT, APPEND, REPLACE_RANGE)
+
+
+class Covered(NamedTuple):
+    """The rows that a query stands for: those in its range, of what it asks about.
+
+    :ivar time: the column of the range.
+    :ivar start: the first time or date in it.
+    :ivar end: the first one after it.
+    :ivar columns: the columns that say what a row is about.
+    :ivar subjects: their values, of everything that was asked about.
+    :ivar certain: False when what has no row may have been left out, and was not answered.
+    """
+
+    time: str
+    start: Any
+    end: Any
+    columns: tuple[str, ...]
+    subjects: Sequence[tuple[str, ...]]
+    certain: bool
+
+
+def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
+    """Refuse a mode that does not go with a query, as far as both are known.
+
+    :raises ValueError: there is no such mode, or it does not go with ``incremental``.
+    :raises OpenmarketsQueryError: it does not go with the query.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}.")
+    if mode == APPEND and incremental:
+        raise ValueError(
+            f"mode={APPEND!r} does not go with incremental: the overlap would be there twice. Use {UPSERT!r}."
+        )
+    if mode == APPEND or not is_literal(query) or not isinstance(query, dict):
+        return
+    name: Any = query.get("endpoint")
+    if name == "request" or query.get("raw") in (True, "True"):
+        raise OpenmarketsQueryError(
+            f"{name}: mode={mode!r} needs rows with a key, and these are the API's own records. Use mode={APPEND!r}."
+        )
+    if mode == REPLACE_RANGE and name in SCHEMAS and SCHEMAS[name].time is None:
+        raise OpenmarketsQueryError(
+            f"{name}: mode={REPLACE_RANGE!r} needs a query with a range (start and end). Use mode={UPSERT!r}."
+        )
+
+
+def covered(query: Query, layout: Layout) -> Covered:
+    """Return what a query covers.
+
+    :param query: with a range, and its securities or accounts named.
+    """
+    given, time = finalise(query), str(layout.time)
+    bounds: Any = window(query)
+    if subject_of(query) == "accounts":
+        # What else comes along, since accounts share it, is not all that there is of those others.
+        return Covered(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in given["accounts"]], True)
+    columns = ("security_code", "exchange", "data_source")
+    subjects = [_parts(security) for security in given["securities"]]
+    return Covered(time, bounds[0], bounds[1], columns, subjects, given["on_invalid"] == "error")
+
+
+def _parts(security: str) -> tuple[str, ...]:
+    listing, _, source = security.partition("@")
+    code, _, exchange = listing.partition(".")
+    return code, exchange, source

@@ -1,0 +1,133 @@
+"""Partitions: exchange days, months or years (Australia/Sydney), each a folder named in the way of Hive. Pure.
+
+A load replaces whole partitions. So what it covers follows from its range alone, and a range that covers one only in
+part is refused.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from typing import Any, NamedTuple
+
+from openmarkets_provider.client.ranges import exchange_date, to_text, to_utc
+from openmarkets_provider.client.schemas import Row
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+
+Moment = Any
+"""A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""
+
+PARTITIONS = ("day", "month", "year")
+MAX_PARTITIONS = 400
+"""Most partitions of one load: each is a file of its own, and all are encoded before the first is published."""
+_LONGEST = {"day": 1, "month": 31, "year": 366}
+_NAMES = {"day": "exchange_date=%Y-%m-%d", "month": "exchange_month=%Y-%m", "year": "exchange_year=%Y"}
+
+
+class Partition(NamedTuple):
+    """One partition.
+
+    :ivar name: its folder, such as ``exchange_date=2026-11-20``.
+    :ivar start: when it begins, in the form of the query's bounds.
+    :ivar end: when the next one begins.
+    """
+
+    name: str
+    start: Moment
+    end: Moment
+
+
+def covered(by: str, start: Moment, end: Moment, *, unfinished: bool = False) -> list[Partition]:
+    """Return the partitions that a half-open range covers, in order.
+
+    :param by: ``day``, ``month`` or ``year``.
+    :param unfinished: the last one may be covered up to the range's end only.
+    :raises OpenmarketsQueryError: a partition is covered in part only, or there are too many.
+    """
+    found: list[Partition] = []
+    first = day = _first_day(by, _day(start))
+    while (begin := _moment(day, start)) < end:
+        if len(found) == MAX_PARTITIONS:
+            raise OpenmarketsQueryError(
+                f"partition='{by}': the range {_shown(start, end)} covers more than {MAX_PARTITIONS} of them. "
+                "Take a coarser partition ('month', 'year'), or shorter ranges."
+            )
+        following = _first_day(by, day + timedelta(days=_LONGEST[by]))
+        found.append(Partition(day.strftime(_NAMES[by]), begin, _moment(following, start)))
+        day = following
+    torn = [found[0]] if found[0].start < start else []
+    if found[-1].end > end and not unfinished:
+        torn.append(found[-1])
+    if torn:
+        names = " and ".join(dict.fromkeys(partition.name for partition in torn))
+        raise OpenmarketsQueryError(
+            f"partition='{by}': the range {_shown(start, end)} covers {names} only in part, and replacing a partition "
+            f"would lose the rest. Begin and end where one begins (midnight at the exchange, Australia/Sydney), such "
+            f"as start='{first}', end='{day}'."
+        )
+    return found
+
+
+def widened(by: str, start: Moment, end: Moment, reached: Moment | None) -> tuple[Moment, Moment]:
+    """Return the range to pull so that the partitions of a claimed one can be replaced without losing rows.
+
+    Its last partition may be unfinished, but holds everything up to where the destination was loaded already.
+
+    :param reached: everything before it was loaded at some time; None when nothing was.
+    """
+    last_day = _first_day(by, _day(end))
+    if _moment(last_day, end) < end:
+        last_day = _first_day(by, last_day + timedelta(days=_LONGEST[by]))
+    known = end if reached is None else max(end, reached)
+    return _moment(_first_day(by, _day(start)), start), min(_moment(last_day, end), known)
+
+
+class Sorter:
+    """Tells the partitions of rows.
+
+    :param partitions: in order, without gaps.
+    :param column: the column that the query's range selects rows by.
+    """
+
+    def __init__(self, partitions: Sequence[Partition], column: str) -> None:
+        self._partitions = partitions
+        self._starts = [partition.start for partition in partitions]
+        self._column = column
+
+    def sort(self, rows: list[Row]) -> Iterator[tuple[Partition, list[Row]]]:
+        """Return the rows of each partition, in their order.
+
+        :param rows: at least one; all within the range that the partitions cover.
+        """
+        moments = [row[self._column] for row in rows]
+        if self._index(min(moments)) == (last := self._index(max(moments))):
+            yield self._partitions[last], rows
+            return
+        sorted_rows: dict[int, list[Row]] = {}
+        for row, moment in zip(rows, moments, strict=True):
+            sorted_rows.setdefault(self._index(moment), []).append(row)
+        for index, those in sorted_rows.items():
+            yield self._partitions[index], those
+
+    def _index(self, moment: Moment) -> int:
+        return bisect_right(self._starts, moment) - 1
+
+
+def _day(moment: Moment) -> date:
+    return exchange_date(moment) if isinstance(moment, datetime) else moment
+
+
+def _moment(day: date, like: Moment) -> Moment:
+    """Return when an exchange day begins, in the form of another bound."""
+    return to_utc(datetime.combine(day, time())) if isinstance(like, datetime) else day
+
+
+def _first_day(by: str, day: date) -> date:
+    if by == "day":
+        return day
+    return day.replace(day=1) if by == "month" else day.replace(month=1, day=1)
+
+
+def _shown(start: Moment, end: Moment) -> str:
+    return f"{to_text(start)} to {to_text(end)}"

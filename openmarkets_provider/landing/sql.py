@@ -1,0 +1,432 @@
+"""Loading rows into a table of a database: all of them in one transaction, or none.
+
+Rows are kept in a file of this process alone until the last one has come, so that an API that is slow or fails never
+holds a lock. Then one transaction makes the table where there is none, sends the rows to a temporary table, takes away
+what they replace and puts them into the table. Nothing of it is seen, and nothing stays, before its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from hashlib import blake2b
+from io import BytesIO
+from typing import Any
+
+import sqlalchemy as sa
+
+from openmarkets_provider.exceptions import OpenmarketsDatabaseError
+from openmarkets_provider.landing.layout import DECIMALS, Column, Layout, Storage
+from openmarkets_provider.landing.merging import insert_only, upsert_of
+from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, Covered
+from openmarkets_provider.landing.spool import Columns, Spool
+from openmarkets_provider.landing.tables import (
+    LOAD_ID,
+    LOAD_ROW,
+    PRECISION,
+    Place,
+    check_absent,
+    check_present,
+    stage_of,
+    table_of,
+)
+
+log = logging.getLogger(__name__)
+
+LOCKED_FOR = 30
+"""Seconds to wait for another process that writes to the same SQLite file."""
+CANCEL_TIMEOUT = 5.0
+"""Seconds that it may take to end a statement."""
+PROGRESS_EVERY = 5.0
+"""Seconds between two lines about the progress of a load."""
+_MAX_SAID = 1000
+_UNDOES_DDL = ("postgresql", "sqlite")
+"""Databases that take back a table that a transaction made."""
+_ABOUT_VALUES = ("22", "23", "44", "P0")
+"""Classes of PostgreSQL's errors: data, constraints, conditions of views, and what triggers raise."""
+_LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
+
+
+class Loader:
+    """Loads rows into one table.
+
+    :param engine: its connections are closed when they are given back.
+    :param layout: of the rows.
+    :param table: ``table`` or ``schema.table``.
+    :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
+    :param create: make the table where there is none.
+    :param load_id: what the rows of this load are known by in an appended table.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, layout: Layout, table: str, mode: str, *, create: bool = True, load_id: str = ""
+    ) -> None:
+        self._engine = engine
+        self._layout = layout
+        self._mode = mode
+        self._create = create
+        self._load_id = load_id
+        self._key = () if mode == APPEND else layout.key
+        self._table = table_of(layout, Place.of(table), mode, engine.dialect.name)
+        self._stage = stage_of(layout, engine.dialect.name)
+        self._names = [column.name for column in layout.columns]
+        self._errors: Any = engine.dialect.dbapi
+        self._driver: Any = None
+        self._rounded: set[str] = set()
+
+    def rehearse(self) -> None:
+        """Find out whether a load would work, by one without rows that is taken back: tables, columns, types, rights.
+
+        A database that can't take back a table that was made is not asked to make it.
+
+        :raises OpenmarketsDatabaseError: it would not, and the text says what is missing; or the database failed.
+        """
+        with self._transaction(keep=False, alone=False) as connection:
+            is_there = self._is_there(connection)
+            if is_there:
+                self._try_out(connection)
+            else:
+                check_absent(connection, self._table, create=self._create)
+        if not is_there and self._engine.dialect.name in _UNDOES_DDL:
+            with self._transaction(keep=False) as connection:
+                self._try_out(connection)
+
+    def load(self, spool: Spool, replaced: Covered | None = None) -> int:
+        """Load the rows.
+
+        :param replaced: what goes away before, with mode ``replace_range``.
+        :return: how many there are now: of rows with one key the last one counts.
+        :raises OpenmarketsDatabaseError: the database refuses a row, and the text says which; or it failed (transient).
+        """
+        with self._transaction(keep=True) as connection:
+            is_unique = self._prepare(connection)
+            self._send(connection, spool)
+            self._take_away(connection, replaced)
+            count = self._count(connection, spool)
+            if spool.rows:
+                log.info("%s: all %d rows are sent, and go into the table now.", self._table.fullname, spool.rows)
+                self._put(connection, spool.rows, is_unique=is_unique, have_doubles=count < spool.rows)
+        return count
+
+    def cancel(self) -> None:
+        """End what the database is doing for this load, if its driver can; for a signal handler.
+
+        A server that waits for a lock does not see that nobody waits for it any more.
+        """
+        driver = self._driver
+        with suppress(Exception):
+            if hasattr(driver, "cancel_safe"):
+                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+            elif hasattr(driver, "cancel"):
+                driver.cancel()
+
+    @contextmanager
+    def _transaction(self, *, keep: bool, alone: bool = True) -> Iterator[sa.Connection]:
+        """Yield a connection with one transaction. Whatever ends it early, a signal too, it leaves nothing.
+
+        :param keep: commit at the end.
+        :param alone: wait for other loads of the table to end, where the database has a means for it.
+        """
+        try:
+            with self._engine.connect() as connection:
+                try:
+                    transaction = connection.begin()
+                    self._driver = connection.connection.driver_connection
+                    _begin(connection, self._table, alone=alone)
+                    yield connection
+                    if keep:
+                        transaction.commit()
+                    else:
+                        transaction.rollback()
+                except BaseException:
+                    # Not a rollback: the connection may be broken, or in the middle of a statement.
+                    connection.invalidate()
+                    raise
+                finally:
+                    self._driver = None
+        except Exception as error:
+            if isinstance(error, sa.exc.SQLAlchemyError | self._errors.Error):
+                raise self._failure(error, sent=keep) from error
+            raise
+
+    def _try_out(self, connection: sa.Connection) -> None:
+        is_unique = self._prepare(connection)
+        self._stage.create(connection)
+        self._put(connection, 0, is_unique=is_unique, have_doubles=False)
+
+    def _is_there(self, connection: sa.Connection) -> bool:
+        return bool(sa.inspect(connection).has_table(self._table.name, self._table.schema))
+
+    def _prepare(self, connection: sa.Connection) -> bool:
+        """Check or make the table, and return whether the key is unique in it."""
+        if self._is_there(connection):
+            return check_present(connection, self._table, self._mode, self._key)
+        check_absent(connection, self._table, create=self._create)
+        self._table.create(connection)
+        return bool(self._key)
+
+    def _send(self, connection: sa.Connection, spool: Spool) -> None:
+        """Fill the temporary table."""
+        self._stage.create(connection)
+        started = said = time.monotonic()
+        for first, columns in spool.batches():
+            self._send_batch(connection, first, columns)
+            now = time.monotonic()
+            if now - said >= PROGRESS_EVERY:
+                said, last = now, first + len(columns[0]) - 1
+                rate = last / (now - started)
+                log.info("%s: %d of %d rows sent, %.0f rows/s.", self._table.fullname, last, spool.rows, rate)
+
+    def _send_batch(self, connection: sa.Connection, first: int, columns: Columns) -> None:
+        for column, values in zip(self._layout.columns, columns, strict=True):
+            if column.name in self._key and None in values:
+                problem = "is missing, and is part of the key."
+                raise self._layout.unfit(columns, column, values.index(None), first - 1, problem)
+        is_exact = connection.dialect.name == "postgresql"
+        given = columns if is_exact else self._without_zone_and_exactness(first, columns)
+        last = first + len(columns[0]) - 1
+        numbered = [list(range(first, last + 1)), *given]
+
+        def part(start: int, end: int) -> None:
+            some = [values[start - first : end - first + 1] for values in numbered]
+            (_copy if is_exact else _insert_many)(connection, self._stage, self._layout, some)
+
+        def key_of(row: int) -> dict[str, Any]:
+            pairs = zip(self._layout.columns, columns, strict=True)
+            return {column.name: values[row - first] for column, values in pairs if column.key}
+
+        self._attempt(connection, part, first, last, key_of)
+
+    def _without_zone_and_exactness(self, first: int, columns: Columns) -> Columns:
+        """Return what databases without zones and exact decimals hold: UTC without saying so, and so many digits."""
+        made: Columns = []
+        for column, values in zip(self._layout.columns, columns, strict=True):
+            if column.storage is Storage.TIME:
+                made.append([None if value is None else value.replace(tzinfo=None) for value in values])
+            elif column.storage is Storage.DECIMAL:
+                made.append(self._quantized(column, first, values, columns))
+            else:
+                made.append(values)
+        return made
+
+    def _quantized(self, column: Column, first: int, values: list[Any], columns: Columns) -> list[Any]:
+        context = Context(prec=PRECISION, traps=[InvalidOperation])
+        made: list[Any] = []
+        try:
+            made.extend(None if value is None else context.quantize(value, _LAST_DIGIT) for value in values)
+        except InvalidOperation:
+            problem = f"has more than {PRECISION - DECIMALS} digits before the point, which this database can't hold."
+            raise self._layout.unfit(columns, column, len(made), first - 1, problem) from None
+        if context.flags[Inexact] and column.name not in self._rounded:
+            self._rounded.add(column.name)
+            log.warning("%s: %s is rounded to %d digits after the point.", self._table.fullname, column.name, DECIMALS)
+        return made
+
+    def _take_away(self, connection: sa.Connection, replaced: Covered | None) -> None:
+        table = self._table
+        if self._mode == APPEND:
+            connection.execute(sa.delete(table).where(table.c[LOAD_ID] == self._load_id))
+        if self._mode != REPLACE_RANGE or replaced is None or not replaced.subjects:
+            return
+        moment = table.c[replaced.time]
+        of_subject = [table.c[name] == sa.bindparam(f"of_{name}") for name in replaced.columns]
+        statement = sa.delete(table).where(*of_subject, moment >= sa.bindparam("start"), moment < sa.bindparam("end"))
+        if not replaced.certain:
+            same = [self._stage.c[name] == table.c[name] for name in replaced.columns]
+            statement = statement.where(sa.exists().where(*same).select_from(self._stage))
+        bounds = {"start": replaced.start, "end": replaced.end}
+        if isinstance(replaced.start, datetime) and connection.dialect.name != "postgresql":
+            bounds = {name: bound.astimezone(UTC).replace(tzinfo=None) for name, bound in bounds.items()}
+        names = [f"of_{name}" for name in replaced.columns]
+        connection.execute(
+            statement, [bounds | dict(zip(names, subject, strict=True)) for subject in replaced.subjects]
+        )
+
+    def _count(self, connection: sa.Connection, spool: Spool) -> int:
+        """Return how many rows there will be, and tell when some have a key in common."""
+        if not self._key:
+            return spool.rows
+        distinct = sa.select(*(self._stage.c[name] for name in self._key)).distinct().subquery()
+        count: int = connection.execute(sa.select(sa.func.count()).select_from(distinct)).scalar_one()
+        if count < spool.rows:
+            log.warning(
+                "%s: %d of %d rows have the key (%s) of a row that came later, which counts.",
+                self._table.fullname,
+                spool.rows - count,
+                spool.rows,
+                ", ".join(self._key),
+            )
+        return count
+
+    def _put(self, connection: sa.Connection, rows: int, *, is_unique: bool, have_doubles: bool) -> None:
+        """Put the rows that were sent into the table."""
+        merge = upsert_of(connection.dialect.name) if is_unique else insert_only
+        chosen, key = self._chosen(have_doubles=have_doubles), self._layout.key
+
+        def part(first: int, last: int) -> None:
+            for statement in merge(self._table, self._key, chosen):
+                connection.execute(statement, {"first": first, "last": last})
+
+        def key_of(row: int) -> dict[str, Any]:
+            if not key:
+                return {}
+            wanted = sa.select(*(self._stage.c[name] for name in key)).where(self._stage.c[LOAD_ROW] == row)
+            return dict(zip(key, connection.execute(wanted).one(), strict=True))
+
+        self._attempt(connection, part, 1, rows, key_of)
+
+    def _chosen(self, *, have_doubles: bool) -> sa.Select[Any]:
+        """Return the query for the rows numbered from ``first`` to ``last``; of rows with one key for the last one."""
+        stage: Any = self._stage.c
+        conditions = []
+        if have_doubles:
+            newest = sa.func.row_number().over(
+                partition_by=[stage[name] for name in self._key], order_by=stage[LOAD_ROW].desc()
+            )
+            stage = sa.select(self._stage, newest.label("newest")).subquery("ranked").c
+            conditions = [stage.newest == 1]
+        columns = [stage[name] for name in self._names]
+        if self._mode == APPEND:
+            columns.append(sa.literal(self._load_id).label(LOAD_ID))
+        return sa.select(*columns).where(
+            stage[LOAD_ROW].between(sa.bindparam("first"), sa.bindparam("last")), *conditions
+        )
+
+    def _attempt(
+        self,
+        connection: sa.Connection,
+        work: Callable[[int, int], None],
+        first: int,
+        last: int,
+        key_of: Callable[[int], Mapping[str, Any]],
+    ) -> None:
+        """Do something with the rows from first to last; when the database refuses, find out which row it is."""
+        refusal = self._tried(connection, work, first, last)
+        if refusal is None:
+            return
+        while first < last:
+            middle = (first + last) // 2
+            if self._tried(connection, work, first, middle) is None:
+                first = middle + 1
+            else:
+                last = middle
+        own = self._tried(connection, work, first, last)
+        if own is None:
+            # Not a row by itself, but something that they are together.
+            raise OpenmarketsDatabaseError(
+                f"{self._table.fullname}: the rows are refused: {_said(refusal)} Nothing was changed.", sent=True
+            ) from refusal
+        raise self._refused(first, key_of(first), _said(own)) from own
+
+    def _tried(
+        self, connection: sa.Connection, work: Callable[[int, int], None], first: int, last: int
+    ) -> Exception | None:
+        """Do something with some rows, or leave no trace and return what the database has against it."""
+        savepoint = connection.begin_nested()
+        try:
+            work(first, last)
+        except Exception as error:
+            if not self._is_refusal(error):
+                raise
+            savepoint.rollback()
+            return error
+        savepoint.commit()
+        return None
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Tell whether the fault may be a row's."""
+        origin = _origin(error)
+        # PostgreSQL's code. Its drivers differ in what kind of error they make of a trigger's.
+        state = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
+        if state is not None:
+            return state[:2] in _ABOUT_VALUES
+        return isinstance(origin, self._errors.IntegrityError | self._errors.DataError | ValueError | OverflowError)
+
+    def _failure(self, error: Exception, *, sent: bool) -> OpenmarketsDatabaseError:
+        """Return what to tell of an error that is no row's."""
+        passing = self._errors.OperationalError | self._errors.InterfaceError | self._errors.InternalError
+        return OpenmarketsDatabaseError(
+            f"{self._table.fullname}: {_said(error)} Nothing was changed.",
+            transient=isinstance(_origin(error), passing) and not self._is_refusal(error),
+            sent=sent,
+        )
+
+    def _refused(self, row: int, key: Mapping[str, Any], said: str) -> OpenmarketsDatabaseError:
+        shown = ", ".join(f"{name}={value}" for name, value in key.items())
+        return OpenmarketsDatabaseError(
+            f"{self._table.fullname}: row {row}{f' ({shown})' if shown else ''} is refused: "
+            f"{said.rstrip('.')}. Nothing was changed.",
+            row=row,
+            key={name: str(value) for name, value in key.items()},
+            sent=True,
+        )
+
+
+def _begin(connection: sa.Connection, table: sa.Table, *, alone: bool) -> None:
+    match connection.dialect.name:
+        case "postgresql":
+            # So that what is read after the lock was got is what the load before it left.
+            connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
+            connection.execute(sa.text("SET LOCAL TIME ZONE 'UTC'"))
+            if alone:
+                name = f"openmarkets {table.schema or connection.dialect.default_schema_name}.{table.name}"
+                number = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.literal(number, sa.BigInteger))))
+        case "sqlite":
+            # The driver itself begins none before a table is made.
+            connection.connection.driver_connection.isolation_level = None  # type: ignore[union-attr]
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * LOCKED_FOR}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _copy(connection: sa.Connection, stage: sa.Table, layout: Layout, columns: Columns) -> None:
+    """Send rows to PostgreSQL: six times as fast as by INSERT."""
+    prepare = connection.dialect.identifier_preparer
+    names = ", ".join(map(prepare.format_column, stage.columns))
+    statement = f"COPY {prepare.format_table(stage)} ({names}) FROM STDIN WITH (ENCODING 'UTF8')"
+    storages = [Storage.INTEGER, *(column.storage for column in layout.columns)]
+    texts = [_copy_texts(storage, values) for storage, values in zip(storages, columns, strict=True)]
+    lines = "".join(map("%s\n".__mod__, map("\t".join, zip(*texts, strict=True)))).encode()
+    cursor: Any = connection.connection.cursor()
+    try:
+        if hasattr(cursor, "copy"):
+            with cursor.copy(statement) as copy:
+                copy.write(lines)
+        else:
+            # psycopg2
+            cursor.copy_expert(statement, BytesIO(lines))
+    finally:
+        cursor.close()
+
+
+def _copy_texts(storage: Storage, values: Sequence[Any]) -> list[str]:
+    if storage in (Storage.TEXT, Storage.JSON):
+        return ["\\N" if value is None else _escaped(value) for value in values]
+    return ["\\N" if value is None else str(value) for value in values]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _insert_many(connection: sa.Connection, stage: sa.Table, layout: Layout, columns: Columns) -> None:
+    names = [column.name for column in stage.columns]
+    connection.execute(sa.insert(stage), [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+
+
+def _origin(error: BaseException) -> BaseException:
+    return getattr(error, "orig", None) or error
+
+
+def _said(error: BaseException) -> str:
+    """Return the database's own words, without the statement and its values."""
+    origin = _origin(error)
+    # PostgreSQL's, in parts.
+    parts = getattr(origin, "diag", None)
+    words = [getattr(parts, name, None) or "" for name in ("message_primary", "message_detail")]
+    text = " ".join((". ".join(filter(None, words)) or str(origin)).split())
+    return f"{text[:_MAX_SAID].rstrip('.')}."

@@ -1,0 +1,551 @@
+"""Where files are landed: folders of this machine and buckets of object stores.
+
+A file appears under its name when it is complete, or never. It is encoded into a temporary file first, and then put in
+place in one step: on a disk by renaming it, in a bucket by an upload that counts only when it has ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import pickle
+import posixpath
+import re
+import secrets
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Generic, NamedTuple, TypeVar
+
+from openmarkets_provider.client.schemas import Row
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
+
+Key = TypeVar("Key")
+
+log = logging.getLogger(__name__)
+
+LOCAL = "file"
+CHUNK = 8 << 20
+"""Bytes that are sent at a time: they are held in memory, and a killed task waits for them."""
+MAX_CHUNKS = 10_000
+"""Most parts of an upload to S3."""
+PROGRESS_EVERY = 5.0
+"""Seconds between two lines about the progress of an upload."""
+STOP_GRACE = 3.0
+"""Seconds that a killed task gives an upload to take back what it sent; Airflow gives the task five."""
+MAX_SPOOLED_ROWS = 20_000
+"""Rows that wait in memory for their partition."""
+_TEMPORARY = re.compile(r"\.openmarkets-[0-9a-f]{16}\.part")
+_URL = re.compile(r"(?P<scheme>[a-zA-Z][\w.+-]*)://(?P<rest>.*)", re.DOTALL)
+_TEMPLATE = re.compile(r"\{[{%#]")
+
+
+class Store(NamedTuple):
+    """An object store whose objects appear when their upload has ended, or not at all.
+
+    :ivar package: what has to be installed.
+    :ivar lineage: the scheme that OpenLineage names it by.
+    :ivar options: arguments of its file system's ``put_file``.
+    """
+
+    package: str
+    lineage: str
+    options: Mapping[str, int]
+
+
+# As read in the source of their file systems.
+# s3fs 2024.9 to 2026.9: one PUT below two chunks, else a multi-part upload, which it aborts when it fails. One part at
+# a time: one that is still under way would outlive the abort.
+_S3 = Store("apache-airflow-providers-amazon[s3fs]", "s3", {"chunksize": CHUNK, "max_concurrency": 1})
+# gcsfs 2026.10: one request below 5 MB, else a resumable upload, which it deletes when it fails. (In a zonal bucket an
+# object can be seen while it grows.)
+_GCS = Store("apache-airflow-providers-google", "gs", {"chunksize": CHUNK})
+# adlfs 2026.8: one request, or blocks that count once their list is committed, and vanish in a week when it is not.
+_AZURE = Store("apache-airflow-providers-microsoft-azure", "abfss", {})
+STORES: Mapping[str, Store] = {
+    "s3": _S3,
+    "s3a": _S3,
+    "gs": _GCS,
+    "gcs": _GCS,
+    "abfs": _AZURE,
+    "abfss": _AZURE,
+}
+"""By the scheme of a URL."""
+
+
+class Place(NamedTuple):
+    """A file or a folder, or an object or what the names of objects begin with.
+
+    :ivar scheme: ``file``, or one of :data:`STORES`.
+    :ivar bucket: empty for a local file.
+    :ivar path: within the bucket, without a slash at the beginning and the end; absolute for a local file.
+    :ivar conn_id: of the connection that the URL names, if it names one.
+    """
+
+    scheme: str
+    bucket: str
+    path: str
+    conn_id: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL, without the connection's id."""
+        return f"{self.scheme}://{posixpath.join(self.bucket, self.path)}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return posixpath.basename(self.path)
+
+    @property
+    def folder(self) -> Place:
+        """What it lies in."""
+        return self._replace(path=posixpath.dirname(self.path))
+
+    @property
+    def lineage(self) -> tuple[str, str]:
+        """Namespace and name for OpenLineage."""
+        if self.scheme == LOCAL:
+            return LOCAL, self.path
+        return f"{STORES[self.scheme].lineage}://{self.bucket}", self.path or "/"
+
+
+def read_place(destination: Any, *, is_folder: bool) -> Place:
+    """Read a destination.
+
+    :param destination: rendered: a URL, or an absolute path.
+    :raises OpenmarketsConfigurationError: it is neither, or its store can't hold files that are complete or absent.
+    """
+    if not isinstance(destination, str) or not destination.strip():
+        raise _bad(destination, f"is {'empty' if isinstance(destination, str) else 'no text'}; {_EXAMPLES}")
+    if destination != destination.strip() or not destination.isprintable():
+        raise _bad(destination, "holds a blank at its ends, or a control character; was it rendered as you meant?")
+    match = _URL.fullmatch(destination)
+    if match is None or match["scheme"].lower() in (LOCAL, "local"):
+        return _read_path(destination, match["rest"] if match else destination, is_folder)
+    scheme = match["scheme"].lower()
+    if scheme not in STORES:
+        raise _bad(
+            destination,
+            f"is in a store that may show half a file, or that is not known; allowed are {LOCAL}, {', '.join(STORES)}.",
+        )
+    if "?" in destination or "#" in destination:
+        raise _bad(destination, "holds '?' or '#', which have another meaning in a URL.")
+    authority, _, path = match["rest"].partition("/")
+    conn_id, _, bucket = authority.rpartition("@")
+    if not bucket:
+        raise _bad(destination, f"names no bucket; {_EXAMPLES}")
+    if ":" in conn_id:
+        # Not shown: it may be a password.
+        raise OpenmarketsConfigurationError("destination: no credentials in the URL; name a connection with conn_id.")
+    if is_folder:
+        path = path.removesuffix("/")
+    parts = path.split("/") if path else []
+    if any(part in ("", ".", "..") for part in parts) or not (parts or is_folder):
+        raise _bad(destination, f"has an empty part, '.' or '..' in its path, or no path at all; {_EXAMPLES}")
+    return Place(scheme, bucket, path, conn_id or None)
+
+
+def static_url(destination: str) -> str | None:
+    """Return the URL of what is known of a destination while the DAG is parsed.
+
+    :return: all of it when it has no template, else the folder up to the first one; None when that says nothing.
+    """
+    literal, *templated = _TEMPLATE.split(destination, maxsplit=1)
+    if templated:
+        literal = literal.rpartition("/")[0]
+    try:
+        place = read_place(literal, is_folder=True)
+    except OpenmarketsConfigurationError:
+        return None
+    return None if templated and place.path == "/" else place.url
+
+
+_EXAMPLES = "write a URL such as s3://bucket/bars.parquet, or an absolute path such as /data/bars.parquet."
+
+
+def _bad(destination: Any, problem: str) -> OpenmarketsConfigurationError:
+    shown = re.sub(r"//[^/]*@", "//***@", f"{destination!r:.200}")
+    return OpenmarketsConfigurationError(f"destination: {shown} {problem}")
+
+
+def _read_path(destination: str, path: str, is_folder: bool) -> Place:
+    if not path.startswith("/"):
+        raise _bad(destination, f"is not absolute, and workers differ in the folder that they run in; {_EXAMPLES}")
+    if path.endswith("/") and not is_folder:
+        raise _bad(destination, "is a folder; name the file in it, or give partition.")
+    return Place(LOCAL, "", posixpath.normpath("/" + path.lstrip("/")))
+
+
+class Folder(ABC):
+    """A folder that files are landed in, or what stands for one in a bucket.
+
+    :param place: where it is.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def url(self, name: str) -> str:
+        """Return the URL of a file in it."""
+        return self.place._replace(path=posixpath.join(self.place.path, name)).url
+
+    @abstractmethod
+    def prepare(self, names: Collection[str]) -> None:
+        """Find out early what would go wrong late, and remove what killed tasks left behind.
+
+        :raises OpenmarketsError: no file with such a name can be landed here.
+        """
+
+    @abstractmethod
+    def existing(self, names: Collection[str]) -> set[str]:
+        """Return those of the names that have a file already.
+
+        :raises OpenmarketsError: that can't be told.
+        """
+
+    @abstractmethod
+    def stage(self) -> Any:
+        """Return a context with a temporary file to write and to read; nothing of it is left afterwards.
+
+        :raises OpenmarketsError: there can be none.
+        """
+
+    @abstractmethod
+    def publish(self, file: IO[bytes], name: str) -> int:
+        """Put a temporary file of this folder in place of what has that name, whole or not at all.
+
+        :return: its size in bytes.
+        :raises OpenmarketsError: it could not be done.
+        """
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one.
+
+        :raises OpenmarketsError: it could not be done.
+        """
+
+    @contextmanager
+    def told(self, doing: str) -> Iterator[None]:
+        """Turn whatever goes wrong into an error that says what was being done."""
+        try:
+            yield
+        except OpenmarketsError:
+            raise
+        except Exception as error:
+            raise _explained(doing, error) from error
+
+    @property
+    @abstractmethod
+    def scratch(self) -> str:
+        """Where the temporary files are, in words."""
+
+
+class LocalFolder(Folder):
+    """A folder of this machine, or one that it has mounted.
+
+    Temporary files are in the folder itself, with names that readers of folders pass over. Each is locked as long as
+    its task lives, so that the next task knows those that a dead one left.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._path = Path(os.path.realpath(place.path))
+
+    @property
+    def scratch(self) -> str:
+        """The folder itself."""
+        return str(self._path)
+
+    def prepare(self, names: Collection[str]) -> None:
+        """Make the folder, and remove what dead tasks left in it."""
+        with self.told(f"The folder {self._path} can't be made"):
+            self._path.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            path = self._target(name)
+            if path.exists() and not path.is_file():
+                raise OpenmarketsConfigurationError(f"destination: {path} is there and is not a file.")
+        with self.told(f"The folder {self._path} can't be read"):
+            for path in self._path.iterdir():
+                if _TEMPORARY.fullmatch(path.name):
+                    _remove_if_dead(path)
+
+    def existing(self, names: Collection[str]) -> set[str]:
+        """Return those of the names that have a file."""
+        with self.told(f"What is in {self._path} can't be told"):
+            return {name for name in names if self._target(name).exists()}
+
+    @contextmanager
+    def stage(self) -> Iterator[IO[bytes]]:
+        """Give a hidden file beside the destination."""
+        with self.told(f"No file can be made in {self._path}"):
+            file = self._make()
+        try:
+            yield file
+        finally:
+            # Still locked when it goes: after the lock another task may take it for a dead one's.
+            with suppress(OSError):
+                Path(file.name).unlink()
+            _close(file)
+
+    def publish(self, file: IO[bytes], name: str) -> int:
+        """Rename the file when all of it is on the disk."""
+        path = self._target(name)
+        with self.told(f"{path} can't be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.flush()
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+            Path(file.name).replace(path)
+            _sync_folder(path.parent)
+        return size
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        with self.told(f"{self._target(name)} can't be removed"):
+            self._target(name).unlink(missing_ok=True)
+
+    def _target(self, name: str) -> Path:
+        # A link is followed, and not replaced by a file.
+        return Path(os.path.realpath(self._path / name))
+
+    def _make(self) -> IO[bytes]:
+        while True:
+            # Not by tempfile: its files are readable by nobody else.
+            file = (self._path / f".openmarkets-{secrets.token_hex(8)}.part").open("x+b")
+            if _is_locked(file) and os.fstat(file.fileno()).st_nlink:
+                return file
+            # Another task found it before it was locked, and took it for a dead one's.
+            file.close()
+
+
+def _close(file: IO[bytes]) -> None:
+    # What Python still holds can't be written to a full disk.
+    with suppress(OSError):
+        file.close()
+
+
+def _is_locked(file: IO[bytes]) -> bool:
+    """Lock a file, where that is possible; False when another process has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # Some file systems of a network know no locks; a file that can't be locked is never taken for a dead task's.
+        pass
+    return True
+
+
+def _remove_if_dead(path: Path) -> None:
+    # Another task may be at it, too; and where nothing can be locked nothing is known to be dead.
+    with suppress(OSError), path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+        log.info("Removed %s, which a task that was killed had left.", path)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a renaming outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RemoteFolder(Folder):
+    """What the names of some objects of a bucket begin with.
+
+    Temporary files have no name, so that nothing is left of them even when the process is killed.
+
+    :param place: where it is.
+    :param fs: the fsspec file system of its store, with credentials.
+    """
+
+    def __init__(self, place: Place, fs: Any) -> None:
+        super().__init__(place)
+        self._fs = fs
+
+    @property
+    def scratch(self) -> str:
+        """The temporary folder of the machine."""
+        return f"{tempfile.gettempdir()} (set by TMPDIR)"
+
+    def prepare(self, names: Collection[str]) -> None:
+        """Look whether there is such a bucket, and whether it answers."""
+        bucket = self.place.bucket
+        with self.told(f"The bucket {bucket} can't be reached"):
+            try:
+                self._fs.info(bucket)
+            except FileNotFoundError:
+                raise OpenmarketsError(f"There is no bucket {bucket!r}, or this connection can't see it.") from None
+            except (ConnectionError, TimeoutError):
+                raise
+            except OSError as error:
+                # Who may write objects need not be allowed to look at their bucket.
+                if isinstance(error, PermissionError) and getattr(self._fs, "anon", False):
+                    raise OpenmarketsError(
+                        f"The bucket {bucket!r} is not open to everyone, and there are no credentials: neither a "
+                        "connection (conn_id) nor any in the worker's environment."
+                    ) from error
+
+    def existing(self, names: Collection[str]) -> set[str]:
+        """Return those of the names that have an object."""
+        self._fs.invalidate_cache()
+        return {name for name in names if self._exists(name)}
+
+    @contextmanager
+    def stage(self) -> Iterator[IO[bytes]]:
+        """Give a file without a name."""
+        with self.told(f"No temporary file can be made in {self.scratch}"):
+            file = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            yield file
+        finally:
+            _close(file)
+
+    def publish(self, file: IO[bytes], name: str) -> int:
+        """Upload the file."""
+        with self.told(f"What was to be uploaded can't be written to {self.scratch}"):
+            file.flush()
+            size = os.fstat(file.fileno()).st_size
+            file.seek(0)
+        with self.told(f"{self.url(name)} can't be written"):
+            self._upload(file, name, size)
+        return size
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        with self.told(f"{self.url(name)} can't be removed"), suppress(FileNotFoundError):
+            self._fs.rm_file(self._key(name))
+
+    def _key(self, name: str) -> str:
+        return posixpath.join(self.place.bucket, self.place.path, name)
+
+    def _exists(self, name: str) -> bool:
+        with self.told(f"Whether {self.url(name)} exists can't be told"):
+            try:
+                return bool(self._fs.info(self._key(name))["type"] == "file")
+            except FileNotFoundError:
+                return False
+
+    def _upload(self, file: IO[bytes], name: str, size: int) -> None:
+        """Upload in a thread, so that this one can tell of the progress, and stop it."""
+        watch, ended = _Watch(), threading.Event()
+        options = dict(STORES[self.place.scheme].options)
+        if "chunksize" in options:
+            options["chunksize"] = _chunk(size)
+        failures: list[BaseException] = []
+
+        def put() -> None:
+            try:
+                self._fs.put_file(f"/dev/fd/{file.fileno()}", self._key(name), callback=watch, **options)
+            except BaseException as error:  # noqa: BLE001
+                failures.append(error)
+            finally:
+                ended.set()
+
+        threading.Thread(target=put, name="openmarkets-upload", daemon=True).start()
+        try:
+            while not ended.wait(PROGRESS_EVERY):
+                log.info("%s: %.0f of %.0f MB uploaded.", self.url(name), watch.sent / 1e6, size / 1e6)
+        except BaseException:
+            watch.stop = True
+            ended.wait(STOP_GRACE)
+            raise
+        if failures:
+            raise failures[0]
+
+
+class _Watch:
+    """What an fsspec file system tells of an upload.
+
+    :ivar sent: bytes.
+    :ivar stop: True ends the upload, as a failure: then the file system takes back the parts that it has sent.
+    """
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.stop = False
+
+    def set_size(self, size: int) -> None:
+        self.absolute_update(0)
+
+    def relative_update(self, count: int) -> None:
+        self.absolute_update(self.sent + count)
+
+    def absolute_update(self, sent: int) -> None:
+        self.sent = sent
+        if self.stop:
+            raise InterruptedError("The upload was stopped.")
+
+
+def _chunk(size: int) -> int:
+    """Return how many bytes to send at a time, a multiple of 256 KiB as Google asks for."""
+    unit = 1 << 18
+    return max(CHUNK, -(-size // MAX_CHUNKS // unit) * unit)
+
+
+_PERMANENT = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError, ValueError)
+# By their names: they are botocore's, which need not be installed.
+_WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
+
+
+def _explained(doing: str, error: Exception) -> OpenmarketsError:
+    lacks_credentials = type(error).__name__ in _WITHOUT_CREDENTIALS
+    hint = " Are there credentials: a connection (conn_id), or some in the worker's environment?"
+    text = f"{doing}: {type(error).__name__}: {error}"
+    return OpenmarketsError(
+        f"{text:.1000}{hint if lacks_credentials else ''}",
+        transient=not (lacks_credentials or isinstance(error, _PERMANENT)),
+    )
+
+
+class Spool(Generic[Key]):
+    """Rows that wait for the others of their partition: some in memory, the rest in a temporary file.
+
+    :param file: to write and to read, empty; nobody else may write to it.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._batches: dict[Key, list[list[Row]]] = {}
+        self._places: dict[Key, list[int]] = {}
+        self._held = 0
+
+    def add(self, key: Key, rows: list[Row]) -> None:
+        """Put rows to those of their partition; rows of one call have the same fields."""
+        batches = self._batches.setdefault(key, [])
+        if batches and batches[-1][0].keys() == rows[0].keys():
+            batches[-1].extend(rows)
+        else:
+            batches.append(list(rows))
+        self._held += len(rows)
+        if self._held >= MAX_SPOOLED_ROWS:
+            self._spill()
+
+    def waiting(self) -> list[Key]:
+        """Return the partitions that have rows."""
+        return list(dict.fromkeys([*self._places, *self._batches]))
+
+    def take(self, key: Key) -> Iterator[list[Row]]:
+        """Return the rows of a partition in batches of the same fields, in the order in which they came."""
+        for place in self._places.pop(key, ()):
+            self._file.seek(place)
+            # Written by this object, into a file without a name.
+            yield from pickle.load(self._file)  # noqa: S301
+        yield from self._batches.pop(key, ())
+
+    def _spill(self) -> None:
+        self._file.seek(0, os.SEEK_END)
+        for key, batches in self._batches.items():
+            self._places.setdefault(key, []).append(self._file.tell())
+            pickle.dump(batches, self._file, pickle.HIGHEST_PROTOCOL)
+        self._batches.clear()
+        self._held = 0

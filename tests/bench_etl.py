@@ -1,0 +1,175 @@
+"""The benchmark of loads: many securities' daily rows into a Parquet file. See :mod:`tests.bench`.
+
+The server and its latency are those of :mod:`tests.bench_bulk`. What is measured is the work of a task without
+Airflow's own: the query, the rows, the file.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+
+import httpx
+
+from tests.bench import ratios, show
+from tests.bench_bulk import CONCURRENCY, FEW, LATENCY, MANY, ROUNDS, SECURITIES, YEAR, connect, turns
+from tests.support.bulk_server import BulkServer
+
+PROCESS_ROUNDS = 3
+
+# A task: `work` lands so many securities' rows in a file. It is done twice, since the first time it imports as well.
+TASK = """
+import sys, time
+import airflow.sdk
+path, number, start, end = sys.argv[1:]
+codes = ["C%04d" % each for each in range(int(number))]
+{work}
+def peak():
+    # Not getrusage: its figure begins with the peak of the process that started this one.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+for _ in range(2):
+    cpu, wall = time.process_time(), time.monotonic()
+    work()
+    print("cost", time.process_time() - cpu, time.monotonic() - wall, peak() / 1024)
+"""
+OURS = """
+def work():
+    from openmarkets_provider import queries
+    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+    from openmarkets_provider.landing.files import file_format
+    from openmarkets_provider.landing.layout import layout_of
+    hook = OpenmarketsHook()
+    query = queries.time_series(codes, start=start, end=end)
+    with open(path, "wb") as file:
+        writer = file_format("parquet", "infer", path).open(file, layout_of(query))
+        for rows in hook.stream(query):
+            writer.write(rows)
+        writer.close()
+    hook.close()
+"""
+# What a DAG does today: one security after the other, native prices as floats, dates as texts. It has the token for
+# nothing.
+USUAL = """
+def work():
+    import os
+    import pandas
+    from airflow.providers.http.hooks.http import HttpHook
+    headers = {"Authorization": os.environ["TOKEN"], "Accept": "application/json"}
+    params = {"frequency": "Daily", "dateFrom": start, "dateTo": end}
+    http = HttpHook(method="GET", http_conn_id="bulk_http")
+    bars = []
+    for code in codes:
+        reply = http.run("pricing/timeseries/%s.ASX@TM/v2" % code, data=params, headers=headers)
+        bars.extend({"securityCode": code, **bar} for bar in reply.json())
+    pandas.DataFrame(bars).to_parquet(path)
+"""
+
+
+def etl() -> None:
+    """Run the benchmarks of loads and print their figures; ``AIRFLOW_HOME`` is set."""
+    with BulkServer(LATENCY) as server, tempfile.TemporaryDirectory() as folder:
+        connect(server)
+        added_work(server, Path(folder))
+        whole_tasks(Path(folder))
+        memory(Path(folder))
+    # Databases: the benchmark in tests/bench_sql.py is called here.
+
+
+def added_work(server: BulkServer, folder: Path) -> None:
+    """Compare a load with the stream that it lands, and with the least that gets the data at all."""
+    from openmarkets_provider import queries
+    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+    from openmarkets_provider.landing.files import file_format
+    from openmarkets_provider.landing.layout import layout_of
+
+    codes = [f"C{number:04d}" for number in range(SECURITIES)]
+    query = queries.time_series(codes, start=YEAR[0], end=YEAR[1])
+    layout, parquet = layout_of(query), file_format("parquet", "infer", None)
+    hook = OpenmarketsHook(concurrency=CONCURRENCY)
+    os.environ["TOKEN"] = f"Bearer {hook.get_access_token('market-data-api')}"
+    headers = {"Authorization": os.environ["TOKEN"], "Accept": "application/json"}
+    paths = [f"pricing/timeseries/{code}.ASX@TM/v2" for code in codes]
+    params = {"frequency": "Daily", "dateFrom": YEAR[0], "dateTo": YEAR[1]}
+
+    def load() -> None:
+        with (folder / "added.parquet").open("wb") as file:
+            writer = parquet.open(file, layout)
+            for batch in hook.stream(query):
+                writer.write(batch)
+            writer.close()
+
+    def stream() -> int:
+        return sum(len(batch) for batch in hook.stream(query))
+
+    # As in tests/bench_bulk.py. It makes no rows: native prices stay floats and dates stay texts.
+    def bare() -> int:
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            return sum(pool.map(lambda path: len(client.get(path, params=params).json()), paths))
+
+    with httpx.Client(base_url=server.url, headers=headers, trust_env=False) as client:
+        load()
+        count = stream()
+        assert bare() == count
+        loads, streams, plain = zip(*(turns([load, stream, bare], number) for number in range(ROUNDS)), strict=True)
+    hook.close()
+    print(f"\nDaily rows of {SECURITIES} securities for a year ({count} rows), {1e3 * LATENCY:.0f} ms latency")
+    cpu = [each.cpu for each in loads]
+    show("into a Parquet file / hook.stream alone, CPU", ratios(cpu, [each.cpu for each in streams]), "goal <= 1.25")
+    show("into a Parquet file / bare httpx in threads and no file, CPU", ratios(cpu, [each.cpu for each in plain]))
+    show("into a Parquet file, CPU in s", cpu)
+    show("into a Parquet file, rows/s", [count / each.wall for each in loads], digits=0)
+
+
+def whole_tasks(folder: Path) -> None:
+    """Compare a load with what users write without this package, each in a process of its own as tasks are."""
+    landed, usual = folder / "landed.parquet", folder / "usual.parquet"
+    pairs = [(task(OURS, landed), task(USUAL, usual)) for _ in range(PROCESS_ROUNDS)]
+    check(landed, usual)
+    print("\nThe same rows into a Parquet file / by apache HttpHook in sequence and pandas, in fresh processes")
+    for when, words in enumerate(("with all that is imported", "done once more")):
+        for what, name, goal in ((0, "CPU", "goal <= 0.6"), (1, "wall", "goal <= 0.2"), (2, "peak memory", "")):
+            figures = [ours[when][what] / theirs[when][what] for ours, theirs in pairs]
+            show(f"{words}, {name}", figures, goal)
+
+
+def memory(folder: Path) -> None:
+    """Compare the peak memory of fresh processes that land few and many securities."""
+    path = folder / "memory.parquet"
+    few, many = ([task(OURS, path, securities)[0][2] for _ in range(PROCESS_ROUNDS)] for securities in (FEW, MANY))
+    print("\nPeak memory of a process that lands a year's daily rows as Parquet, in MiB")
+    show(f"{MANY} securities / {FEW} securities", ratios(many, few), "goal <= 1.1")
+    show(f"{FEW} securities", few, digits=1)
+    show(f"{MANY} securities", many, digits=1)
+
+
+def task(work: str, path: Path, securities: int = SECURITIES) -> list[list[float]]:
+    """Return CPU and wall seconds and the peak memory in MiB so far, for the first and for the second time."""
+    command = [sys.executable, "-c", TASK.format(work=work), str(path), str(securities), *YEAR]
+    lines = subprocess.check_output(command, text=True).splitlines()
+    # Airflow logs to the standard output, too.
+    return [[float(figure) for figure in line.split()[1:]] for line in lines if line.startswith("cost ")]
+
+
+def check(landed: Path, usual: Path) -> None:
+    """Make sure that both files hold the same: what is measured is the work done right."""
+    import pyarrow.parquet as pq
+
+    rows, bars = (pq.read_table(path).to_pylist() for path in (landed, usual))
+    assert len(rows) == len(bars) > SECURITIES
+    for row, bar in zip(rows, bars, strict=True):
+        assert row["security_code"] == bar["securityCode"]
+        assert row["time_series_date"].isoformat() == bar["timeSeriesDate"]
+        for name, api_name in (("close_price", "closePrice"), ("market_vwap", "marketVwap")):
+            assert row[name] == Decimal(str(bar[api_name])) / 100
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["AIRFLOW_HOME"] = home
+        etl()

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openmarkets_provider import queries
+from openmarkets_provider.client.planning import window
+from openmarkets_provider.client.ranges import read_moment, to_text
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.landing.incremental import Claim, claim, claim_again, fingerprint, later, limited_to
+
+DAY = timedelta(days=1)
+NOW = datetime(2026, 3, 20, 1, 30, tzinfo=UTC)
+"""12:30 at the exchange, with daylight-saving time."""
+
+
+def bars(start: str = "2026-03-02", end: str = "2026-03-12", **kwargs) -> queries.Query:
+    return queries.time_series("BHP", start=start, end=end, **kwargs)
+
+
+def trades(start: str = "2026-03-02", end: str = "2026-03-12") -> queries.Query:
+    return queries.trades("BHP", start=start, end=end)
+
+
+def test_the_first_load_takes_the_whole_range():
+    assert claim(bars(), None, None, DAY, NOW) == Claim(date(2026, 3, 2), date(2026, 3, 12), None)
+
+
+def test_a_later_load_begins_at_the_watermark_less_the_overlap():
+    taken = claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
+    assert taken == Claim(date(2026, 3, 11), date(2026, 3, 15), "2026-03-12")
+
+
+def test_the_start_of_the_query_does_not_count_once_something_is_loaded():
+    taken = claim(bars(start="2026-03-14", end="2026-03-15"), "2026-03-12", "2026-03-02", timedelta(0), NOW)
+    assert taken is not None
+    assert taken.start == date(2026, 3, 12)
+
+
+def test_the_overlap_does_not_reach_before_the_first_load():
+    taken = claim(bars(), "2026-03-04", "2026-03-02", timedelta(days=30), NOW)
+    assert taken is not None
+    assert taken.start == date(2026, 3, 2)
+
+
+def test_of_bars_an_overlap_within_one_takes_the_whole_bar():
+    taken = claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", timedelta(hours=1), NOW)
+    assert taken is not None
+    assert taken.start == date(2026, 3, 11)
+    weekly = claim(bars(end="2026-03-21", frequency="Weekly"), "2026-03-07", "2026-02-28", DAY, NOW)
+    assert weekly == Claim(date(2026, 2, 28), date(2026, 3, 14), "2026-03-07")
+
+
+@pytest.mark.parametrize(
+    ("query", "end"),
+    [
+        (bars(end="2199-12-31"), date(2026, 3, 20)),
+        (bars(end="2199-12-31", frequency="Weekly"), date(2026, 3, 14)),
+        (trades(end="2199-12-31"), NOW),
+        (
+            queries.intraday_time_series("BHP", start="2026-03-19", end="2199-12-31", interval=60),
+            datetime(2026, 3, 20, 1, tzinfo=UTC),
+        ),
+    ],
+    ids=["daily", "weekly", "trades", "hourly"],
+)
+def test_what_lies_in_the_future_is_not_taken_for_loaded(query, end):
+    taken = claim(query, None, None, DAY, NOW)
+    assert taken is not None
+    assert taken.end == end
+
+
+@pytest.mark.parametrize("watermark", ["2026-03-12", "2026-03-13"])
+def test_nothing_is_new_up_to_the_watermark(watermark):
+    assert claim(bars(), watermark, "2026-03-02", DAY, NOW) is None
+
+
+def test_nothing_is_new_when_the_first_range_lies_in_the_future():
+    assert claim(bars(start="2026-03-20", end="2026-03-25"), None, None, DAY, NOW) is None
+
+
+def test_a_query_without_a_range_is_refused():
+    with pytest.raises(OpenmarketsQueryError, match="quotes: incremental needs a query with a range"):
+        claim(queries.quotes("BHP"), None, None, DAY, NOW)
+
+
+@pytest.mark.parametrize("query", [bars(), trades()], ids=["dates", "times"])
+def test_a_claim_is_kept_as_data(query):
+    taken = claim(query, None, None, DAY, NOW)
+    assert taken is not None
+    assert claim_again(query, taken.as_data(), None) == taken
+    assert claim_again(query, taken.as_data(), to_text(taken.end)) == taken
+
+
+def test_a_claim_that_would_leave_a_gap_is_dropped():
+    kept = claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
+    assert kept is not None
+    # Somebody has begun anew: with nothing, or further back than the claim begins.
+    assert claim_again(bars(), kept.as_data(), None) is None
+    assert claim_again(bars(), kept.as_data(), "2026-03-10") is None
+    assert claim_again(bars(), kept.as_data(), "2026-03-11") == kept
+
+
+def test_a_query_is_limited_to_a_claim():
+    taken = claim(trades(), "2026-03-10T05:06:07.000008+00:00", "2026-03-02", DAY, NOW)
+    assert taken is not None
+    limited = limited_to(trades(), taken.start, taken.end)
+    assert window(limited) == (datetime(2026, 3, 9, 5, 6, 7, 8, tzinfo=UTC), read_moment("2026-03-12"))
+
+
+def test_the_later_watermark_counts_whatever_its_offset():
+    assert later(None, "2026-03-12") == "2026-03-12"
+    assert later("2026-03-12", "2026-03-11") == "2026-03-12"
+    assert later("2026-03-11T23:00:00+00:00", "2026-03-12T00:00:00+11:00") == "2026-03-11T23:00:00+00:00"
+
+
+def test_a_fingerprint_is_of_everything_but_the_range_and_the_order():
+    base = fingerprint(queries.trades(["BHP", "CBA"], start="2026-03-02", end="2026-03-03"))
+    assert fingerprint(queries.trades("CBA.ASX, BHP", start="2026-04-02", end="2026-04-03")) == base
+    for other in (
+        queries.trades(["BHP"], start="2026-03-02", end="2026-03-03"),
+        queries.trades(["BHP", "CBA"], start="2026-03-02", end="2026-03-03", on_invalid="warn"),
+        queries.time_series(["BHP", "CBA"], start="2026-03-02", end="2026-03-03"),
+        queries.trades(exchange="ASX", start="2026-03-02", end="2026-03-03"),
+    ):
+        assert fingerprint(other) != base
+
+
+@settings(max_examples=200)
+@given(
+    ends=st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    overlap=st.integers(0, 5),
+    crashes=st.sets(st.integers(0, 11)),
+    cleared=st.lists(st.integers(0, 11), max_size=4),
+    make=st.sampled_from([bars, trades]),
+)
+def test_whatever_is_repeated_and_in_whatever_order_no_day_is_missing(ends, overlap, crashes, cleared, make):
+    first = date(2026, 1, 1)
+    watermark, began, loaded, kept = None, None, set(), {}
+
+    def load(number: int, end: int, *, crash: bool) -> None:
+        nonlocal watermark, began
+        query = make(start=str(first), end=str(first + end * DAY))
+        taken = claim_again(query, kept[number], watermark) if number in kept else None
+        taken = taken or claim(query, watermark, began, overlap * DAY, NOW)
+        if taken is None:
+            return
+        kept[number] = taken.as_data()
+        start, stop = (read_moment(to_text(bound)) for bound in taken[:2])
+        loaded.update(start + hours * timedelta(hours=1) for hours in range(int((stop - start) / timedelta(hours=1))))
+        if not crash:
+            began = began or to_text(taken.start)
+            watermark = later(watermark, to_text(taken.end))
+
+    for number, end in enumerate(ends):
+        load(number, end, crash=number in crashes)
+    for number in cleared:
+        if number < len(ends):
+            load(number, ends[number], crash=False)
+    if watermark is not None:
+        hours = int((read_moment(watermark) - read_moment(str(first))) / timedelta(hours=1))
+        assert loaded >= {read_moment(str(first)) + hour * timedelta(hours=1) for hour in range(hours)}
+        assert read_moment(watermark) <= NOW

@@ -1,0 +1,116 @@
+"""Loads in processes of their own, for tests that kill them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+PATIENCE = 60
+
+# A server that has loaded Airflow once forks each process: faster than to start them, and without the tests' threads.
+_fork = multiprocessing.get_context("forkserver")
+_fork.set_forkserver_preload(
+    [
+        "airflow.providers.postgres.hooks.postgres",
+        "openmarkets_provider.client.client",
+        "openmarkets_provider.hooks.openmarkets",
+        "openmarkets_provider.landing.sql",
+        "openmarkets_provider.transfers.openmarkets_to_sql",
+        "sqlalchemy.dialects.postgresql.psycopg",
+    ]
+)
+
+
+def context(run_id: str = "run", map_index: int = -1) -> dict[str, Any]:
+    """Return what of a task's context a transfer uses."""
+    return {
+        "ti": SimpleNamespace(dag_id="dag", run_id=run_id, task_id="load", map_index=map_index),
+        "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
+    }
+
+
+class SqlTask:
+    """A process that runs loads one after the other, with the signal handler of Airflow's task runner.
+
+    :param folder: for its temporary files and its output.
+    :param loads: the arguments of an :class:`OpenmarketsToSqlOperator` each.
+    """
+
+    def __init__(self, folder: Path, *loads: Mapping[str, Any]) -> None:
+        self.temp, self._output = folder / "temp", folder / "output"
+        self.temp.mkdir(parents=True)
+        arguments = (dict(os.environ), str(self.temp), str(self._output), loads)
+        self._process = _fork.Process(target=_work, args=arguments)
+        self._process.start()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, and wait for its end."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit status, negative when a signal ended it."""
+        self._process.join(PATIENCE)
+        assert self._process.exitcode is not None, "it has not ended"
+        return self._process.exitcode
+
+    def output(self) -> str:
+        """Return what it wrote."""
+        return self._output.read_text()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.join(PATIENCE)
+        self._process.close()
+
+
+@contextmanager
+def sql_task(folder: Path, *loads: Mapping[str, Any]) -> Iterator[SqlTask]:
+    """Run loads in a process that is ended when the block is left."""
+    task = SqlTask(folder, *loads)
+    try:
+        yield task
+    finally:
+        task.close()
+
+
+def _work(environment: dict[str, str], temp: str, output: str, loads: tuple[Mapping[str, Any], ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = temp
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
+    for standard in (1, 2):
+        os.dup2(file, standard)
+    try:
+        for arguments in loads:
+            _load(arguments)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # As Airflow ends a task's process: nobody waits for its threads.
+        os._exit(1)
+
+
+def _load(arguments: Mapping[str, Any]) -> None:
+    from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
+
+    task = OpenmarketsToSqlOperator(task_id="load", **arguments)
+
+    def end(*_: Any) -> None:
+        task.on_kill()
+
+    signal.signal(signal.SIGTERM, end)
+    print(json.dumps(task.execute(context())), flush=True)

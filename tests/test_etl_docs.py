@@ -1,0 +1,120 @@
+"""What docs/etl.md shows works."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from openmarkets_provider import queries
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.landing.storage import STORES
+from openmarkets_provider.landing.tables import LOAD_ID
+from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
+
+TEXT = (Path(__file__).parent.parent / "docs" / "etl.md").read_text()
+QUERY = queries.time_series(["BHP", "CBA"], start="2026-03-02", end="2026-03-07")
+POLARS = """
+import json, sys
+from airflow.sdk import task
+exec(sys.argv[1])
+print(json.dumps(best_day.function({"files": json.loads(sys.argv[2])}), default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, Any]:
+    """What the blocks define, one after the other."""
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
+        exec(compile(code, "docs/etl.md", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def landed(openmarkets_sandbox, tmp_path: Path) -> dict[str, Any]:
+    task = OpenmarketsToObjectStorageOperator(
+        task_id="lake", query=QUERY, destination=str(tmp_path / "lake"), partition="day"
+    )
+    return task.execute(
+        {"ti": SimpleNamespace(map_index=-1), "outlet_events": defaultdict(lambda: SimpleNamespace(extra={}))}
+    )
+
+
+@pytest.fixture
+def bars(openmarkets_sandbox) -> list[dict[str, Any]]:
+    return OpenmarketsHook().run(QUERY)
+
+
+def block_with(name: str) -> str:
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if f"def {name}(" in code]
+    return code
+
+
+def test_the_result_has_the_parts_that_the_page_shows(landed):
+    (example,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    assert landed.keys() == json.loads(example).keys()
+    assert landed["rows"] == 10
+    assert len(landed["files"]) == 5
+
+
+def test_the_dags_hold_the_tasks_that_they_show(shown):
+    dag = shown["daily_bars"]()
+    assert {task.task_id: [outlet.uri for outlet in task.outlets] for task in dag.tasks} == {
+        "lake": ["s3://lake/bars"],
+        "warehouse": ["sql://postgres_default/market.daily_bars"],
+    }
+    consumer = shown["on_new_bars"]()
+    assert dag.task_dict["lake"].outlets[0].uri in str(consumer.timetable.asset_condition)
+
+
+def test_duckdb_reads_it(shown, landed, bars):
+    for code, days, vwap in shown["volume_weighted_close"].function(landed):
+        own = [bar for bar in bars if bar["security_code"] == code]
+        expected = sum(bar["close_price"] * bar["total_volume"] for bar in own) / sum(
+            bar["total_volume"] for bar in own
+        )
+        assert (days, vwap) == (5, pytest.approx(float(expected)))
+
+
+def test_pandas_reads_it(shown, landed, bars):
+    assert shown["closes_by_day"].function(landed) == {
+        str(day): {bar["security_code"]: float(bar["close_price"]) for bar in bars if bar["time_series_date"] == day}
+        for day in {bar["time_series_date"] for bar in bars}
+    }
+
+
+def test_polars_reads_it(landed, bars):
+    # In a process of its own: after polars no process may fork, and other tests do.
+    output = subprocess.check_output(
+        [sys.executable, "-c", POLARS, block_with("best_day"), json.dumps(landed["files"])], text=True
+    )
+    code, day, change = json.loads(output.splitlines()[-1])
+    closes = {(bar["security_code"], str(bar["time_series_date"])): bar["close_price"] for bar in bars}
+    keys = sorted(closes)
+    changes = {key: closes[key] / closes[before] - 1 for before, key in itertools.pairwise(keys) if before[0] == key[0]}
+    assert change == pytest.approx(float(max(changes.values())))
+    assert changes[code, day] == max(changes.values())
+
+
+def test_the_hook_in_a_task(openmarkets_sandbox, shown):
+    widest = shown["widest_ranges"].function("2026-03-02", "2026-03-07")
+    assert len(widest) == 3
+    assert [type(row["range"]) for row in widest] == [Decimal] * 3
+    assert [row["range"] for row in widest] == sorted((row["range"] for row in widest), reverse=True)
+
+
+def test_names_in_the_text_are_those_of_the_code():
+    assert f"`{LOAD_ID}`" in TEXT
+    for scheme in ("s3", "gs", "abfs"):
+        assert scheme in STORES
+        assert f"`{scheme}://`" in TEXT

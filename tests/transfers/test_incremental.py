@@ -1,0 +1,261 @@
+"""Incremental loads, with the state stores of Airflow as dicts; tests/airflow has them in a real one."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import airflow
+import pyarrow.parquet as pq
+import pytest
+from airflow.sdk import DAG, Asset
+from airflow.sdk.api.datamodels._generated import DagRunType
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from openmarkets_provider import queries
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
+from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
+
+TRADES = "/market-data/pricing/trades/BHP.ASX@TM"
+
+
+class Store:
+    """A state store: JSON by key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = json.loads(json.dumps(value))
+
+
+class Deployment:
+    """What a deployment remembers of assets and of task instances."""
+
+    def __init__(self) -> None:
+        self.assets: defaultdict[str, Store] = defaultdict(Store)
+        self.tasks: defaultdict[tuple[str, str], Store] = defaultdict(Store)
+
+    def run(self, task: Any, run_id: str, run_type: str = "scheduled") -> Any:
+        outer = self
+
+        class Assets:
+            def __getitem__(self, asset: Asset) -> Store:
+                return outer.assets[asset.name]
+
+        return task.execute(
+            {
+                "run_id": run_id,
+                "ti": SimpleNamespace(dag_id=task.dag_id, task_id=task.task_id, run_id=run_id, map_index=-1),
+                "dag": task.get_dag(),
+                "dag_run": SimpleNamespace(run_type=DagRunType(run_type), run_id=run_id),
+                "task_state_store": self.tasks[task.task_id, run_id],
+                "asset_state_store": Assets(),
+                "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
+            }
+        )
+
+
+@pytest.fixture
+def deployment() -> Deployment:
+    return Deployment()
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    return tmp_path / "lake"
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "etl.db"
+    monkeypatch.setenv("AIRFLOW_CONN_DB", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+    return path
+
+
+def trades(end: str, securities: Any = "BHP") -> queries.Query:
+    return queries.trades(securities, start="2026-03-02", end=end)
+
+
+def to_files(folder: Path, query: queries.Query, task_id: str = "files", **kwargs: Any) -> Any:
+    with DAG("etl", schedule=None):
+        return OpenmarketsToObjectStorageOperator(
+            task_id=task_id, query=query, destination=str(folder), partition="day", incremental=True, **kwargs
+        )
+
+
+def to_table(query: queries.Query, task_id: str = "table", **kwargs: Any) -> Any:
+    with DAG("etl", schedule=None):
+        return OpenmarketsToSqlOperator(
+            task_id=task_id, query=query, table="trades", conn_id="db", incremental=True, **kwargs
+        )
+
+
+def landed(folder: Path) -> list[str]:
+    return [row["trade_number"] for path in sorted(folder.glob("*/*")) for row in pq.read_table(path).to_pylist()]
+
+
+def in_table(database: Path) -> list[str]:
+    with sqlite3.connect(database) as connection:
+        return [number for (number,) in connection.execute("select trade_number from trades order by trade_date_time")]
+
+
+def pulled(query: queries.Query) -> list[str]:
+    return [row["trade_number"] for row in OpenmarketsHook().run(query)]
+
+
+@pytest.mark.parametrize("overlap", [timedelta(days=1), timedelta(0)], ids=["a day", "none"])
+def test_what_came_late_is_landed_by_the_overlap_and_nothing_twice(
+    openmarkets_sandbox, deployment, database, lake, overlap
+):
+    raw = OpenmarketsHook().run({**trades("2026-03-04"), "raw": True})
+    day = [trade for trade in raw if trade["tradeDateTime"].startswith("2026-03-03")]
+    for load in range(2):
+        # A load makes two calls; of the second day's trades one is missing, which comes later.
+        openmarkets_sandbox.fault(target=TRADES, kind="body", body=day[:-1], after=2 * load + 1)
+
+    def load(end: str) -> None:
+        deployment.run(to_files(lake, trades(end), overlap=overlap), end)
+        deployment.run(to_table(trades(end), overlap=overlap), end)
+
+    load("2026-03-04")
+    late = day[-1]["tradeNumber"]
+    everything = pulled(trades("2026-03-05"))
+    assert str(late) in everything
+    load("2026-03-05")
+    complete = everything if overlap else [number for number in everything if number != str(late)]
+    assert sorted(in_table(database)) == sorted(complete)
+    assert sorted(landed(lake)) == sorted(complete)
+
+
+def test_a_partition_that_was_begun_is_completed_whole(openmarkets_sandbox, deployment, lake):
+    for number, end in enumerate(("2026-03-03T11:00:00", "2026-03-03T12:00:00", "2026-03-03T15:00:00")):
+        deployment.run(to_files(lake, trades(end), overlap=timedelta(0)), str(number))
+        assert landed(lake) == pulled(trades(end))
+
+
+def test_an_earlier_run_that_is_repeated_takes_nothing_of_a_later_one_away(openmarkets_sandbox, deployment, lake):
+    first = to_files(lake, trades("2026-03-03T11:00:00"))
+    deployment.run(first, "first")
+    deployment.run(to_files(lake, trades("2026-03-03T15:00:00")), "second")
+    deployment.run(first, "first")
+    assert landed(lake) == pulled(trades("2026-03-03T15:00:00"))
+
+
+def test_nothing_new_skips_the_task_and_asks_for_nothing(openmarkets_sandbox, deployment, lake):
+    deployment.run(to_files(lake, trades("2026-03-04")), "first")
+    before = openmarkets_sandbox.stats()["by_path"]
+    with pytest.raises(AirflowSkipException, match=r"Nothing is new: .* is loaded up to 2026-03-03T13:00:00\+00:00"):
+        deployment.run(to_files(lake, trades("2026-03-03")), "second")
+    assert openmarkets_sandbox.stats()["by_path"] == before
+
+
+def test_a_load_that_fails_moves_nothing_and_its_retry_takes_the_same_range(openmarkets_sandbox, deployment, lake):
+    deployment.run(to_files(lake, trades("2026-03-03")), "first")
+    (store,) = deployment.assets.values()
+    before = dict(store.values)
+    openmarkets_sandbox.fault(target=TRADES, kind="status", status=400)
+    task = to_files(lake, trades("2026-03-05"))
+    with pytest.raises(AirflowFailException):
+        deployment.run(task, "second")
+    assert store.values == before
+    # The query of the retry ends later, as one that is rendered with the time of day may.
+    deployment.run(to_files(lake, trades("2026-03-06")), "second")
+    assert landed(lake) == pulled(trades("2026-03-05"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda folder: to_files(folder, trades("2026-03-05"), task_id="other"),
+        lambda folder: to_files(folder, trades("2026-03-05", ["BHP", "CBA"])),
+    ],
+    ids=["another task", "another query"],
+)
+def test_a_folder_belongs_to_one_task_and_one_query(openmarkets_sandbox, deployment, lake, other):
+    deployment.run(to_files(lake, trades("2026-03-04")), "first")
+    with pytest.raises(AirflowFailException, match=r"is loaded by task etl\.files.*delete the key 'openmarkets_"):
+        deployment.run(other(lake), "second")
+    assert landed(lake) == pulled(trades("2026-03-04"))
+
+
+def test_begun_anew_after_its_state_was_deleted(openmarkets_sandbox, deployment, lake):
+    first = to_files(lake, trades("2026-03-03"))
+    second = to_files(lake, trades("2026-03-04"))
+    deployment.run(first, "first")
+    deployment.run(second, "second")
+    deployment.assets.clear()
+    for path in lake.glob("*/*"):
+        path.unlink()
+    # This run has a claim that begins where the first one ended.
+    deployment.run(second, "second")
+    assert landed(lake) == pulled(trades("2026-03-04"))
+
+
+def test_a_table_takes_several_queries_each_with_a_watermark_of_its_own(openmarkets_sandbox, deployment, database):
+    deployment.run(to_table(trades("2026-03-04")), "first")
+    deployment.run(to_table(trades("2026-03-03", ["CBA"]), task_id="other"), "first")
+    (store,) = deployment.assets.values()
+    assert {state["watermark"] for state in store.values.values()} == {
+        "2026-03-02T13:00:00+00:00",
+        "2026-03-03T13:00:00+00:00",
+    }
+    everything = pulled(trades("2026-03-04")) + pulled(trades("2026-03-03", ["CBA"]))
+    assert sorted(in_table(database)) == sorted(everything)
+
+
+def test_a_backfill_is_refused(openmarkets_sandbox, deployment, lake):
+    with pytest.raises(AirflowFailException, match="A backfill asks for the past"):
+        deployment.run(to_files(lake, trades("2026-03-04")), "first", run_type="backfill")
+    assert openmarkets_sandbox.stats()["by_path"] == {}
+
+
+@pytest.mark.parametrize("version", ["3.2.1", "2.11.2"])
+def test_before_airflow_3_3_it_is_an_error_that_says_what_to_do(monkeypatch, lake, version):
+    monkeypatch.setattr(airflow, "__version__", version)
+    with pytest.raises(ValueError, match=rf"needs Airflow 3\.3 or later.*this is {version}.*data_interval_start"):
+        to_files(lake, trades("2026-03-04"))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: to_table(queries.quotes("BHP")), OpenmarketsQueryError, "needs a query with a range"),
+        (lambda: to_files(Path("/lake"), queries.request("oms", "GET", "x")), OpenmarketsQueryError, "range"),
+        (lambda: to_table(trades("2026-03-04"), overlap=timedelta(-1)), ValueError, "overlap must be"),
+        (lambda: to_table(trades("2026-03-04"), overlap=5), ValueError, "overlap must be"),
+        (lambda: to_table(trades("2026-03-04"), mode="append"), ValueError, "append"),
+        (
+            lambda: to_files(Path("/lake/{{ params.where }}"), trades("2026-03-04"), max_active_tis_per_dag=2),
+            ValueError,
+            "max_active_tis_per_dag",
+        ),
+        (lambda: to_files(Path("/{{ params.where }}"), trades("2026-03-04")), ValueError, r"outlets=\[Asset"),
+    ],
+    ids=["quotes", "request", "negative", "number", "append", "at once", "no asset"],
+)
+def test_what_can_not_be_incremental_is_refused_while_the_dag_is_parsed(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_without_partitions_it_is_refused_while_the_dag_is_parsed(tmp_path):
+    with pytest.raises(ValueError, match="partition"):
+        OpenmarketsToObjectStorageOperator(
+            task_id="files", query=trades("2026-03-04"), destination=str(tmp_path / "x.parquet"), incremental=True
+        )
+
+
+def test_loads_of_one_folder_wait_for_each_other(lake):
+    assert to_files(lake, trades("2026-03-04")).max_active_tis_per_dag == 1
+    assert to_table(trades("2026-03-04")).max_active_tis_per_dag is None
