@@ -132,8 +132,12 @@ def whole_tasks(folder: Path) -> None:
     pairs = [(task(OURS, landed), task(USUAL, usual)) for _ in range(PROCESS_ROUNDS)]
     check(landed, usual)
     print("\nThe same rows into a Parquet file / by apache HttpHook in sequence and pandas, in fresh processes")
-    for when, words in enumerate(("with all that is imported", "done once more")):
-        for what, name, goal in ((0, "CPU", "goal <= 0.6"), (1, "wall", "goal <= 0.2"), (2, "peak memory", "")):
+    # A task pays for what it imports. The second time tells what is left of it in one that lands a lot.
+    for when, words, cpu_goal, wall_goal in (
+        (0, "with all that is imported", "goal <= 0.6", "goal <= 0.2"),
+        (1, "once more in the same process", "", ""),
+    ):
+        for what, name, goal in ((0, "CPU", cpu_goal), (1, "wall", wall_goal), (2, "peak memory", "")):
             figures = [ours[when][what] / theirs[when][what] for ours, theirs in pairs]
             show(f"{words}, {name}", figures, goal)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.postgres import postgres  # noqa: F401 (a fixture)
+from tests.support.s3_server import s3, s3_server  # noqa: F401 (fixtures)
 
 _HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
 for name in [name for name in os.environ if name.startswith("AIRFLOW")]:

@@ -17,7 +17,7 @@ import pytest
 
 from openmarkets_provider import queries
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.landing.storage import STORES
+from openmarkets_provider.landing.destinations import STORES
 from openmarkets_provider.landing.tables import LOAD_ID
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 
@@ -93,12 +93,22 @@ def test_pandas_reads_it(shown, landed, bars):
     }
 
 
-def test_polars_reads_it(landed, bars):
+def best_day(files: list[str]) -> Any:
     # In a process of its own: after polars no process may fork, and other tests do.
     output = subprocess.check_output(
-        [sys.executable, "-c", POLARS, block_with("best_day"), json.dumps(landed["files"])], text=True
+        [sys.executable, "-c", POLARS, block_with("best_day"), json.dumps(files)], text=True
     )
-    code, day, change = json.loads(output.splitlines()[-1])
+    return json.loads(output.splitlines()[-1])
+
+
+def test_no_files_are_no_failure(shown):
+    assert shown["volume_weighted_close"].function({"files": []}) == []
+    assert shown["closes_by_day"].function({"files": []}) == {}
+    assert best_day([]) is None
+
+
+def test_polars_reads_it(landed, bars):
+    code, day, change = best_day(landed["files"])
     closes = {(bar["security_code"], str(bar["time_series_date"])): bar["close_price"] for bar in bars}
     keys = sorted(closes)
     changes = {key: closes[key] / closes[before] - 1 for before, key in itertools.pairwise(keys) if before[0] == key[0]}
@@ -117,4 +127,4 @@ def test_names_in_the_text_are_those_of_the_code():
     assert f"`{LOAD_ID}`" in TEXT
     for scheme in ("s3", "gs", "abfs"):
         assert scheme in STORES
-        assert f"`{scheme}://`" in TEXT
+        assert f"`{scheme}://" in TEXT

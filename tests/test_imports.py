@@ -18,7 +18,16 @@ print(json.dumps([name for name in names if name.partition(".")[0] not in sys.st
 """
 
 
-@pytest.mark.parametrize("kind", ["operators.openmarkets", "sensors.openmarkets", "queries"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "operators.openmarkets",
+        "sensors.openmarkets",
+        "transfers.openmarkets_to_object_storage",
+        "transfers.openmarkets_to_sql",
+        "queries",
+    ],
+)
 def test_what_dag_files_import_loads_nothing_but_the_standard_library_airflows_own_and_ours(kind: str):
     probe = PROBE.format(module=f"openmarkets_provider.{kind}")
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", probe], text=True).splitlines()[-1])

@@ -127,7 +127,7 @@ def _checked(compression: str | None, known: Sequence[str], inferred: str | None
 def _ends(file_name: str | None) -> list[str]:
     """Return what stands after the points in a file's name, as far as it is literal."""
     literal = _TEMPLATE_ENDS.split(file_name or "")[-1]
-    return literal.lower().rpartition("/")[2].split(".")[1:]
+    return literal.lower().split(".")[1:]
 
 
 class _Compressor(Protocol):
@@ -231,7 +231,8 @@ def _quoted(text: str) -> str:
 def _plain(number: Decimal) -> str:
     """Write a number without an exponent, all digits of it."""
     text = str(number)
-    if "E" not in text:
+    # The user's decimal context may have small ones.
+    if "E" not in text and "e" not in text:
         return text
     if _is_endless(number):
         raise OverflowError

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.arguments import aligned
-from openmarkets_provider.client.planning import Query, finalise
+from openmarkets_provider.client.arguments import CHECKS, aligned
+from openmarkets_provider.client.planning import Query, endpoint_of, finalise
 from openmarkets_provider.client.ranges import read_moment, to_text
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
@@ -23,19 +23,19 @@ Moment = Any
 """A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""
 
 
-class Claim(NamedTuple):
-    """The range that a task has taken on, half-open. It keeps it through retries and when it is cleared.
+FAR = "2199-12-31"
+"""After whatever a range begins with."""
 
-    :ivar after: the watermark at that time, as text; None where nothing was loaded.
-    """
+
+class Claim(NamedTuple):
+    """The range that a task has taken on, half-open. It keeps it through retries and when it is cleared."""
 
     start: Moment
     end: Moment
-    after: str | None
 
-    def as_data(self) -> dict[str, str | None]:
+    def as_data(self) -> dict[str, str]:
         """Return the claim as JSON-able data."""
-        return {"start": to_text(self.start), "end": to_text(self.end), "after": self.after}
+        return {"start": to_text(self.start), "end": to_text(self.end)}
 
 
 def claim(query: Query, watermark: str | None, first: str | None, overlap: timedelta, now: datetime) -> Claim | None:
@@ -46,31 +46,46 @@ def claim(query: Query, watermark: str | None, first: str | None, overlap: timed
     :param first: where the first load began, as text.
     :param overlap: how far before the watermark to begin, but not before the first load.
     :param now: aware. What lies after it is not there yet, and would be missed for ever.
-    :raises OpenmarketsQueryError: the query is malformed or has no range.
+    :raises OpenmarketsQueryError: the query is malformed, has no range, or begins before the first load did.
     """
-    given = finalise(query)
-    if "start" not in given:
-        raise OpenmarketsQueryError(f"{given['endpoint']}: incremental needs a query with a range (start and end).")
+    given = finalise_open(query)
     end = min(given["end"], _bound(given, now))
     if watermark is None or first is None:
-        return Claim(given["start"], end, None) if given["start"] < end else None
+        return Claim(given["start"], end) if given["start"] < end else None
+    if given["start"] < _bound(given, read_moment(first)):
+        raise OpenmarketsQueryError(
+            f"{given['endpoint']}: start {query['start']!r} is before {first}, where the first load of this "
+            "destination began, and what lies between would never come. Load it with a task without incremental."
+        )
     reached = read_moment(watermark)
     if end <= _bound(given, reached):
         return None
-    return Claim(_bound(given, max(reached - overlap, read_moment(first))), end, watermark)
+    return Claim(_bound(given, max(reached - overlap, read_moment(first))), end)
 
 
-def claim_again(query: Query, data: Mapping[str, Any], watermark: str | None) -> Claim | None:
-    """Return a claim that was kept as data, or None when it would leave a gap.
+def finalise_open(query: Query) -> dict[str, Any]:
+    """Return a query in its final form, whose range may be within one bar and so be empty, but not reversed.
 
-    It would when somebody has begun anew since: the destination is then not loaded up to where the claim begins.
+    :raises OpenmarketsQueryError: it is malformed, or has no range.
     """
-    given = finalise(query)
-    start, end = (_bound(given, read_moment(data[bound])) for bound in ("start", "end"))
-    kept = Claim(start, end, data["after"])
+    if "start" not in query or "end" not in query:
+        raise OpenmarketsQueryError(f"{endpoint_of(query)}: incremental needs a query with a range (start and end).")
+    given = dict(finalise({**query, "end": FAR}))
+    end = aligned(given["endpoint"], given, CHECKS["end"](given["endpoint"], "end", to_text(query["end"]), bool))
+    return given | {"end": end} if end == given["start"] else finalise(query)
+
+
+def claim_again(query: Query, data: Mapping[str, str], watermark: str | None) -> Claim | None:
+    """Return a claim that was kept as data, or None where a new one has to be made.
+
+    It has to be when nothing is loaded, since the query may have been corrected then; and when somebody has begun
+    anew since, and the destination is not loaded up to where the claim begins.
+    """
     if watermark is None:
-        return kept if kept.after is None else None
-    return kept if kept.start <= _bound(given, read_moment(watermark)) else None
+        return None
+    given = finalise_open(query)
+    start, end = (_bound(given, read_moment(data[bound])) for bound in ("start", "end"))
+    return Claim(start, end) if start <= _bound(given, read_moment(watermark)) else None
 
 
 def limited_to(query: Query, start: Moment, end: Moment) -> Query:
@@ -85,7 +100,7 @@ def later(one: str | None, other: str) -> str:
 
 def fingerprint(query: Query) -> str:
     """Return a short text that two queries share when they differ in nothing but their range and the order of codes."""
-    given = {name: value for name, value in finalise(query).items() if name not in ("start", "end")}
+    given = {name: value for name, value in finalise_open(query).items() if name not in ("start", "end")}
     plain = {name: sorted(value) if isinstance(value, list) else value for name, value in given.items()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -11,11 +11,14 @@ from openmarkets_provider.client.ranges import to_text
 class Landed(NamedTuple):
     """What was landed, and where.
 
+    What was written may be less than what was asked for: a load may skip what is there already.
+
     :ivar destination: the object, the folder or the table.
-    :ivar rows: how many rows of the query are there now.
-    :ivar bytes: size of the files; None for a table.
+    :ivar rows: how many rows were written.
+    :ivar bytes: size of the files that were written; None for a table.
     :ivar files: the files that were written; empty for a table.
-    :ivar range: ``start`` and ``end`` of the rows, half-open, as ISO 8601 texts; None for a query without a range.
+    :ivar range: ``start`` and ``end`` of what was asked for, half-open, as ISO 8601 texts; None for a query without a
+        range.
     """
 
     destination: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum, auto
 from functools import cached_property
 from operator import itemgetter
@@ -24,8 +25,10 @@ OTHER_FIELDS = "other_fields"
 """The column for fields that the schema does not know: a JSON object by name, or None."""
 RECORD = "record"
 """The only column of a query without a schema (``request``, ``raw=True``): a whole record as JSON."""
-DECIMALS = 18
-"""Digits after the point where a store wants their number fixed, of 38 in all."""
+DIGITS, DECIMALS = 38, 18
+"""Digits of a number, and of these after the point, where a store wants them fixed."""
+LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
+"""What a number is rounded to there."""
 
 
 class Storage(Enum):

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import Query, finalise, subject_of, window
-from openmarkets_provider.client.schemas import SCHEMAS
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.landing.layout import Layout
+from openmarkets_provider.landing.layout import Layout, layout_of
 
 APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
+STAGE = "openmarkets_load"
+"""The temporary table that rows are sent to first; no other table may have its name."""
 MODES = (UPSERT, APPEND, REPLACE_RANGE)
 
 
@@ -23,7 +24,6 @@ class Covered(NamedTuple):
     :ivar end: the first one after it.
     :ivar columns: the columns that say what a row is about.
     :ivar subjects: their values, of everything that was asked about.
-    :ivar certain: False when what has no row may have been left out, and was not answered.
     """
 
     time: str
@@ -31,7 +31,6 @@ class Covered(NamedTuple):
     end: Any
     columns: tuple[str, ...]
     subjects: Sequence[tuple[str, ...]]
-    certain: bool
 
 
 def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
@@ -48,18 +47,24 @@ def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
         )
     if mode == APPEND or not is_literal(query) or not isinstance(query, dict):
         return
-    name: Any = query.get("endpoint")
-    if name == "request" or query.get("raw") in (True, "True"):
+    layout = layout_of(query)
+    if not layout.has_schema:
         raise OpenmarketsQueryError(
-            f"{name}: mode={mode!r} needs rows with a key, and these are the API's own records. Use mode={APPEND!r}."
+            f"{layout.name}: mode={mode!r} needs rows with a key, and these are the API's own records. "
+            f"Use mode={APPEND!r}."
         )
-    if mode == REPLACE_RANGE and name in SCHEMAS and SCHEMAS[name].time is None:
+    if mode == REPLACE_RANGE and layout.time is None:
         raise OpenmarketsQueryError(
-            f"{name}: mode={REPLACE_RANGE!r} needs a query with a range (start and end). Use mode={UPSERT!r}."
+            f"{layout.name}: mode={REPLACE_RANGE!r} needs a query with a range (start and end). Use mode={UPSERT!r}."
+        )
+    if mode == REPLACE_RANGE and query.get("on_invalid") == "warn":
+        raise OpenmarketsQueryError(
+            f"{layout.name}: on_invalid='warn' does not go with mode={REPLACE_RANGE!r}: rows of what is left out would "
+            f"be deleted. Use mode={UPSERT!r}."
         )
 
 
-def covered(query: Query, layout: Layout) -> Covered:
+def rows_covered(query: Query, layout: Layout) -> Covered:
     """Return what a query covers.
 
     :param query: with a range, and its securities or accounts named.
@@ -68,10 +73,10 @@ def covered(query: Query, layout: Layout) -> Covered:
     bounds: Any = window(query)
     if subject_of(query) == "accounts":
         # What else comes along, since accounts share it, is not all that there is of those others.
-        return Covered(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in given["accounts"]], True)
+        return Covered(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in given["accounts"]])
     columns = ("security_code", "exchange", "data_source")
     subjects = [_parts(security) for security in given["securities"]]
-    return Covered(time, bounds[0], bounds[1], columns, subjects, given["on_invalid"] == "error")
+    return Covered(time, bounds[0], bounds[1], columns, subjects)
 
 
 def _parts(security: str) -> tuple[str, ...]:

@@ -20,31 +20,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from openmarkets_provider.landing.layout import DECIMALS, Column, Layout, Storage
+from openmarkets_provider.landing.layout import DECIMALS, DIGITS, LAST_DIGIT, Column, Layout, Storage
 
 log = logging.getLogger(__name__)
 
 ROW_GROUP = 32_768
 """Rows in a row group."""
-_AT_ONCE = 4096
-"""Rows that are converted at once: enough to make little of what a conversion costs by itself."""
-_DIGITS = 38
+_AT_ONCE = 8192
+"""Rows that are converted at once. Each call of Arrow lets the threads that fetch have the interpreter, and waits to
+get it back: few calls are cheap, and many rows take memory."""
 TYPES: Mapping[Storage, pa.DataType] = {
     Storage.TEXT: pa.string(),
     Storage.INTEGER: pa.int64(),
-    Storage.DECIMAL: pa.decimal128(_DIGITS, DECIMALS),
+    Storage.DECIMAL: pa.decimal128(DIGITS, DECIMALS),
     Storage.BOOLEAN: pa.bool_(),
     Storage.DATE: pa.date32(),
     Storage.TIME: pa.timestamp("us", tz="UTC"),
     Storage.JSON: pa.string(),
 }
-_NAMES = {Storage.INTEGER: "64 bits", Storage.DECIMAL: f"decimal({_DIGITS}, {DECIMALS})"}
+_NAMES = {Storage.INTEGER: "64 bits", Storage.DECIMAL: f"decimal({DIGITS}, {DECIMALS})"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SURE_TO_FIT = 20
 """A number of so many characters has at most 20 digits before the point and 18 after it."""
-_LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
-_ROUNDING = Context(prec=_DIGITS, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
+_ROUNDING = Context(prec=DIGITS, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -128,7 +127,7 @@ class ParquetWriter:
         try:
             if column.storage is not Storage.DECIMAL:
                 to_array(column.storage, [value])
-            elif (value := value.quantize(_LAST_DIGIT, context=_ROUNDING)).is_nan():
+            elif (value := value.quantize(LAST_DIGIT, context=_ROUNDING)).is_nan():
                 raise ValueError("not a number")
         except (ArithmeticError, ValueError) as error:
             name = _NAMES.get(column.storage)
@@ -213,9 +212,10 @@ def _integers(values: list[int]) -> pa.Array:
 def _decimals(values: list[Decimal]) -> pa.Array:
     text = _encoder.encode(values)[1:-1]
     texts = _split(text)
-    # Arrow 17 makes another number of one that does not fit, without a word.
-    if b"E" in text or pc.max(pc.binary_length(texts)).as_py() > _SURE_TO_FIT:
-        raise ValueError
+    # Arrow 17 makes another number of one that does not fit, without a word. The user's decimal context may have a
+    # small e.
+    if b"E" in text or b"e" in text or pc.max(pc.binary_length(texts)).as_py() > _SURE_TO_FIT:
+        raise ValueError("a number that needs a closer look")
     return texts.cast(TYPES[Storage.DECIMAL])
 
 

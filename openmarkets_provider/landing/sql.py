@@ -12,43 +12,43 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from decimal import Context, Decimal, Inexact, InvalidOperation
+from decimal import Context, Inexact, InvalidOperation
 from hashlib import blake2b
 from io import BytesIO
 from typing import Any
 
 import sqlalchemy as sa
 
+from openmarkets_provider.client.runs import PROGRESS_EVERY
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
-from openmarkets_provider.landing.layout import DECIMALS, Column, Layout, Storage
+from openmarkets_provider.landing.layout import DECIMALS, DIGITS, LAST_DIGIT, Column, Layout, Storage
 from openmarkets_provider.landing.merging import insert_only, upsert_of
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, Covered
 from openmarkets_provider.landing.spool import Columns, Spool
 from openmarkets_provider.landing.tables import (
     LOAD_ID,
     LOAD_ROW,
-    PRECISION,
-    Place,
+    TableName,
     check_absent,
     check_present,
+    rounding_types,
     stage_of,
     table_of,
 )
 
 log = logging.getLogger(__name__)
 
+LOCK_WAIT = 600
+"""Seconds to wait for a lock that another session of PostgreSQL holds on the table."""
 LOCKED_FOR = 30
 """Seconds to wait for another process that writes to the same SQLite file."""
 CANCEL_TIMEOUT = 5.0
 """Seconds that it may take to end a statement."""
-PROGRESS_EVERY = 5.0
-"""Seconds between two lines about the progress of a load."""
 _MAX_SAID = 1000
 _UNDOES_DDL = ("postgresql", "sqlite")
 """Databases that take back a table that a transaction made."""
 _ABOUT_VALUES = ("22", "23", "44", "P0")
 """Classes of PostgreSQL's errors: data, constraints, conditions of views, and what triggers raise."""
-_LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
 
 
 class Loader:
@@ -60,18 +60,28 @@ class Loader:
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
     :param create: make the table where there is none.
     :param load_id: what the rows of this load are known by in an appended table.
+    :param conn_id: what the database is known by, for errors.
     """
 
     def __init__(
-        self, engine: sa.Engine, layout: Layout, table: str, mode: str, *, create: bool = True, load_id: str = ""
+        self,
+        engine: sa.Engine,
+        layout: Layout,
+        table: str,
+        mode: str,
+        *,
+        create: bool = True,
+        load_id: str = "",
+        conn_id: str = "",
     ) -> None:
         self._engine = engine
         self._layout = layout
         self._mode = mode
         self._create = create
         self._load_id = load_id
+        self._conn_id = conn_id
         self._key = () if mode == APPEND else layout.key
-        self._table = table_of(layout, Place.of(table), mode, engine.dialect.name)
+        self._table = table_of(layout, TableName.of(table), mode, engine.dialect.name)
         self._stage = stage_of(layout, engine.dialect.name)
         self._names = [column.name for column in layout.columns]
         self._errors: Any = engine.dialect.dbapi
@@ -86,7 +96,7 @@ class Loader:
         :raises OpenmarketsDatabaseError: it would not, and the text says what is missing; or the database failed.
         """
         with self._transaction(keep=False, alone=False) as connection:
-            is_there = self._is_there(connection)
+            is_there = self._has_table(connection)
             if is_there:
                 self._try_out(connection)
             else:
@@ -105,12 +115,22 @@ class Loader:
         with self._transaction(keep=True) as connection:
             is_unique = self._prepare(connection)
             self._send(connection, spool)
-            self._take_away(connection, replaced)
+            self._take_away(connection, replaced, is_unique=is_unique)
             count = self._count(connection, spool)
             if spool.rows:
                 log.info("%s: all %d rows are sent, and go into the table now.", self._table.fullname, spool.rows)
+                self._check_exact(connection, spool.rows)
                 self._put(connection, spool.rows, is_unique=is_unique, have_doubles=count < spool.rows)
         return count
+
+    def is_there(self) -> bool:
+        """Tell whether the table exists and has a row.
+
+        :raises OpenmarketsDatabaseError: the database failed.
+        """
+        with self._transaction(keep=False, alone=False) as connection:
+            some = sa.select(sa.literal(1)).select_from(self._table).limit(1)
+            return self._has_table(connection) and connection.execute(some).first() is not None
 
     def cancel(self) -> None:
         """End what the database is doing for this load, if its driver can; for a signal handler.
@@ -158,13 +178,13 @@ class Loader:
         self._stage.create(connection)
         self._put(connection, 0, is_unique=is_unique, have_doubles=False)
 
-    def _is_there(self, connection: sa.Connection) -> bool:
+    def _has_table(self, connection: sa.Connection) -> bool:
         return bool(sa.inspect(connection).has_table(self._table.name, self._table.schema))
 
     def _prepare(self, connection: sa.Connection) -> bool:
         """Check or make the table, and return whether the key is unique in it."""
-        if self._is_there(connection):
-            return check_present(connection, self._table, self._mode, self._key)
+        if self._has_table(connection):
+            return check_present(connection, self._table, self._layout, self._mode)
         check_absent(connection, self._table, create=self._create)
         self._table.create(connection)
         return bool(self._key)
@@ -214,19 +234,19 @@ class Loader:
         return made
 
     def _quantized(self, column: Column, first: int, values: list[Any], columns: Columns) -> list[Any]:
-        context = Context(prec=PRECISION, traps=[InvalidOperation])
+        context = Context(prec=DIGITS, traps=[InvalidOperation])
         made: list[Any] = []
         try:
-            made.extend(None if value is None else context.quantize(value, _LAST_DIGIT) for value in values)
+            made.extend(None if value is None else context.quantize(value, LAST_DIGIT) for value in values)
         except InvalidOperation:
-            problem = f"has more than {PRECISION - DECIMALS} digits before the point, which this database can't hold."
+            problem = f"has more than {DIGITS - DECIMALS} digits before the point, which this database can't hold."
             raise self._layout.unfit(columns, column, len(made), first - 1, problem) from None
         if context.flags[Inexact] and column.name not in self._rounded:
             self._rounded.add(column.name)
             log.warning("%s: %s is rounded to %d digits after the point.", self._table.fullname, column.name, DECIMALS)
         return made
 
-    def _take_away(self, connection: sa.Connection, replaced: Covered | None) -> None:
+    def _take_away(self, connection: sa.Connection, replaced: Covered | None, *, is_unique: bool) -> None:
         table = self._table
         if self._mode == APPEND:
             connection.execute(sa.delete(table).where(table.c[LOAD_ID] == self._load_id))
@@ -235,9 +255,6 @@ class Loader:
         moment = table.c[replaced.time]
         of_subject = [table.c[name] == sa.bindparam(f"of_{name}") for name in replaced.columns]
         statement = sa.delete(table).where(*of_subject, moment >= sa.bindparam("start"), moment < sa.bindparam("end"))
-        if not replaced.certain:
-            same = [self._stage.c[name] == table.c[name] for name in replaced.columns]
-            statement = statement.where(sa.exists().where(*same).select_from(self._stage))
         bounds = {"start": replaced.start, "end": replaced.end}
         if isinstance(replaced.start, datetime) and connection.dialect.name != "postgresql":
             bounds = {name: bound.astimezone(UTC).replace(tzinfo=None) for name, bound in bounds.items()}
@@ -245,6 +262,10 @@ class Loader:
         connection.execute(
             statement, [bounds | dict(zip(names, subject, strict=True)) for subject in replaced.subjects]
         )
+        if not is_unique:
+            # A reply may name a row otherwise than the query did: in capitals, or from another data source.
+            same = [self._stage.c[name] == table.c[name] for name in self._layout.key]
+            connection.execute(sa.delete(table).where(sa.exists().where(*same).select_from(self._stage)))
 
     def _count(self, connection: sa.Connection, spool: Spool) -> int:
         """Return how many rows there will be, and tell when some have a key in common."""
@@ -265,19 +286,39 @@ class Loader:
     def _put(self, connection: sa.Connection, rows: int, *, is_unique: bool, have_doubles: bool) -> None:
         """Put the rows that were sent into the table."""
         merge = upsert_of(connection.dialect.name) if is_unique else insert_only
-        chosen, key = self._chosen(have_doubles=have_doubles), self._layout.key
+        chosen = self._chosen(have_doubles=have_doubles)
 
         def part(first: int, last: int) -> None:
             for statement in merge(self._table, self._key, chosen):
                 connection.execute(statement, {"first": first, "last": last})
 
-        def key_of(row: int) -> dict[str, Any]:
-            if not key:
-                return {}
-            wanted = sa.select(*(self._stage.c[name] for name in key)).where(self._stage.c[LOAD_ROW] == row)
-            return dict(zip(key, connection.execute(wanted).one(), strict=True))
+        self._attempt(connection, part, 1, rows, lambda row: self._sent(connection, row, self._layout.key))
 
-        self._attempt(connection, part, 1, rows, key_of)
+    def _sent(self, connection: sa.Connection, row: int, names: Sequence[str]) -> dict[str, Any]:
+        """Return some values of a row that was sent."""
+        if not names:
+            return {}
+        wanted = sa.select(*(self._stage.c[name] for name in names)).where(self._stage.c[LOAD_ROW] == row)
+        return dict(zip(names, connection.execute(wanted).one(), strict=True))
+
+    def _check_exact(self, connection: sa.Connection, rows: int) -> None:
+        """Refuse a row whose number or time a column of the user would round: no database says so of itself."""
+        kinds = rounding_types(connection, self._table, self._layout)
+        stage = self._stage.c
+
+        def part(first: int, last: int) -> None:
+            for name, kind in kinds.items():
+                changed = sa.cast(sa.cast(stage[name], kind), stage[name].type) != stage[name]
+                wanted = sa.select(sa.func.min(stage[LOAD_ROW])).where(stage[LOAD_ROW].between(first, last), changed)
+                row = connection.execute(wanted).scalar_one()
+                if row is not None:
+                    value = self._sent(connection, row, [name])[name]
+                    theirs, ours = (each.compile(connection.dialect) for each in (kind, stage[name].type))
+                    said = f"{name} is {value}, which its column ({theirs}) would round. Make the column {ours}."
+                    raise self._refused(row, self._sent(connection, row, self._layout.key), said)
+
+        if kinds:
+            self._attempt(connection, part, 1, rows, lambda row: self._sent(connection, row, self._layout.key))
 
     def _chosen(self, *, have_doubles: bool) -> sa.Select[Any]:
         """Return the query for the rows numbered from ``first`` to ``last``; of rows with one key for the last one."""
@@ -349,8 +390,9 @@ class Loader:
     def _failure(self, error: Exception, *, sent: bool) -> OpenmarketsDatabaseError:
         """Return what to tell of an error that is no row's."""
         passing = self._errors.OperationalError | self._errors.InterfaceError | self._errors.InternalError
+        by = f" (conn_id {self._conn_id!r})" if self._conn_id else ""
         return OpenmarketsDatabaseError(
-            f"{self._table.fullname}: {_said(error)} Nothing was changed.",
+            f"{self._table.fullname}{by}: {_said(error)} Nothing was changed.",
             transient=isinstance(_origin(error), passing) and not self._is_refusal(error),
             sent=sent,
         )
@@ -359,7 +401,7 @@ class Loader:
         shown = ", ".join(f"{name}={value}" for name, value in key.items())
         return OpenmarketsDatabaseError(
             f"{self._table.fullname}: row {row}{f' ({shown})' if shown else ''} is refused: "
-            f"{said.rstrip('.')}. Nothing was changed.",
+            f"{said} Nothing was changed.",
             row=row,
             key={name: str(value) for name, value in key.items()},
             sent=True,
@@ -372,6 +414,7 @@ def _begin(connection: sa.Connection, table: sa.Table, *, alone: bool) -> None:
             # So that what is read after the lock was got is what the load before it left.
             connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
             connection.execute(sa.text("SET LOCAL TIME ZONE 'UTC'"))
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'"))
             if alone:
                 name = f"openmarkets {table.schema or connection.dialect.default_schema_name}.{table.name}"
                 number = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
@@ -429,4 +472,5 @@ def _said(error: BaseException) -> str:
     parts = getattr(origin, "diag", None)
     words = [getattr(parts, name, None) or "" for name in ("message_primary", "message_detail")]
     text = " ".join((". ".join(filter(None, words)) or str(origin)).split())
-    return f"{text[:_MAX_SAID].rstrip('.')}."
+    text = text[:_MAX_SAID].rstrip(".")
+    return text if text.endswith(("?", "!")) else f"{text}."

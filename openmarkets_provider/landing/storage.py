@@ -1,4 +1,4 @@
-"""Where files are landed: folders of this machine and buckets of object stores.
+"""How files are put in place: in folders of this machine, and in buckets of object stores.
 
 A file appears under its name when it is complete, or never. It is encoded into a temporary file first, and then put in
 place in one step: on a disk by renaming it, in a bucket by an upload that counts only when it has ended.
@@ -15,170 +15,31 @@ import re
 import secrets
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Generic, NamedTuple, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
+from openmarkets_provider.client.runs import PROGRESS_EVERY
 from openmarkets_provider.client.schemas import Row
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
+from openmarkets_provider.landing.destinations import CHUNK, STORES, Place
 
 Key = TypeVar("Key")
 
 log = logging.getLogger(__name__)
 
-LOCAL = "file"
-CHUNK = 8 << 20
-"""Bytes that are sent at a time: they are held in memory, and a killed task waits for them."""
 MAX_CHUNKS = 10_000
 """Most parts of an upload to S3."""
-PROGRESS_EVERY = 5.0
-"""Seconds between two lines about the progress of an upload."""
 STOP_GRACE = 3.0
 """Seconds that a killed task gives an upload to take back what it sent; Airflow gives the task five."""
 MAX_SPOOLED_ROWS = 20_000
 """Rows that wait in memory for their partition."""
+MAX_TOLD = 300
+"""Characters of an error of a store that are told."""
 _TEMPORARY = re.compile(r"\.openmarkets-[0-9a-f]{16}\.part")
-_URL = re.compile(r"(?P<scheme>[a-zA-Z][\w.+-]*)://(?P<rest>.*)", re.DOTALL)
-_TEMPLATE = re.compile(r"\{[{%#]")
-
-
-class Store(NamedTuple):
-    """An object store whose objects appear when their upload has ended, or not at all.
-
-    :ivar package: what has to be installed.
-    :ivar lineage: the scheme that OpenLineage names it by.
-    :ivar options: arguments of its file system's ``put_file``.
-    """
-
-    package: str
-    lineage: str
-    options: Mapping[str, int]
-
-
-# As read in the source of their file systems.
-# s3fs 2024.9 to 2026.9: one PUT below two chunks, else a multi-part upload, which it aborts when it fails. One part at
-# a time: one that is still under way would outlive the abort.
-_S3 = Store("apache-airflow-providers-amazon[s3fs]", "s3", {"chunksize": CHUNK, "max_concurrency": 1})
-# gcsfs 2026.10: one request below 5 MB, else a resumable upload, which it deletes when it fails. (In a zonal bucket an
-# object can be seen while it grows.)
-_GCS = Store("apache-airflow-providers-google", "gs", {"chunksize": CHUNK})
-# adlfs 2026.8: one request, or blocks that count once their list is committed, and vanish in a week when it is not.
-_AZURE = Store("apache-airflow-providers-microsoft-azure", "abfss", {})
-STORES: Mapping[str, Store] = {
-    "s3": _S3,
-    "s3a": _S3,
-    "gs": _GCS,
-    "gcs": _GCS,
-    "abfs": _AZURE,
-    "abfss": _AZURE,
-}
-"""By the scheme of a URL."""
-
-
-class Place(NamedTuple):
-    """A file or a folder, or an object or what the names of objects begin with.
-
-    :ivar scheme: ``file``, or one of :data:`STORES`.
-    :ivar bucket: empty for a local file.
-    :ivar path: within the bucket, without a slash at the beginning and the end; absolute for a local file.
-    :ivar conn_id: of the connection that the URL names, if it names one.
-    """
-
-    scheme: str
-    bucket: str
-    path: str
-    conn_id: str | None = None
-
-    @property
-    def url(self) -> str:
-        """The URL, without the connection's id."""
-        return f"{self.scheme}://{posixpath.join(self.bucket, self.path)}"
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return posixpath.basename(self.path)
-
-    @property
-    def folder(self) -> Place:
-        """What it lies in."""
-        return self._replace(path=posixpath.dirname(self.path))
-
-    @property
-    def lineage(self) -> tuple[str, str]:
-        """Namespace and name for OpenLineage."""
-        if self.scheme == LOCAL:
-            return LOCAL, self.path
-        return f"{STORES[self.scheme].lineage}://{self.bucket}", self.path or "/"
-
-
-def read_place(destination: Any, *, is_folder: bool) -> Place:
-    """Read a destination.
-
-    :param destination: rendered: a URL, or an absolute path.
-    :raises OpenmarketsConfigurationError: it is neither, or its store can't hold files that are complete or absent.
-    """
-    if not isinstance(destination, str) or not destination.strip():
-        raise _bad(destination, f"is {'empty' if isinstance(destination, str) else 'no text'}; {_EXAMPLES}")
-    if destination != destination.strip() or not destination.isprintable():
-        raise _bad(destination, "holds a blank at its ends, or a control character; was it rendered as you meant?")
-    match = _URL.fullmatch(destination)
-    if match is None or match["scheme"].lower() in (LOCAL, "local"):
-        return _read_path(destination, match["rest"] if match else destination, is_folder)
-    scheme = match["scheme"].lower()
-    if scheme not in STORES:
-        raise _bad(
-            destination,
-            f"is in a store that may show half a file, or that is not known; allowed are {LOCAL}, {', '.join(STORES)}.",
-        )
-    if "?" in destination or "#" in destination:
-        raise _bad(destination, "holds '?' or '#', which have another meaning in a URL.")
-    authority, _, path = match["rest"].partition("/")
-    conn_id, _, bucket = authority.rpartition("@")
-    if not bucket:
-        raise _bad(destination, f"names no bucket; {_EXAMPLES}")
-    if ":" in conn_id:
-        # Not shown: it may be a password.
-        raise OpenmarketsConfigurationError("destination: no credentials in the URL; name a connection with conn_id.")
-    if is_folder:
-        path = path.removesuffix("/")
-    parts = path.split("/") if path else []
-    if any(part in ("", ".", "..") for part in parts) or not (parts or is_folder):
-        raise _bad(destination, f"has an empty part, '.' or '..' in its path, or no path at all; {_EXAMPLES}")
-    return Place(scheme, bucket, path, conn_id or None)
-
-
-def static_url(destination: str) -> str | None:
-    """Return the URL of what is known of a destination while the DAG is parsed.
-
-    :return: all of it when it has no template, else the folder up to the first one; None when that says nothing.
-    """
-    literal, *templated = _TEMPLATE.split(destination, maxsplit=1)
-    if templated:
-        literal = literal.rpartition("/")[0]
-    try:
-        place = read_place(literal, is_folder=True)
-    except OpenmarketsConfigurationError:
-        return None
-    return None if templated and place.path == "/" else place.url
-
-
-_EXAMPLES = "write a URL such as s3://bucket/bars.parquet, or an absolute path such as /data/bars.parquet."
-
-
-def _bad(destination: Any, problem: str) -> OpenmarketsConfigurationError:
-    shown = re.sub(r"//[^/]*@", "//***@", f"{destination!r:.200}")
-    return OpenmarketsConfigurationError(f"destination: {shown} {problem}")
-
-
-def _read_path(destination: str, path: str, is_folder: bool) -> Place:
-    if not path.startswith("/"):
-        raise _bad(destination, f"is not absolute, and workers differ in the folder that they run in; {_EXAMPLES}")
-    if path.endswith("/") and not is_folder:
-        raise _bad(destination, "is a folder; name the file in it, or give partition.")
-    return Place(LOCAL, "", posixpath.normpath("/" + path.lstrip("/")))
 
 
 class Folder(ABC):
@@ -204,6 +65,13 @@ class Folder(ABC):
     @abstractmethod
     def existing(self, names: Collection[str]) -> set[str]:
         """Return those of the names that have a file already.
+
+        :raises OpenmarketsError: that can't be told.
+        """
+
+    @abstractmethod
+    def is_there(self) -> bool:
+        """Tell whether it holds partitions.
 
         :raises OpenmarketsError: that can't be told.
         """
@@ -279,6 +147,11 @@ class LocalFolder(Folder):
         """Return those of the names that have a file."""
         with self.told(f"What is in {self._path} can't be told"):
             return {name for name in names if self._target(name).exists()}
+
+    def is_there(self) -> bool:
+        """Tell whether a folder in it has a file."""
+        with self.told(f"What is in {self._path} can't be told"):
+            return any(path.is_file() for path in self._path.glob("*/*"))
 
     @contextmanager
     def stage(self) -> Iterator[IO[bytes]]:
@@ -400,6 +273,15 @@ class RemoteFolder(Folder):
         self._fs.invalidate_cache()
         return {name for name in names if self._exists(name)}
 
+    def is_there(self) -> bool:
+        """Tell whether an object's name begins with it."""
+        self._fs.invalidate_cache()
+        with self.told(f"What is in {self.place.url} can't be told"):
+            try:
+                return bool(self._fs.ls(posixpath.join(self.place.bucket, self.place.path), detail=False))
+            except FileNotFoundError:
+                return False
+
     @contextmanager
     def stage(self) -> Iterator[IO[bytes]]:
         """Give a file without a name."""
@@ -437,7 +319,7 @@ class RemoteFolder(Folder):
 
     def _upload(self, file: IO[bytes], name: str, size: int) -> None:
         """Upload in a thread, so that this one can tell of the progress, and stop it."""
-        watch, ended = _Watch(), threading.Event()
+        watch, ended, started = _Watch(), threading.Event(), time.monotonic()
         options = dict(STORES[self.place.scheme].options)
         if "chunksize" in options:
             options["chunksize"] = _chunk(size)
@@ -454,7 +336,8 @@ class RemoteFolder(Folder):
         threading.Thread(target=put, name="openmarkets-upload", daemon=True).start()
         try:
             while not ended.wait(PROGRESS_EVERY):
-                log.info("%s: %.0f of %.0f MB uploaded.", self.url(name), watch.sent / 1e6, size / 1e6)
+                sent, seconds = watch.sent / 1e6, time.monotonic() - started
+                log.info("%s: %.0f of %.0f MB uploaded, %.1f MB/s.", self.url(name), sent, size / 1e6, sent / seconds)
         except BaseException:
             watch.stop = True
             ended.wait(STOP_GRACE)
@@ -494,20 +377,24 @@ def _chunk(size: int) -> int:
 
 _PERMANENT = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError, ValueError)
 # By their names: they are botocore's, which need not be installed.
+_MALFORMED = ("ParamValidationError",)
 _WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
 
 
 def _explained(doing: str, error: Exception) -> OpenmarketsError:
-    lacks_credentials = type(error).__name__ in _WITHOUT_CREDENTIALS
+    name = type(error).__name__
+    lacks_credentials = name in _WITHOUT_CREDENTIALS
+    # Some tell of all that would have been right, in hundreds of lines.
+    told = re.sub(r"\s+", " ", str(error))
+    text = f"{doing}: {name}: {told if len(told) <= MAX_TOLD else told[:MAX_TOLD] + '...'}"
     hint = " Are there credentials: a connection (conn_id), or some in the worker's environment?"
-    text = f"{doing}: {type(error).__name__}: {error}"
     return OpenmarketsError(
-        f"{text:.1000}{hint if lacks_credentials else ''}",
-        transient=not (lacks_credentials or isinstance(error, _PERMANENT)),
+        f"{text}{hint if lacks_credentials else ''}",
+        transient=not (lacks_credentials or name in _MALFORMED or isinstance(error, _PERMANENT)),
     )
 
 
-class Spool(Generic[Key]):
+class PartitionSpool(Generic[Key]):
     """Rows that wait for the others of their partition: some in memory, the rest in a temporary file.
 
     :param file: to write and to read, empty; nobody else may write to it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,8 +11,8 @@ from sqlalchemy.dialects import mssql, mysql, oracle, postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
-from openmarkets_provider.landing.layout import DECIMALS, Column, Layout, Storage
-from openmarkets_provider.landing.modes import APPEND, UPSERT
+from openmarkets_provider.landing.layout import DECIMALS, DIGITS, Column, Layout, Storage
+from openmarkets_provider.landing.modes import APPEND, STAGE, UPSERT
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
@@ -21,30 +21,30 @@ LOAD_ID = "load_id"
 """The column of an appended table that says which task instance a row comes from."""
 LOAD_ROW = "load_row"
 """The column of a staging table that holds the number of a row, 1 for the first."""
-STAGE = "openmarkets_load"
-PRECISION = 38
-"""Digits of a decimal where a database wants their number fixed."""
 _MAX_KEY = 64
+_SINGLE = 24
+"""Binary digits of the smaller of two kinds of floating numbers."""
+_ROUNDING = (sa.Numeric, sa.Float, sa.Integer, sa.DateTime, postgresql.MONEY)
 _MAX_LOAD_ID = 760
 """Three names of Airflow, of 250 characters each, and a number."""
 _BOUNDED = ("mysql", "mariadb", "mssql", "oracle")
 """Databases that put no text without a length into an index."""
 
 
-class Place(NamedTuple):
+class TableName(NamedTuple):
     """Where a table is; without a schema it is in the default one."""
 
     schema: str | None
     name: str
 
     @classmethod
-    def of(cls, table: str) -> Place:
+    def of(cls, table: str) -> TableName:
         """Read ``table`` or ``schema.table``."""
         schema, _, name = table.rpartition(".")
         return cls(schema or None, name)
 
 
-def table_of(layout: Layout, place: Place, mode: str, dialect: str) -> sa.Table:
+def table_of(layout: Layout, name: TableName, mode: str, dialect: str) -> sa.Table:
     """Return the table that a layout's rows are loaded into, as it is made where there is none.
 
     :param dialect: name of the database's dialect.
@@ -58,7 +58,7 @@ def table_of(layout: Layout, place: Place, mode: str, dialect: str) -> sa.Table:
     ]
     if not keyed:
         columns.append(sa.Column(LOAD_ID, _text(_MAX_LOAD_ID), nullable=False, index=True))
-    return sa.Table(place.name, sa.MetaData(), *columns, schema=place.schema)
+    return sa.Table(name.name, sa.MetaData(), *columns, schema=name.schema)
 
 
 def stage_of(layout: Layout, dialect: str) -> sa.Table:
@@ -85,7 +85,7 @@ def _type(storage: Storage) -> TypeEngine[Any]:
         case Storage.INTEGER:
             return sa.BigInteger()
         case Storage.DECIMAL:
-            return sa.Numeric(PRECISION, DECIMALS).with_variant(sa.Numeric(), "postgresql")
+            return sa.Numeric(DIGITS, DECIMALS).with_variant(sa.Numeric(), "postgresql")
         case Storage.BOOLEAN:
             return sa.Boolean()
         case Storage.DATE:
@@ -129,37 +129,130 @@ def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) ->
         raise OpenmarketsDatabaseError(f"{table.fullname}: there is no schema {table.schema!r}; make it first.")
 
 
-def check_present(connection: sa.Connection, table: sa.Table, mode: str, key: Sequence[str]) -> bool:
-    """Refuse a table that lacks a column or, for an upsert, what makes the key unique.
+def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mode: str) -> bool:
+    """Refuse a table that can't take the rows: for want of a column or of what makes the key unique, or by its types.
 
-    Columns of its own, and their types, are its owner's business.
+    Types that lose digits of some values only are looked at with the values, see :func:`rounding_types`.
 
     :param table: as it would be made.
     :return: whether the key is unique in the table.
-    :raises OpenmarketsDatabaseError: the text says what is missing, and which statement adds it.
+    :raises OpenmarketsDatabaseError: the text says what is wrong, and which statement mends it.
     """
-    there = {column["name"] for column in sa.inspect(connection).get_columns(table.name, table.schema)}
-    missing = [column for column in table.columns if column.name not in there]
-    prepare = connection.dialect.identifier_preparer
-    where = prepare.format_table(table)
-    if missing:
-        adding = "; ".join(
-            f"ALTER TABLE {where} ADD {prepare.format_column(column)} {column.type.compile(connection.dialect)}"
-            for column in missing
-        )
-        names = ", ".join(column.name for column in missing)
-        raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
-    unique = bool(key) and _is_unique(connection, table, key)
+    there = {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
+    keys = _unique_keys(connection, table)
+    if mode == APPEND:
+        narrow = next((key for key in keys if key <= set(layout.key)), None)
+        if narrow:
+            names = ", ".join(name for name in layout.key if name in narrow)
+            raise OpenmarketsDatabaseError(
+                f"{table.fullname}: {names} is unique in the table, as mode={UPSERT!r} needs "
+                f"it, and mode={mode!r} keeps every load. Take another table, or mode={UPSERT!r}."
+            )
+    _check_columns(connection, table, layout, there)
+    _check_types(connection, table, layout, there)
+    _check_others(connection, table, mode, there)
+    unique = bool(layout.key) and set(layout.key) in keys
     if mode == UPSERT and not unique:
-        index = sa.Index(f"{table.name}_key", *(table.c[name] for name in key), unique=True)
+        index = sa.Index(f"{table.name}_key", *(table.c[name] for name in layout.key), unique=True)
         raise OpenmarketsDatabaseError(
             f"{table.fullname}: the table has no primary key, unique constraint or unique index of exactly the columns "
-            f"{', '.join(key)}, which mode={UPSERT!r} goes by. To add one: {ddl(CreateIndex(index), connection)};"
+            f"{', '.join(layout.key)}, which mode={mode!r} goes by. To add one: {ddl(CreateIndex(index), connection)};"
         )
     return unique
 
 
-def _is_unique(connection: sa.Connection, table: sa.Table, key: Collection[str]) -> bool:
+def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -> dict[str, TypeEngine[Any]]:
+    """Return the types of the columns of a table that is there which could round a number or a time, by name.
+
+    Double precision is not among them: who takes it has chosen its 15 digits.
+
+    :param table: as it would be made.
+    """
+    # SQLite keeps a number as it is, whatever type was declared.
+    if connection.dialect.name == "sqlite":
+        return {}
+    there = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name, table.schema)}
+    found: dict[str, TypeEngine[Any]] = {}
+    for name, storage, _, _ in layout.columns:
+        kind = _plain(there[name])
+        if storage not in (Storage.DECIMAL, Storage.INTEGER, Storage.TIME) or not isinstance(kind, _ROUNDING):
+            continue
+        text = there[name].compile(connection.dialect)
+        is_double = isinstance(kind, sa.Float) and ("DOUBLE" in text or (kind.precision or 0) > _SINGLE)
+        if not is_double and text != table.c[name].type.compile(connection.dialect):
+            found[name] = there[name]
+    return found
+
+
+def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, there: Mapping[str, Any]) -> None:
+    missing = [column for column in table.columns if column.name not in there]
+    if not missing:
+        return
+    names = ", ".join(column.name for column in missing)
+    if 2 * len(missing) > len(table.columns):
+        raise OpenmarketsDatabaseError(
+            f"{table.fullname}: this looks like the table of another query: of the {len(table.columns)} columns of "
+            f"{layout.name} it lacks {len(missing)} ({names}). Take another table."
+        )
+    prepare = connection.dialect.identifier_preparer
+    adding = "; ".join(
+        f"ALTER TABLE {prepare.format_table(table)} ADD {prepare.format_column(column)} "
+        f"{column.type.compile(connection.dialect)}"
+        for column in missing
+    )
+    raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
+
+
+def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, there: Mapping[str, Any]) -> None:
+    """Refuse types that hold no price, or no time, whatever its value is."""
+    if connection.dialect.name == "sqlite":
+        return
+    for column in layout.columns:
+        kind = _plain(there[column.name]["type"])
+        is_whole = isinstance(kind, sa.Integer) or getattr(kind, "scale", None) == 0
+        if (column.storage is Storage.DECIMAL and is_whole) or (
+            column.storage is Storage.TIME and isinstance(kind, sa.Date | sa.Time)
+        ):
+            raise OpenmarketsDatabaseError(
+                f"{table.fullname}: column {column.name} has the type {kind.compile(connection.dialect)}, which would "
+                f"round it. It needs {table.c[column.name].type.compile(connection.dialect)}."
+            )
+
+
+def _check_others(connection: sa.Connection, table: sa.Table, mode: str, there: Mapping[str, Any]) -> None:
+    """Refuse columns of the user that need a value; one that a trigger gives can't be seen."""
+    needed = [
+        name
+        for name, column in there.items()
+        if name not in table.c and not column["nullable"] and not _fills_itself(connection, column)
+    ]
+    if mode != APPEND and LOAD_ID in needed:
+        raise OpenmarketsDatabaseError(
+            f"{table.fullname}: the table was made for mode={APPEND!r} (it has the column {LOAD_ID}). Take another "
+            f"table for mode={mode!r}."
+        )
+    if needed:
+        raise OpenmarketsDatabaseError(
+            f"{table.fullname}: column {', '.join(needed)} is NOT NULL and has no default, and the load does not fill "
+            "it. Give it a default, or let it be NULL."
+        )
+
+
+def _fills_itself(connection: sa.Connection, column: Mapping[str, Any]) -> bool:
+    if column.get("default") is not None or column.get("computed") or column.get("identity"):
+        return True
+    # SQLite numbers the rows by itself in such a column, without saying so.
+    is_row_number = connection.dialect.name == "sqlite" and column.get("primary_key")
+    return column.get("autoincrement") is True or (bool(is_row_number) and isinstance(column["type"], sa.Integer))
+
+
+def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return a type, and of a domain what it is made of."""
+    return getattr(kind, "data_type", kind)
+
+
+def _unique_keys(connection: sa.Connection, table: sa.Table) -> list[set[str | None]]:
+    """Return the sets of columns that are unique in a table; of an index, None stands for an expression."""
     inspector = sa.inspect(connection)
     keys: list[Sequence[str | None]] = [inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]]
     for index in inspector.get_indexes(table.name, table.schema):
@@ -170,4 +263,4 @@ def _is_unique(connection: sa.Connection, table: sa.Table, key: Collection[str])
     # Where it is not implemented, they are among the indexes.
     with suppress(NotImplementedError):
         keys += (unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema))
-    return any(set(columns) == set(key) for columns in keys)
+    return [set(key) for key in keys if key]

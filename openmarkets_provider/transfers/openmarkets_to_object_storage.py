@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack, closing
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,22 +11,13 @@ from openmarkets_provider.client.arguments import aligned, is_literal
 from openmarkets_provider.client.planning import finalise, window
 from openmarkets_provider.client.ranges import read_moment
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.landing.destinations import LOCAL, STORES, Place, is_path, read_place, static_url
 from openmarkets_provider.landing.files import FileFormat, file_format
 from openmarkets_provider.landing.incremental import limited_to
 from openmarkets_provider.landing.landed import Landed, range_of
 from openmarkets_provider.landing.layout import Layout, layout_of
 from openmarkets_provider.landing.partitions import PARTITIONS, Partition, Sorter, covered, widened
-from openmarkets_provider.landing.storage import (
-    LOCAL,
-    STORES,
-    Folder,
-    LocalFolder,
-    Place,
-    RemoteFolder,
-    Spool,
-    read_place,
-    static_url,
-)
+from openmarkets_provider.landing.storage import Folder, LocalFolder, PartitionSpool, RemoteFolder
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:
@@ -38,6 +30,8 @@ if TYPE_CHECKING:
     from openmarkets_provider.landing.incremental import Claim
     from openmarkets_provider.queries import Query
 
+_OF_TASK = re.compile(r"\{[{%].*\b(ti|task|task_instance|map_index)\b", re.DOTALL)
+"""A template that can differ from one mapped task to the next."""
 IF_EXISTS = ("replace", "error", "skip")
 
 
@@ -49,13 +43,18 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     not grow with the number of rows. A local file is written beside its destination under a hidden name, others in the
     temporary folder of the worker.
 
-    It returns ``destination``, ``rows``, ``bytes``, ``files`` (URLs) and ``range`` to XCom, not the rows. Failures
-    are treated as in :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
+    A task that is killed takes back what it has uploaded of a file, where it is given the time for that. The parts that
+    one left which was killed at once are not seen, but paid for: in S3 only a lifecycle rule of the bucket
+    (``AbortIncompleteMultipartUpload``) removes them.
+
+    It returns ``destination``, ``rows``, ``bytes``, ``files`` (URLs) and ``range`` to XCom, not the rows. ``rows``,
+    ``bytes`` and ``files`` are what this task wrote, ``range`` is what it was asked for. Failures are treated
+    as in :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
 
     :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
     :param destination: a URL such as ``s3://bucket/bars/{{ ds }}.parquet`` (``s3``, ``s3a``, ``gs``, ``gcs``, ``abfs``,
-        ``abfss``; ``file``), or an absolute path; with ``partition`` a folder. ``s3://conn@bucket/...`` names the
-        connection, too. Templated. Mapped tasks need one each.
+        ``abfss``; ``file``), or an absolute path; a text. With ``partition`` a folder. ``s3://conn@bucket/...`` names
+        the connection, too. Templated. Mapped tasks need one each.
     :param format: ``parquet``, ``csv`` or ``jsonl``.
     :param conn_id: id of the object store's connection; None for the credentials that the worker has of its own.
         Templated.
@@ -63,20 +62,24 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         ``exchange_date=2026-11-20/part-0.parquet``, ``exchange_month=2026-11/...``, ``exchange_year=2026/...``. The
         query's range has to cover whole ones, 400 at most; those that it gave no rows for lose the file they had. A
         folder holds what one format, compression and query give.
-    :param if_exists: of a file that is there: ``replace`` it, ``error``, or ``skip`` it, and pull what is missing.
+    :param if_exists: of a file that is there: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and
+        ``partition`` the span from the first missing file to the last one is pulled, and the missing ones are written.
+        So less may be written than the query gives. A partition without rows has no file, and is asked for again each
+        time.
     :param compression: ``infer``: by the end of the file's name, snappy for Parquet. Or None, ``gzip``, ``zstd``,
         ``snappy``.
     :param incremental: pull only what is new since the last load of this destination (Airflow 3.3 or later). Needs
         ``partition``: each load replaces the partitions that it touches, from their beginning up to where the
-        destination is loaded then.
-    :param overlap: how far before the end of the last load an incremental one begins, for data that came late.
+        destination is loaded then. Sets ``max_active_tis_per_dag=1``: two such loads can't go on at once.
+    :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
+        late; a day unless it is given.
+    :param outlets: assets that the task updates; the destination, without a template, when none is given.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: False fails the task, with the time in the message, when the server asks for a long rest.
     :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
     """
 
     template_fields = (*Transfer.template_fields, "destination", "conn_id")
-    destination_field = "destination"
     one_query_each = True
 
     def __init__(
@@ -102,7 +105,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
                 "('day', 'month' or 'year') and if_exists='replace' for that. To land the range of each run in a file "
                 "of its own, put a template into the destination instead, such as s3://bucket/bars/{{ ds }}.parquet."
             )
-        is_fixed = is_literal(destination)
+        is_fixed = is_literal(destination) or is_path(destination)
         if is_fixed:
             _place(destination, conn_id if is_literal(conn_id) else None, partition)
         is_named = isinstance(destination, str)
@@ -115,13 +118,15 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         )
         if isinstance(query, dict) and is_literal(query.get("endpoint")):
             _check_partition(partition, query)
+            if partition is not None and not incremental and _is_known(query):
+                _covered(partition, query)
         self.destination = destination
         self.format = format
         self.conn_id = conn_id
         self.partition = partition
         self.if_exists = if_exists
         self.compression = compression
-        self._is_fixed = is_fixed
+        self._given = destination if is_named else ""
 
     def land(self, hook: OpenmarketsHook, query: Query, context: Context) -> Landed:
         """Land the rows as files."""
@@ -154,8 +159,20 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         place = self._place()
         return place.url, *place.lineage
 
+    def is_there(self) -> bool:
+        """Tell whether the folder, which an incremental load lands in, holds anything."""
+        return self._folder(self._place()).is_there()
+
+    def destination_text(self) -> str:
+        """Return the destination's URL."""
+        return self._place().url
+
+    def form(self) -> str:
+        """Return how rows are divided into files, and of what format they are."""
+        return f"{self.partition} {self.format} {self.compression}"
+
     def _place(self) -> Place:
-        return _place(self.destination, self.conn_id, self.partition)
+        return _place(self.destination, self.conn_id or None, self.partition)
 
     def _folder(self, place: Place) -> Folder:
         if place.scheme == LOCAL:
@@ -170,16 +187,17 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             return RemoteFolder(place, ObjectStoragePath(f"{place.scheme}://{place.bucket}", conn_id=conn_id).fs)
         except (ImportError, ValueError) as error:
             package = STORES[place.scheme].package
+            # The text of a missing package names another one than ours, or none.
+            reason = "a package is missing" if isinstance(error, ImportError) else str(error).rstrip(".")
             raise OpenmarketsConfigurationError(
-                f"destination: {place.scheme}:// can't be opened: {error} Is it installed? pip install '{package}'"
+                f"destination: {place.scheme}:// can't be opened: {reason}. Is it installed? pip install '{package}'"
             ) from error
 
     def _partitions(self, query: Query) -> list[Partition]:
         if self.partition is None:
             return []
         _check_partition(self.partition, query)
-        start, end = window(query) or (None, None)
-        return covered(self.partition, start, end, unfinished=self.incremental)
+        return _covered(self.partition, query, unfinished=self.incremental)
 
     def _wanted(self, where: Folder, names: Mapping[Partition | None, str]) -> dict[Partition | None, str]:
         """Return what is to be written, by what is there."""
@@ -205,21 +223,21 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             names = self._wanted(target.where, target.names)
             published = _publish(target.where, files, names)
         if self.if_exists == "replace":
-            for partition, name in names.items():
-                if partition not in files:
-                    target.where.remove(name)
+            # Only what is there: who may write need not be allowed to delete.
+            for name in target.where.existing([name for each, name in names.items() if each not in files]):
+                target.where.remove(name)
         return published
 
     def _check_mapping(self, context: Context) -> None:
         """Refuse mapped tasks that would overwrite each other's file."""
         index = context["ti"].map_index
-        if not self._is_fixed or index is None or index < 0:
+        if _OF_TASK.search(self._given) or index is None or index < 0:
             return
         # One in a mapped group is not mapped itself.
         partial = getattr(context["dag"].get_task(self.task_id), "partial_kwargs", None)
         if partial is None or "destination" in partial:
             raise OpenmarketsConfigurationError(
-                f"destination: all mapped tasks would write {self.destination!r}, and the last one would be left. Put "
+                f"destination: all mapped tasks would write {self._given!r}, and the last one would be left. Put "
                 "something of each into it, such as {{ ti.map_index }}, or map it with the query: "
                 ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
             )
@@ -253,7 +271,7 @@ class _Target(NamedTuple):
             ((only, _),) = self.names.items()
             file, rows = self._encode_one(batches, stack)
             return {only: (file, rows)} if rows or only is None else {}
-        spool: Spool[Partition] = Spool(stack.enter_context(self.where.stage()))
+        spool: PartitionSpool[Partition] = PartitionSpool(stack.enter_context(self.where.stage()))
         sorter = Sorter(self.partitions, str(self.layout.time))
         for batch in batches:
             for partition, rows_of_it in sorter.sort(batch):
@@ -326,3 +344,15 @@ def _check_partition(partition: str | None, query: Query) -> None:
             f"partition='{partition}': a range of weekly bars holds whole weeks, and a {partition} does not. Take "
             "partition='day', or none."
         )
+
+
+def _is_known(query: Query) -> bool:
+    """Tell whether all of a query is known while the DAG is parsed."""
+    return all(
+        is_literal(item) for value in query.values() for item in (value if isinstance(value, list | tuple) else [value])
+    )
+
+
+def _covered(partition: str, query: Query, *, unfinished: bool = False) -> list[Partition]:
+    start, end = window(query) or (None, None)
+    return covered(partition, start, end, unfinished=unfinished)

@@ -12,7 +12,10 @@ from openmarkets_provider._airflow import Asset
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import Query
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.landing.modes import REPLACE_RANGE, UPSERT, check_mode
+from openmarkets_provider.landing.landed import Landed, range_of
+from openmarkets_provider.landing.layout import layout_of
+from openmarkets_provider.landing.modes import REPLACE_RANGE, STAGE, UPSERT, check_mode, rows_covered
+from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.landed import Landed
     from openmarkets_provider.landing.sql import Loader
 
 _TABLE = re.compile(r"""(?:[^.\s"'`\[\]]+\.)?[^.\s"'`\[\]]+""")
@@ -35,12 +37,14 @@ class OpenmarketsToSqlOperator(Transfer):
 
     - ``upsert`` goes by the query's key: a row that is there gets new values, any other is added. Nothing is deleted:
       what the API does not give any more, such as a closed position, stays as it was. Columns that the query does not
-      have keep their values.
+      have keep their values. Bars of another interval or frequency have the same key, and need a table of their own.
     - ``replace_range`` deletes what the query covers, then inserts: the rows in its range, of the securities or
-      accounts that it asks about. With ``on_invalid="warn"`` those of a security without any new row stay, since it may
-      have been left out.
+      accounts that it asks about.
     - ``append`` keeps every load, for a history of snapshots: the column ``load_id`` names the task instance, and
       what the same one loaded before goes away.
+
+    A table of your own may have other types and more columns. A row whose price, count or time its column would round
+    is refused, and named; ``DOUBLE PRECISION`` is taken as it is, with its 15 digits.
 
     PostgreSQL and SQLite are tested; MySQL, MariaDB and others are addressed in SQL of their own, or in plain SQL.
 
@@ -52,14 +56,17 @@ class OpenmarketsToSqlOperator(Transfer):
         and goes with every query whose rows have a key.
     :param create_table: make the table where there is none, with types, primary key and (PostgreSQL) units as
         comments. Whether the table can be made, or one that is there will do, is found out before the first request.
-    :raises ValueError: when the DAG is parsed: mode or table is malformed.
+    :param incremental: pull only what is new since the last load of this table by this query (Airflow 3.3 or later).
+        Not with ``append``.
+    :param overlap: how far before the end of the last load an incremental one begins, for data that came late; one day
+        by default.
+    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
+    :param deferrable: False fails the task, with the time in the message, when the server asks for a long rest.
+    :raises ValueError: when the DAG is parsed: mode, table or conn_id is malformed.
     :raises OpenmarketsQueryError: when the DAG is parsed: the query is malformed, or the mode does not go with it.
-
-    ``incremental``, ``overlap``, ``openmarkets_conn_id`` and ``deferrable`` are as for the other operators.
     """
 
     template_fields: Sequence[str] = ("query", "openmarkets_conn_id", "table", "conn_id")
-    destination_field: ClassVar[str] = "table"
     one_query_each: ClassVar[bool] = False
 
     def __init__(
@@ -76,8 +83,8 @@ class OpenmarketsToSqlOperator(Transfer):
         check_mode(mode, query, incremental=incremental)
         if is_literal(table):
             _check_table(table)
-        if is_literal(conn_id) and not (isinstance(conn_id, str) and conn_id):
-            raise ValueError(f"conn_id must be the id of a connection to a database, not {conn_id!r:.200}.")
+        if is_literal(conn_id):
+            _check_conn_id(conn_id)
         is_known = is_literal(table) and is_literal(conn_id)
         super().__init__(
             query=query,
@@ -94,28 +101,42 @@ class OpenmarketsToSqlOperator(Transfer):
 
     def land(self, hook: OpenmarketsHook, query: Query, context: Context) -> Landed:
         """Pull the rows, then load them."""
-        from openmarkets_provider.landing.landed import Landed, range_of
-        from openmarkets_provider.landing.layout import layout_of
-        from openmarkets_provider.landing.modes import covered
-
         check_mode(self.mode, query, incremental=self.incremental)
         _check_table(self.table)
+        _check_conn_id(self.conn_id)
         layout = layout_of(query)
         database = _hook_of(self.conn_id)
-        from openmarkets_provider.landing.spool import Spool
         from openmarkets_provider.landing.sql import Loader
 
         with _engine_of(database) as engine:
-            loader = Loader(engine, layout, self.table, self.mode, create=self.create_table, load_id=_load_id(context))
+            loader = Loader(
+                engine,
+                layout,
+                self.table,
+                self.mode,
+                create=self.create_table,
+                load_id=_load_id(context),
+                conn_id=self.conn_id,
+            )
             self._loader = loader
             loader.rehearse()
+            # Before the load: nothing must fail after it.
+            self._dataset = _dataset_of(database, self.table, engine.dialect.default_schema_name)
             asked = _named(hook, query) if self.mode == REPLACE_RANGE else query
             with Spool(len(layout.columns)) as spool:
                 for rows in hook.stream(asked):
                     spool.add(layout.values(rows))
-                count = loader.load(spool, covered(asked, layout) if self.mode == REPLACE_RANGE else None)
-            self._dataset = _dataset_of(database, self.table, engine.dialect.default_schema_name)
+                count = loader.load(spool, rows_covered(asked, layout) if self.mode == REPLACE_RANGE else None)
         return Landed(self.table, count, None, [], range_of(query))
+
+    def is_there(self) -> bool:
+        """Tell whether the table exists and has a row."""
+        from openmarkets_provider.landing.sql import Loader
+
+        _check_table(self.table)
+        _check_conn_id(self.conn_id)
+        with _engine_of(_hook_of(self.conn_id)) as engine:
+            return Loader(engine, layout_of(self.query), self.table, self.mode, conn_id=self.conn_id).is_there()
 
     def dataset(self) -> tuple[str, str, str]:
         """Return the table's URI, and its namespace and name for OpenLineage."""
@@ -127,14 +148,24 @@ class OpenmarketsToSqlOperator(Transfer):
             self._loader.cancel()
         super().on_kill()
 
-    def _destination(self) -> str:
+    def destination_text(self) -> str:
+        """Return connection and table."""
         return f"{self.conn_id}/{self.table}"
 
 
 def _check_table(table: str) -> None:
-    if not isinstance(table, str) or not _TABLE.fullmatch(table):
+    # A template that has no value renders as the text None.
+    if not isinstance(table, str) or not _TABLE.fullmatch(table) or table in ("None", STAGE):
         raise OpenmarketsConfigurationError(
-            f"table must be 'table' or 'schema.table', without quotes and blanks, not {table!r:.200}."
+            f"table must be 'table' or 'schema.table', without quotes and blanks, not {table!r:.200}. Was it rendered "
+            "as you meant?"
+        )
+
+
+def _check_conn_id(conn_id: str) -> None:
+    if not isinstance(conn_id, str) or not conn_id.strip():
+        raise OpenmarketsConfigurationError(
+            f"conn_id must be the id of a connection to a database, not {conn_id!r:.200}."
         )
 
 
@@ -165,6 +196,8 @@ def _hook_of(conn_id: str) -> DbApiHook:
             f"{error}. Loading into a database needs: pip install 'airflow-provider-openmarkets[sql]'."
         ) from error
     connection = BaseHook.get_connection(conn_id)
+    if not connection.conn_type:
+        raise OpenmarketsConfigurationError(f"conn_id: connection {conn_id!r} has no type; set it, such as postgres.")
     try:
         hook = connection.get_hook()
     except (AirflowException, ImportError) as error:
@@ -183,6 +216,7 @@ def _hook_of(conn_id: str) -> DbApiHook:
 @contextmanager
 def _engine_of(hook: DbApiHook) -> Iterator[Engine]:
     """Yield an engine whose connections are the hook's own, with all that it does for them: tokens, TLS, settings."""
+    from sqlalchemy.exc import NoSuchModuleError
     from sqlalchemy.pool import NullPool
 
     def connect() -> Any:
@@ -197,7 +231,13 @@ def _engine_of(hook: DbApiHook) -> Iterator[Engine]:
                 raise
         return connection
 
-    engine = hook.get_sqlalchemy_engine({"creator": connect, "poolclass": NullPool, "hide_parameters": True})
+    try:
+        engine = hook.get_sqlalchemy_engine({"creator": connect, "poolclass": NullPool, "hide_parameters": True})
+    except (ImportError, ValueError, NoSuchModuleError) as error:
+        raise OpenmarketsConfigurationError(
+            f"conn_id: SQLAlchemy does not know the database of connection {hook.get_conn_id()!r}, or lacks its driver "
+            f"({error}). Take sqlalchemy_scheme out of the connection's Extra, or install what it names."
+        ) from error
     try:
         yield engine
     finally:

@@ -152,7 +152,7 @@ def test_the_watermarks_are_kept_with_the_assets(airflow, incremental, lake):
         if entry["value"]["owner"].startswith("etl_incremental.")
     ]
     assert {(state["destination"], state["watermark"]) for state in states} == {
-        (f"{lake}/trades", "2026-03-05T13:00:00+00:00"),
+        (f"file://{lake}/trades", "2026-03-05T13:00:00+00:00"),
         ("etl_db/trades", "2026-03-05T13:00:00+00:00"),
     }
 

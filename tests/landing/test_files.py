@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from openmarkets_provider.exceptions import OpenmarketsConfigurationError, Openm
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.files import FORMATS, FileFormat, file_format
 from openmarkets_provider.landing.layout import OTHER_FIELDS, Column, Layout, Storage, layout_of
+from openmarkets_provider.landing.parquet import to_array
 from tests.support.queries import of_every_kind
 
 EVERY = of_every_kind("2026-03-02", "2026-03-03", account="SBX0001", portfolio="SBX0001P")
@@ -199,7 +200,7 @@ class TestChoosing:
             ("jsonl", "infer", "", None, ".jsonl"),
             # What a template gives is not known yet.
             ("csv", "infer", "bars_{{ ds }}.csv.gz", "gzip", ".csv.gz"),
-            ("csv", "gzip", "bars.json.{{ params.end }}", "gzip", ".csv.gz"),
+            ("csv", "gzip", "bars.json.{{ end }}", "gzip", ".csv.gz"),
             ("csv", "infer", "{{ params.name }}.json/{% if x %}.parquet{% endif %}", None, ".csv"),
             ("jsonl", "zstd", "{{ params.folder }}/x", "zstd", ".jsonl.zst"),
         ],
@@ -370,7 +371,7 @@ class TestAnyRows:
         assert found == [seen(form, KINDS, {**each, OTHER_FIELDS: None}) for each in rows]
 
     @pytest.mark.parametrize("form", ALL, ids=ids)
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=30)
     @given(batches=BATCHES)
     def test_the_same_rows_give_the_same_bytes_however_they_are_split(self, form: FileFormat, batches):
         rows = [each for batch in batches for each in batch]
@@ -431,6 +432,13 @@ class TestCsv:
         columns = ", ".join(f"'{column.name}': 'VARCHAR'" for column in KINDS.columns)
         options = f"header=true, columns={{{columns}}}, allow_quoted_nulls=false, quote='\"', escape='\"'"
         assert duckdb.sql(f"SELECT text FROM read_csv('{path}', {options})").fetchall() == [(text,), ("x",)]
+
+    def test_the_decimal_context_of_the_user_changes_nothing(self):
+        for form in PLAIN[:2]:
+            rows = [row(1, decimal=Decimal("1E+5")), row(2, decimal=Decimal("-1.50E-9"))]
+            data = written(form, KINDS, [rows])
+            with localcontext(prec=2, capitals=0, traps=[Inexact]):
+                assert written(form, KINDS, [rows]) == data
 
     @pytest.mark.parametrize("number", ["1E+999999999999", "-1E-999999999999", "1E+1001"])
     def test_a_number_that_would_fill_the_memory_is_refused(self, number: str):
@@ -529,6 +537,13 @@ class TestParquet:
         ) as caught:
             written(self.FORM, KINDS, [rows[:4500], rows[4500:]])
         assert not caught.value.transient
+
+    @pytest.mark.parametrize("number", ["1E+30", "1E-30", "123456789012345678901", "-12345678901234567890.5"])
+    def test_whether_a_number_fits_is_not_left_to_arrow(self, number: str):
+        # Arrow 17 reads 672443225819892997682681373220 as 672443225820.675543742469373952.
+        with pytest.raises(ValueError, match="closer look"):
+            to_array(Storage.DECIMAL, [Decimal(1), None, Decimal(number)])
+        assert to_array(Storage.DECIMAL, [Decimal("-1234567890123456789"), None]).to_pylist()[1] is None
 
     def test_pandas_is_not_imported(self):
         code = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,10 +31,10 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.landing import spool, sql
 from openmarkets_provider.landing.layout import Column, Layout, Storage, layout_of
 from openmarkets_provider.landing.merging import update_and_insert, upsert_of
-from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPSERT, Covered, check_mode, covered
+from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPSERT, Covered, check_mode, rows_covered
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.landing.sql import Loader
-from openmarkets_provider.landing.tables import Place, stage_of, table_of
+from openmarkets_provider.landing.tables import TableName, stage_of, table_of
 from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
 from tests.support.postgres import Postgres
 from tests.support.queries import of_every_kind
@@ -140,7 +141,7 @@ class TestTypes:
             self.assert_has_a_table(layout_of(query), mode, dialect.dialect())
 
     def assert_has_a_table(self, layout: Layout, mode: str, own: Any) -> None:
-        table = table_of(layout, Place.of("market.things"), mode, own.name)
+        table = table_of(layout, TableName.of("market.things"), mode, own.name)
         made = str(CreateTable(table).compile(dialect=own))
         assert ("PRIMARY KEY" in made) == (mode != APPEND)
         assert ("load_id" in made) == (mode == APPEND)
@@ -155,7 +156,7 @@ class TestTypes:
 
     def test_times_keep_their_microseconds_where_the_usual_type_would_not(self):
         def type_of(dialect: Any) -> str:
-            table = table_of(THINGS, Place.of("things"), UPSERT, dialect.name)
+            table = table_of(THINGS, TableName.of("things"), UPSERT, dialect.name)
             return table.c.at.type.compile(dialect)
 
         assert [type_of(dialect.dialect()) for dialect in (mysql, mssql, oracle)] == [
@@ -167,7 +168,7 @@ class TestTypes:
     @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.__name__.rpartition(".")[2])
     def test_rows_go_over_those_with_the_same_key_in_every_dialect(self, dialect):
         own = dialect.dialect()
-        table, stage = table_of(THINGS, Place.of("things"), UPSERT, own.name), stage_of(THINGS, own.name)
+        table, stage = table_of(THINGS, TableName.of("things"), UPSERT, own.name), stage_of(THINGS, own.name)
         chosen = sa.select(*(stage.c[column.name] for column in THINGS.columns)).where(stage.c.load_row == 1)
         made = [str(s.compile(dialect=own)) for s in upsert_of(own.name)(table, THINGS.key, chosen)]
         own_words = {"postgresql": "ON CONFLICT", "sqlite": "ON CONFLICT", "mysql": "ON DUPLICATE KEY UPDATE"}
@@ -236,13 +237,13 @@ class TestValues:
     @given(rows=st.lists(things, max_size=8, unique_by=lambda row: (row["code"], row["at"])))
     def test_sqlite_gives_back_the_same_but_for_the_digits_of_decimals(self, tmp_path_factory, rows):
         database = SqliteDatabase(tmp_path_factory.mktemp("sqlite") / "test.db")
-        fit = [{**row, "price": None if row["price"] is None else row["price"] % 1000} for row in rows]
+        fit = [{**row, "price": row["price"] if abs(row["price"] or 0) < 10**19 else None} for row in rows]
         assert load(database, fit) == len(rows)
         found = database.execute("SELECT code, at, price, volume, day, is_open, note FROM things")
         there = {(code, datetime.fromisoformat(at).replace(tzinfo=UTC)): values for code, at, *values in found}
         for row in fit:
             price, volume, day, is_open, note = there[row["code"], row["at"]]
-            assert price == (None if row["price"] is None else pytest.approx(float(row["price"]), abs=1e-15))
+            assert price == (None if row["price"] is None else pytest.approx(float(row["price"]), rel=1e-15, abs=1e-18))
             assert (volume, note) == (row["volume"], row["note"])
             assert day == (None if row["day"] is None else row["day"].isoformat())
             assert is_open == (None if row["is_open"] is None else int(row["is_open"]))
@@ -295,7 +296,7 @@ class TestModes:
 
     @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])
     def test_of_rows_with_one_key_the_last_one_counts_and_the_log_says_so(self, database, mode, caplog):
-        replaced = Covered("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",)], True)
+        replaced = Covered("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",)])
         first, second = [thing(note="1"), thing("B", note="2"), thing(note="3")], [thing("C"), thing(note="4")]
         assert load(database, first, second, mode=mode, replaced=replaced) == 3
         assert notes(database) == [("A", "4"), ("B", "2"), ("C", None)]
@@ -303,7 +304,7 @@ class TestModes:
 
     def test_replacing_takes_away_what_is_covered_and_nothing_else(self, database):
         load(database, [thing(code, hours, note="old") for code in "ABC" for hours in (-1, 0, 1, 2)])
-        replaced = Covered("at", NOON, NOON + timedelta(hours=2), ("code",), [("A",), ("B",)], True)
+        replaced = Covered("at", NOON, NOON + timedelta(hours=2), ("code",), [("A",), ("B",)])
         assert load(database, [thing("A", 0, note="new")], mode=REPLACE_RANGE, replaced=replaced) == 1
         left = database.execute("SELECT code, note FROM things ORDER BY code, at")
         assert left == [
@@ -312,23 +313,27 @@ class TestModes:
             *[("C", "old")] * 4,
         ]
 
-    def test_replacing_keeps_what_may_not_have_been_answered(self, database):
-        load(database, [thing(code, hours, note="old") for code in "AB" for hours in (0, 1)])
-        replaced = Covered("at", NOON, NOON + timedelta(hours=2), ("code",), [("A",), ("B",)], False)
-        load(database, [thing("A", 0, note="new")], mode=REPLACE_RANGE, replaced=replaced)
-        assert notes(database) == [("A", "new"), ("B", "old"), ("B", "old")]
-
     def test_replacing_by_nothing_empties_the_range(self, database):
         load(database, [thing(code) for code in "AB"])
-        replaced = Covered("at", NOON, NOON + timedelta(hours=2), ("code",), [("A",)], True)
+        replaced = Covered("at", NOON, NOON + timedelta(hours=2), ("code",), [("A",)])
         assert load(database, mode=REPLACE_RANGE, replaced=replaced) == 0
         assert notes(database) == [("B", None)]
+
+    def test_without_a_unique_key_rows_that_a_reply_names_otherwise_are_there_once(self, database):
+        columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
+        time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
+        database.execute(f"CREATE TABLE things (code text, at {time}, {columns})")
+        # Asked for in small letters, and answered in capitals.
+        replaced = Covered("at", NOON, NOON + timedelta(hours=1), ("code",), [("a",)])
+        for note in "12":
+            load(database, [thing("A", note=note)], mode=REPLACE_RANGE, replaced=replaced)
+        assert notes(database) == [("A", "2")]
 
     def test_replacing_needs_no_key_in_a_table_of_the_user(self, database):
         columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
         time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
         database.execute(f"CREATE TABLE things (code text, at {time}, {columns})")
-        replaced = Covered("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",)], True)
+        replaced = Covered("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",)])
         for _ in range(2):
             load(database, [thing(note="1"), thing(note="2")], mode=REPLACE_RANGE, replaced=replaced)
         assert notes(database) == [("A", "2")]
@@ -354,7 +359,7 @@ class TestModes:
     def test_plain_sql_does_the_same_as_the_databases_own(self, database):
         load(database, [thing("A", note="old"), thing("B", note="old")])
         engine = engine_of(database)
-        table, stage = table_of(THINGS, Place.of("things"), UPSERT, engine.name), stage_of(THINGS, engine.name)
+        table, stage = table_of(THINGS, TableName.of("things"), UPSERT, engine.name), stage_of(THINGS, engine.name)
         with engine.connect() as connection, connection.begin():
             stage.create(connection)
             rows = [{**thing(code, note="new"), "load_row": row} for row, code in enumerate("BC")]
@@ -400,6 +405,16 @@ class TestTablesThatAreThere:
         load(database, [thing(note="1")])
         load(database, [thing(note="2")])
         assert notes(database) == [("A", "2")]
+
+    def test_it_is_there_when_it_has_a_row(self, database):
+        engine = engine_of(database)
+        loader = Loader(engine, THINGS, "things", UPSERT)
+        assert not loader.is_there()
+        load(database)
+        assert not loader.is_there()
+        load(database, [thing()])
+        assert loader.is_there()
+        engine.dispose()
 
     def test_a_table_that_may_not_be_made_is_shown(self, database):
         with pytest.raises(
@@ -459,6 +474,136 @@ class TestTablesThatAreThere:
         monkeypatch.setattr(sql, "_UNDOES_DDL", ())
         in_postgres.execute("REVOKE CREATE ON SCHEMA public FROM public")
         Loader(engine_of(in_postgres), THINGS, "things", UPSERT).rehearse()
+
+    def test_a_table_that_lacks_most_columns_is_another_querys(self, database):
+        load(database, layout=layout_of(queries.quotes("BHP")))
+        with pytest.raises(
+            OpenmarketsDatabaseError,
+            match=r"looks like the table of another query: of the 8 columns of things it lacks 7",
+        ):
+            load(database, [thing()])
+
+    @pytest.mark.parametrize("key", ["PRIMARY KEY (code, at)", "UNIQUE (code, at)", "UNIQUE (at)"])
+    def test_rows_are_not_appended_where_a_key_is_unique(self, database, key):
+        time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
+        database.execute(f"CREATE TABLE things (code text, at {time}, {key})")
+        with pytest.raises(OpenmarketsDatabaseError, match=r"at is unique in the table.*Take another table") as refused:
+            load(database, [thing()], mode=APPEND)
+        assert "ALTER TABLE" not in str(refused.value)
+
+    def test_rows_are_appended_where_something_else_is_unique(self, database):
+        load(database, mode=APPEND)
+        database.execute("CREATE UNIQUE INDEX one ON things (load_id, code, at)")
+        for load_id in "ab":
+            load(database, [thing()], mode=APPEND, load_id=load_id)
+        assert len(notes(database)) == 2
+
+    @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])
+    def test_a_table_for_appending_takes_no_other_mode(self, database, mode):
+        load(database, mode=APPEND)
+        with pytest.raises(OpenmarketsDatabaseError, match=r"the table was made for mode='append'.*Take another table"):
+            load(database, mode=mode)
+
+    def test_a_column_of_the_user_that_needs_a_value_is_found_before_there_are_rows(self, database):
+        load(database)
+        database.execute("ALTER TABLE things ADD source text DEFAULT 'us' NOT NULL")
+        assert load(database, [thing()]) == 1
+        database.execute("DROP TABLE things")
+        time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
+        columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
+        database.execute(
+            f"CREATE TABLE things (code text, at {time}, {columns}, source text NOT NULL, PRIMARY KEY (code, at))"
+        )
+        with pytest.raises(OpenmarketsDatabaseError, match=r"column source is NOT NULL and has no default"):
+            Loader(engine_of(database), THINGS, "things", UPSERT).rehearse()
+
+    @pytest.mark.parametrize(
+        ("postgresql", "sqlite"),
+        [
+            ("serial PRIMARY KEY", "INTEGER PRIMARY KEY NOT NULL"),
+            ("int NOT NULL GENERATED ALWAYS AS IDENTITY", "int NOT NULL DEFAULT 7"),
+            ("int NOT NULL GENERATED ALWAYS AS (1 + 1) STORED", "int NOT NULL GENERATED ALWAYS AS (1 + 1)"),
+        ],
+    )
+    def test_a_column_of_the_user_that_fills_itself_is_in_nobodys_way(self, database, postgresql, sqlite):
+        is_postgres = isinstance(database, PostgresDatabase)
+        time, own = ("timestamp with time zone", postgresql) if is_postgres else ("datetime", sqlite)
+        columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
+        database.execute(f"CREATE TABLE things (id {own}, code text, at {time}, {columns}, UNIQUE (code, at))")
+        assert load(database, [thing()]) == 1
+
+
+class TestTypesOfTheUser:
+    """What a database would round without a word is refused; what keeps every digit is not."""
+
+    @pytest.mark.parametrize(
+        ("column", "kind", "needed"),
+        [
+            ("price", "integer", "NUMERIC"),
+            ("price", "bigint", "NUMERIC"),
+            ("price", "numeric(10, 0)", "NUMERIC"),
+            ("price", "whole", "NUMERIC"),
+            ("at", "date", "TIMESTAMP WITH TIME ZONE"),
+            ("at", "time", "TIMESTAMP WITH TIME ZONE"),
+        ],
+    )
+    def test_a_type_that_holds_none_is_refused_before_there_are_rows(self, in_postgres, column, kind, needed):
+        load(in_postgres)
+        in_postgres.execute("CREATE DOMAIN whole AS integer")
+        in_postgres.execute(f"ALTER TABLE things ALTER COLUMN {column} TYPE {kind}")
+        with pytest.raises(
+            OpenmarketsDatabaseError, match=f"column {column} has the type .*would round it. It needs {needed}"
+        ):
+            Loader(engine_of(in_postgres), THINGS, "things", UPSERT).rehearse()
+
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize(
+        ("column", "kind", "fits", "does_not"),
+        [
+            ("price", "numeric(4, 1)", Decimal("49.5"), Decimal("49.06")),
+            ("price", "numeric(4, 1)", Decimal("49.5"), Decimal("12345")),
+            ("price", "numeric(38, 18)", Decimal("1E-18"), Decimal("1E-19")),
+            ("price", "cents", Decimal("49.06"), Decimal("49.065")),
+            ("price", "money", Decimal("49.06"), Decimal("49.065")),
+            ("price", "real", Decimal("49.06"), Decimal("123456.78")),
+            ("volume", "real", 2**16, 2**24 + 1),
+            ("volume", "numeric(5, -2)", 1200, 1250),
+            ("at", "timestamp(0)", NOON, NOON.replace(microsecond=1)),
+            ("at", "timestamptz(3)", NOON.replace(microsecond=1000), NOON.replace(microsecond=1)),
+        ],
+    )
+    def test_a_row_that_would_be_rounded_is_named(self, in_postgres, mode, column, kind, fits, does_not):
+        load(in_postgres, mode=mode)
+        in_postgres.execute("CREATE DOMAIN cents AS numeric(12, 2)")
+        in_postgres.execute(f"ALTER TABLE things ALTER COLUMN {column} TYPE {kind} USING NULL")
+        rows = [thing("A", **{column: fits}), thing("B", **{column: does_not}), thing("C")]
+        assert load(in_postgres, rows[::2], mode=mode) == 2
+        with pytest.raises(OpenmarketsDatabaseError, match=r"things: row 2 \(code=B, .*") as refused:
+            load(in_postgres, rows[:1], rows[1:], mode=mode)
+        assert (refused.value.row, refused.value.transient) == (2, False)
+        if does_not != 12345:
+            assert re.search(rf"{column} is .*, which its column \(.*\) would round\. Make", str(refused.value))
+        assert [code for code, _ in notes(in_postgres)] == ["A", "C"]
+
+    @pytest.mark.parametrize("kind", ["numeric(8, 4)", "numeric(38, 18)", "text", "double precision", "float(53)"])
+    def test_a_type_that_holds_them_will_do(self, in_postgres, kind):
+        load(in_postgres)
+        in_postgres.execute(f"ALTER TABLE things ALTER COLUMN price TYPE {kind}")
+        load(in_postgres, [thing(price=Decimal("49.0625"))])
+        assert in_postgres.execute("SELECT price::text FROM things")[0][0].rstrip("0") == "49.0625"
+
+    def test_double_precision_is_taken_as_it_is(self, in_postgres):
+        load(in_postgres)
+        in_postgres.execute("ALTER TABLE things ALTER COLUMN price TYPE double precision")
+        load(in_postgres, [thing(price=Decimal("12.345678901234567891"))])
+        assert in_postgres.execute("SELECT price FROM things") == [(12.345678901234567891,)]
+
+    @pytest.mark.parametrize("kind", ["integer", "numeric(4, 1)", "real"])
+    def test_sqlite_keeps_the_digits_whatever_the_type(self, in_sqlite, kind):
+        columns = "volume bigint, day date, is_open boolean, note text, other_fields text, PRIMARY KEY (code, at)"
+        in_sqlite.execute(f"CREATE TABLE things (code text, at date, price {kind}, {columns})")
+        load(in_sqlite, [thing(price=Decimal("49.06"))])
+        assert in_sqlite.execute("SELECT price, at FROM things") == [(49.06, "2026-03-02 12:00:00.000000")]
 
 
 class TestBadRows:
@@ -523,6 +668,14 @@ class TestBadRows:
         ):
             load(database, [thing("A"), thing("B")], [thing(None)])
 
+    def test_a_record_without_a_key(self, in_postgres):
+        layout = layout_of(queries.request("oms", "GET", "accounts/v1"))
+        load(in_postgres, mode=APPEND, layout=layout)
+        in_postgres.execute("ALTER TABLE things ADD CONSTRAINT few CHECK (record <> '3')")
+        with pytest.raises(OpenmarketsDatabaseError, match=r'row 3 is refused: .*"few"') as refused:
+            load(in_postgres, [1, 2, 3, 4], mode=APPEND, layout=layout)
+        assert (refused.value.row, refused.value.key) == (3, {})
+
     def test_a_number_that_does_not_fit_into_a_column_of_the_user(self, in_postgres):
         load(in_postgres)
         in_postgres.execute("ALTER TABLE things ALTER COLUMN volume TYPE integer")
@@ -548,7 +701,7 @@ class TestBadRows:
 class TestTwoAtOnce:
     @pytest.mark.parametrize("mode", MODES)
     def test_loads_of_a_table_that_is_not_there_yet(self, database, mode):
-        replaced = Covered("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",), ("B",)], True)
+        replaced = Covered("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",), ("B",)])
         rows = [thing(code, note="x") for code in "AB"]
 
         def work(number: int) -> int:
@@ -559,6 +712,25 @@ class TestTwoAtOnce:
                 assert list(pool.map(work, range(4))) == [2] * 4
             assert notes(database) == [("A", "x"), ("B", "x")]
             database.execute("DROP TABLE things")
+
+    @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+    def test_a_load_that_waits_can_be_ended(self, postgres, driver):
+        database = PostgresDatabase(postgres, driver)
+        load(database, [thing(note="old")])
+        loader = Loader(engine_of(database), THINGS, "things", UPSERT)
+        with Spool(len(THINGS.columns)) as kept, ThreadPoolExecutor(1) as pool, postgres.connect("test") as blocker:
+            kept.add(THINGS.values([thing(note="new")]))
+            blocker.autocommit = False
+            blocker.execute("UPDATE things SET note = 'never'")
+            loading = pool.submit(loader.load, kept)
+            while not any(waits_for == "Lock" for _, _, waits_for, _ in database.others()):
+                assert not loading.done()
+            loader.cancel()
+            with pytest.raises(OpenmarketsDatabaseError, match="canceling statement") as cancelled:
+                loading.result(60)
+            blocker.rollback()
+        assert cancelled.value.transient
+        assert notes(database) == [("A", "old")]
 
     def test_a_database_that_stays_locked_is_a_failure_that_may_pass(self, in_sqlite, monkeypatch):
         monkeypatch.setattr(sql, "LOCKED_FOR", 0)
@@ -622,7 +794,7 @@ class TestSpool:
 
 class TestWhatIsCovered:
     def of(self, query: queries.Query) -> Covered:
-        return covered(query, layout_of(query))
+        return rows_covered(query, layout_of(query))
 
     def test_the_securities_that_are_named_in_the_range(self):
         found = self.of(queries.time_series(["BHP", "CBA.ASX", "RIO.ASX@CXA"], **DAYS))
@@ -632,7 +804,6 @@ class TestWhatIsCovered:
             date(2026, 3, 4),
             ("security_code", "exchange", "data_source"),
             [("BHP", "ASX", "TM"), ("CBA", "ASX", "TM"), ("RIO", "ASX", "CXA")],
-            True,
         )
 
     def test_times_are_moments(self):
@@ -640,9 +811,6 @@ class TestWhatIsCovered:
         sydney = timezone(timedelta(hours=11))
         assert (found.start, found.end) == (datetime(2026, 3, 2, tzinfo=sydney), datetime(2026, 3, 4, tzinfo=sydney))
         assert found.time == "trade_date_time"
-
-    def test_those_that_may_be_left_out_are_not_certain(self):
-        assert not self.of(queries.time_series(["BHP"], on_invalid="warn", **DAYS)).certain
 
     def test_the_accounts_that_are_named(self):
         found = self.of(queries.order_trades(["A1", "A2"], **DAYS))
@@ -655,6 +823,11 @@ class TestCheckMode:
             check_mode(mode, queries.time_series("BHP", start="2026-03-02", end="2026-03-04"), incremental=False)
         with pytest.raises(ValueError, match="mode must be one of 'upsert', 'append', 'replace_range', not 'merge'"):
             check_mode("merge", queries.quotes("BHP"), incremental=False)
+
+    def test_what_may_be_left_out_is_not_replaced(self):
+        query = queries.time_series("BHP", start="2026-03-02", end="2026-03-04", on_invalid="warn")
+        with pytest.raises(OpenmarketsQueryError, match="on_invalid='warn' does not go with mode='replace_range'"):
+            check_mode(REPLACE_RANGE, query, incremental=False)
 
     def test_an_incremental_load_is_not_appended(self):
         with pytest.raises(ValueError, match="'append' does not go with incremental: the overlap would be there twice"):
@@ -678,6 +851,13 @@ def test_no_secret_is_in_what_is_said_of_a_database_that_lets_nobody_in(in_postg
         load(in_postgres, [thing()])
     assert (refused.value.transient, refused.value.sent) == (True, False)
     assert "wrong-password" not in f"{refused.value} {refused.value.__cause__} {refused.value.__cause__.__cause__}"
+
+
+def test_a_failure_names_the_connection_and_ends_in_one_mark(in_postgres):
+    in_postgres.url = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:1", in_postgres.url)
+    with pytest.raises(OpenmarketsDatabaseError, match=r"things \(conn_id 'db'\): conn.* Nothing was ch") as down:
+        load(in_postgres, [thing()], conn_id="db")
+    assert not re.search(r"[?!.]\.( |$)", str(down.value))
 
 
 def test_progress_is_told(in_sqlite, monkeypatch, caplog):

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import signal
 import stat
 import sys
@@ -19,101 +20,13 @@ from airflow.sdk import ObjectStoragePath
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 from openmarkets_provider.landing import storage
-from openmarkets_provider.landing.storage import (
-    CHUNK,
-    STORES,
-    Folder,
-    LocalFolder,
-    Place,
-    RemoteFolder,
-    Spool,
-    read_place,
-    static_url,
-)
+from openmarkets_provider.landing.destinations import CHUNK, read_place
+from openmarkets_provider.landing.storage import Folder, LocalFolder, PartitionSpool, RemoteFolder
 from tests.support.hostile import reply, reset
-from tests.support.s3_server import SECRET, S3Server
+from tests.support.s3_server import SECRET
 
 WAIT = 60
 PART = r"PUT /bucket/bars/x\?partNumber={}&"
-
-
-class TestDestinations:
-    @pytest.mark.parametrize(
-        ("destination", "place", "url", "lineage"),
-        [
-            ("/data/x.csv", Place("file", "", "/data/x.csv"), "file:///data/x.csv", ("file", "/data/x.csv")),
-            ("file:///data//a/../x", Place("file", "", "/data/x"), "file:///data/x", ("file", "/data/x")),
-            ("s3://b/a/x", Place("s3", "b", "a/x"), "s3://b/a/x", ("s3://b", "a/x")),
-            ("S3A://conn@b/x", Place("s3a", "b", "x", "conn"), "s3a://b/x", ("s3://b", "x")),
-            ("gcs://b/x", Place("gcs", "b", "x"), "gcs://b/x", ("gs://b", "x")),
-            ("abfs://b/x", Place("abfs", "b", "x"), "abfs://b/x", ("abfss://b", "x")),
-        ],
-    )
-    def test_urls_and_absolute_paths_are_read(self, destination, place, url, lineage):
-        read = read_place(destination, is_folder=False)
-        assert read == place
-        assert (read.url, read.lineage) == (url, lineage)
-
-    @pytest.mark.parametrize(
-        ("destination", "url"),
-        [("s3://b", "s3://b/"), ("s3://c@b/bars/", "s3://b/bars"), ("/data/bars/", "file:///data/bars")],
-    )
-    def test_a_folder_may_be_a_whole_bucket_and_end_in_a_slash(self, destination, url):
-        assert read_place(destination, is_folder=True).url == url
-
-    @pytest.mark.parametrize(
-        ("destination", "problem"),
-        [
-            ("bars/x.csv", "is not absolute"),
-            ("~/x.csv", "is not absolute"),
-            ("file://host/x.csv", "is not absolute"),
-            ("/data/", "is a folder"),
-            ("", "is empty"),
-            (None, "is no text"),
-            (Path("/data/x.csv"), "is no text"),
-            ("/data/x.csv\n", "control character"),
-            ("s3://b", "no path"),
-            ("s3://b/", "no path"),
-            ("s3://b/a/", "empty part"),
-            ("s3://b//x.csv", "empty part"),
-            ("s3://b/../x.csv", "'..'"),
-            ("s3:///x.csv", "no bucket"),
-            ("s3://conn@/x.csv", "no bucket"),
-            ("s3://b/x.csv?versionId=1", "'?' or '#'"),
-            ("https://host/x.csv", "may show half a file"),
-            ("sftp://host/x.csv", "allowed are file, s3, s3a, gs, gcs, abfs, abfss"),
-        ],
-    )
-    def test_others_are_refused_by_what_is_wrong(self, destination, problem):
-        with pytest.raises(OpenmarketsConfigurationError) as error:
-            read_place(destination, is_folder=False)
-        assert str(error.value).startswith("destination: ")
-        assert problem in str(error.value)
-
-    @pytest.mark.parametrize("destination", ["s3://key:the-secret@b/x", "https://key:the-secret@host/x"])
-    def test_credentials_in_a_url_are_refused_and_not_shown(self, destination):
-        with pytest.raises(OpenmarketsConfigurationError) as error:
-            read_place(destination, is_folder=False)
-        assert "the-secret" not in str(error.value)
-
-    @pytest.mark.parametrize(
-        ("destination", "url"),
-        [
-            ("s3://conn@b/bars/x.csv", "s3://b/bars/x.csv"),
-            ("s3://b/bars/", "s3://b/bars"),
-            ("/data/x.csv", "file:///data/x.csv"),
-            ("s3://conn@b/bars/{{ ds }}.csv", "s3://b/bars"),
-            ("s3://b/{% if x %}a{% endif %}/x.csv", "s3://b/"),
-            ("/data/bars-{{ ds }}/x.csv", "file:///data"),
-            ("{{ params.where }}/x.csv", None),
-            ("/{{ params.where }}/x.csv", None),
-            ("s3://{{ params.bucket }}/x.csv", None),
-            ("s3://b-{{ params.bucket }}/x.csv", None),
-            ("s3://conn@{{ params.bucket }}/x.csv", None),
-        ],
-    )
-    def test_what_is_known_of_a_template_is_the_folder_before_it(self, destination, url):
-        assert static_url(destination) == url
 
 
 @pytest.fixture
@@ -238,6 +151,15 @@ class TestLocal:
             land(local, "x", b"new")
         assert files(tmp_path / "bars") == {"x": b"new", ".openmarkets-0123456789abcdef.part": b"half"}
 
+    def test_it_is_there_when_it_holds_more_than_temporary_files(self, tmp_path):
+        folder = LocalFolder(read_place(str(tmp_path / "new"), is_folder=True))
+        assert not folder.is_there()
+        folder.prepare(["day=1/x"])
+        with folder.stage():
+            assert not folder.is_there()
+        land(folder, "day=1/x", b"")
+        assert folder.is_there()
+
     def test_a_link_is_followed(self, local, tmp_path):
         (tmp_path / "real").mkdir()
         (tmp_path / "bars/x").symlink_to(tmp_path / "real/y")
@@ -268,22 +190,9 @@ class TestLocal:
         assert not error.value.transient
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    server.reset()
-    monkeypatch.setenv("AIRFLOW_CONN_STORAGE_S3", server.connection_json)
-    return server
-
-
 def remote(where: str = "s3://bucket/bars") -> RemoteFolder:
     place = read_place(where, is_folder=True)
-    return RemoteFolder(place, ObjectStoragePath(f"s3://{place.bucket}", conn_id="storage_s3").fs)
+    return RemoteFolder(place, ObjectStoragePath(f"s3://{place.bucket}", conn_id="landing_s3").fs)
 
 
 LARGE = b"".join(bytes([number]) * CHUNK for number in range(2)) + b"the rest"
@@ -306,6 +215,15 @@ class TestRemote:
     def test_an_object_is_not_one_of_those_whose_names_go_on(self, s3):
         s3.put("bars/x/y", b"")
         assert remote().existing(["x"]) == set()
+
+    @pytest.mark.parametrize("where", ["s3://bucket/bars", "s3://bucket"])
+    def test_it_is_there_when_an_object_is(self, s3, where):
+        folder = remote(where)
+        assert not folder.is_there()
+        s3.put("barsandmore/x", b"")
+        assert folder.is_there() == (where == "s3://bucket")
+        land(folder, "day=1/x", b"")
+        assert folder.is_there()
 
     def test_whether_it_exists_is_asked_anew_each_time(self, s3):
         folder = remote()
@@ -388,6 +306,12 @@ class TestRemote:
             remote("s3://nowhere/bars").prepare(["x"])
         assert not error.value.transient
 
+    def test_a_name_that_no_bucket_can_have_does_not_pass_by_itself(self, s3):
+        with pytest.raises(OpenmarketsError, match=r"ParamValidationError: .*Invalid bucket name") as error:
+            remote("s3://a bucket/bars").prepare(["x"])
+        assert not error.value.transient
+        assert len(str(error.value)) < 400
+
     def test_who_may_not_look_at_the_bucket_may_write_to_it(self, s3):
         s3.fail("HEAD /bucket ", 403, "AccessDenied", times=99)
         remote().prepare(["x"])
@@ -425,7 +349,7 @@ class TestRemote:
 
         class Wake(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                if "8 of 17 MB uploaded" in record.getMessage():
+                if re.search(r"8 of 17 MB uploaded, \d+\.\d MB/s", record.getMessage()):
                     lines.set()
 
         handler = Wake()
@@ -450,11 +374,7 @@ def test_parts_of_a_very_large_file_are_larger_so_that_ten_thousand_are_enough()
         assert chunk * 10_000 >= size
 
 
-def test_all_stores_are_known_by_the_schemes_that_airflow_has_for_them():
-    assert list(STORES) == ["s3", "s3a", "gs", "gcs", "abfs", "abfss"]
-
-
-class TestSpool:
+class TestPartitionSpool:
     @pytest.mark.parametrize("most", [1, 3, 1000])
     def test_rows_come_back_by_partition_in_their_order_with_their_types(self, tmp_path, monkeypatch, most):
         monkeypatch.setattr(storage, "MAX_SPOOLED_ROWS", most)
@@ -463,7 +383,7 @@ class TestSpool:
             for number in range(10)
         ]
         with (tmp_path / "spool").open("w+b") as file:
-            spool: Spool[str] = Spool(file)
+            spool: PartitionSpool[str] = PartitionSpool(file)
             for row in rows:
                 spool.add("odd" if row["n"] % 2 else "even", [row])
             assert sorted(spool.waiting()) == ["even", "odd"]
@@ -476,14 +396,14 @@ class TestSpool:
 
     def test_a_batch_holds_rows_with_the_same_fields(self, tmp_path):
         with (tmp_path / "spool").open("w+b") as file:
-            spool: Spool[str] = Spool(file)
+            spool: PartitionSpool[str] = PartitionSpool(file)
             for rows in ([{"a": 1}], [{"a": 2}], [{"a": 3, "b": 1}], [{"a": 4}]):
                 spool.add("x", rows)
             assert list(spool.take("x")) == [[{"a": 1}, {"a": 2}], [{"a": 3, "b": 1}], [{"a": 4}]]
 
     def test_the_rows_that_were_given_are_not_changed(self, tmp_path):
         with (tmp_path / "spool").open("w+b") as file:
-            spool: Spool[str] = Spool(file)
+            spool: PartitionSpool[str] = PartitionSpool(file)
             given = [{"a": 1}]
             spool.add("x", given)
             spool.add("x", [{"a": 2}])

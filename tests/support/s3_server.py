@@ -7,12 +7,12 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import botocore.session
+import pytest
 
 from tests.support.hostile import Handler, HostileServer, reply, target
 from tests.support.process import ServerProcess
@@ -134,6 +134,8 @@ class S3Server:
 
     def _client(self) -> Any:
         """Return a client that goes to the server itself."""
+        import botocore.session
+
         return botocore.session.get_session().create_client(
             "s3",
             endpoint_url=self._server.url,
@@ -200,6 +202,21 @@ class Hold:
         """Close their connections; the server never gets them."""
         self._is_dropped = True
         self._released.set()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Give a server for all tests of this process: Airflow keeps a connection's file system as long as it lives."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """Give the server, empty and without faults; the connection ``landing_s3`` leads to it."""
+    s3_server.reset()
+    monkeypatch.setenv("AIRFLOW_CONN_LANDING_S3", s3_server.connection_json)
+    return s3_server
 
 
 def closed_port() -> int:

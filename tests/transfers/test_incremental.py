@@ -90,7 +90,7 @@ def trades(end: str, securities: Any = "BHP") -> queries.Query:
 def to_files(folder: Path, query: queries.Query, task_id: str = "files", **kwargs: Any) -> Any:
     with DAG("etl", schedule=None):
         return OpenmarketsToObjectStorageOperator(
-            task_id=task_id, query=query, destination=str(folder), partition="day", incremental=True, **kwargs
+            task_id=task_id, query=query, destination=str(folder), incremental=True, **{"partition": "day"} | kwargs
         )
 
 
@@ -118,11 +118,12 @@ def pulled(query: queries.Query) -> list[str]:
 def test_what_came_late_is_landed_by_the_overlap_and_nothing_twice(
     openmarkets_sandbox, deployment, database, lake, overlap
 ):
-    raw = OpenmarketsHook().run({**trades("2026-03-04"), "raw": True})
-    day = [trade for trade in raw if trade["tradeDateTime"].startswith("2026-03-03")]
-    for load in range(2):
-        # A load makes two calls; of the second day's trades one is missing, which comes later.
-        openmarkets_sandbox.fault(target=TRADES, kind="body", body=day[:-1], after=2 * load + 1)
+    def trades(end: str) -> queries.Query:
+        return queries.trades("BHP", start="2026-03-03", end=end)
+
+    day = OpenmarketsHook().run({**trades("2026-03-04"), "raw": True})
+    # Each of the first loads makes one call; of the day's trades one is missing, which comes later.
+    openmarkets_sandbox.fault(target=TRADES, kind="body", body=day[:-1], times=2)
 
     def load(end: str) -> None:
         deployment.run(to_files(lake, trades(end), overlap=overlap), end)
@@ -189,6 +190,68 @@ def test_a_folder_belongs_to_one_task_and_one_query(openmarkets_sandbox, deploym
     assert landed(lake) == pulled(trades("2026-03-04"))
 
 
+def test_a_folder_belongs_to_one_task_whatever_assets_others_name(openmarkets_sandbox, deployment, lake):
+    deployment.run(to_files(lake, trades("2026-03-04"), outlets=[Asset("one")]), "first")
+    other = to_files(lake, trades("2026-03-04", ["CBA"]), task_id="other", outlets=[Asset("two")])
+    assert [asset.name for asset in other.outlets] == ["two", f"file://{lake}"]
+    with pytest.raises(AirflowFailException, match=r"is loaded by task etl\.files"):
+        deployment.run(other, "first")
+    assert landed(lake) == pulled(trades("2026-03-04"))
+
+
+def test_a_first_load_that_failed_takes_the_corrected_query(openmarkets_sandbox, deployment, lake):
+    with pytest.raises(AirflowFailException, match="more than 400"):
+        deployment.run(to_files(lake, queries.trades("BHP", start="2020-01-01", end="2026-03-04")), "first")
+    deployment.run(to_files(lake, trades("2026-03-04")), "first")
+    assert landed(lake) == pulled(trades("2026-03-04"))
+
+
+def test_a_first_range_that_lies_ahead_is_skipped(openmarkets_sandbox, deployment, lake):
+    ahead = queries.trades("BHP", start="2190-01-01", end="2190-01-05")
+    with pytest.raises(AirflowSkipException, match="has nothing yet, and the range lies ahead"):
+        deployment.run(to_files(lake, ahead), "first")
+
+
+@pytest.mark.parametrize("form", [{"partition": "month"}, {"format": "csv"}, {"compression": "zstd"}], ids=str)
+def test_a_folder_keeps_its_form(openmarkets_sandbox, deployment, lake, form):
+    deployment.run(to_files(lake, trades("2026-03-04")), "first")
+    with pytest.raises(AirflowFailException, match=r"another query .*, partition or format"):
+        deployment.run(to_files(lake, trades("2026-03-05"), **form), "second")
+    assert landed(lake) == pulled(trades("2026-03-04"))
+
+
+def test_a_folder_whose_first_load_is_under_way_belongs_to_its_task(openmarkets_sandbox, deployment, lake):
+    openmarkets_sandbox.fault(target=TRADES, kind="status", status=400)
+    with pytest.raises(AirflowFailException):
+        deployment.run(to_files(lake, trades("2026-03-04")), "first")
+    with pytest.raises(AirflowFailException, match=r"is loaded by task etl\.files"):
+        deployment.run(to_files(lake, trades("2026-03-04"), task_id="other"), "first")
+
+
+def test_a_destination_that_is_gone_is_not_filled_with_its_end_only(openmarkets_sandbox, deployment, database, lake):
+    deployment.run(to_files(lake, trades("2026-03-04")), "first")
+    deployment.run(to_table(trades("2026-03-04")), "first")
+    for path in lake.glob("*/*"):
+        path.unlink()
+    with sqlite3.connect(database) as connection:
+        connection.execute("drop table trades")
+    for task in (to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))):
+        with pytest.raises(AirflowFailException, match=r"is gone, or empty, .* delete the key 'openmarkets_"):
+            deployment.run(task, "second")
+    deployment.assets.clear()
+    deployment.run(to_files(lake, trades("2026-03-05")), "third")
+    deployment.run(to_table(trades("2026-03-05")), "third")
+    assert landed(lake) == in_table(database) == pulled(trades("2026-03-05"))
+
+
+def test_a_folder_that_never_had_a_row_is_not_missed(openmarkets_sandbox, deployment, lake):
+    # Saturday and Sunday
+    weekend = queries.trades("BHP", start="2026-03-07", end="2026-03-08")
+    for day in ("2026-03-08", "2026-03-09", "2026-03-10"):
+        deployment.run(to_files(lake, weekend | {"end": day}), day)
+    assert landed(lake) == pulled(weekend | {"end": "2026-03-10"}) != []
+
+
 def test_begun_anew_after_its_state_was_deleted(openmarkets_sandbox, deployment, lake):
     first = to_files(lake, trades("2026-03-03"))
     second = to_files(lake, trades("2026-03-04"))
@@ -236,13 +299,18 @@ def test_before_airflow_3_3_it_is_an_error_that_says_what_to_do(monkeypatch, lak
         (lambda: to_table(trades("2026-03-04"), overlap=5), ValueError, "overlap must be"),
         (lambda: to_table(trades("2026-03-04"), mode="append"), ValueError, "append"),
         (
+            lambda: to_table(queries.trades("BHP", start="2026-03-02", end="2026-03-04", on_invalid="warn")),
+            OpenmarketsQueryError,
+            "on_invalid='warn' does not go with incremental",
+        ),
+        (
             lambda: to_files(Path("/lake/{{ params.where }}"), trades("2026-03-04"), max_active_tis_per_dag=2),
             ValueError,
             "max_active_tis_per_dag",
         ),
         (lambda: to_files(Path("/{{ params.where }}"), trades("2026-03-04")), ValueError, r"outlets=\[Asset"),
     ],
-    ids=["quotes", "request", "negative", "number", "append", "at once", "no asset"],
+    ids=["quotes", "request", "negative", "number", "append", "warn", "at once", "no asset"],
 )
 def test_what_can_not_be_incremental_is_refused_while_the_dag_is_parsed(make, error, text):
     with pytest.raises(error, match=text):
@@ -259,3 +327,24 @@ def test_without_partitions_it_is_refused_while_the_dag_is_parsed(tmp_path):
 def test_loads_of_one_folder_wait_for_each_other(lake):
     assert to_files(lake, trades("2026-03-04")).max_active_tis_per_dag == 1
     assert to_table(trades("2026-03-04")).max_active_tis_per_dag is None
+
+
+@pytest.mark.parametrize(
+    ("of_dag", "of_task", "allowed"),
+    [({}, {}, False), ({"max_active_runs": 1}, {}, True), ({}, {"max_active_tis_per_dag": 1}, True)],
+    ids=["neither", "runs", "tasks"],
+)
+def test_mapped_loads_of_a_folder_must_not_run_at_once(openmarkets_sandbox, deployment, lake, of_dag, of_task, allowed):
+    with DAG("etl", schedule=None, **of_dag) as dag:
+        mapped = OpenmarketsToObjectStorageOperator.partial(
+            task_id="files", partition="day", incremental=True, outlets=[Asset("lake")], **of_task
+        ).expand_kwargs([{"query": trades("2026-03-03"), "destination": str(lake)}])
+    task = mapped.unmap({"query": trades("2026-03-03"), "destination": str(lake)})
+    # As Airflow does: the DAG of the context holds the mapped operator.
+    task.dag = dag
+    if allowed:
+        deployment.run(task, "first")
+        assert landed(lake) == pulled(trades("2026-03-03"))
+    else:
+        with pytest.raises(AirflowFailException, match=r"max_active_tis_per_dag=1 in \.partial\(\)"):
+            deployment.run(task, "first")

@@ -5,8 +5,8 @@ import gzip
 import io
 import json
 import sys
+import threading
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from airflow.sdk import DAG, Asset, task_group
+from airflow.sdk import DAG, Asset, ObjectStoragePath, task_group
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, TaskDeferred
 
 from openmarkets_provider import queries
@@ -25,7 +25,6 @@ from openmarkets_provider.landing.files import FORMATS
 from openmarkets_provider.landing.incremental import Claim
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.queries import Later, of_every_kind
-from tests.support.s3_server import S3Server
 
 START, END = "2026-03-02", "2026-03-09"
 SECURITIES = ["BHP", "CBA", "RIO"]
@@ -59,19 +58,6 @@ def here(tmp_path: Path) -> Path:
     folder = tmp_path / "here"
     folder.mkdir()
     return folder
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    server.reset()
-    monkeypatch.setenv("AIRFLOW_CONN_LANDING_S3", server.connection_json)
-    return server
 
 
 class TestOneFile:
@@ -263,11 +249,15 @@ class TestPartitions:
             (queries.time_series("BHP", start="2020-01-01", end="2026-01-01"), "day", "more than 400"),
         ],
     )
-    def test_a_range_that_does_not_fit_is_refused_before_anything_is_asked(
+    def test_a_range_that_does_not_fit_is_refused_while_the_dag_is_parsed_or_before_anything_is_asked(
         self, openmarkets_sandbox, here, query, partition, problem
     ):
+        with pytest.raises(OpenmarketsQueryError, match=problem):
+            transfer(here, query, partition=partition)
+        task = transfer(here, {**query, "start": "{{ start }}", "end": "{{ end }}"}, partition=partition)
+        task.render_template_fields({"start": query["start"], "end": query["end"]})
         with pytest.raises(AirflowFailException, match=problem):
-            land(here, query, partition=partition)
+            task.execute(context())
         assert openmarkets_sandbox.stats()["by_path"] == {}
 
     @pytest.mark.parametrize(
@@ -339,14 +329,18 @@ class TestIfExists:
     def test_a_partition_without_rows_that_appears_meanwhile_stays(self, openmarkets_sandbox, s3):
         weekend = queries.time_series("BHP", start="2026-03-07", end="2026-03-09")
         key = "exchange_date=2026-03-07/part-0.csv"
+        appeared = threading.Event()
 
         def appear(sock, request):
             s3.put(key, b"of another task")
+            appeared.set()
             s3.forward(sock, request)
 
         # The last look at this day before files are put in place.
         s3.fault("HEAD /bucket/.*2026-03-08", appear, after=1)
         land("s3://landing_s3@bucket", weekend, format="csv", partition="day", if_exists="skip")
+        # A client that waits too long asks again, and need not wait for the object then.
+        assert appeared.wait(60)
         assert s3.read(key) == b"of another task"
 
 
@@ -387,14 +381,19 @@ class TestObjectStore:
         assert s3.keys() == ["x.parquet"]
 
     def test_a_provider_that_is_not_installed_is_named(self, openmarkets_sandbox):
-        with pytest.raises(AirflowFailException, match="pip install 'apache-airflow-providers-google'"):
+        with pytest.raises(
+            AirflowFailException, match=r"scheme gs\. Is it .*pip install 'apache-airflow-providers-google'"
+        ):
             land("gs://bucket/x.parquet")
 
     def test_a_library_that_is_not_installed_is_named(self, openmarkets_sandbox, s3, monkeypatch):
         monkeypatch.setitem(sys.modules, "s3fs", None)
         monkeypatch.setenv("AIRFLOW_CONN_LANDING_S3_NEW", s3.connection_json)
-        with pytest.raises(AirflowFailException, match=r"pip install 'apache-airflow-providers-amazon\[s3fs\]'"):
+        with pytest.raises(
+            AirflowFailException, match=r"pip install 'apache-airflow-providers-amazon\[s3fs\]'"
+        ) as error:
             land("s3://landing_s3_new@bucket/x.parquet")
+        assert str(error.value).count("pip install") == 1
 
     def test_a_connection_that_is_missing_is_named(self, openmarkets_sandbox):
         with pytest.raises(AirflowNotFoundException, match="landing_s3_missing"):
@@ -407,6 +406,8 @@ class TestParsing:
         ("arguments", "problem"),
         [
             ({"destination": "bars.parquet"}, "destination: 'bars.parquet' is not absolute"),
+            ({"destination": Path("/data/x.parquet")}, r"is a PosixPath.*pass str\(path\)"),
+            ({"destination": ObjectStoragePath("s3://b/x.parquet")}, r"is a ObjectStoragePath.*pass str\(path\)"),
             ({"destination": "/data/x.csv"}, r"ends in \.csv, and format is 'parquet'"),
             ({"destination": "/data/{{ ds }}.csv"}, r"ends in \.csv, and format is 'parquet'"),
             ({"format": "orc"}, "format must be one of parquet, csv, jsonl, not 'orc'"),
@@ -423,7 +424,9 @@ class TestParsing:
     )
     def test_a_mistake_in_a_literal_argument_is_told(self, arguments, problem):
         with pytest.raises(ValueError, match=problem):
-            transfer(**{"destination": "/data/x.parquet", **arguments})
+            OpenmarketsToObjectStorageOperator(
+                **{"task_id": "land", "query": BARS, "destination": "/data/x.parquet", **arguments}
+            )
 
     def test_what_is_not_literal_is_left_alone(self):
         for destination in (Later(), "{{ params.where }}"):
@@ -480,6 +483,11 @@ class TestMapping:
         task.render_template_fields({"ti": given["ti"]})
         assert task.execute(given)["files"] == [f"file://{here}/0.parquet"]
 
+    def test_one_whose_template_is_the_same_for_all_is_refused(self, openmarkets_sandbox, here):
+        task, given = self.mapped(destination=f"{here}/{{{{ ds }}}}.parquet", expand={"query": BARS})
+        with pytest.raises(AirflowFailException, match=r"all mapped tasks would write .*\{\{ ds \}\}"):
+            task.execute(given)
+
     def test_nor_is_one_that_is_mapped(self, openmarkets_sandbox, here):
         task, given = self.mapped(query=BARS, expand={"destination": f"{here}/x.parquet"})
         assert task.execute(given)["rows"] == 15
@@ -512,7 +520,7 @@ class TestIncremental:
     def test_it_begins_with_a_partition_and_ends_where_the_destination_is_loaded(self):
         bars = queries.time_series("BHP", start="2026-01-01", end="2027-01-01")
         task = self.operator("/data/bars", bars, "month")
-        claimed = Claim(date(2026, 11, 5), date(2026, 11, 9), None)
+        claimed = Claim(date(2026, 11, 5), date(2026, 11, 9))
         assert task.range_to_pull(bars, claimed, None) == (date(2026, 11, 1), date(2026, 11, 9))
         assert task.range_to_pull(bars, claimed, "2026-11-20") == (date(2026, 11, 1), date(2026, 11, 20))
         assert task.range_to_pull(bars, claimed, "2026-12-20") == (date(2026, 11, 1), date(2026, 12, 1))
@@ -520,7 +528,7 @@ class TestIncremental:
     def test_times_too(self):
         trades = queries.trades("BHP", start="2026-11-01", end="2027-01-01")
         task = self.operator("/data/trades", trades, "day")
-        claimed = Claim(datetime(2026, 11, 19, 15, tzinfo=UTC), datetime(2026, 11, 20, 2, tzinfo=UTC), None)
+        claimed = Claim(datetime(2026, 11, 19, 15, tzinfo=UTC), datetime(2026, 11, 20, 2, tzinfo=UTC))
         start, end = task.range_to_pull(trades, claimed, "2026-11-20T05:00:00+00:00")
         assert start == datetime(2026, 11, 19, 13, tzinfo=UTC)
         assert end - start == timedelta(hours=16)

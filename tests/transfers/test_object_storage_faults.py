@@ -159,18 +159,6 @@ class Remote:
         self._server.put(name, content)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(server: S3Server) -> S3Server:
-    server.reset()
-    return server
-
-
 @pytest.fixture
 def start(openmarkets_sandbox) -> Iterator[Callable[..., Load]]:
     """Give a function that starts a load; those that still run are killed when the test ends."""
@@ -265,24 +253,30 @@ PARTITIONS = pytest.mark.parametrize("partition", [None, "day"])
 KINDS = pytest.mark.parametrize(("partition", "kind"), [(None, "parquet"), (None, "csv"), ("day", "parquet")])
 
 
-class TestKilled:
-    @PARTITIONS
-    def test_while_fetching(self, start, openmarkets_sandbox, where, partition, tmp_path):
-        arguments = of(where, partition)
-        expected = undisturbed(start, tmp_path, arguments)
-        old = old_files(where, partition)
-        openmarkets_sandbox.reset()
-        wait = hang(openmarkets_sandbox, after=2)
-        load = start(where, **arguments)
-        wait()
+@PARTITIONS
+@pytest.mark.parametrize("how", ["killed", "terminated"])
+def test_a_load_that_ends_while_it_fetches(start, openmarkets_sandbox, where, partition, how, tmp_path):
+    arguments = of(where, partition)
+    expected = undisturbed(start, tmp_path, arguments)
+    old = old_files(where, partition)
+    openmarkets_sandbox.reset()
+    wait = hang(openmarkets_sandbox, after=2)
+    load = start(where, **arguments)
+    wait()
+    if how == "killed":
         load.kill()
         assert load.outcome() is signal.SIGKILL
-        assert where.files() == old
-        # A hidden file beside the destination; in the temporary folder of the machine nothing.
-        assert len(where.left()) == isinstance(where, Local)
-        openmarkets_sandbox.reset()
-        assert again(start, where, arguments) == expected
+    else:
+        load.terminate()
+        assert load.outcome() == "Killed: The task was killed; what it had begun to load is taken back."
+    assert where.files() == old
+    # Of a killed one a hidden file beside the destination; in the temporary folder of the machine nothing.
+    assert len(where.left()) == (how == "killed" and isinstance(where, Local))
+    openmarkets_sandbox.reset()
+    assert again(start, where, arguments) == expected
 
+
+class TestKilled:
     @KINDS
     def test_while_encoding(self, start, tmp_path, partition, kind):
         where = local(tmp_path)
@@ -352,21 +346,6 @@ class TestKilled:
 
 class TestTerminated:
     """SIGTERM, on which Airflow calls ``on_kill``."""
-
-    @PARTITIONS
-    def test_while_fetching(self, start, openmarkets_sandbox, where, partition, tmp_path):
-        arguments = of(where, partition)
-        expected = undisturbed(start, tmp_path, arguments)
-        old = old_files(where, partition)
-        openmarkets_sandbox.reset()
-        wait = hang(openmarkets_sandbox, after=2)
-        load = start(where, **arguments)
-        wait()
-        load.terminate()
-        assert load.outcome() == "Killed: The task was killed; what it had begun to load is taken back."
-        assert (where.files(), where.left()) == (old, [])
-        openmarkets_sandbox.reset()
-        assert again(start, where, arguments) == expected
 
     def test_between_two_partitions(self, start, tmp_path):
         where = local(tmp_path)

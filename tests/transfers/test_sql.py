@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -181,11 +183,6 @@ class TestReplacing:
         assert run(query, mode=REPLACE_RANGE)["rows"] == 10
         assert self.stale(database) == [("GONE", "ASX", "TM", "2026-03-03")]
 
-    def test_a_security_that_was_left_out_keeps_its_rows(self, openmarkets_sandbox, database):
-        self.seed(database, ("NOSUCH", "ASX", "TM", "2026-03-03"))
-        run(bars(["BHP", "NOSUCH"], on_invalid="warn"), mode=REPLACE_RANGE)
-        assert self.stale(database) == [("NOSUCH", "ASX", "TM", "2026-03-03")]
-
     @pytest.mark.parametrize("asked", ["accounts", "portfolios", "all"])
     def test_of_trades_those_of_the_accounts_that_are_asked(self, openmarkets_sandbox, database, asked):
         accounts = [row["account_code"] for row in OpenmarketsHook().run(queries.accounts())]
@@ -241,6 +238,16 @@ class TestParsing:
         with pytest.raises(AirflowFailException, match="table must be"):
             task.execute(context())
 
+    @pytest.mark.parametrize("rendered", ["", " "])
+    def test_a_connection_id_that_is_rendered_empty_is_named(self, openmarkets_sandbox, rendered):
+        with DAG("dag", schedule=None):
+            task = OpenmarketsToSqlOperator(
+                task_id="load", query=queries.quotes("BHP"), table="rows", conn_id="{{ params.conn_id }}"
+            )
+        task.render_template_fields({"params": {"conn_id": rendered}})
+        with pytest.raises(AirflowFailException, match="conn_id must be the id of a connection"):
+            task.execute(context())
+
     @pytest.mark.parametrize("table", ["", "a.b.c", 'a"b', "a b", ".a", "a.", "a;b--\n", None, 5])
     def test_a_table_has_a_plain_name(self, table):
         with pytest.raises(ValueError, match=r"table must be 'table' or 'schema\.table'"):
@@ -290,10 +297,35 @@ class TestConnections:
         said = self.refused(monkeypatch, '{"conn_type": "http", "host": "http://localhost"}')
         assert "connection 'db' has the type 'http', which is no database with SQL (HttpHook is no DbApiHook)" in said
 
+    def test_any_without_the_extra(self, openmarkets_sandbox, monkeypatch):
+        monkeypatch.setitem(sys.modules, "airflow.providers.common.sql.hooks.sql", None)
+        said = self.refused(monkeypatch, '{"conn_type": "sqlite", "host": "/nowhere"}')
+        assert "pip install 'airflow-provider-openmarkets[sql]'" in said
+
     def test_one_of_a_provider_that_is_not_installed(self, openmarkets_sandbox, monkeypatch):
         said = self.refused(monkeypatch, '{"conn_type": "mysql", "host": "localhost"}')
         assert "connection 'db' has the type 'mysql'" in said
         assert "apache-airflow-providers-mysql" in said
+
+    def test_one_without_a_type(self, openmarkets_sandbox, monkeypatch):
+        said = self.refused(monkeypatch, '{"host": "localhost"}')
+        assert said == "conn_id: connection 'db' has no type; set it, such as postgres."
+
+    @pytest.mark.parametrize("scheme", ["foo", "postgresql+foo", "postgresql+pg8000", "a://b"])
+    def test_one_whose_engine_is_not_known_or_lacks_its_driver(
+        self, openmarkets_sandbox, in_postgres, monkeypatch, scheme
+    ):
+        server = in_postgres.server
+        said = self.refused(monkeypatch, server.airflow_connection(in_postgres.name, sqlalchemy_scheme=scheme))
+        assert said.startswith("conn_id: SQLAlchemy does not know the database of connection 'db', or lacks its driver")
+        assert "Take sqlalchemy_scheme out of the connection's Extra" in said
+        assert server.password not in said
+
+    @pytest.mark.parametrize("path", ["/no/such/folder/test.db", "/"])
+    def test_a_file_that_can_not_be_opened(self, openmarkets_sandbox, monkeypatch, path):
+        monkeypatch.setenv("AIRFLOW_CONN_DB", json.dumps({"conn_type": "sqlite", "host": path}))
+        with pytest.raises(OpenmarketsDatabaseError, match=r"rows \(conn_id 'db'\): unable to open database file\. N"):
+            run(queries.quotes("BHP"))
 
     def test_one_whose_engine_wants_another_driver(self, openmarkets_sandbox, in_postgres, monkeypatch):
         said = self.refused(
@@ -333,6 +365,31 @@ class TestConnections:
 
 
 class TestLineage:
+    def test_it_is_no_harm_when_openlineage_is_not_installed(self, openmarkets_sandbox, tmp_path, monkeypatch):
+        database = SqliteDatabase(tmp_path / "test.db")
+        monkeypatch.setenv("AIRFLOW_CONN_DB", database.airflow_connection)
+        code = (
+            "import sys\n"
+            "class Absent:\n"
+            "    def find_spec(self, name, *_):\n"
+            "        # Airflow asks every entry point for what it brings.\n"
+            "        is_metadata = name.endswith('.get_provider_info')\n"
+            "        if name.startswith(('airflow.providers.openlineage.', 'openlineage')) and not is_metadata:\n"
+            "            raise ModuleNotFoundError(name)\n"
+            "sys.meta_path.insert(0, Absent())\n"
+            "from openmarkets_provider import queries\n"
+            "from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator\n"
+            "from tests.support.sql_task import context\n"
+            "query = queries.quotes('BHP')\n"
+            "task = OpenmarketsToSqlOperator(task_id='load', query=query, table='rows', conn_id='db')\n"
+            "print(task.execute(context())['rows'], task.dataset())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].startswith("1 ('sql://db/rows', ")
+        assert "Hook lineage could not be told" not in done.stdout + done.stderr
+        assert len(everything(database)) == 1
+
     def test_the_dataset_of_a_postgresql_table(self, openmarkets_sandbox, in_postgres):
         task = to_table(bars())
         given = context()

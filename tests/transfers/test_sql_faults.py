@@ -168,7 +168,9 @@ class TestInTheTransaction:
             loading = pool.submit(load)
             (pid,) = until(lambda: waiting(database))
             database.execute("SELECT pg_terminate_backend(%s)", pid)
-            with pytest.raises(OpenmarketsDatabaseError, match="rows: terminating connection") as lost:
+            with pytest.raises(
+                OpenmarketsDatabaseError, match=r"rows \(conn_id 'db'\): terminating connection"
+            ) as lost:
                 loading.result(PATIENCE)
         assert lost.value.transient
         assert everything(database) == before
@@ -187,7 +189,7 @@ class TestInTheTransaction:
             try:
                 with pytest.raises(OpenmarketsDatabaseError, match="Nothing was changed") as lost:
                     loading.result(PATIENCE)
-                with pytest.raises(OpenmarketsDatabaseError, match="rows: ") as down:
+                with pytest.raises(OpenmarketsDatabaseError, match=r"rows \(conn_id 'db'\): ") as down:
                     load()
             finally:
                 database.server.start()

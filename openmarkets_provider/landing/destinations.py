@@ -1,0 +1,178 @@
+"""Where files are landed: from what a DAG author writes to a place in a store. Pure."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+
+LOCAL = "file"
+CHUNK = 8 << 20
+"""Bytes that are sent at a time: they are held in memory, and a killed task waits for them."""
+_URL = re.compile(r"(?P<scheme>[a-zA-Z][\w.+-]*)://(?P<rest>.*)", re.DOTALL)
+_TEMPLATE = re.compile(r"\{[{%#]")
+
+
+class Store(NamedTuple):
+    """An object store whose objects appear when their upload has ended, or not at all.
+
+    :ivar package: what has to be installed.
+    :ivar lineage: the scheme that OpenLineage names it by.
+    :ivar options: arguments of its file system's ``put_file``.
+    """
+
+    package: str
+    lineage: str
+    options: Mapping[str, Any]
+
+
+# As read in the source of their file systems.
+# s3fs 2024.9 to 2026.9: one PUT below two chunks, else a multi-part upload, which it aborts when it fails. One part at
+# a time: one that is still under way would outlive the abort.
+_S3 = Store("apache-airflow-providers-amazon[s3fs]", "s3", {"chunksize": CHUNK, "max_concurrency": 1})
+# gcsfs 2026.10: one request below 5 MB, else a resumable upload, which it deletes when it fails. (In a zonal bucket an
+# object can be seen while it grows.)
+_GCS = Store("apache-airflow-providers-google", "gs", {"chunksize": CHUNK})
+# adlfs 2023.10 to 2026.8: one request, or blocks that count once their list is committed, and vanish in a week when it
+# is not. The older ones refuse to overwrite unless they are told to.
+_AZURE = Store("apache-airflow-providers-microsoft-azure", "abfss", {"overwrite": True})
+STORES: Mapping[str, Store] = {
+    "s3": _S3,
+    "s3a": _S3,
+    "gs": _GCS,
+    "gcs": _GCS,
+    "abfs": _AZURE,
+    "abfss": _AZURE,
+}
+"""By the scheme of a URL."""
+
+
+class Place(NamedTuple):
+    """A file or a folder, or an object or what the names of objects begin with.
+
+    :ivar scheme: ``file``, or one of :data:`STORES`.
+    :ivar bucket: empty for a local file.
+    :ivar path: within the bucket, without a slash at the beginning and the end; absolute for a local file.
+    :ivar conn_id: of the connection that the URL names, if it names one.
+    """
+
+    scheme: str
+    bucket: str
+    path: str
+    conn_id: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL, without the connection's id."""
+        return f"{self.scheme}://{posixpath.join(self.bucket, self.path)}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return posixpath.basename(self.path)
+
+    @property
+    def folder(self) -> Place:
+        """What it lies in."""
+        return self._replace(path=posixpath.dirname(self.path))
+
+    @property
+    def lineage(self) -> tuple[str, str]:
+        """Namespace and name for OpenLineage."""
+        if self.scheme == LOCAL:
+            return LOCAL, self.path
+        return f"{STORES[self.scheme].lineage}://{self.bucket}", self.path or "/"
+
+
+def is_path(destination: Any) -> bool:
+    """Tell whether it is a path object, such as pathlib's or Airflow's ObjectStoragePath."""
+    # Airflow's is not an os.PathLike; like the result of an upstream task it has a method resolve().
+    return isinstance(destination, os.PathLike) or hasattr(destination, "joinpath")
+
+
+def read_place(destination: Any, *, is_folder: bool) -> Place:
+    """Read a destination.
+
+    :param destination: rendered: a URL, or an absolute path.
+    :raises OpenmarketsConfigurationError: it is neither, or its store can't hold files that are complete or absent.
+    """
+    if is_path(destination):
+        raise _bad(destination, f"is a {type(destination).__name__}, and a text is needed; pass str(path).")
+    if not isinstance(destination, str):
+        raise _bad(destination, f"is no text. {_EXAMPLES}")
+    if destination.strip() in ("", "None"):
+        raise _bad(destination, f"names nothing; {_RENDERED} {_EXAMPLES}")
+    if destination != destination.strip() or not destination.isprintable():
+        raise _bad(destination, f"holds a blank at its ends, or a control character; {_RENDERED}")
+    match = _URL.fullmatch(destination)
+    if match is None or match["scheme"].lower() in (LOCAL, "local"):
+        return _read_path(destination, match["rest"] if match else destination, is_folder)
+    scheme = match["scheme"].lower()
+    if scheme not in STORES:
+        raise _bad(
+            destination,
+            f"is in a store that may show half a file, or that is not known; allowed are {LOCAL}, {', '.join(STORES)}.",
+        )
+    if "?" in destination or "#" in destination:
+        raise _bad(destination, "holds '?' or '#', which have another meaning in a URL.")
+    authority, _, path = match["rest"].partition("/")
+    conn_id, _, bucket = authority.rpartition("@")
+    if ":" in authority or "@" in path:
+        # Not shown: it may be a password.
+        raise OpenmarketsConfigurationError("destination: no credentials in the URL; name a connection with conn_id.")
+    if not bucket:
+        raise _bad(destination, f"names no bucket; {_RENDERED} {_EXAMPLES}")
+    if STORES[scheme] is _AZURE and any(host in bucket.lower() for host in _AZURE_HOSTS):
+        # Azure's own URLs have the container before the @.
+        raise _bad(
+            destination,
+            f"names a storage account; write {scheme}://container/path, and name the connection, which knows the "
+            "account, with conn_id.",
+        )
+    if is_folder:
+        path = path.removesuffix("/")
+    if not path and not is_folder:
+        raise _bad(destination, "names no file; add one, such as s3://bucket/bars.parquet, or give partition.")
+    if path and any(part in ("", ".", "..") for part in path.split("/")):
+        raise _bad(destination, f"has an empty part, '.' or '..' in its path; {_RENDERED}")
+    return Place(scheme, bucket, path, conn_id or None)
+
+
+def static_url(destination: str) -> str | None:
+    """Return the URL of what is known of a destination while the DAG is parsed.
+
+    :return: all of it when it has no template, else the folder up to the first one; None when that says nothing.
+    """
+    literal, *templated = _TEMPLATE.split(destination, maxsplit=1)
+    if templated:
+        literal = literal.rpartition("/")[0]
+    try:
+        place = read_place(literal, is_folder=True)
+    except OpenmarketsConfigurationError:
+        return None
+    return None if templated and place.path == "/" else place.url
+
+
+_AZURE_HOSTS = (".dfs.", ".blob.")
+_RENDERED = "was it rendered as you meant?"
+_EXAMPLES = "Write a URL such as s3://bucket/bars.parquet, or an absolute path such as /data/bars.parquet."
+
+
+def _bad(destination: Any, problem: str) -> OpenmarketsConfigurationError:
+    shown = re.sub(r"//.*@", "//***@", f"{destination!r:.200}")
+    return OpenmarketsConfigurationError(f"destination: {shown} {problem}")
+
+
+def _read_path(destination: str, path: str, is_folder: bool) -> Place:
+    if not path.startswith("/"):
+        raise _bad(destination, f"is not absolute, and workers differ in the folder that they run in. {_EXAMPLES}")
+    if "//" in path:
+        # A part that a template left empty: the rest would land in the folder above.
+        raise _bad(destination, f"has an empty part in its path; {_RENDERED}")
+    if path.endswith("/") and not is_folder:
+        raise _bad(destination, "is a folder; name the file in it, or give partition.")
+    return Place(LOCAL, "", posixpath.normpath(path))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from airflow.providers.amazon.aws.fs.s3 import schemes
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.landing.destinations import STORES, Place, read_place, static_url
+
+
+class TestDestinations:
+    @pytest.mark.parametrize(
+        ("destination", "place", "url", "lineage"),
+        [
+            ("/data/x.csv", Place("file", "", "/data/x.csv"), "file:///data/x.csv", ("file", "/data/x.csv")),
+            ("file:///data/a/../x", Place("file", "", "/data/x"), "file:///data/x", ("file", "/data/x")),
+            ("s3://b/a/x", Place("s3", "b", "a/x"), "s3://b/a/x", ("s3://b", "a/x")),
+            ("S3A://conn@b/x", Place("s3a", "b", "x", "conn"), "s3a://b/x", ("s3://b", "x")),
+            ("gcs://b/x", Place("gcs", "b", "x"), "gcs://b/x", ("gs://b", "x")),
+            ("abfs://b/x", Place("abfs", "b", "x"), "abfs://b/x", ("abfss://b", "x")),
+        ],
+    )
+    def test_urls_and_absolute_paths_are_read(self, destination, place, url, lineage):
+        read = read_place(destination, is_folder=False)
+        assert read == place
+        assert (read.url, read.lineage) == (url, lineage)
+
+    @pytest.mark.parametrize(
+        ("destination", "url"),
+        [("s3://b", "s3://b/"), ("s3://c@b/bars/", "s3://b/bars"), ("/data/bars/", "file:///data/bars")],
+    )
+    def test_a_folder_may_be_a_whole_bucket_and_end_in_a_slash(self, destination, url):
+        assert read_place(destination, is_folder=True).url == url
+
+    @pytest.mark.parametrize(
+        ("destination", "problem"),
+        [
+            ("bars/x.csv", "is not absolute"),
+            ("~/x.csv", "is not absolute"),
+            ("file://host/x.csv", "is not absolute"),
+            ("/data/", "is a folder"),
+            ("", "names nothing; was it rendered as you meant?"),
+            ("None", "names nothing; was it rendered as you meant?"),
+            (None, "is no text"),
+            (Path("/data/x.csv"), "pass str(path)"),
+            ("/data//x.csv", "empty part in its path; was it rendered as you meant?"),
+            ("file:////x.csv", "empty part"),
+            ("/data/x.csv\n", "control character"),
+            ("s3://b", "names no file; add one"),
+            ("s3://b/", "names no file"),
+            ("s3://b/a/", "empty part"),
+            ("s3://b//x.csv", "empty part"),
+            ("s3://b/../x.csv", "'..'"),
+            ("s3:///x.csv", "no bucket"),
+            ("s3://conn@/x.csv", "no bucket"),
+            ("s3://b/x.csv?versionId=1", "'?' or '#'"),
+            ("abfs://box@account.dfs.core.windows.net/x", "write abfs://container/path"),
+            ("abfss://box@account.blob.core.windows.net/x", "with conn_id"),
+            ("https://host/x.csv", "may show half a file"),
+            ("sftp://host/x.csv", "allowed are file, s3, s3a, gs, gcs, abfs, abfss"),
+        ],
+    )
+    def test_others_are_refused_by_what_is_wrong(self, destination, problem):
+        with pytest.raises(OpenmarketsConfigurationError) as error:
+            read_place(destination, is_folder=False)
+        assert str(error.value).startswith("destination: ")
+        assert problem in str(error.value)
+
+    @pytest.mark.parametrize(
+        "destination",
+        [
+            "s3://key:the-secret@b/x",
+            "https://key:the-secret@host/x",
+            "s3://KEY:ab/the-secret@b/x",
+            "s3://KEY/the-secret@b/x",
+        ],
+    )
+    def test_credentials_in_a_url_are_refused_and_not_shown(self, destination):
+        with pytest.raises(OpenmarketsConfigurationError) as error:
+            read_place(destination, is_folder=False)
+        assert "the-secret" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("destination", "url"),
+        [
+            ("s3://conn@b/bars/x.csv", "s3://b/bars/x.csv"),
+            ("s3://b/bars/", "s3://b/bars"),
+            ("/data/x.csv", "file:///data/x.csv"),
+            ("s3://conn@b/bars/{{ ds }}.csv", "s3://b/bars"),
+            ("s3://b/{% if x %}a{% endif %}/x.csv", "s3://b/"),
+            ("/data/bars-{{ ds }}/x.csv", "file:///data"),
+            ("{{ params.where }}/x.csv", None),
+            ("/{{ params.where }}/x.csv", None),
+            ("s3://{{ params.bucket }}/x.csv", None),
+            ("s3://b-{{ params.bucket }}/x.csv", None),
+            ("s3://conn@{{ params.bucket }}/x.csv", None),
+        ],
+    )
+    def test_what_is_known_of_a_template_is_the_folder_before_it(self, destination, url):
+        assert static_url(destination) == url
+
+
+def test_s3_has_no_scheme_that_airflow_does_not_know():
+    assert {scheme for scheme in STORES if scheme.startswith("s3")} <= set(schemes)
+
+
+def test_azure_is_told_to_overwrite_as_its_older_file_systems_do_not():
+    assert STORES["abfs"].options["overwrite"] is True
