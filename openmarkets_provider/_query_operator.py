@@ -29,17 +29,8 @@ _TRIGGERER_GRACE = timedelta(minutes=5)
 class QueryOperator(BaseOperator):
     """Answers a query.
 
-    Errors that no repetition can mend fail the task at once, without using its retries. Failures that may pass
-    are retried a few times within the task where repeating is safe, and then left to Airflow's retries.
-    A request that is not safe to repeat is never sent again, neither by the task nor by its retries, once it
-    may have left this machine. When the server asks to be left alone for longer than 60 seconds, the task is
-    deferred until then: that holds no worker slot and uses no try.
-
-    :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
-    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: False fails the task, with the time in the message, instead of deferring it; for
-        deployments without a triggerer.
-    :raises OpenmarketsQueryError: when the DAG is parsed: a literal argument of the query is malformed.
+    What becomes of its failures, and what the arguments are, is told to users by the operators that are made of it; see
+    :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
     """
 
     template_fields: Sequence[str] = ("query", "openmarkets_conn_id")
