@@ -221,7 +221,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             stack.enter_context(closing(batches))
             files = target.encode(batches, stack)
             names = self._wanted(target.where, target.names)
-            published = _publish(target.where, files, names)
+            published = _publish(target.where, files, names, take_back=self.if_exists == "error")
         if self.if_exists == "replace":
             # Only what is there: who may write need not be allowed to delete.
             for name in target.where.existing([name for each, name in names.items() if each not in files]):
@@ -299,17 +299,29 @@ class _Target(NamedTuple):
 
 
 def _publish(
-    where: Folder, files: Mapping[Partition | None, tuple[IO[bytes], int]], names: Mapping[Partition | None, str]
+    where: Folder,
+    files: Mapping[Partition | None, tuple[IO[bytes], int]],
+    names: Mapping[Partition | None, str],
+    *,
+    take_back: bool,
 ) -> _Published:
-    """Put files in place."""
-    rows, size, urls = 0, 0, []
-    for each, name in names.items():
-        if each in files:
-            file, count = files[each]
-            size += where.publish(file, name)
-            rows += count
-            urls.append(where.url(name))
-    return _Published(rows, size, urls)
+    """Put files in place.
+
+    :param take_back: when one can't be, remove those that are, so that the next try does not find them in its way.
+    """
+    rows, size, done = 0, 0, []
+    try:
+        for each, name in names.items():
+            if each in files:
+                file, count = files[each]
+                size += where.publish(file, name)
+                rows += count
+                done.append(name)
+    except BaseException:
+        for name in done if take_back else ():
+            where.remove(name)
+        raise
+    return _Published(rows, size, [where.url(name) for name in done])
 
 
 def _place(destination: Any, conn_id: str | None, partition: str | None) -> Place:

@@ -290,6 +290,16 @@ class TestIfExists:
             land(here / "bars", format="csv", partition="day", if_exists="error")
         assert openmarkets_sandbox.stats()["by_path"] == {}
 
+    def test_of_a_load_that_may_find_nothing_there_nothing_is_left_when_it_fails(self, openmarkets_sandbox, here):
+        # Where the folder of the third partition should be is a file.
+        (here / "bars").mkdir()
+        (here / "bars" / DAYS[2]).write_text("in the way")
+        with pytest.raises(AirflowFailException, match=DAYS[2]):
+            land(here / "bars", format="csv", partition="day", if_exists="error")
+        assert files(here / "bars") == [DAYS[2]]
+        (here / "bars" / DAYS[2]).unlink()
+        assert land(here / "bars", format="csv", partition="day", if_exists="error")["rows"] == 15
+
     def test_skip_pulls_nothing_when_it_is_there(self, openmarkets_sandbox, here):
         (here / "x.csv").write_text("old")
         result = land(here / "x.csv", format="csv", if_exists="skip")
