@@ -6,7 +6,7 @@ UV := $(BIN)/python -m uv
 SOURCES := openmarkets_provider tests example_dags docs
 
 # System packages that the tests need, each with a file that it brings.
-SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb
+SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redis-server
 
 .PHONY: demo test unit lint format bench docs constraints clean system
 
@@ -52,7 +52,7 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox,parquet,sql,zstd]'
+	$(UV) pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox,parquet,sql,zstd,redis]'
 	@touch $@
 
 .venv/bin/python:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openmarkets_provider._airflow import BaseOperator
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import check, is_repeatable
-from openmarkets_provider.client.retry import MAX_WAIT
+from openmarkets_provider.client.retry import MAX_WAIT, spread
 from openmarkets_provider.exceptions import OpenmarketsError
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class QueryOperator(BaseOperator):
             return
         import pendulum
 
-        wait = timedelta(seconds=error.retry_after)
+        # All who were told so at once are not to come back at once.
+        wait = timedelta(seconds=error.retry_after + spread(error.retry_after))
         until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
         if not self.deferrable or deferrals >= MAX_DEFERRALS or wait > MAX_DEFERRAL:
             raise AirflowFailException(f"{error} Run the task again after {until}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from datetime import date
 from decimal import Decimal
@@ -9,6 +10,10 @@ from typing import Any
 
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+
+_COMPILED = 4096
+"""Expressions that are kept; jmespath itself keeps fewer than a triggerer may have sensors."""
+_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
 def check_condition(condition: str) -> None:
@@ -29,17 +34,47 @@ def evaluate(condition: str, result: Any) -> Any:
     :param result: what a query gave.
     :raises OpenmarketsQueryError: the expression is malformed, or does not fit the result.
     """
-    expression = _compile(condition)
-    try:
-        return expression.search(_as_json(result))
-    except Exception as error:  # noqa: BLE001 - jmespath lets Python's own errors through, such as a TypeError of `<`
-        # Cut, because the text of a type error repeats the value.
-        raise OpenmarketsQueryError(f"condition: {condition!r} does not fit the result: {error!s:.500}") from None
+    return Conditions(result).evaluate(condition)
+
+
+class Conditions:
+    """Conditions on one result, for many who ask: its JSON is made once, and each condition evaluated once.
+
+    :param result: what a query gave.
+    """
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+        self._values: dict[str, Any] = {}
+
+    def evaluate(self, condition: str) -> Any:
+        """Evaluate a condition; as :func:`evaluate`. Whoever asks for the same one gets the same object."""
+        expression = _compile(condition)
+        if condition not in self._values:
+            self._values[condition] = self._search(condition, expression)
+        value = self._values[condition]
+        if isinstance(value, OpenmarketsQueryError):
+            raise value.with_traceback(None) from None
+        return value
+
+    def _search(self, condition: str, expression: Any) -> Any:
+        try:
+            return expression.search(self._json)
+        except Exception as error:  # noqa: BLE001 - jmespath lets Python's own errors through, such as a TypeError of `<`
+            # Cut, because the text of a type error repeats the value.
+            return OpenmarketsQueryError(f"condition: {condition!r} does not fit the result: {error!s:.500}")
+
+    @functools.cached_property
+    def _json(self) -> Any:
+        return _as_json(self._result)
 
 
 def _as_json(value: Any) -> Any:
+    if type(value) in _AS_THEY_ARE:
+        return value
     if isinstance(value, dict):
-        return {name: _as_json(item) for name, item in value.items()}
+        # Most values are of these types: a call for each of them would take most of the time.
+        return {name: item if type(item) in _AS_THEY_ARE else _as_json(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_as_json(item) for item in value]
     if isinstance(value, Decimal):
@@ -51,10 +86,15 @@ def _as_json(value: Any) -> Any:
 
 
 def _compile(condition: str) -> Any:
-    import jmespath
-
     if not isinstance(condition, str):
         raise OpenmarketsQueryError(f"condition: expected a JMESPath expression, got {condition!r:.100}.")
+    return _compiled(condition)
+
+
+@functools.lru_cache(_COMPILED)
+def _compiled(condition: str) -> Any:
+    import jmespath
+
     try:
         return jmespath.compile(condition)
     except Exception as error:  # noqa: BLE001 - likewise, such as a RecursionError

@@ -45,7 +45,11 @@ class OpenmarketsQueryError(OpenmarketsError, ValueError):
     """A query or a condition is malformed, or names what the API does not know.
 
     Securities, an exchange, accounts or portfolios without a link. The text names the argument.
+
+    :ivar securities: those that the API does not know, when it is that.
     """
+
+    securities: list[Any] | None = None
 
 
 class OpenmarketsTransportError(OpenmarketsError):

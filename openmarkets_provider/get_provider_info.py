@@ -82,14 +82,26 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "cache_backend": {
         "label": "Token cache",
-        "description": "file (the default): access tokens are shared, encrypted, by all task processes of a host. "
-        "memory: every process gets its own.",
+        "description": "Where access tokens are shared, encrypted. file (the default): by the task processes of a "
+        "host. redis, or variable for fleets without Redis: by all hosts. memory: every process gets its own. custom: "
+        "a class of yours.",
         "schema": {
             "type": ["string", "null"],
-            "enum": ["file", "memory"],
+            "enum": ["file", "redis", "variable", "memory", "custom"],
             "default": "file",
             "section": "Advanced",
         },
+    },
+    "redis_conn_id": {
+        "label": "Redis connection",
+        "description": "Id of the Airflow connection to Redis for the token cache redis. Default: redis_default.",
+        "schema": {"type": ["string", "null"], "section": "Advanced"},
+    },
+    "cache_class": {
+        "label": "Token cache class",
+        "description": "Import path of the class for the token cache custom, such as my_company.caches.VaultStore. It "
+        "is made without arguments, and is an openmarkets_provider.client.stores.Store.",
+        "schema": {"type": ["string", "null"], "section": "Advanced"},
     },
 }
 """The fields of the connection's Extra: what the form shows, and all that the hook accepts."""
@@ -98,10 +110,9 @@ TRANSFERS = {"Common IO": "openmarkets_to_object_storage", "Common SQL": "openma
 """Where rows can be landed, by the names that Airflow's providers have for it, and by which module."""
 
 
-def _modules(kind: str) -> list[dict[str, Any]]:
-    return [
-        {"integration-name": INTEGRATION, "python-modules": [f"openmarkets_provider.{kind}.openmarkets"]},
-    ]
+def _modules(kind: str, *others: str) -> list[dict[str, Any]]:
+    names = [f"openmarkets_provider.{kind}.{name}" for name in ("openmarkets", *others)]
+    return [{"integration-name": INTEGRATION, "python-modules": names}]
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -127,7 +138,7 @@ def get_provider_info() -> dict[str, Any]:
             }
             for target, module in TRANSFERS.items()
         ],
-        "triggers": _modules("triggers"),
+        "triggers": _modules("triggers", "events"),
         "connection-types": [
             {
                 "connection-type": "openmarkets",

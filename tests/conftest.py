@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.postgres import postgres  # noqa: F401 (a fixture)
+from tests.support.redis_server import empty_redis, redis_server  # noqa: F401 (fixtures)
 from tests.support.s3_server import s3, s3_server  # noqa: F401 (fixtures)
 
 _HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
@@ -22,8 +23,10 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 @pytest.fixture(autouse=True)
 def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test token caches of its own."""
-    from openmarkets_provider.client import token_source
+    from openmarkets_provider.client import fallback_store, throttle, token_source
 
+    fallback_store._outages.clear()
+    throttle._known.clear()
     token_source._slots.clear()
     token_source._warned.clear()
     monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))

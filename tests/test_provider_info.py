@@ -154,7 +154,8 @@ def test_what_a_field_allows_is_what_the_settings_allow(field: str, allowed: Any
     assert set(schema.get("values_display", schema["enum"])) == set(schema["enum"])
     assert f"{default} (the default)" in CONNECTION_FIELDS[field]["description"]
     for value in schema["enum"]:
-        Settings(client_id="i", client_secret="s", **{field: value})
+        also = {"cache_class": "my_company.caches.VaultStore"} if value == "custom" else {}
+        Settings(client_id="i", client_secret="s", **{field: value}, **also)
 
 
 def test_the_scopes_offered_are_all_scopes():

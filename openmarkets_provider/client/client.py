@@ -10,8 +10,7 @@ import os
 import ssl
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -22,6 +21,7 @@ from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.client.flows import (
     Flow,
     GetToken,
+    Limited,
     Pause,
     Send,
     Step,
@@ -30,13 +30,16 @@ from openmarkets_provider.client.flows import (
     drive,
     drive_many,
 )
+from openmarkets_provider.client.meters import NO_METER, Meter
 from openmarkets_provider.client.planning import ApiCall, Query, endpoint_of, plan
 from openmarkets_provider.client.replies import doubt, read_reply, unreadable_reply
 from openmarkets_provider.client.retry import pause
 from openmarkets_provider.client.runs import Progress, Run
+from openmarkets_provider.client.sealing import RecordCipher, record_key
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
+from openmarkets_provider.client.stores import Store
+from openmarkets_provider.client.throttle import Throttle, send_when_free
 from openmarkets_provider.client.token_source import SecretMasker, TokenSource
-from openmarkets_provider.client.token_stores import FileStore, RecordCipher, record_key
 from openmarkets_provider.client.transport import async_client, sync_client
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
@@ -69,20 +72,22 @@ class OpenmarketsClient:
     or on another event loop. Threads may share a client.
 
     :param settings: credentials, servers and limits.
-    :param cache_dir: directory of the token store for ``cache_backend`` file.
+    :param stores: what is shared with other processes, the nearest first; none shares nothing.
     :param masker: told the secret's encoded forms and every token before use.
     :param user_agent: what the client calls itself.
     :param concurrency: most requests of one query at the same time.
+    :param meter: told what is counted and timed.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        cache_dir: Path,
+        stores: Sequence[Store],
         masker: SecretMasker,
         user_agent: str,
         concurrency: int = DEFAULT_CONCURRENCY,
+        meter: Meter = NO_METER,
     ) -> None:
         self.settings = settings
         self._concurrency = concurrency
@@ -90,18 +95,27 @@ class OpenmarketsClient:
         self._masker = masker
         # Keyed by process: what the parent opened stays referenced in a forked child and is never used there.
         self._clients: dict[tuple[int, str], httpx.Client] = {}
-        store = None
-        if settings.cache_backend == "file":
-            store = FileStore(cache_dir, RecordCipher(settings.client_secret))
+        self._meter = meter
+        cipher = RecordCipher(settings.client_secret)
         self.tokens = TokenSource(
             key=functools.cache(functools.partial(record_key, settings)),
             fetch=self._fetch_token,
-            store=store,
+            stores=stores,
+            cipher=cipher,
             masker=masker,
             wait=settings.timeout + LOCK_GRACE,
+            meter=meter,
+        )
+        self._throttle = Throttle(
+            key=functools.cache(lambda api: record_key(settings, f"hold {api} {settings.api_url(api)}")),
+            stores=stores,
+            cipher=cipher,
+            meter=meter,
         )
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, httpx.AsyncClient]]
         self._async_clients = WeakKeyDictionary()
+        self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]]
+        self._rooms = WeakKeyDictionary()
 
     def http(self, api: str) -> httpx.Client:
         """Return this process's authenticated client of an API; relative URLs start at the API's base URL.
@@ -189,7 +203,7 @@ class OpenmarketsClient:
         :raises OpenmarketsError: no token is to be had.
         """
         self._check_scope(scope)
-        return drive(_persist(functools.partial(_token, scope), safe_to_repeat=True), self._perform)
+        return drive(_persist(functools.partial(_token, scope), self._meter, safe_to_repeat=True), self._perform)
 
     def check_scope(self, scope: str) -> OpenmarketsError | None:
         """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
@@ -211,26 +225,35 @@ class OpenmarketsClient:
 
     def _exchange(self, call: ApiCall) -> Flow[Any]:
         """Send a call, with the retries that it may have."""
-        attempt = functools.partial(_attempt, call, self._base_url(call.api))
-        return (yield from _persist(attempt, safe_to_repeat=call.safe_to_repeat))
+        attempt = functools.partial(_attempt, call, self._base_url(call.api), self._throttle, self._meter)
+        return (yield from _persist(attempt, self._meter, safe_to_repeat=call.safe_to_repeat))
 
     def _perform(self, step: Step) -> Any:
         match step:
             case Send(call, request_id):
+                self._throttle.check(call.api)
                 http = self.http(call.api)
                 return http.send(_request(http, call, request_id))
             case GetToken(scope):
                 return self.tokens.get(scope).value
             case Pause(seconds, _):
                 time.sleep(seconds)
+            case Limited(api, asked):
+                self._throttle.limited(api, asked)
 
     async def _aperform(self, step: Step) -> Any:
         match step:
             case Send(call, request_id):
                 http = self.ahttp(call.api)
-                return await http.send(_request(http, call, request_id))
+                rooms = self._rooms.setdefault(asyncio.get_running_loop(), {})
+                # Here and not in httpx's pool, where waiting for a connection ends in a time-out.
+                async with rooms.setdefault(call.api, asyncio.Semaphore(MAX_ASYNC_CONCURRENCY)):
+                    await self._throttle.acheck(call.api)
+                    return await http.send(_request(http, call, request_id))
             case Pause(seconds, _):
                 await asyncio.sleep(seconds)
+            case Limited(api, asked):
+                await self._throttle.alimited(api, asked)
 
     def _fetch_token(self, scope: str) -> tuple[str, float]:
         for form in secret_forms(self.settings):
@@ -277,7 +300,7 @@ class OpenmarketsClient:
             )
 
 
-def _persist(attempt: Callable[[], Flow[T]], *, safe_to_repeat: bool) -> Flow[T]:
+def _persist(attempt: Callable[[], Flow[T]], meter: Meter, *, safe_to_repeat: bool) -> Flow[T]:
     """Carry out attempts until one succeeds or the retry policy gives up."""
     number = 0
     while True:
@@ -289,23 +312,37 @@ def _persist(attempt: Callable[[], Flow[T]], *, safe_to_repeat: bool) -> Flow[T]
             if wait is None:
                 raise
             log.info("%s Trying again in %.1f s (attempt %d failed).", error, wait, number)
+            meter.count(f"retries.{getattr(error, 'status', None) or 'transport'}")
             limited = isinstance(error, OpenmarketsRateLimited)
         yield Pause(wait, limited)
 
 
-def _attempt(call: ApiCall, base_url: str) -> Flow[Any]:
-    """Send one call once."""
+def _attempt(call: ApiCall, base_url: str, throttle: Throttle, meter: Meter) -> Flow[Any]:
+    """Send one call once, and tell everyone when the API says 429."""
+    try:
+        return (yield from _send_once(call, base_url, throttle, meter))
+    except OpenmarketsRateLimited as error:
+        # Else it is the identity server's, or the call was held back.
+        if error.sent:
+            yield Limited(call.api, error.retry_after)
+        raise
+
+
+def _send_once(call: ApiCall, base_url: str, throttle: Throttle, meter: Meter) -> Flow[Any]:
     request_id = str(uuid.uuid4())
     try:
-        response: httpx.Response = yield Send(call, request_id)
+        response: httpx.Response = yield from send_when_free(Send(call, request_id), throttle)
     except httpx.HTTPError as error:
         sent = not isinstance(error, _NEVER_SENT)
+        meter.sent(call.label, request_id, None)
         advice = f" [request id {request_id}]{doubt(call) if sent else ''}"
         raise _no_answer(call.label, base_url, error, sent=sent, advice=advice, request_id=request_id) from error
     except OpenmarketsInvalidResponse as error:
+        meter.sent(call.label, request_id, error.status)
         failure = unreadable_reply(call, error, request_id)
         failure.sent = True
         raise failure from None
+    meter.sent(call.label, request_id, response.status_code)
     try:
         return read_reply(
             call, response.status_code, response.headers, response.content, request_id, response.request.headers

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import itertools
 import logging
 import os
@@ -56,7 +57,14 @@ class GetToken(NamedTuple):
     scope: str
 
 
-Step = Send | Pause | GetToken
+class Limited(NamedTuple):
+    """Tell everyone that an API said 429, and for how many seconds it wants rest; None when it didn't say."""
+
+    api: str
+    seconds: float | None
+
+
+Step = Send | Pause | GetToken | Limited
 Flow = Generator[Step, Any, T]
 Perform = Callable[[Step], Any]
 AsyncPerform = Callable[[Step], Awaitable[Any]]
@@ -123,6 +131,8 @@ class _Traffic:
                 if new:
                     log.info(_LIMITED, step.seconds)
             return self.stop.wait(step.seconds)
+        if isinstance(step, Limited):
+            return self._perform(step)
         with self._room:
             self._wait_for_turn()
             return self._perform(step)
@@ -172,10 +182,15 @@ def drive_many(
         traffic.succeeded()
         return result
 
+    def begin(flow: Flow[T]) -> concurrent.futures.Future[T]:
+        # In the caller's context: the current trace, and what Airflow binds to log lines.
+        return pool.submit(context.copy().run, work, flow)
+
     pid = os.getpid()
+    context = contextvars.copy_context()
     pool = concurrent.futures.ThreadPoolExecutor(concurrency, "openmarkets")
     coming = iter(flows)
-    begun = deque(pool.submit(work, flow) for flow in itertools.islice(coming, AHEAD * concurrency))
+    begun = deque(begin(flow) for flow in itertools.islice(coming, AHEAD * concurrency))
     try:
         while begun:
             if os.getpid() != pid:
@@ -191,7 +206,7 @@ def drive_many(
             except Stopped:
                 raise failure.result() from None
             yield made
-            begun.extend(pool.submit(work, flow) for flow in itertools.islice(coming, 1))
+            begun.extend(begin(flow) for flow in itertools.islice(coming, 1))
     finally:
         traffic.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -212,6 +227,8 @@ async def adrive_many(
         if isinstance(step, Pause):
             if step.limited and pace.limited(time.monotonic(), step.seconds):
                 log.info(_LIMITED, step.seconds)
+            return await perform(step)
+        if isinstance(step, Limited):
             return await perform(step)
         async with room:
             # Nobody could set an event: a turn comes with time.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
-from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsRateLimited
 
 MAX_ATTEMPTS = 4
 MAX_WAIT = 60.0
 """Longest pause in seconds. A server that asks for more is not waited for in the worker."""
+MAX_SPREAD = 15.0
+"""Longest time in seconds over which those who were told to wait come back."""
 _FIRST_WAIT = 0.5
 
 
@@ -30,4 +32,16 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
     jitter: float = random.uniform(0.5, 1.0)  # noqa: S311
     if asked is None:
         return backoff * jitter
+    if isinstance(error, OpenmarketsRateLimited):
+        return asked + spread(asked)
     return min(asked + backoff * (jitter - 0.5), MAX_WAIT)
+
+
+def spread(seconds: float) -> float:
+    """Return how many seconds longer than asked one of many waits, so that they don't all come back at once.
+
+    :param seconds: what they were all asked to wait; 0 is at once for everyone.
+    """
+    if not seconds:
+        return 0.0
+    return random.uniform(0.0, min(max(1.0, seconds / 2), MAX_SPREAD))  # noqa: S311

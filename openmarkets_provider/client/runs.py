@@ -186,10 +186,9 @@ class Run:
             elif absent:
                 log.warning("%s: the reply holds nothing of %.1000r.", call.label, absent)
         if invalid:
-            text = f"{call.label}: the API does not know the securities {invalid!r:.1000}."
             if self._query["on_invalid"] != "warn":
-                raise OpenmarketsQueryError(f"{text} With on_invalid='warn' the query goes on without them.")
-            log.warning("%s They are left out.", text)
+                raise unknown_securities(call, invalid)
+            log.warning("%s They are left out.", _unknown(call, invalid))
 
     def _warn_of_guesses(self, missing: Iterable[Listing]) -> None:
         guessed = [each for each in missing if each not in self._multipliers and each not in self._guessed]
@@ -223,6 +222,17 @@ class Run:
         """
         piece = f"Call {number} of {self._total} ({call.piece}) failed. " if self._total > 1 else ""
         return type(error)(f"{piece}{error}", **vars(error))
+
+
+def unknown_securities(call: ApiCall, invalid: Sequence[Any]) -> OpenmarketsQueryError:
+    """Say which securities of a call the API does not know."""
+    return OpenmarketsQueryError(
+        f"{_unknown(call, invalid)} With on_invalid='warn' the query goes on without them.", securities=list(invalid)
+    )
+
+
+def _unknown(call: ApiCall, invalid: Sequence[Any]) -> str:
+    return f"{call.label}: the API does not know the securities {invalid!r:.1000}."
 
 
 def _digest(row: Row) -> bytes:

@@ -6,21 +6,16 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from openmarkets_provider.client.tokens import (
-    Clock,
-    Failure,
-    Record,
-    Step,
-    Token,
-    TokenStore,
-    decide,
-    now,
-)
+from openmarkets_provider.client.meters import NO_METER, Meter
+from openmarkets_provider.client.sealing import RecordCipher
+from openmarkets_provider.client.stores import Store
+from openmarkets_provider.client.tokens import Clock, Failure, Record, Step, Token, decide, now
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 
 log = logging.getLogger(__name__)
@@ -64,7 +59,9 @@ class TokenSource:
     :param key: scope to the key of its record.
     :param fetch: asks the identity server for a scope; returns the token and its lifetime in seconds. Raises
         OpenmarketsError.
-    :param store: shared with other processes; None keeps tokens in the memory of this process only.
+    :param stores: shared with other processes, the nearest first; that one's lock is held by who asks. None at all
+        keeps tokens in the memory of this process.
+    :param cipher: seals what is stored.
     :param masker: told every token before it is handed out.
     :param wait: longest time in seconds to wait for somebody else's request.
     """
@@ -74,15 +71,19 @@ class TokenSource:
         *,
         key: Callable[[str], str],
         fetch: Callable[[str], tuple[str, float]],
-        store: TokenStore | None,
+        stores: Sequence[Store],
+        cipher: RecordCipher,
         masker: SecretMasker,
         wait: float,
+        meter: Meter = NO_METER,
         clock: Clock = now,
     ) -> None:
         self._key = key
         self._fetch = fetch
-        self._store = store
+        self._stores = stores
+        self._cipher = cipher
         self._masker = masker
+        self._meter = meter
         self._wait = wait
         self._clock = clock
         self._pending: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, asyncio.Task[Token]]]
@@ -108,7 +109,9 @@ class TokenSource:
         """
         slot = _slot(self._key(scope))
         step, token = decide(slot.record, self._clock(), rejected.value if rejected is not None else None)
-        if step is not Step.USE or token is None:
+        if step is Step.USE and token is not None:
+            self._meter.count("token.hits.memory")
+        else:
             pending = self._pending.setdefault(asyncio.get_running_loop(), {})
             wanted = (scope, rejected)
             task = pending.get(wanted)
@@ -127,8 +130,8 @@ class TokenSource:
         """
         key = self._key(scope)
         slot = _slot(key)
-        with _thread_lock(slot, self._wait), self._store_lock(key, self._wait):
-            token = self._ask(key, slot, scope, rejected=None)
+        with _thread_lock(slot, self._wait), self._store_lock(key, self._wait) as lease:
+            token = self._ask(key, slot, scope, lease, rejected=None)
         self._masker.mask(token.value)
         return token
 
@@ -138,6 +141,7 @@ class TokenSource:
         refused = rejected.value if rejected is not None else None
         step, token = decide(slot.record, self._clock(), refused)
         if token is not None and step is Step.USE:
+            self._meter.count("token.hits.memory")
             return token
         with _thread_lock(slot, 0 if step is Step.RENEW else self._wait) as held:
             if token is not None and not held:
@@ -145,80 +149,99 @@ class TokenSource:
             step, token = self._look(key, slot, refused)
             if token is not None and step is Step.USE:
                 return token
-            with self._store_lock(key, 0 if step is Step.RENEW else self._wait) as held:
-                if token is not None and not held:
+            started = time.monotonic()
+            with self._store_lock(key, 0 if step is Step.RENEW else self._wait) as lease:
+                if token is not None and lease is None:
                     return token
-                if not held:
+                self._meter.time("token.lock_wait", time.monotonic() - started)
+                if lease is None:
                     log.warning("Another process keeps the lock of an access token; going on without it.")
                 step, token = self._look(key, slot, refused)
                 if token is not None and step is Step.USE:
                     return token
                 try:
-                    return self._ask(key, slot, scope, rejected)
+                    fresh = self._ask(key, slot, scope, lease, rejected)
                 except OpenmarketsError as error:
                     if token is None:
                         raise
                     log.warning("The access token for %s could not be renewed ahead of its end: %s", scope, error)
                     return token
+                if token is not None:
+                    self._meter.count("token.renewals")
+                return fresh
 
     def _look(self, key: str, slot: _Slot, refused: str | None) -> tuple[Step, Token | None]:
-        """Decide by what the store and this process know, whichever is later."""
-        moment = self._clock()
-        stored = self._load(key)
-        known = [record for record in (stored, slot.record) if record is not None]
-        slot.record = min(known, key=lambda record: record.written.elapsed(moment), default=None)
-        return decide(slot.record, moment, refused)
+        """Decide by what this process and the stores know, whichever is later; ask no further store than needed."""
+        step, token = decide(slot.record, self._clock(), refused)
+        if step is Step.USE:
+            self._meter.count("token.hits.memory")
+            return step, token
+        for number, store in enumerate(self._stores):
+            stored = self._load(store, key)
+            moment = self._clock()
+            known = [record for record in (stored, slot.record) if record is not None]
+            slot.record = min(known, key=lambda record: record.written.elapsed(moment), default=None)
+            step, token = decide(slot.record, moment, refused)
+            if step is Step.USE and slot.record is not None:
+                self._meter.count(f"token.hits.{store.name}")
+                self._save(self._stores[:number], key, slot.record, None)
+                break
+        return step, token
 
-    def _ask(self, key: str, slot: _Slot, scope: str, rejected: Token | None) -> Token:
+    def _ask(self, key: str, slot: _Slot, scope: str, lease: str | None, rejected: Token | None) -> Token:
         """Request a token and tell everyone what came of it."""
         started = self._clock()
+        self._meter.count("token.requests")
+        asked = time.monotonic()
         try:
             value, lifetime = self._fetch(scope)
         except OpenmarketsConfigurationError:
             # Found here, without the server: what mends it (a CA bundle, a proxy) makes no other key.
             raise
         except OpenmarketsError as error:
+            self._meter.count("token.failures")
             current = slot.record.token if slot.record is not None else None
             moment = self._clock()
-            self._publish(key, slot, Record(moment, current, Failure.of(error, moment)))
+            slot.record = Record(moment, current, Failure.of(error, moment))
+            self._save(self._stores, key, slot.record, lease)
             raise
+        self._meter.time("token.request_time", time.monotonic() - asked)
         # The lifetime counts from the moment the server wrote the reply: to start at ours is on the safe side.
         token = Token(value, scope, started, lifetime, replacement=rejected is not None)
-        self._publish(key, slot, Record(self._clock(), token))
+        slot.record = Record(self._clock(), token)
+        self._save(self._stores, key, slot.record, lease)
         return token
 
-    def _publish(self, key: str, slot: _Slot, record: Record) -> None:
-        slot.record = record
-        if self._store is not None:
+    def _save(self, stores: Sequence[Store], key: str, record: Record, lease: str | None) -> None:
+        for store in stores:
             try:
-                self._store.save(key, record)
+                store.save(key, self._cipher.seal(key, record), record.seconds_of_use(), lease)
             except OSError as error:
-                _warn(error)
+                _warn(store, error)
 
-    def _load(self, key: str) -> Record | None:
-        if self._store is None:
-            return None
+    def _load(self, store: Store, key: str) -> Record | None:
         try:
-            return self._store.load(key)
+            data = store.load(key)
         except OSError as error:
-            _warn(error)
+            _warn(store, error)
             return None
+        return self._cipher.open(key, data, Record) if data is not None else None
 
     @contextmanager
-    def _store_lock(self, key: str, timeout: float) -> Iterator[bool]:
-        """Hold the lock of the store, or go on without when the store can't be used."""
-        if self._store is None:
-            yield True
+    def _store_lock(self, key: str, timeout: float) -> Iterator[str | None]:
+        """Hold the lock of the nearest store, or go on as if when it can't be used."""
+        if not self._stores:
+            yield "memory"
             return
-        lock = self._store.lock(key, timeout)
+        lock = self._stores[0].lock(key, timeout)
         try:
-            held = lock.__enter__()
+            lease = lock.__enter__()
         except OSError as error:
-            _warn(error)
-            yield True
+            _warn(self._stores[0], error)
+            yield "none"
             return
         try:
-            yield held
+            yield lease
         finally:
             lock.__exit__(None, None, None)
 
@@ -245,12 +268,13 @@ def _forget(pending: dict[object, asyncio.Task[Token]], wanted: object, done: as
         done.exception()
 
 
-def _warn(error: OSError) -> None:
+def _warn(store: Store, error: OSError) -> None:
     """Say once a process that tokens aren't shared."""
-    if not _warned:
-        _warned.add("store")
+    if store.name not in _warned:
+        _warned.add(store.name)
         log.warning(
-            "Access tokens are not shared with other processes: %s. Every task asks for its own; "
+            "Access tokens are not shared through the %s store: %s. Tasks may ask for more of them; "
             "see [openmarkets] token_cache_dir.",
+            store.name,
             error,
         )

@@ -11,9 +11,8 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -156,6 +155,15 @@ class Record(msgspec.Struct, frozen=True):
     token: Token | None = None
     failure: Failure | None = None
 
+    def seconds_of_use(self) -> float:
+        """Seconds from when it was written until all that it holds is over."""
+        ends = [0.0]
+        if self.token is not None:
+            ends.append(self.token.obtained.wall + self.token.lifetime - self.written.wall)
+        if self.failure is not None:
+            ends.append(self.failure.at.wall + self.failure.seconds - self.written.wall)
+        return max(ends)
+
     def __repr__(self) -> str:
         """Show what it holds; never the token."""
         return f"Record(token={self.token!r}, failure={self.failure and self.failure.error['kind']})"
@@ -194,16 +202,3 @@ def decide(record: Record | None, moment: Instant, rejected: str | None) -> tupl
     if held_back and record.failure is not None:
         raise record.failure.recreate(moment)
     return Step.ASK, None
-
-
-class TokenStore(Protocol):
-    """Where processes share records. Every method may raise OSError: the caller then goes on without it."""
-
-    def load(self, key: str) -> Record | None:
-        """Return the record, or None when there is none that can be read."""
-
-    def save(self, key: str, record: Record) -> None:
-        """Replace the record, at once and as a whole."""
-
-    def lock(self, key: str, timeout: float) -> AbstractContextManager[bool]:
-        """Hold the key alone; gives False when somebody else kept it for ``timeout`` seconds."""

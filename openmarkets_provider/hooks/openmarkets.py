@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.connection import get_async_connection
-from airflow.providers.common.compat.sdk import BaseHook, conf, mask_secret
+from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
 from openmarkets_provider import __version__
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
+from openmarkets_provider.hooks._stores import astores_of, stores_of
 
 if TYPE_CHECKING:
     import httpx
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from openmarkets_provider.client.client import OpenmarketsClient
     from openmarkets_provider.client.settings import Settings
+    from openmarkets_provider.client.stores import Store
     from openmarkets_provider.queries import Query
 
 
@@ -62,14 +63,17 @@ class OpenmarketsHook(BaseHook):
         :raises OpenmarketsConfigurationError: the connection has a field that is not allowed; the text names it.
         :raises AirflowNotFoundException: there is no such connection.
         """
-        return _make_client(self.get_connection(self.openmarkets_conn_id), self.concurrency)
+        settings = settings_of(self.get_connection(self.openmarkets_conn_id))
+        return _make_client(settings, stores_of(settings), self.concurrency)
 
     async def aclient(self) -> OpenmarketsClient:
         """Return :attr:`client`, looked up without blocking the event loop."""
         if "client" not in self.__dict__:
             connection = await get_async_connection(self.openmarkets_conn_id, hook=type(self))
             # Two coroutines may have looked it up at once: the first one's client stays.
-            self.__dict__.setdefault("client", _make_client(connection, self.concurrency))
+            settings = settings_of(connection)
+            stores = await astores_of(settings)
+            self.__dict__.setdefault("client", _make_client(settings, stores, self.concurrency))
         return self.client
 
     def get_conn(self, api: str = "market_data") -> httpx.Client:
@@ -224,17 +228,19 @@ class _AirflowMasker:
 _masker = _AirflowMasker()
 
 
-def _make_client(connection: Connection, concurrency: int) -> OpenmarketsClient:
+def _make_client(settings: Settings, stores: Sequence[Store], concurrency: int) -> OpenmarketsClient:
     from airflow import __version__ as airflow_version
 
     from openmarkets_provider.client.client import OpenmarketsClient
+    from openmarkets_provider.hooks._meter import AirflowMeter
 
     return OpenmarketsClient(
-        settings_of(connection),
-        cache_dir=_cache_dir(),
+        settings,
+        stores=stores,
         masker=_masker,
         user_agent=f"airflow-provider-openmarkets/{__version__} apache-airflow/{airflow_version}",
         concurrency=concurrency,
+        meter=AirflowMeter(),
     )
 
 
@@ -320,10 +326,3 @@ def _extra(connection: Connection) -> dict[str, Any]:
             f'Extra of connection {connection.conn_id!r} is not a JSON object; write {{"environment": "test"}}.'
         )
     return extra or {}
-
-
-def _cache_dir() -> Path:
-    configured = conf.get("openmarkets", "token_cache_dir", fallback="")
-    if configured:
-        return Path(configured).expanduser()
-    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "openmarkets_token_cache"

@@ -64,9 +64,7 @@ def undisturbed(sandbox: SandboxProcess, airflow: RealAirflow, tmp_path_factory:
         def mask(self, value: str) -> None: ...
         async def amask(self, value: str) -> None: ...
 
-    client = OpenmarketsClient(
-        settings, cache_dir=tmp_path_factory.mktemp("tokens"), masker=NoMasker(), user_agent="tests"
-    )
+    client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="tests")
     yield client.run
     client.close()
 

@@ -9,10 +9,13 @@ from typing import Any, Protocol
 import pytest
 
 from openmarkets_provider.client.client import OpenmarketsClient
+from openmarkets_provider.client.file_store import FileStore
+from openmarkets_provider.client.redis_store import RedisStore, redis_options
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.queries import Query
 from openmarkets_provider.sandbox.server import Client, SandboxServer
 from tests.support import hostile
+from tests.support.redis_server import RedisServer
 
 ALL_SCOPES = ("market-data-api", "news-api", "oms-api")
 USER_AGENT = "openmarkets-tests/1"
@@ -46,6 +49,13 @@ def texts_of(error: BaseException) -> str:
         texts += [str(left), repr(left), repr(vars(left)), repr(left.args), repr(getattr(left, "__notes__", None))]
         left = left.__cause__ or left.__context__
     return "\n".join(texts)
+
+
+def redis_store(server: RedisServer, **changes: Any) -> RedisStore:
+    """Return a store in a Redis; changes are to the fields of its connection."""
+    connection = {"login": None, **json.loads(server.connection_json())} | changes
+    connection.pop("conn_type")
+    return RedisStore(redis_options(**connection))
 
 
 class MakeClient(Protocol):
@@ -104,8 +114,9 @@ def make_client(
             "oms_url": sandbox.oms_url,
             "timeout": 10.0,
         }
-        cache = root / str(next(numbers))
-        client = OpenmarketsClient(Settings(**given | settings), cache_dir=cache, masker=masker, user_agent=USER_AGENT)
+        checked = Settings(**given | settings)
+        stores = [] if checked.cache_backend == "memory" else [FileStore(root / str(next(numbers)))]
+        client = OpenmarketsClient(checked, stores=stores, masker=masker, user_agent=USER_AGENT)
         clients.append(client)
         return client
 

@@ -506,14 +506,11 @@ class TestLife:
             make_client(identity_url=server.url, oms_url=server.url).close()
             assert server.connections == 0
 
-    @pytest.mark.parametrize("backend", ["file", "memory"])
-    def test_keeps_tokens_where_it_is_told(
-        self, run: Runner, make_client: MakeClient, sandbox: SandboxServer, backend: str
+    def test_asks_for_one_token_when_nothing_is_shared(
+        self, run: Runner, make_client: MakeClient, sandbox: SandboxServer
     ) -> None:
-        client = make_client(cache_backend=backend)
-        run(client, BHP, BHP)
+        run(make_client(cache_backend="memory"), BHP, BHP)
         assert sandbox.stats()["token_requests_total"] == 1
-        assert (client.tokens._store is None) == (backend == "memory")
 
     def test_goes_on_after_close(self, make_client: MakeClient) -> None:
         with HostileServer(echo) as server:
@@ -609,6 +606,7 @@ class TestLife:
             from pathlib import Path
             from openmarkets_provider import queries
             from openmarkets_provider.client.client import OpenmarketsClient
+            from openmarkets_provider.client.file_store import FileStore
             from openmarkets_provider.client.settings import Settings
             from tests.client.conftest import RecordingMasker
 
@@ -616,7 +614,8 @@ class TestLife:
             settings = Settings(
                 client_id="sandbox-client", client_secret="sandbox-secret", identity_url=identity, oms_url=oms
             )
-            client = OpenmarketsClient(settings, cache_dir=Path(cache), masker=RecordingMasker(), user_agent="t")
+            stores = [FileStore(Path(cache))]
+            client = OpenmarketsClient(settings, stores=stores, masker=RecordingMasker(), user_agent="t")
 
             def thing(name):
                 return queries.request("oms", "GET", "echo/" + name)
@@ -783,7 +782,7 @@ class TestSecrets:
             assert client.get_access_token("oms-api") == "t0ken-one"
             http = client.http("oms")
             token = client.tokens.get("oms-api")
-            shown = [client, client.settings, client.tokens, client.tokens._store, http, http.auth, token]
+            shown = [client, client.settings, client.tokens, *client.tokens._stores, http, http.auth, token]
             text = "\n".join(f"{thing!r} {thing!s}" for thing in shown)
         assert self.given_away(text, ["t0ken-one"]) == []
 
@@ -855,7 +854,7 @@ def test_a_server_that_repeats_our_headers_puts_no_token_into_an_error(
 def test_connections_that_nobody_closes_go_with_the_client(make_client: MakeClient) -> None:
     with HostileServer(hostile.answering(hostile.reply())) as server:
         settings = make_client(oms_url=server.url, cache_backend="memory").settings
-        client = module.OpenmarketsClient(settings, cache_dir=Path("unused"), masker=RecordingMasker(), user_agent="x")
+        client = module.OpenmarketsClient(settings, stores=[], masker=RecordingMasker(), user_agent="x")
         http = client.http("oms")
         del client
         gc.collect()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider import exceptions
-from openmarkets_provider.client.retry import MAX_ATTEMPTS, MAX_WAIT, pause
+from openmarkets_provider.client.retry import MAX_ATTEMPTS, MAX_SPREAD, MAX_WAIT, pause, spread
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsRateLimited,
@@ -30,7 +30,7 @@ def test_a_pause_is_bounded_and_never_shorter_than_asked(
     random.seed(seed)
     wait = pause(kind("x", retry_after=asked, sent=sent), attempt, safe_to_repeat=safe)
     if wait is not None:
-        assert 0 < wait <= MAX_WAIT == 60 or asked == wait == 0
+        assert 0 < wait <= MAX_WAIT + MAX_SPREAD == 75 or asked == wait == 0
         assert wait >= (asked or 0)
         assert kind in TRANSIENT
         assert attempt < MAX_ATTEMPTS
@@ -60,7 +60,14 @@ def test_who_asks_for_more_than_a_minute_is_not_waited_for(asked: float):
 
 
 def test_who_asks_for_just_a_minute_gets_it():
-    assert pause(OpenmarketsRateLimited("x", retry_after=60.0), 1, safe_to_repeat=True) == 60.0
+    assert pause(OpenmarketsServerError("x", retry_after=60.0), 1, safe_to_repeat=True) == 60.0
+
+
+@pytest.mark.parametrize(("asked", "most"), [(0, 0), (0.5, 1), (1, 1), (10, 5), (60, 15), (1e9, 15)])
+def test_those_whom_a_rate_limit_sends_away_come_back_over_some_time(asked: float, most: float):
+    extra = [spread(asked) for _ in range(200)]
+    assert 0 <= min(extra) <= most / 4
+    assert most * 3 / 4 <= max(extra) <= most
 
 
 def test_there_are_four_attempts_and_no_more():

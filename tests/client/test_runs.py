@@ -26,6 +26,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.client import flows as flows_module
 from openmarkets_provider.client import runs as module
 from openmarkets_provider.client.client import OpenmarketsClient
+from openmarkets_provider.client.file_store import FileStore
 from openmarkets_provider.client.flows import AHEAD
 from openmarkets_provider.client.planning import plan
 from openmarkets_provider.client.ranges import read_moment
@@ -135,7 +136,11 @@ def make(make_client: MakeClient, tmp_path: Path, masker: RecordingMasker) -> It
     def make(concurrency: int = 8, **settings: Any) -> OpenmarketsClient:
         given = make_client(**settings).settings
         client = OpenmarketsClient(
-            given, cache_dir=tmp_path / "tokens", masker=masker, user_agent=USER_AGENT, concurrency=concurrency
+            given,
+            stores=[FileStore(tmp_path / "tokens")],
+            masker=masker,
+            user_agent=USER_AGENT,
+            concurrency=concurrency,
         )
         clients.append(client)
         return client

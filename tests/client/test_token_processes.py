@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.client import token_source
+from openmarkets_provider.client import throttle, token_source
 from openmarkets_provider.client.client import OpenmarketsClient
+from openmarkets_provider.client.fallback_store import FallbackStore
+from openmarkets_provider.client.file_store import FileStore
 from openmarkets_provider.client.settings import Settings
+from openmarkets_provider.client.stores import Store
 from openmarkets_provider.exceptions import OpenmarketsError
+from tests.client.conftest import redis_store
 from tests.support.sandbox_process import SandboxProcess
 
 FORK = multiprocessing.get_context("fork")
@@ -44,8 +48,18 @@ def sandbox(server: SandboxProcess) -> SandboxProcess:
     return server
 
 
+@pytest.fixture(params=["file", "redis"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Makes the stores that the processes share."""
+    file = FileStore(tmp_path / "cache")
+    if request.param == "file":
+        return lambda: file
+    server = request.getfixturevalue("empty_redis")
+    return lambda: FallbackStore(redis_store(server), file, "Redis")
+
+
 @pytest.fixture
-def make_client(sandbox: SandboxProcess, tmp_path: Path) -> Callable[..., OpenmarketsClient]:
+def make_client(sandbox: SandboxProcess, make_store: Callable[[], Store]) -> Callable[..., OpenmarketsClient]:
     def make(**changes: Any) -> OpenmarketsClient:
         connection = sandbox.connection
         settings = {
@@ -55,9 +69,7 @@ def make_client(sandbox: SandboxProcess, tmp_path: Path) -> Callable[..., Openma
             **connection["extra"],
             **changes,
         }
-        return OpenmarketsClient(
-            Settings(**settings), cache_dir=tmp_path / "cache", masker=NoMasker(), user_agent="tests"
-        )
+        return OpenmarketsClient(Settings(**settings), stores=[make_store()], masker=NoMasker(), user_agent="tests")
 
     return make
 
@@ -68,6 +80,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
 
     def run(connection: Any) -> None:
         token_source._slots.clear()
+        throttle._known.clear()
         try:
             start.wait(60)
             connection.send(work())

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from openmarkets_provider.client import token_source
+from openmarkets_provider.client.file_store import FileStore
+from openmarkets_provider.client.sealing import RecordCipher
+from openmarkets_provider.client.stores import Store
 from openmarkets_provider.client.token_source import TokenSource
-from openmarkets_provider.client.token_stores import FileStore, RecordCipher
 from openmarkets_provider.client.tokens import Instant, Record, Token, now
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
@@ -91,14 +93,15 @@ def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker):
     """Make sources that share a directory, as the processes of a host do: each has a memory of its own."""
     made = iter(range(1000))
 
-    def source(store: object = "file", wait: float = 10) -> TokenSource:
+    def source(*stores: Store, shared: bool = True, wait: float = 10) -> TokenSource:
         process = next(made)
-        if store == "file":
-            store = _OneKey(FileStore(tmp_path / "cache", RecordCipher("secret")))
+        if shared and not stores:
+            stores = (_OneKey(FileStore(tmp_path / "cache")),)
         return TokenSource(
             key=lambda scope: f"{scope}-{process}",
             fetch=identity,
-            store=store,
+            stores=stores,
+            cipher=_OneKeyCipher("secret"),
             masker=masker,
             wait=wait,
             clock=clock,
@@ -110,17 +113,27 @@ def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker):
 class _OneKey:
     """Lets sources with different keys, and so different memories, meet in one file."""
 
+    name = "file"
+
     def __init__(self, store: FileStore) -> None:
         self.store = store
 
-    def load(self, key: str) -> Record | None:
+    def load(self, key: str) -> bytes | None:
         return self.store.load("shared")
 
-    def save(self, key: str, record: Record) -> None:
-        self.store.save("shared", record)
+    def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
+        self.store.save("shared", data, seconds, lease)
 
     def lock(self, key: str, timeout: float):
         return self.store.lock("shared", timeout)
+
+
+class _OneKeyCipher(RecordCipher):
+    def seal(self, key: str, record: Record) -> bytes:
+        return super().seal("shared", record)
+
+    def open(self, key: str, data: bytes, kind: type) -> Record | None:
+        return super().open("shared", data, kind)
 
 
 def test_a_token_is_asked_for_once_and_then_comes_from_memory_and_from_the_store(make, identity):
@@ -137,7 +150,7 @@ def test_every_token_is_masked_before_it_is_handed_out(make, masker):
 
 
 def test_without_a_store_a_token_stays_in_the_memory_of_the_process(make, identity):
-    first, second = make(store=None), make(store=None)
+    first, second = make(shared=False), make(shared=False)
     assert [first.get(SCOPE).value, first.get(SCOPE).value, second.get(SCOPE).value] == ["t1", "t1", "t2"]
 
 
@@ -256,31 +269,33 @@ def test_a_rate_limit_of_the_identity_server_is_shared_with_the_time_that_is_lef
 class BrokenStore:
     """A store whose disk is full, read-only, or gone, at every call or at some."""
 
+    name = "broken"
+
     def __init__(self, *broken: str) -> None:
         self.broken = broken
-        self.record: Record | None = None
+        self.data: bytes | None = None
 
     def _fail(self, what: str) -> None:
         if what in self.broken:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def load(self, key: str) -> Record | None:
+    def load(self, key: str) -> bytes | None:
         self._fail("load")
-        return self.record
+        return self.data
 
-    def save(self, key: str, record: Record) -> None:
+    def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
         self._fail("save")
-        self.record = record
+        self.data = data
 
     @contextmanager
     def lock(self, key: str, timeout: float):
         self._fail("lock")
-        yield True
+        yield "held"
 
 
 @pytest.mark.parametrize("broken", [["load", "save", "lock"], ["save"], ["lock"], ["load"]])
 def test_a_store_that_cannot_be_used_costs_one_warning_and_no_token(make, identity, caplog, broken):
-    source = make(store=BrokenStore(*broken))
+    source = make(BrokenStore(*broken))
     assert [source.get(SCOPE).value for _ in range(3)] == ["t1"] * 3
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
@@ -290,8 +305,8 @@ def test_a_store_that_cannot_be_used_costs_one_warning_and_no_token(make, identi
 def test_a_stale_record_that_cannot_be_overwritten_does_not_win_over_memory(make, identity, clock):
     store = BrokenStore("save")
     moment = clock()
-    store.record = Record(moment, Token("old", SCOPE, moment, 3600))
-    source = make(store=store)
+    store.data = _OneKeyCipher("secret").seal("", Record(moment, Token("old", SCOPE, moment, 3600)))
+    source = make(store)
     assert source.get(SCOPE).value == "old"
     clock.moved = 3600
     assert [source.get(SCOPE).value for _ in range(3)] == ["t1"] * 3
@@ -300,11 +315,11 @@ def test_a_stale_record_that_cannot_be_overwritten_does_not_win_over_memory(make
 class HeldStore(BrokenStore):
     @contextmanager
     def lock(self, key: str, timeout: float):
-        yield False
+        yield None
 
 
 def test_a_lock_that_somebody_keeps_for_too_long_is_done_without(make, identity, caplog):
-    assert make(store=HeldStore()).get(SCOPE).value == "t1"
+    assert make(HeldStore()).get(SCOPE).value == "t1"
     assert "going on without" in caplog.text
 
 
@@ -369,18 +384,18 @@ async def test_async_errors_and_replacements_are_those_of_sync(make, identity):
     assert await source.aget(SCOPE, rejected=second) == second
     identity.failure = OpenmarketsInvalidClient("no", status=401)
     with pytest.raises(OpenmarketsInvalidClient):
-        await make(store=None).aget(SCOPE)
+        await make(shared=False).aget(SCOPE)
 
 
 def test_a_source_serves_several_event_loops_one_after_another(make, identity):
-    source = make(store=None)
+    source = make(shared=False)
     for _ in range(3):
         assert asyncio.run(source.aget(SCOPE)).value == "t1"
     assert identity.asked == 1
 
 
 def test_a_child_forked_while_a_thread_holds_the_lock_does_not_hang(make, identity):
-    source = make(store=None)
+    source = make(shared=False)
     identity.gate.clear()
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(source.get, SCOPE)
@@ -399,7 +414,7 @@ def test_a_child_forked_while_a_thread_holds_the_lock_does_not_hang(make, identi
 
 
 def test_a_forked_child_warns_for_itself(make, caplog):
-    make(store=BrokenStore("save")).get(SCOPE)
+    make(BrokenStore("save")).get(SCOPE)
     assert token_source._warned
     child = os.fork()
     if child == 0:
@@ -408,7 +423,9 @@ def test_a_forked_child_warns_for_itself(make, caplog):
 
 
 def test_the_real_clock_is_the_default(identity, masker):
-    source = TokenSource(key=lambda scope: "real", fetch=identity, store=None, masker=masker, wait=1)
+    source = TokenSource(
+        key=lambda scope: "real", fetch=identity, stores=(), cipher=RecordCipher("s"), masker=masker, wait=1
+    )
     assert source.get(SCOPE).obtained.elapsed(now()) < 60
 
 

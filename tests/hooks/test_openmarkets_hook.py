@@ -24,7 +24,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
 )
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
-from openmarkets_provider.hooks import openmarkets as hook_module
+from openmarkets_provider.hooks._stores import cache_dir
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
 
 
@@ -76,7 +76,7 @@ class TestConnection:
             ({"oms_url": "http://oms.example"}, "oms_url: .* only https"),
             ({"ca_bundle": "/no/such.pem"}, "ca_bundle: '/no/such.pem' is not a file"),
             ({"client_auth_encoding": "base64"}, "client_auth_encoding: .* allowed are rfc6749, raw"),
-            ({"cache_backend": "redis"}, "cache_backend: .* allowed are file, memory"),
+            ({"cache_backend": "disk"}, "cache_backend: .* allowed are file, redis, variable, memory, custom"),
         ],
     )
     def test_a_wrong_field_is_named_with_what_is_allowed(self, extra, named):
@@ -188,12 +188,12 @@ class TestHook:
     def test_tokens_are_shared_by_hooks_through_the_configured_directory(self, hook, openmarkets_sandbox, tmp_path):
         token = hook.get_access_token("oms-api")
         assert OpenmarketsHook().get_access_token("oms-api") == token
-        assert len(list((tmp_path / "token_cache").glob("*.token"))) == 1
+        assert len(list((tmp_path / "token_cache").glob("*.record"))) == 1
         assert openmarkets_sandbox.stats()["token_requests_total"] <= 1
 
     def test_the_default_directory_is_in_the_airflow_home(self, monkeypatch):
         monkeypatch.delenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR")
-        assert hook_module._cache_dir() == Path(os.environ["AIRFLOW_HOME"]) / "openmarkets_token_cache"
+        assert cache_dir() == Path(os.environ["AIRFLOW_HOME"]) / "openmarkets_token_cache"
 
     def test_every_token_and_the_secret_are_masked_in_airflow(self, hook, openmarkets_sandbox):
         token = hook.get_access_token("news-api")

@@ -24,6 +24,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsServerError,
 )
 from openmarkets_provider.operators.openmarkets import OpenmarketsOperator
+from tests.support.holds import end_holds
 
 ORDER = {
     "accountCode": "SBX0001",
@@ -139,10 +140,33 @@ class TestLongRetryAfter:
         assert deferred.value.trigger.serialize()[0].endswith("TimeDeltaTrigger") or "moment" in str(
             deferred.value.trigger.serialize()
         )
-        assert deferred.value.timeout.total_seconds() == pytest.approx(120 + 300)
+        assert deferred.value.timeout.total_seconds() == pytest.approx(120 + 300 + 7.5, abs=7.5)
         assert self.sandbox.stats()["requests"]["market_data"] == 1
+        end_holds()
         result = task.resume_execution(deferred.value.method_name, {**deferred.value.kwargs, "event": None}, {})
         assert result[0]["security_code"] == "BHP"
+
+    def test_the_tasks_after_it_are_deferred_without_sending_anything(self):
+        for _ in range(5):
+            with pytest.raises(TaskDeferred) as deferred:
+                operator().execute({})
+            assert 60 < (deferred.value.timeout.total_seconds() - 300) <= 120 + 2 * 15
+        assert self.sandbox.stats()["requests"]["market_data"] == 1
+        with pytest.raises(AirflowFailException, match=r"not sent, since .* told another call .*after"):
+            operator(deferrable=False).execute({})
+
+    def test_an_order_that_was_held_back_is_deferred_and_sent_once(self):
+        self.sandbox.fault(target="oms", kind="status", status=429, retry_after=120)
+        with pytest.raises(TaskDeferred):
+            operator(queries.accounts()).execute({})
+        task = operator(queries.request("oms", "POST", "orders/v4", json=ORDER))
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute({})
+        assert "POST /oms/orders/v4" not in self.sandbox.stats()["by_path"]
+        end_holds()
+        result = task.resume_execution(deferred.value.method_name, {**deferred.value.kwargs, "event": None}, {})
+        assert result["orderNumber"] > 0
+        assert self.sandbox.stats()["by_path"]["POST /oms/orders/v4"] == 1
 
     def test_without_deferring_it_fails_with_the_time(self):
         with pytest.raises(AirflowFailException, match=r"Run the task again after \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"):

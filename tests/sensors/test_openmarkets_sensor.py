@@ -21,6 +21,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsServerError,
 )
 from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES, OpenmarketsSensor
+from tests.support.holds import end_holds
 
 OPEN = "[0].trading_status == 'OPEN'"
 
@@ -167,6 +168,12 @@ class TestPokeMode:
         openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=500)
         assert not task.poke({})
         assert task._get_next_poke_interval(0, lambda: 0, 1) == 500
+        # another sensor of the host polls nothing, and waits as long
+        other = sensor()
+        assert not other.poke({})
+        assert openmarkets_sandbox.stats()["requests"]["market_data"] == 1
+        assert 400 < other._get_next_poke_interval(0, lambda: 0, 1) <= 515
+        end_holds()
         assert task.poke({})
         assert task._get_next_poke_interval(0, lambda: 0, 1) == 0.05
         task._hook.close()

@@ -1,4 +1,4 @@
-"""The token store that the processes of one host share: one encrypted file a key, with a lock beside it."""
+"""The store that the processes of one host share: one file a key, with a lock beside it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
-import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.client.tokens import Record
 
 log = logging.getLogger(__name__)
 
@@ -27,45 +19,6 @@ MAX_FILE_BYTES = 1 << 20
 SWEEP_AFTER = 3600.0
 """Seconds after the end of its content at which a file is removed."""
 _LOCK_POLL = 0.02
-_NONCE_BYTES = 12
-
-
-def record_key(settings: Settings, scope: str) -> str:
-    """Name the record of a scope: one for each identity server, client, secret and scope.
-
-    A corrected or rotated secret is another key at once, and the key tells nothing of what it was made from.
-    """
-    parts = (settings.identity_url, settings.client_id, settings.client_auth_encoding, scope)
-    return _derive(settings.client_secret, "key\0" + "\0".join(parts), 16).hex()
-
-
-class RecordCipher:
-    """Encrypts records with a key that comes from the client secret (HKDF-SHA256, AES-256-GCM).
-
-    Whoever has the secret can get a token anyway, so nobody gains one by reading the store; and nothing
-    else has to be deployed.
-    """
-
-    def __init__(self, client_secret: str) -> None:
-        self._aead = AESGCM(_derive(client_secret, "record", 32))
-
-    def seal(self, key: str, record: Record) -> bytes:
-        """Encrypt a record so that it can be opened under this key only."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, msgspec.msgpack.encode(record), key.encode())
-
-    def open(self, key: str, data: bytes) -> Record | None:
-        """Decrypt a record; None for data that are damaged, foreign, or of another version."""
-        try:
-            plain = self._aead.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], key.encode())
-            return msgspec.msgpack.decode(plain, type=Record)
-        except (InvalidTag, ValueError, msgspec.MsgspecError):
-            return None
-
-
-def _derive(secret: str, purpose: str, length: int) -> bytes:
-    hkdf = HKDF(algorithm=SHA256(), length=length, salt=b"openmarkets token cache 1", info=purpose.encode())
-    return hkdf.derive(secret.encode())
 
 
 class FileStore:
@@ -79,12 +32,13 @@ class FileStore:
         others; anything else is refused with OSError.
     """
 
-    def __init__(self, directory: Path, cipher: RecordCipher) -> None:
-        self.directory = directory
-        self._cipher = cipher
+    name = "file"
 
-    def load(self, key: str) -> Record | None:
-        """Read a record; None when there is none, or none that this secret opens."""
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def load(self, key: str) -> bytes | None:
+        """Read a file; None when there is none."""
         self._check_directory()
         try:
             descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -96,13 +50,12 @@ class FileStore:
             plain = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
             _require(plain, self._path(key), "is not a plain file")
             _require_private(status, self._path(key))
-            data = os.read(descriptor, MAX_FILE_BYTES)
+            return os.read(descriptor, MAX_FILE_BYTES)
         finally:
             os.close(descriptor)
-        return self._cipher.open(key, data)
 
-    def save(self, key: str, record: Record) -> None:
-        """Write a record, and remove what nobody needs any more."""
+    def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
+        """Write a file, and remove what nobody needs any more. The lock can't expire, so the lease doesn't matter."""
         self._check_directory()
         path = self._path(key)
         temporary = path.with_name(f"{key}.{secrets.token_hex(8)}.tmp")
@@ -110,9 +63,9 @@ class FileStore:
         descriptor = os.open(temporary, flags, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(self._cipher.seal(key, record))
+                file.write(data)
             # The time stamp says until when the content is of use: the sweep can't read what others wrote.
-            end = _end_of_use(record)
+            end = time.time() + seconds
             os.utime(temporary, (end, end))
             temporary.replace(path)
         except BaseException:
@@ -121,7 +74,7 @@ class FileStore:
         self._sweep()
 
     @contextmanager
-    def lock(self, key: str, timeout: float) -> Iterator[bool]:
+    def lock(self, key: str, timeout: float) -> Iterator[str | None]:
         """Hold the lock file of the key (``flock``)."""
         self._check_directory()
         path = self.directory / f"{key}.lock"
@@ -129,15 +82,15 @@ class FileStore:
         try:
             lock.acquire()
         except filelock.Timeout:
-            yield False
+            yield None
             return
         try:
-            yield True
+            yield self.name
         finally:
             lock.release()
 
     def _path(self, key: str) -> Path:
-        return self.directory / f"{key}.token"
+        return self.directory / f"{key}.record"
 
     def _check_directory(self) -> None:
         with suppress(FileExistsError):
@@ -163,15 +116,6 @@ class FileStore:
         # Taking the lock may touch its file, which counts where there is nothing else only.
         lock = times.pop(".lock", 0)
         return max(times.values(), default=lock) < time.time() - SWEEP_AFTER
-
-
-def _end_of_use(record: Record) -> float:
-    ends = [record.written.wall]
-    if record.token is not None:
-        ends.append(record.token.obtained.wall + record.token.lifetime)
-    if record.failure is not None:
-        ends.append(record.failure.at.wall + record.failure.seconds)
-    return max(ends)
 
 
 def _require_private(status: os.stat_result, path: Path) -> None:

@@ -10,80 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.client.token_stores import FileStore, RecordCipher, record_key
-from openmarkets_provider.client.tokens import Failure, Instant, Record, Token, now
-from openmarkets_provider.exceptions import OpenmarketsScopeNotInPlan
+from openmarkets_provider.client.file_store import FileStore
 
 KEY = "0123456789abcdef0123456789abcdef"
-SECRET = "a client secret"
+DATA = b"sealed"
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> FileStore:
-    return FileStore(tmp_path / "cache", RecordCipher(SECRET))
+    return FileStore(tmp_path / "cache")
 
 
-def a_record(value: str = "the-access-token", age: float = 0, lifetime: float = 3600) -> Record:
-    moment = now()
-    moment = Instant(moment.wall - age, moment.boot - age, moment.boot_id)
-    return Record(moment, Token(value, "market-data-api", moment, lifetime))
-
-
-def test_what_is_saved_is_read_back_by_another_store_of_the_same_secret(store: FileStore):
-    record = Record(now(), a_record().token, Failure.of(OpenmarketsScopeNotInPlan("no", status=400), now()))
+def test_what_is_saved_is_read_back_by_another_store(store: FileStore):
     assert store.load(KEY) is None
-    store.save(KEY, record)
-    assert FileStore(store.directory, RecordCipher(SECRET)).load(KEY) == record
+    store.save(KEY, DATA, 60)
+    assert FileStore(store.directory).load(KEY) == DATA
 
 
-def test_the_file_is_private_and_shows_neither_token_nor_client(store: FileStore):
-    store.save(KEY, a_record())
-    path = store.directory / f"{KEY}.token"
+def test_the_file_is_private(store: FileStore):
+    store.save(KEY, DATA, 60)
+    path = store.directory / f"{KEY}.record"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(store.directory.stat().st_mode) == 0o700
-    assert b"the-access-token" not in path.read_bytes()
-    assert b"market-data" not in path.read_bytes()
-
-
-@pytest.mark.parametrize("damage", [b"", b"x", b"x" * 11, b"x" * 500, b"\0" * (2 << 20)])
-def test_a_damaged_file_counts_as_none_and_is_replaced(store: FileStore, damage: bytes):
-    store.save(KEY, a_record())
-    (store.directory / f"{KEY}.token").write_bytes(damage)
-    assert store.load(KEY) is None
-    store.save(KEY, a_record("new"))
-    assert store.load(KEY).token.value == "new"
-
-
-def test_another_secret_or_another_key_opens_nothing(store: FileStore):
-    store.save(KEY, a_record())
-    assert FileStore(store.directory, RecordCipher("another")).load(KEY) is None
-    other = "f" * 32
-    (store.directory / f"{KEY}.token").rename(store.directory / f"{other}.token")
-    assert store.load(other) is None
-
-
-def test_a_record_of_another_version_counts_as_none(store: FileStore):
-    cipher = RecordCipher(SECRET)
-    nonce = b"n" * 12
-    sealed = nonce + cipher._aead.encrypt(nonce, b"\x81\xa7unknown\x01", KEY.encode())
-    assert cipher.open(KEY, sealed) is None
-
-
-def test_each_thing_that_makes_a_token_differ_makes_another_key():
-    base = {"client_id": "id", "client_secret": "secret"}
-    variants = [
-        base,
-        base | {"client_id": "id2"},
-        base | {"client_secret": "secret2"},
-        base | {"environment": "test"},
-        base | {"client_auth_encoding": "raw"},
-    ]
-    keys = {record_key(Settings(**variant), scope) for variant in variants for scope in ("oms-api", "news-api")}
-    assert len(keys) == 2 * len(variants)
-    assert all(len(key) == 32 and "id" not in key for key in keys)
-    assert record_key(Settings(**base), "oms-api") == record_key(Settings(**base, timeout=1), "oms-api")
 
 
 def make_symlink(directory: Path) -> None:
@@ -114,7 +63,7 @@ def test_a_directory_that_others_may_have_made_is_refused(store: FileStore, make
     with pytest.raises(OSError, match="cache"):
         store.load(KEY)
     with pytest.raises(OSError, match="cache"):
-        store.save(KEY, a_record())
+        store.save(KEY, DATA, 60)
     with pytest.raises(OSError, match="cache"), store.lock(KEY, 0):
         pass
 
@@ -146,25 +95,25 @@ def put_open(path: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [put_symlink, put_directory, put_fifo, put_hard_link, put_open])
-def test_a_token_file_that_is_not_a_private_plain_file_is_refused(store: FileStore, put):
-    store.save(KEY, a_record())
-    path = store.directory / f"{KEY}.token"
+def test_a_file_that_is_not_a_private_plain_file_is_refused(store: FileStore, put):
+    store.save(KEY, DATA, 60)
+    path = store.directory / f"{KEY}.record"
     path.unlink()
     put(path)
-    with pytest.raises(OSError, match="token"):
+    with pytest.raises(OSError, match="record"):
         store.load(KEY)
 
 
 def test_saving_over_a_symlink_replaces_the_link_and_not_its_target(store: FileStore, tmp_path: Path):
-    store.save(KEY, a_record())
+    store.save(KEY, DATA, 60)
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    path = store.directory / f"{KEY}.token"
+    path = store.directory / f"{KEY}.record"
     path.unlink()
     path.symlink_to(victim)
-    store.save(KEY, a_record("new"))
+    store.save(KEY, b"new", 60)
     assert victim.read_text() == "precious"
-    assert store.load(KEY).token.value == "new"
+    assert store.load(KEY) == b"new"
 
 
 def test_a_symlink_in_place_of_the_lock_is_not_followed(store: FileStore, tmp_path: Path):
@@ -177,23 +126,23 @@ def test_a_symlink_in_place_of_the_lock_is_not_followed(store: FileStore, tmp_pa
 
 
 def test_a_failed_write_leaves_the_old_record_and_no_temporary_file(store: FileStore):
-    store.save(KEY, a_record("old"))
-    path = store.directory / f"{KEY}.token"
+    store.save(KEY, b"old", 60)
+    path = store.directory / f"{KEY}.record"
     path.unlink()
     path.mkdir()
-    with pytest.raises(OSError, match="token"):
-        store.save(KEY, a_record("new"))
-    assert sorted(entry.suffix for entry in store.directory.iterdir()) == [".token"]
+    with pytest.raises(OSError, match="record"):
+        store.save(KEY, b"new", 60)
+    assert sorted(entry.suffix for entry in store.directory.iterdir()) == [".record"]
 
 
 def hold_lock(directory: Path, connection, *, fork: bool = False) -> None:
-    store = FileStore(directory, RecordCipher(SECRET))
+    store = FileStore(directory)
     with store.lock(KEY, 5) as held:
         if fork and os.fork() == 0:
             connection.send(os.getpid())
             signal.pause()
         if not fork:
-            connection.send(held)
+            connection.send(held is not None)
         signal.pause()
 
 
@@ -216,14 +165,14 @@ def test_the_lock_of_a_killed_process_is_free_at_once_even_when_a_child_of_it_li
 
 
 def write_for_ever(directory: Path, connection) -> None:
-    store = FileStore(directory, RecordCipher(SECRET))
+    store = FileStore(directory)
     connection.send(True)
     while True:
-        store.save(KEY, a_record("x" * 5000))
+        store.save(KEY, b"x" * 5000, 60)
 
 
 def test_a_writer_killed_at_any_point_leaves_a_readable_record(store: FileStore):
-    store.save(KEY, a_record())
+    store.save(KEY, DATA, 60)
     for wait in range(12):
         ours, theirs = FORK.Pipe()
         process = FORK.Process(target=write_for_ever, args=(store.directory, theirs))
@@ -262,25 +211,25 @@ def test_the_lock_serves_threads_one_at_a_time_and_ends_waiting(store: FileStore
 def test_files_past_their_use_are_swept_and_living_or_locked_ones_stay(store: FileStore):
     dead, locked, alive = "d" * 32, "e" * 32, "a" * 32
     for key in (dead, locked, alive):
-        store.save(key, a_record())
+        store.save(key, DATA, 60)
         (store.directory / f"{key}.lock").touch(0o600)
-    for name in (f"{dead}.token", f"{dead}.lock", f"{locked}.token", f"{locked}.lock", f"{alive}.lock"):
+    for name in (f"{dead}.record", f"{dead}.lock", f"{locked}.record", f"{locked}.lock", f"{alive}.lock"):
         os.utime(store.directory / name, (1, 1))
     stray = store.directory / f"{dead}.0011223344556677.tmp"
     stray.write_bytes(b"")
     os.utime(stray, (1, 1))
     with store.lock(locked, 1) as held:
         assert held
-        store.save(KEY, a_record())
+        store.save(KEY, DATA, 60)
     names = {path.name for path in store.directory.iterdir()}
     # Whether the lock file of a living key stays is filelock's affair.
-    assert names - {f"{alive}.lock"} == {f"{KEY}.token", f"{locked}.token", f"{locked}.lock", f"{alive}.token"}
+    assert names - {f"{alive}.lock"} == {f"{KEY}.record", f"{locked}.record", f"{locked}.lock", f"{alive}.record"}
 
 
 def test_a_sweep_that_fails_does_not_fail_the_save(store: FileStore):
-    store.save(KEY, a_record())
-    obstacle = store.directory / ("b" * 32 + ".token")
+    store.save(KEY, DATA, 60)
+    obstacle = store.directory / ("b" * 32 + ".record")
     obstacle.mkdir()
     os.utime(obstacle, (1, 1))
-    store.save(KEY, a_record("new"))
-    assert store.load(KEY).token.value == "new"
+    store.save(KEY, b"new", 60)
+    assert store.load(KEY) == b"new"

@@ -1,0 +1,61 @@
+"""How many 429s fifty tasks meet that start at once, with holds shared and not: ``python -m tests.bench_throttle``.
+
+Each task is a process of its own and makes three calls; the server answers ten a second.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from openmarkets_provider import queries
+from openmarkets_provider.client.client import OpenmarketsClient
+from openmarkets_provider.client.file_store import FileStore
+from openmarkets_provider.client.settings import Settings
+from openmarkets_provider.exceptions import OpenmarketsError
+from tests.client.test_token_processes import NoMasker, in_processes
+from tests.support.limited_server import LimitedServer
+
+TASKS = 50
+CALLS = 3
+RATE = 10
+
+
+def tasks_outcomes(server: LimitedServer, *, shared: bool, tasks: int = TASKS, calls: int = CALLS) -> Counter[str]:
+    """Run so many tasks at once, each with an empty memory, and count what became of them."""
+    with tempfile.TemporaryDirectory() as directory:
+
+        def work() -> str:
+            stores = [FileStore(Path(directory))] if shared else []
+            client = OpenmarketsClient(
+                Settings(**server.settings()), stores=stores, masker=NoMasker(), user_agent="tests"
+            )
+            try:
+                for _ in range(calls):
+                    client.run(queries.request("oms", "GET", "x"))
+            except OpenmarketsError as error:
+                return type(error).__name__
+            return "done"
+
+        return Counter(in_processes(tasks, work))
+
+
+def main() -> None:
+    print(f"{TASKS} tasks x {CALLS} calls at once, {RATE} requests a second allowed:\n")
+    print(f"{'Retry-After':<12} {'holds':<12} {'429s':>5} {'seconds':>8}  tasks")
+    for retry_after in (2, None):
+        for shared in (False, True):
+            with LimitedServer(RATE, retry_after) as server:
+                began = time.monotonic()
+                outcomes = tasks_outcomes(server, shared=shared)
+                seconds = time.monotonic() - began
+                asked = "none" if retry_after is None else f"{retry_after} s"
+                told = ", ".join(f"{count} {what}" for what, count in outcomes.items())
+                name = "shared" if shared else "not shared"
+                print(f"{asked:<12} {name:<12} {server.stats()['429']:>5} {seconds:>8.0f}  {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

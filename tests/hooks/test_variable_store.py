@@ -1,0 +1,379 @@
+"""Variables as tasks and triggers reach them: Airflow's own client, over a socket, with a supervisor of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import msgspec
+import pytest
+from airflow.jobs.triggerer_job_runner import TriggerCommsDecoder
+from airflow.sdk._shared.secrets_masker import _secrets_masker
+from airflow.sdk.exceptions import ErrorType
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import (
+    CommsDecoder,
+    ErrorResponse,
+    OKResponse,
+    VariableKeysResult,
+    VariableResult,
+    _RequestFrame,
+    _ResponseFrame,
+)
+
+from openmarkets_provider.client.file_store import FileStore
+from openmarkets_provider.hooks import _variable_store
+from openmarkets_provider.hooks._stores import stores_of
+from openmarkets_provider.hooks._variable_store import PREFIX, VariableStore
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+
+KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
+DATA = bytes(range(256)) * 5
+PATIENCE = 60
+
+
+class Supervisor:
+    """Answers for one process' Variables, as a supervisor and the API server behind it do.
+
+    :ivar values: the Variables and their values.
+    :ivar asked: the types of what was asked, in order.
+    :ivar instead: what comes instead of an answer, for a type of question; it is told the question.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.descriptions: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.instead: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        self.theirs, self._ours = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ours.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._ours.close()
+        self.theirs.close()
+
+    def _serve(self) -> None:
+        with self._ours.makefile("rb") as stream:
+            while len(size := stream.read(4)) == 4:
+                frame = msgspec.msgpack.decode(stream.read(int.from_bytes(size)), type=_RequestFrame)
+                self.asked.append(frame.body["type"])
+                answer = self.instead.get(frame.body["type"], self._answer)(frame.body)
+                error = answer.model_dump() if isinstance(answer, ErrorResponse) else None
+                body = answer.model_dump(by_alias=False) if answer is not None and error is None else None
+                with contextlib.suppress(OSError):
+                    self._ours.sendall(_ResponseFrame(frame.id, body, error).as_bytes())
+
+    def _answer(self, question: dict[str, Any]) -> Any:
+        match question:
+            case {"type": "GetVariable", "key": key} if key in self.values:
+                return VariableResult(key=key, value=self.values[key])
+            case {"type": "GetVariable"}:
+                return ErrorResponse(error=ErrorType.VARIABLE_NOT_FOUND)
+            case {"type": "PutVariable", "key": key, "value": value, "description": description}:
+                self.values[key], self.descriptions[key] = value, description
+            case {"type": "DeleteVariable", "key": key}:
+                del self.values[key]
+            case {"type": "GetVariableKeys", "prefix": prefix}:
+                keys = [key for key in self.values if key.startswith(prefix)]
+                return VariableKeysResult(keys=keys, total_entries=len(keys))
+        return OKResponse(ok=True)
+
+
+@pytest.fixture
+def supervisor() -> Iterator[Supervisor]:
+    with Supervisor() as supervisor:
+        yield supervisor
+
+
+@pytest.fixture
+def task(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this process that of a task."""
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", CommsDecoder(socket=supervisor.theirs), raising=False)
+
+
+@pytest.fixture
+def store(task: None) -> VariableStore:
+    return VariableStore()
+
+
+def at(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+class TestRecords:
+    def test_what_was_saved_last_is_loaded(self, store):
+        assert store.load(KEY) is None
+        for data in (b"", b"before", DATA):
+            store.save(KEY, data, 60)
+            assert store.load(KEY) == data
+        assert store.load(OTHER) is None
+
+    def test_a_variable_tells_what_it_is_and_until_when(self, store, supervisor):
+        store.save(KEY, b"\xff" * 3, 3600)
+        ((name, value),) = supervisor.values.items()
+        assert name == f"openmarkets_cache_{KEY}"
+        end, _, text = value.partition(" ")
+        left = datetime.fromisoformat(end) - datetime.now(UTC)
+        assert 3600 - PATIENCE < left.total_seconds() <= 3601
+        assert text == "////"
+        assert f"of use until {end[:10]} {end[11:19]} UTC" in supervisor.descriptions[name]
+
+    def test_a_name_is_not_one_whose_values_the_masker_keeps(self, store):
+        assert not _secrets_masker().should_hide_value_for_key(PREFIX + KEY)
+        store.save(KEY, DATA, 60)
+        patterns = len(_secrets_masker().patterns)
+        assert store.load(KEY) == DATA
+        assert len(_secrets_masker().patterns) == patterns
+
+    def test_what_is_past_its_use_is_not_loaded(self, store, supervisor):
+        supervisor.values[PREFIX + KEY] = f"{at(time.time() - 1)} AAAA"
+        assert store.load(KEY) is None
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *("", " ", "AAAA", "AAAA AAAA", "{end}", "{end} ", "{end} A", "{end} AA!A", "{end} ä", "{end}  AAAA"),
+            *("2099-01-01T00:00:00 AAAA", "2099-13-01T00:00:00Z AAAA", "inf AAAA", json.dumps({"a": 1}), "\0"),
+        ],
+    )
+    def test_damaged_values_hold_nothing_and_are_replaced(self, store, supervisor, value):
+        supervisor.values[PREFIX + KEY] = value.replace("{end}", "2099-01-01T00:00:00Z")
+        assert not store.load(KEY)
+        store.save(KEY, DATA, 60)
+        assert store.load(KEY) == DATA
+
+    def test_one_of_the_same_name_that_goes_before_ours_hides_it_and_harms_nothing(self, store, monkeypatch):
+        monkeypatch.setenv(f"AIRFLOW_VAR_{PREFIX}{KEY}".upper(), "something else")
+        store.save(KEY, DATA, 60)
+        assert store.load(KEY) is None
+
+    def test_the_lock_holds_nobody_off(self, store):
+        with store.lock(KEY, 60) as one, store.lock(KEY, 60) as two:
+            assert one == two == "variable"
+
+
+class TestSweep:
+    def test_a_save_deletes_what_is_long_past_its_use(self, store, supervisor):
+        long_ago = f"{at(time.time() - 3700)} AAAA"
+        kept = {
+            PREFIX + "1" * 32: f"{at(time.time() + 1)} AAAA",
+            # Somebody may be writing it anew.
+            PREFIX + "2" * 32: f"{at(time.time() - 3000)} AAAA",
+            PREFIX + "3" * 32: "not of this version",
+            PREFIX + "mine": long_ago,
+            "mine": long_ago,
+        }
+        supervisor.values = {PREFIX + OTHER: long_ago, **kept}
+        store.save(KEY, DATA, 60)
+        assert supervisor.values.keys() == {PREFIX + KEY, *kept}
+
+    def test_a_save_looks_at_a_few_only_and_in_time_at_all(self, store, supervisor):
+        supervisor.values = {f"{PREFIX}{number:032x}": f"{at(time.time() - 3700)} AAAA" for number in range(25)}
+        store.save(KEY, DATA, 60)
+        assert supervisor.asked.count("GetVariable") == supervisor.asked.count("DeleteVariable") == 10
+        while len(supervisor.values) > 1:
+            store.save(KEY, DATA, 60)
+
+    @pytest.mark.parametrize("question", ["GetVariableKeys", "GetVariable", "DeleteVariable"])
+    def test_a_sweep_that_fails_is_no_failure_of_the_save(self, store, supervisor, question):
+        supervisor.values[PREFIX + OTHER] = f"{at(time.time() - 3700)} AAAA"
+        supervisor.instead[question] = lambda _: ErrorResponse(error=ErrorType.GENERIC_ERROR)
+        store.save(KEY, DATA, 60)
+        assert PREFIX + KEY in supervisor.values
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("error", [ErrorType.API_SERVER_ERROR, ErrorType.PERMISSION_DENIED])
+    def test_an_answer_that_is_an_error_is_an_oserror(self, store, supervisor, error):
+        supervisor.instead["PutVariable"] = lambda _: ErrorResponse(error=error, detail={"message": "no\nno"})
+        with pytest.raises(OSError, match=r"AirflowRuntimeError: \w+: .*no"):
+            store.save(KEY, DATA, 60)
+
+    def test_nothing_is_found_while_the_api_server_fails(self, store, supervisor):
+        store.save(KEY, DATA, 60)
+        supervisor.instead["GetVariable"] = lambda _: ErrorResponse(error=ErrorType.API_SERVER_ERROR)
+        assert store.load(KEY) is None
+
+    def test_a_supervisor_that_is_gone_is_an_oserror(self, store, supervisor):
+        supervisor._ours.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(OSError, match=r"."):
+            store.save(KEY, DATA, 60)
+        assert store.load(KEY) is None
+
+    def test_airflow_that_does_not_answer_is_left_alone_until_it_does(self, store, supervisor, monkeypatch):
+        monkeypatch.setattr(_variable_store, "TIMEOUT", 0.1)
+        go_on = threading.Event()
+
+        def late(question: dict[str, Any]) -> Any:
+            assert go_on.wait(PATIENCE)
+            return supervisor._answer(question)
+
+        supervisor.instead["PutVariable"] = late
+        with pytest.raises(TimeoutError, match=r"did not answer within 0\.1 s"):
+            store.save(KEY, DATA, 60)
+        for call in (lambda: store.load(OTHER), lambda: VariableStore().save(OTHER, DATA, 60)):
+            with pytest.raises(TimeoutError, match="earlier call"):
+                call()
+        assert supervisor.asked.count("PutVariable") == 1
+        waiting = _variable_store._late
+        go_on.set()
+        waiting.join(PATIENCE)
+        monkeypatch.setattr(_variable_store, "TIMEOUT", PATIENCE)
+        assert store.load(KEY) == DATA
+
+    def test_an_event_loop_that_waits_is_never_blocked(self, store, supervisor):
+        async def blocking() -> None:
+            store.load(KEY)
+
+        with pytest.raises(OSError, match="event loop"):
+            asyncio.run(blocking())
+        assert not supervisor.asked
+
+    def test_threads_share_it(self, store):
+        def work(number: int) -> None:
+            key = f"{number:032x}"
+            for count in range(5):
+                store.save(key, f"{number} {count}".encode(), 60)
+                found.append(store.load(key) == f"{number} {count}".encode())
+
+        found: list[bool] = []
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert found == [True] * 40
+
+    def test_where_airflow_lets_one_thread_only_talk_to_it_nothing_is_sent(self, monkeypatch):
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", object(), raising=False)
+        with pytest.raises(OSError, match=r"Airflow before 3\.2"):
+            VariableStore().load(KEY)
+
+    def test_a_process_without_supervisor_and_database_is_told_so(self, monkeypatch):
+        monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS", raising=False)
+        with pytest.raises(OSError, match=r"OperationalError: .*no such table: variable$"):
+            VariableStore().save(KEY, DATA, 60)
+
+
+class TestTriggerer:
+    """Where coroutines wait on Airflow's own loop, and threads ask through it."""
+
+    @contextlib.asynccontextmanager
+    async def comms(self, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch):
+        reader, writer = await asyncio.open_connection(sock=supervisor.theirs.dup())
+        comms = TriggerCommsDecoder(socket=supervisor.theirs, async_writer=writer, async_reader=reader)
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
+        await comms.start_reader()
+        try:
+            yield
+        finally:
+            comms._reader_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await comms._reader_task
+            writer.close()
+            await writer.wait_closed()
+
+    async def test_a_thread_of_the_triggerer_loads_and_saves(self, supervisor, monkeypatch):
+        store = VariableStore()
+        async with self.comms(supervisor, monkeypatch):
+            await asyncio.gather(*(asyncio.to_thread(store.save, f"{n:032x}", DATA, 60) for n in range(5)))
+            assert await asyncio.to_thread(store.load, f"{4:032x}") == DATA
+            with pytest.raises(OSError, match="event loop"):
+                store.load(KEY)
+
+    async def test_the_loop_goes_on_while_airflow_does_not_answer(self, supervisor, monkeypatch):
+        monkeypatch.setattr(_variable_store, "TIMEOUT", 0.2)
+        go_on = threading.Event()
+        supervisor.instead["GetVariable"] = lambda _: go_on.wait(PATIENCE) and None
+        async with self.comms(supervisor, monkeypatch):
+            waiting = asyncio.create_task(asyncio.to_thread(VariableStore().load, KEY))
+            turns = 0
+            while not waiting.done():
+                await asyncio.sleep(0.01)
+                turns += 1
+            with pytest.raises(TimeoutError):
+                await waiting
+            assert turns > 2
+            go_on.set()
+            await asyncio.to_thread(_variable_store._late.join, PATIENCE)
+
+    async def test_the_bridge_that_older_triggerers_lack_is_not_tried(self, monkeypatch):
+        class Older:
+            _thread_lock = _async_reader = None
+
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Older(), raising=False)
+        with pytest.raises(OSError, match="triggerer"):
+            await asyncio.to_thread(VariableStore().load, KEY)
+
+
+class TestTokens:
+    @pytest.fixture
+    def new_host(self, task, openmarkets_sandbox, monkeypatch, tmp_path) -> Callable[[str], OpenmarketsHook]:
+        """Makes hooks of hosts that share nothing but the Variables."""
+        made = openmarkets_sandbox.connection
+        made["extra"]["cache_backend"] = "variable"
+        monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(made))
+
+        def new_host(name: str) -> OpenmarketsHook:
+            from openmarkets_provider.client import token_source
+
+            token_source._slots.clear()
+            token_source._warned.clear()
+            monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / name))
+            return OpenmarketsHook()
+
+        return new_host
+
+    def test_a_host_that_is_new_finds_the_token_and_keeps_a_copy(self, new_host, openmarkets_sandbox, supervisor):
+        token = new_host("a").get_access_token("oms-api")
+        assert new_host("b").get_access_token("oms-api") == token
+        asked = len(supervisor.asked)
+        supervisor.instead["GetVariable"] = lambda _: pytest.fail("the copy is nearer")
+        assert new_host("b").get_access_token("oms-api") == token
+        assert "GetVariable" not in supervisor.asked[asked:]
+        assert openmarkets_sandbox.stats()["token_requests"] == {"oms-api": 1}
+
+    def test_nothing_of_it_can_be_read(self, new_host, openmarkets_sandbox, supervisor):
+        token = new_host("a").get_access_token("oms-api")
+        held = json.dumps([supervisor.values, supervisor.descriptions])
+        for secret in (token, openmarkets_sandbox.client_secret, openmarkets_sandbox.client_id, "oms"):
+            assert secret not in held
+        assert all(len(value) < 4096 for value in supervisor.values.values())
+
+    def test_while_variables_are_out_of_use_the_file_does_and_one_warning_tells(
+        self, new_host, openmarkets_sandbox, supervisor, caplog
+    ):
+        supervisor.instead["PutVariable"] = lambda _: ErrorResponse(error=ErrorType.API_SERVER_ERROR)
+        hook = new_host("a")
+        with caplog.at_level(logging.WARNING, "openmarkets_provider"):
+            for scope in ("oms-api", "news-api", "oms-api"):
+                hook.get_access_token(scope)
+        assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+            "Access tokens are not shared through the variable store"
+        ]
+        assert openmarkets_sandbox.stats()["token_requests"] == {"oms-api": 1, "news-api": 1}
+
+
+def test_the_connection_asks_for_it(openmarkets_sandbox):
+    hook = OpenmarketsHook()
+    settings = hook.client.settings
+    kinds = [type(store) for store in stores_of(type(settings)(**_fields(settings, cache_backend="variable")))]
+    assert kinds == [FileStore, VariableStore]
+
+
+def _fields(settings: Any, **changes: Any) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in settings.__slots__} | changes
