@@ -1,4 +1,4 @@
-"""The control paths below `/_sandbox`: counts, faults, overridden quotes, reset. They need no token."""
+"""The control paths below `/_sandbox`: counts, faults, overridden quotes, announcements, reset. They need no token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def stats(request: Request) -> JSONResponse:
 
 
 async def reset(request: Request) -> Response:
-    """Zero the counts, drop faults and overrides, and restore the first orders."""
+    """Zero the counts, drop faults, overrides and published announcements, and restore the first orders."""
     state_of(request).reset()
     return Response(status_code=204)
 
@@ -52,6 +52,15 @@ async def set_security(request: Request) -> JSONResponse:
     return JSONResponse(overrides.current(security))
 
 
+async def publish(request: Request) -> JSONResponse:
+    """Publish an announcement, and return it as the news endpoint lists it."""
+    fields = await wire.json_object(request)
+    try:
+        return JSONResponse(state_of(request).announcements.publish(fields), 201)
+    except ValueError as error:
+        raise wire.bad_request(str(error)) from None
+
+
 ROUTES = [
     Route("/stats", stats),
     Route("/reset", reset, methods=["POST"]),
@@ -59,4 +68,5 @@ ROUTES = [
     Route("/faults", add_fault, methods=["POST"]),
     Route("/faults", clear_faults, methods=["DELETE"]),
     Route("/securities/{security}", set_security, methods=["POST"]),
+    Route("/announcements", publish, methods=["POST"]),
 ]

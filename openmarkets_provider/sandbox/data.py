@@ -254,15 +254,26 @@ def depth(security: Security, ask_levels: int, bid_levels: int, now: datetime) -
 def announcements(securities: Iterable[Security], now: datetime) -> list[Record]:
     """Return one headline a security and trading day of the last week, newest first."""
     return [
-        {
-            "announcementId": f"{day:%Y%m%d}-{security.code}",
-            "securityCode": security.code,
-            "exchange": EXCHANGE,
-            "headline": f"Sandbox announcement for {security.code}",
-            "announcementDateTime": stamp(at),
-            "priceSensitive": share_of(security.code, day, "sensitive") < 0.25,
-        }
+        announcement(
+            f"{day:%Y%m%d}-{security.code}",
+            security,
+            at,
+            f"Sandbox announcement for {security.code}",
+            share_of(security.code, day, "sensitive") < 0.25,
+        )
         for day in reversed(list(trading_days(now.date() - timedelta(days=6), now.date())))
         for security in securities
         if (at := datetime.combine(day, time(8, int(share_of(security.code, day, "minute") * 60)))) <= now
     ]
+
+
+def announcement(number: str, security: Security, at: datetime, headline: str, price_sensitive: bool) -> Record:
+    """Return one announcement."""
+    return {
+        "announcementId": number,
+        "securityCode": security.code,
+        "exchange": EXCHANGE,
+        "headline": headline,
+        "announcementDateTime": stamp(at),
+        "priceSensitive": price_sensitive,
+    }

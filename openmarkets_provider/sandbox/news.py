@@ -1,5 +1,7 @@
 """The news endpoint: announcements of the real companies, none of the invented shares and the options.
 
+Those that a user published come before the last week's.
+
 No endpoint of the real API is public: this path and this shape are invented by the sandbox.
 """
 
@@ -12,14 +14,16 @@ from starlette.routing import Route
 from openmarkets_provider.sandbox import data, wire
 from openmarkets_provider.sandbox.securities import COMPANIES
 from openmarkets_provider.sandbox.sessions import exchange_now
+from openmarkets_provider.sandbox.state import state_of
 
 
 async def announcements(request: Request) -> JSONResponse:
-    """List the last week's announcements, of one security if the request names it."""
+    """List the announcements, of one security if the request names it; the newest first."""
     text = request.query_params.get("security")
     asked = None if text is None else wire.security(text)
     companies = [company for company in COMPANIES.values() if asked in (None, company)]
-    return JSONResponse(data.announcements(companies, exchange_now()))
+    published = state_of(request).announcements.of(companies)
+    return JSONResponse(published + data.announcements(companies, exchange_now()))
 
 
 ROUTES = [Route("/announcements/v1", announcements)]

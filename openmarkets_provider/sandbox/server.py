@@ -150,7 +150,7 @@ class SandboxServer:
         return self._state.stats.report()
 
     def reset(self) -> None:
-        """Zero the counts, drop faults and overrides, and restore the first orders; tokens stay valid."""
+        """Zero the counts, drop faults, overrides and announcements, restore the first orders; tokens stay valid."""
         self._state.reset()
 
     def fault(self, **fields: Any) -> dict[str, Any]:
@@ -164,3 +164,7 @@ class SandboxServer:
     def set_security(self, security: str, **fields: Any) -> None:
         """Override fields of a security's quote, each with a value or a list of `[value, seconds]` steps."""
         self._state.overrides.set(security, fields)
+
+    def publish(self, security: str, **fields: Any) -> dict[str, object]:
+        """Publish an announcement of a company now, with `headline` and `priceSensitive`, and return it."""
+        return self._state.announcements.publish({"security": security, **fields})

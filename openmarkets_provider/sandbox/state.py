@@ -1,4 +1,4 @@
-"""What the sandbox remembers: clients, tokens, counts, faults, overridden quotes and orders.
+"""What the sandbox remembers: clients, tokens, counts, faults, overridden quotes, announcements and orders.
 
 The server's thread and the thread that a Python user calls from share it.
 """
@@ -209,6 +209,55 @@ def _is_scalar(value: object) -> bool:
     return isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
 
 
+class Announcements:
+    """Announcements that a user published."""
+
+    FIELDS = ("security", "headline", "priceSensitive")
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._published: list[tuple[securities.Security, securities.Record]] = []
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def publish(self, fields: Mapping[str, Any]) -> securities.Record:
+        """Publish an announcement now, and return it.
+
+        `security` is written like BHP.ASX@TM and one of the real companies; `headline` is a text, `priceSensitive` true
+        or false, and both may be left out.
+        """
+        if unknown := ", ".join(sorted(set(fields) - set(self.FIELDS))):
+            raise ValueError(f"unknown: {unknown}; allowed: {', '.join(self.FIELDS)}")
+        text = fields.get("security")
+        security = securities.find(text) if isinstance(text, str) else None
+        if security is None or security.code not in securities.COMPANIES:
+            raise ValueError(f"security must be a company that the sandbox knows, like BHP.ASX@TM; it is {text!r}")
+        headline = fields.get("headline", f"Published announcement for {security.code}")
+        if not isinstance(headline, str):
+            raise ValueError("headline must be a text")
+        sensitive = fields.get("priceSensitive", False)
+        if not isinstance(sensitive, bool):
+            raise ValueError("priceSensitive must be true or false")
+        with self._lock:
+            # Numbers go on after a reset, so that no id comes twice.
+            self._count += 1
+            now = exchange_now()
+            number = f"{now:%Y%m%d}-{security.code}-{self._count}"
+            published = data.announcement(number, security, now, headline, sensitive)
+            self._published.insert(0, (security, published))
+        return published
+
+    def of(self, companies: Collection[securities.Security]) -> list[securities.Record]:
+        """Return those of some companies, the newest first."""
+        with self._lock:
+            return [published for security, published in self._published if security in companies]
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._published.clear()
+
+
 class State:
     """All that one sandbox remembers."""
 
@@ -219,13 +268,15 @@ class State:
         self.stats = Stats()
         self.faults = Faults()
         self.overrides = Overrides()
+        self.announcements = Announcements()
         self.orders = OrderBook()
 
     def reset(self) -> None:
-        """Zero the counts, drop faults and overrides, and restore the first orders; tokens stay valid."""
+        """Zero the counts, drop faults, overrides and announcements, restore the first orders; tokens stay valid."""
         self.stats.reset()
         self.faults.clear()
         self.overrides.clear()
+        self.announcements.clear()
         self.orders.reset()
 
     def fault(self, fields: Mapping[str, Any]) -> dict[str, Any]:

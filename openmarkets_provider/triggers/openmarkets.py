@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from openmarkets_provider.conditions import evaluate
 from openmarkets_provider.exceptions import OpenmarketsError
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.queries import Query
+from openmarkets_provider.triggers._polls import readings
 from openmarkets_provider.xcom import ensure_fits_xcom
 
 
 class OpenmarketsConditionTrigger(BaseTrigger):
-    """Polls a query until a condition is met.
+    """Polls a query until a condition is met; together with the others in the triggerer that poll the same.
 
     Fires one event. Condition met: the task ends successfully without a worker; or, with ``resume``,
     ``{"status": "met", "value": ...}``. Given up: ``{"status": "error", "error": {...}}`` with the error as data.
@@ -65,28 +64,24 @@ class OpenmarketsConditionTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until the condition is met or there is no point in going on."""
-        hook = OpenmarketsHook(self.openmarkets_conn_id)
         failures = 0
-        try:
-            while True:
-                wait = self.poke_interval
+        async with contextlib.aclosing(readings(self.openmarkets_conn_id, self.query, self.poke_interval)) as polls:
+            async for reading in polls:
                 try:
-                    value = evaluate(self.condition, await hook.arun(self.query))
+                    value = reading.evaluate(self.condition)
                     if value:
                         yield self._met(value)
                         return
                     failures = 0
-                    self.log.info("The condition is not met yet; polling again in %.0f s.", wait)
+                    self.log.info("The condition is not met yet; polling again in %.0f s.", reading.next_in)
                 except OpenmarketsError as error:
                     failures += 1
                     if not error.transient or (self.tolerated is not None and failures > self.tolerated):
                         yield TriggerEvent({"status": "error", "error": error.as_dict()})
                         return
-                    wait = max(wait, error.retry_after or 0.0)
-                    self.log.warning("%s Polling again in %.0f s (failure %d in a row).", error, wait, failures)
-                await asyncio.sleep(wait)
-        finally:
-            await hook.aclose()
+                    self.log.warning(
+                        "%s Polling again in %.0f s (failure %d in a row).", error, reading.next_in, failures
+                    )
 
     def _met(self, value: Any) -> TriggerEvent:
         self.log.info("The condition is met.")

@@ -24,11 +24,14 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.serde import deserialize
 
+from openmarkets_provider.client.file_store import FileStore
 from openmarkets_provider.client.schemas import SCHEMAS, Kind
+from openmarkets_provider.client.sealing import RecordCipher, record_key
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.client.token_stores import FileStore, RecordCipher, record_key
+from openmarkets_provider.client.tokens import Record
 from tests.support.airflow import DagRun, RealAirflow
 from tests.support.sandbox_process import SandboxProcess
+from tests.support.statsd import StatsdServer
 
 pytestmark = pytest.mark.airflow
 
@@ -68,7 +71,15 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def airflow(sandbox: SandboxProcess, lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAirflow]:
+def statsd() -> Iterator[StatsdServer]:
+    with StatsdServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def airflow(
+    sandbox: SandboxProcess, lake: Path, statsd: StatsdServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealAirflow]:
     sandbox.set_security("RIO.ASX@TM", tradingStatus="PRE_OPEN")
     sandbox.fault(target="/oms/portfolios/details", kind="status", status=429, retry_after=LONG)
     sandbox.fault(target="/oms/trades/by-account", kind="delay", seconds=NEVER, times=None)
@@ -85,6 +96,7 @@ def airflow(sandbox: SandboxProcess, lake: Path, tmp_path_factory: pytest.TempPa
         "AIRFLOW_CONN_PATIENT": connection(timeout=3600),
         "AIRFLOW_CONN_BARS_DB": json.dumps({"conn_type": "sqlite", "host": f"{lake}/bars.db"}),
         "OPENMARKETS_LAKE": str(lake),
+        **statsd.settings(),
     }
     with RealAirflow(dags, env=env, schedules=True) as airflow:
         yield airflow
@@ -294,8 +306,9 @@ def cached_tokens(airflow: RealAirflow, sandbox: SandboxProcess) -> list[str]:
         identity_url=connection["host"],
         **connection["extra"],
     )
-    store = FileStore(airflow.home / "openmarkets_token_cache", RecordCipher(settings.client_secret))
-    return [store.load(record_key(settings, scope)).token.value for scope in settings.scopes]
+    store, cipher = FileStore(airflow.home / "openmarkets_token_cache"), RecordCipher(settings.client_secret)
+    keys = [record_key(settings, scope) for scope in settings.scopes]
+    return [cipher.open(key, store.load(key), Record).token.value for key in keys]
 
 
 def test_all_task_processes_and_the_triggerer_share_one_token_request_a_scope(
@@ -308,6 +321,18 @@ def test_all_task_processes_and_the_triggerer_share_one_token_request_a_scope(
     assert run.xcom("mapped", map_index=0)[1]["security_code"] == "CBA"
     accounts = [account["accountCode"] for account in raw.get("oms", "accounts/v1")]
     assert [row["account_code"] for row in run.xcom("mapped", map_index=1)] == accounts
+
+
+def test_the_metrics_of_all_processes_say_what_the_servers_saw(
+    token_requests: dict[str, int], sandbox: SandboxProcess, statsd: StatsdServer
+):
+    counted = statsd.counters("airflow.openmarkets.")
+    print(f"metrics of the run: {dict(sorted(counted.items()))}")
+    assert counted["token.requests"] == sum(token_requests.values())
+    assert counted["throttle.limited.oms"] == sandbox.stats()["by_status"]["429"]
+    # Of 40 mapped tasks and more, each in a process of its own.
+    assert counted["token.hits.file"] > 40
+    assert counted["polls.sent"] > 0
 
 
 def test_a_deferred_sensor_is_ended_by_the_triggerer(run: DagRun):

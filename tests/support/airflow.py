@@ -1,4 +1,7 @@
-"""A real, throw-away Airflow on loopback: four processes, a fresh SQLite database, one temporary folder."""
+"""A real, throw-away Airflow on loopback: four processes, a fresh SQLite database, one temporary folder.
+
+With Celery workers, which take tasks from the scheduler, it needs a broker and a database that serves many.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +114,31 @@ class DagRun:
         return self.airflow.call("GET", path, map_index=map_index, **query)
 
 
+@dataclass(frozen=True)
+class CeleryWorkers:
+    """Hosts that tasks run on, instead of beside the scheduler; each has a home of its own.
+
+    :ivar names: one for each.
+    :ivar concurrency: tasks that one runs at the same time.
+    :ivar broker_url: where Celery finds Redis.
+    :ivar database_url: where SQLAlchemy finds a database for Airflow and for Celery's results.
+    """
+
+    names: Sequence[str]
+    concurrency: int
+    broker_url: str
+    database_url: str
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "CORE__EXECUTOR": "CeleryExecutor",
+            "CELERY__BROKER_URL": self.broker_url,
+            "CELERY__RESULT_BACKEND": f"db+{self.database_url}",
+            "CELERY__WORKER_CONCURRENCY": str(self.concurrency),
+            "DATABASE__SQL_ALCHEMY_CONN": self.database_url,
+        }
+
+
 class RealAirflow:
     """Start Airflow on entering; end it and remove every trace of it on leaving.
 
@@ -125,8 +153,10 @@ class RealAirflow:
         parallelism: int = 4,
         schedules: bool = False,
         progress: Callable[[str], None] | None = None,
+        celery: CeleryWorkers | None = None,
     ) -> None:
         """Take the settings; ``env`` goes before every other, ``progress`` is told each stage."""
+        self._celery = celery
         self._settings = {
             "CORE__DAGS_FOLDER": str(dags_folder.resolve()),
             "CORE__PARALLELISM": str(parallelism),
@@ -168,7 +198,11 @@ class RealAirflow:
             "API__BASE_URL": self.base_url,
             "API__SECRET_KEY": secrets.token_hex(32),
             "API_AUTH__JWT_SECRET": secrets.token_hex(64),
+            # Of all hosts: the log servers of the others don't run.
+            "LOGGING__BASE_LOG_FOLDER": str(self.home / "logs"),
         }
+        if self._celery is not None:
+            settings |= self._celery.settings()
         env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         env |= {f"AIRFLOW__{name}": value for name, value in settings.items()}
         env |= {
@@ -193,7 +227,7 @@ class RealAirflow:
         self._spawn("dag-processor", "airflow", "dag-processor")
         # The log servers of these two would listen on every address.
         self._spawn("scheduler", "airflow", "scheduler", "--skip-serve-logs")
-        self._spawn("triggerer", "airflow", "triggerer", "--skip-serve-logs")
+        self.start_triggerer()
         self.wait_until("the API server", self._health, START_TIMEOUT)
         # The first call builds the execution API; the first task must not have to wait for it.
         self._client.get("/execution/health")
@@ -201,6 +235,25 @@ class RealAirflow:
         self._progress("api server up")
         self.wait_until("the other components", lambda: self._health() >= COMPONENTS, START_TIMEOUT)
         self._progress("scheduler, dag processor and triggerer up")
+        if self._celery is not None:
+            self._start_workers(self._celery)
+
+    def _start_workers(self, celery: CeleryWorkers) -> None:
+        def ready() -> bool:
+            return all(f"{name} ready" in self._log(name).read_text(errors="replace") for name in celery.names)
+
+        for name in celery.names:
+            self.worker_home(name).mkdir()
+            (self.worker_home(name) / "airflow.cfg").touch()
+            env = {"AIRFLOW_HOME": str(self.worker_home(name))}
+            options = ["--skip-serve-logs", "--celery-hostname", name, "--without-gossip", "--without-mingle"]
+            self._spawn(name, "airflow", "celery", "worker", *options, env=env)
+        self.wait_until("the workers", ready, START_TIMEOUT)
+        self._progress("workers up")
+
+    def worker_home(self, name: str) -> Path:
+        """Return the Airflow home of a Celery worker."""
+        return self.home / f"home-{name}"
 
     def _migrate(self) -> None:
         airflow = str(BIN / "airflow")
@@ -210,17 +263,27 @@ class RealAirflow:
             raise AirflowError(f"db migrate failed:\n{self._tail('db-migrate')}")
         self._progress("database migrated")
 
-    def _spawn(self, name: str, program: str, *args: str) -> None:
+    def _spawn(self, name: str, program: str, *args: str, env: Mapping[str, str] | None = None) -> None:
         with self._log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 [BIN / program, *args],
-                env=self._env,
+                env=self._env | dict(env or {}),
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def kill(self, name: str) -> None:
+        """Kill a component, as a machine that fails does."""
+        process = self._processes.pop(name)
+        _kill_session(process.pid)
+        process.wait()
+
+    def start_triggerer(self) -> None:
+        """Start a triggerer in the place of one that was killed; its log begins anew."""
+        self._spawn("triggerer", "airflow", "triggerer", "--skip-serve-logs")
 
     def _stop(self) -> None:
         self._client.close()
@@ -272,6 +335,11 @@ class RealAirflow:
         if status >= httpx.codes.BAD_REQUEST:
             raise AirflowError(f"{method} {path} answered {status}: {body}")
         return body
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The components' processes; each leads a session of its own."""
+        return {name: process.pid for name, process in self._processes.items()}
 
     def component_logs(self) -> dict[str, str]:
         """Return what each component has printed so far."""
@@ -351,14 +419,15 @@ def _kill_session(leader: int) -> None:
     with suppress(OSError):
         os.killpg(leader, signal.SIGKILL)
     deadline = time.monotonic() + KILL_TIMEOUT
-    while (members := _session_members(leader)) and time.monotonic() < deadline:
+    while (members := session_members(leader)) and time.monotonic() < deadline:
         for pid in members:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
-def _session_members(leader: int) -> list[int]:
+def session_members(leader: int) -> list[int]:
+    """Return the processes of a session that live."""
     members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):

@@ -1,7 +1,8 @@
-"""A server for benchmarks that costs little: daily bars of any security, the same ones for all, after a set latency.
+"""A server for benchmarks that costs little: data of any security, the same for all, after a set latency.
 
 The sandbox makes its data up and takes more of a small machine than the client that is measured. This one keeps the
-bytes of each range. It knows three calls: token, security information, daily bars.
+bytes of each range. It knows five calls: token, security information, daily bars, quotes, orders of an account. It
+counts requests and connections.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import json
 from datetime import date, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from urllib.request import urlopen
 
 from tests.support.process import ServerProcess
 
 TOKEN = "the-token-of-the-bulk-server"
 SERIES, INFORMATION, LOGIN = "/pricing/timeseries/", "/securities/information/v2", "/connect/token"
+QUOTES, ORDERS, COUNTS = "/pricing/quotes/v3", "/orders/by-account/", "/_counts"
 
 
 class BulkServer(ServerProcess):
@@ -36,20 +39,43 @@ class BulkServer(ServerProcess):
     @property
     def connection_json(self) -> str:
         """The Airflow connection, as ``AIRFLOW_CONN_OPENMARKETS_DEFAULT`` takes it."""
-        extra = {"market_data_url": self.url, "scopes": ["market-data-api"]}
+        extra = {"market_data_url": self.url, "oms_url": self.url, "scopes": ["market-data-api", "oms-api"]}
         connection = {"conn_type": "openmarkets", "host": self.url, "login": "bulk", "password": "bulk-secret"}
         return json.dumps({**connection, "extra": extra})
+
+    def counts(self) -> dict[str, int]:
+        """Return the requests, and the most connections that were open at a time, since the last time it was asked."""
+        with urlopen(f"{self.url}{COUNTS}", timeout=30) as response:
+            return json.load(response)
+
+
+class _Counts:
+    """What was counted, over all connections."""
+
+    def __init__(self) -> None:
+        self.open = self.requests = self.connections = 0
+
+    def take(self) -> dict[str, int]:
+        counts = {"requests": self.requests, "connections": self.connections}
+        self.requests, self.connections = 0, self.open
+        return counts
 
 
 class _Connection(asyncio.Protocol):
     """Answers the requests of one connection, each when its latency is over."""
 
-    def __init__(self, latency: float) -> None:
+    def __init__(self, latency: float, counts: _Counts) -> None:
         self._latency = latency
+        self._counts = counts
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
+        self._counts.open += 1
+        self._counts.connections = max(self._counts.connections, self._counts.open)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._counts.open -= 1
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -63,6 +89,13 @@ class _Connection(asyncio.Protocol):
         # Clients wait for the reply before they send on.
         self._received = b""
         method, target, _ = request_line.split(" ")
+        if target == COUNTS:
+            # Nor is the connection that asks.
+            self._counts.connections -= 1
+            self._transport.write(_reply(200, _json(self._counts.take())))
+            self._transport.close()
+            return
+        self._counts.requests += 1
         reply = answer(method, target, headers.get("authorization", ""), body)
         asyncio.get_running_loop().call_later(self._latency, self._transport.write, reply)
 
@@ -79,6 +112,11 @@ def answer(method: str, target: str, authorization: str, body: bytes) -> bytes:
     if method == "GET" and url.path.startswith(SERIES) and url.path.endswith("/v2"):
         params = parse_qs(url.query)
         return _bars(params["dateFrom"][0], params["dateTo"][0])
+    if (method, url.path) == ("POST", QUOTES):
+        quotes = b",".join(map(_quote, json.loads(body)["securities"]))
+        return _reply(200, b'{"quotes":[%b],"invalidSecurities":[]}' % quotes)
+    if method == "GET" and url.path.startswith(ORDERS):
+        return _orders()
     return _reply(404, b"")
 
 
@@ -129,6 +167,23 @@ def _information(security: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _quote(security: str) -> bytes:
+    code, _, exchange = security.partition("@")[0].partition(".")
+    counts = dict.fromkeys(("askCount", "askVolume", "bidCount", "bidVolume", "totalVolume", "tradeCount"), 1234)
+    prices = dict.fromkeys(("askPrice", "bidPrice", "highPrice", "lastPrice", "lowPrice", "openPrice"), 4005.5)
+    times = dict.fromkeys(("tradeDateTime", "updateDateTime"), "2026-03-05T12:00:00")
+    names = {"securityCode": code, "exchange": exchange, "dataSource": "TM", "tradingStatus": "PRE_OPEN"}
+    return _json({**names, **counts, **prices, **times, "totalValue": 123456.78, "priceMultiplier": 0.01})
+
+
+@functools.cache
+def _orders() -> bytes:
+    names = {"orderNumber": 1, "accountCode": "A", "securityCode": "BHP", "exchange": "ASX", "orderState": "ACTIVE"}
+    amounts = {"orderVolume": 100, "orderPrice": 4005, "remainingVolume": 100, "doneVolumeTotal": 0}
+    return _reply(200, _json([{**names, **amounts, "priceMultiplier": 0.01}]))
+
+
 def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
@@ -140,7 +195,11 @@ def _reply(status: int, body: bytes) -> bytes:
 
 async def serve(latency: float) -> None:
     """Serve until the process is ended; the URL is printed first."""
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(latency), "127.0.0.1", 0)
+    counts = _Counts()
+    # As long a queue as a thousand clients that connect at once need.
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _Connection(latency, counts), "127.0.0.1", 0, backlog=4096
+    )
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 

@@ -49,6 +49,11 @@ class SandboxProcess(ServerProcess):
         """Change a security's quote from now on."""
         self._control("POST", f"securities/{security}", fields)
 
+    def publish(self, security: str, **fields: Any) -> dict[str, Any]:
+        """Publish an announcement, and return it."""
+        published: dict[str, Any] = self._control("POST", "announcements", {"security": security, **fields})
+        return published
+
     def _control(self, method: str, path: str, body: Any = None) -> Any:
         response = httpx.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30, trust_env=False)
         response.raise_for_status()

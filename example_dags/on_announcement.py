@@ -1,0 +1,51 @@
+"""Run when there is a new announcement, instead of on a clock.
+
+Needs Airflow 3 with a triggerer, and the connection ``openmarkets_default``. The triggerer polls the news once a minute
+and tells the asset ``announcements`` of each new one; what is there when the DAG is first switched on starts no run.
+``docs/events.md`` has the details. Try it against the sandbox, which publishes on demand:
+``curl -X POST http://127.0.0.1:8765/_sandbox/announcements -d '{"security": "BHP.ASX@TM"}'``
+
+No endpoint of the news API is public: path, parameters and fields are those of the sandbox.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import Asset, AssetWatcher, dag, task
+
+from openmarkets_provider import queries
+from openmarkets_provider.triggers.events import OpenmarketsEventTrigger
+
+announcements = Asset(
+    "announcements",
+    watchers=[
+        AssetWatcher(
+            name="openmarkets_news",
+            trigger=OpenmarketsEventTrigger(
+                query=queries.request("news", "GET", "announcements/v1"),
+                key="announcementId",
+                poll_interval=60,
+            ),
+        )
+    ],
+)
+
+
+@dag(schedule=[announcements], tags=["openmarkets"], doc_md=__doc__)
+def on_announcement() -> None:
+    @task
+    def read(triggering_asset_events: Any = None) -> list[dict[str, Any]]:
+        """Return the announcements that this run is about: several that come at the same time are one run."""
+        found = []
+        for event in triggering_asset_events[announcements]:
+            for part in event.extra["payload"]["items"]:
+                item = part["item"]
+                print(f"{item['securityCode']} at {item['announcementDateTime']}: {item['headline']}")
+                found.append(item)
+        return found
+
+    read()
+
+
+on_announcement()
