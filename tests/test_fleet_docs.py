@@ -1,0 +1,57 @@
+"""What docs/fleet.md shows works, and the figures in it are the code's."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openmarkets_provider.client import fallback_store, redis_store, settings, throttle
+from openmarkets_provider.client.retry import MAX_WAIT
+from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
+from openmarkets_provider.triggers import _accounts
+
+TEXT = (Path(__file__).parent.parent / "docs" / "fleet.md").read_text()
+PROSE = " ".join(TEXT.split())
+
+
+def test_a_store_of_a_site_is_tested_as_shown(tmp_path: Path):
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (tmp_path / "test_my_store.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def test_the_backends_are_all_there():
+    (table,) = re.findall(r"\| `cache_backend` \|.*?\n\n", TEXT, re.DOTALL)
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) - {"cache_backend"} == set(settings.CACHE_BACKENDS)
+
+
+def test_the_connection_shown_has_fields_that_there_are():
+    (shown,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    assert json.loads(shown).keys() <= CONNECTION_FIELDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "figure", "value"),
+    [
+        ("The lock ends by itself five seconds after", redis_store.LEASE, 5),
+        ("try Redis again every five seconds", fallback_store.TRY_AGAIN, 5),
+        ("(its `Retry-After`, else 5 seconds;", throttle.DEFAULT_HOLD, 5),
+        ("an hour at most)", throttle.MAX_HOLD, 3600),
+        ("An event loop (the triggerer) looks once a second", throttle.LOOK_EVERY, 1),
+        ("When more than 60 seconds are left", MAX_WAIT, 60),
+        ("uses at most 8 connections to each API", settings.MAX_ASYNC_CONCURRENCY, 8),
+        ("is looked up again once a minute", _accounts.LOOK_UP_EVERY, 60),
+        ("after three look-ups in a row", _accounts.FAILED_LOOK_UPS, 3),
+    ],
+)
+def test_the_figures_are_those_of_the_code(sentence: str, figure: float, value: float):
+    assert sentence in PROSE
+    assert figure == value
