@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from openmarkets_provider.client import token_source
-from tests.client.test_token_processes import NoMasker, in_processes
+from tests.support.processes import NoMasker, in_processes
 from tests.support.sandbox_process import SandboxProcess
 
 ROUNDS = 9

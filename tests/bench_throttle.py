@@ -15,15 +15,15 @@ from openmarkets_provider.client.client import OpenmarketsClient
 from openmarkets_provider.client.file_store import FileStore
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsError
-from tests.client.test_token_processes import NoMasker, in_processes
 from tests.support.limited_server import LimitedServer
+from tests.support.processes import NoMasker, in_processes
 
 TASKS = 50
 CALLS = 3
 RATE = 10
 
 
-def tasks_outcomes(server: LimitedServer, *, shared: bool, tasks: int = TASKS, calls: int = CALLS) -> Counter[str]:
+def tasks_outcomes(server: LimitedServer, *, shared: bool, calls: int = CALLS) -> Counter[str]:
     """Run so many tasks at once, each with an empty memory, and count what became of them."""
     with tempfile.TemporaryDirectory() as directory:
 
@@ -39,7 +39,7 @@ def tasks_outcomes(server: LimitedServer, *, shared: bool, tasks: int = TASKS, c
                 return type(error).__name__
             return "done"
 
-        return Counter(in_processes(tasks, work))
+        return Counter(in_processes(TASKS, work))
 
 
 def main() -> None:

@@ -76,12 +76,17 @@ class FallbackStore:
     """
 
     def __init__(self, primary: Store, file: Store, label: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.name = primary.name
         self._primary = primary
         self._file = file
         self._label = label
         self._clock = clock
         self._copied: dict[str, bytes] = {}
+
+    @property
+    def name(self) -> str:
+        """What the store is called that answers at present."""
+        outage = _outages.get(self._label)
+        return self._primary.name if outage is None or outage.until is None else self._file.name
 
     def load(self, key: str) -> bytes | None:
         """Read a record."""
@@ -107,7 +112,12 @@ class FallbackStore:
             save_in_file()
             return
         held = lease.removeprefix(_BY_PRIMARY) if lease is not None else None
-        self._ask(lambda: self._primary.save(key, data, seconds, held), save_in_file)
+
+        def save() -> None:
+            self._primary.save(key, data, seconds, held)
+            self._copy(key, data)
+
+        self._ask(save, save_in_file)
 
     def _copy(self, key: str, data: bytes) -> None:
         """Keep on this host, too, what the fleet knows: then an outage costs no request for a token."""
@@ -154,9 +164,9 @@ class FallbackStore:
         outage.warned = True
         log.log(
             level,
-            "Tokens are not shared through %s: %s. Going on with the files of this host; it is tried again every "
+            "%s can't be used: %s. Tokens, and waits for an API, are shared on this host only; it is tried again every "
             "%g seconds.",
             self._label,
-            str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}",
+            (str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}").rstrip("."),
             TRY_AGAIN,
         )

@@ -70,6 +70,9 @@ def redis_options(
     }
     options |= {name: _flag(name, given[name]) for name in _FLAGS if name in given}
     options |= {name: _text(name, given[name]) for name in _TEXTS if name in given}
+    if options.get("ssl"):
+        # Not the default of redis-py before 6.
+        options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     if options.get("ssl_cert_reqs", _CERT_REQS[0]) not in _CERT_REQS:
         raise ValueError(f"ssl_cert_reqs: {options['ssl_cert_reqs']!r} is not allowed; choose {', '.join(_CERT_REQS)}.")
     return options

@@ -9,6 +9,8 @@ from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsRateLim
 MAX_ATTEMPTS = 4
 MAX_WAIT = 60.0
 """Longest pause in seconds. A server that asks for more is not waited for in the worker."""
+DEFAULT_HOLD = 5.0
+"""Seconds for which an API is left alone that said 429 and not for how long."""
 MAX_SPREAD = 15.0
 """Longest time in seconds over which those who were told to wait come back."""
 _FIRST_WAIT = 0.5
@@ -30,10 +32,11 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
     backoff: float = _FIRST_WAIT * 2 ** (attempt - 1)
     # Not for secrecy: it keeps tasks that failed together from coming back together.
     jitter: float = random.uniform(0.5, 1.0)  # noqa: S311
+    if isinstance(error, OpenmarketsRateLimited):
+        asked = DEFAULT_HOLD if asked is None else asked
+        return asked + spread(asked)
     if asked is None:
         return backoff * jitter
-    if isinstance(error, OpenmarketsRateLimited):
-        return asked + spread(asked)
     return min(asked + backoff * (jitter - 0.5), MAX_WAIT)
 
 

@@ -18,8 +18,9 @@ class Store(Protocol):
     seconds beyond what ``timeout`` says.
     """
 
-    name: str
-    """What the store is called in logs and metrics: one word."""
+    @property
+    def name(self) -> str:
+        """What the store is called in logs and metrics: one word. A plain attribute will do."""
 
     def load(self, key: str) -> bytes | None:
         """Return what was saved last under a key, or None when there is nothing.

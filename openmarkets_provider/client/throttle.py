@@ -15,7 +15,7 @@ import msgspec
 
 from openmarkets_provider.client.flows import Flow, Pause, Send
 from openmarkets_provider.client.meters import NO_METER, Meter
-from openmarkets_provider.client.retry import MAX_WAIT, spread
+from openmarkets_provider.client.retry import DEFAULT_HOLD, MAX_WAIT, spread
 from openmarkets_provider.client.sealing import RecordCipher
 from openmarkets_provider.client.stores import Store
 from openmarkets_provider.client.tokens import Clock, Instant, now
@@ -23,14 +23,14 @@ from openmarkets_provider.exceptions import OpenmarketsRateLimited
 
 log = logging.getLogger(__name__)
 
-DEFAULT_HOLD = 5.0
-"""Seconds for which an API is left alone that said 429 and not for how long."""
 MAX_HOLD = 3600.0
 """Longest time in seconds for which a 429 is held against everyone."""
 MAX_HELD = 5 * MAX_WAIT
 """Seconds that one call waits in all, while the API sends one task after another away."""
 LOOK_EVERY = 1.0
 """Seconds for which an event loop goes by what it has seen in the store: a look takes a thread."""
+_LOOKS = 0.1
+"""Largest part of its time that a process looks: a slow store must not slow every call."""
 _COME_BACK = 2 * MAX_WAIT
 _LOCK_WAIT = 2.0
 
@@ -65,6 +65,7 @@ class _Known:
         self.hold: Hold | None = None
         self.seen: Hold | None = None
         self.looked = float("-inf")
+        self.took = 0.0
 
     def remember(self, hold: Hold, moment: Instant) -> None:
         """Take a hold over unless a longer one is known."""
@@ -132,16 +133,17 @@ class Throttle:
         :raises Held: not yet.
         """
         key = self._key(api)
-        self._look(key)
+        if self._is_due(key, _of(key).took / _LOOKS):
+            self._look(key)
         self._raise_if_held(key)
 
     async def acheck(self, api: str) -> None:
         """As :meth:`check`, without ever blocking the event loop, and with a look at the store now and then only."""
         key = self._key(api)
-        if self._is_due(key):
+        if self._is_due(key, LOOK_EVERY):
             looks = self._looks.setdefault(asyncio.get_running_loop(), {})
             async with looks.setdefault(api, asyncio.Lock()):
-                if self._is_due(key):
+                if self._is_due(key, LOOK_EVERY):
                     await asyncio.to_thread(self._look, key)
         self._raise_if_held(key)
 
@@ -190,18 +192,21 @@ class Throttle:
                 wait,
             )
 
-    def _is_due(self, key: str) -> bool:
-        return self._store is not None and time.monotonic() - _of(key).looked >= LOOK_EVERY
+    def _is_due(self, key: str, seconds: float) -> bool:
+        return self._store is not None and time.monotonic() - _of(key).looked >= seconds
 
     def _look(self, key: str) -> None:
         if self._store is None:
             return
+        began = time.monotonic()
         try:
             stored = self._load(self._store, key)
         except OSError as error:
             log.debug("The %s store can't tell whether an API is held: %s", self._store.name, error)
             stored = None
-        _of(key).read(stored, self._clock())
+        known = _of(key)
+        known.read(stored, self._clock())
+        known.took = known.looked - began
 
     def _load(self, store: Store, key: str) -> Hold | None:
         data = store.load(key)

@@ -273,8 +273,7 @@ def _warn(store: Store, error: OSError) -> None:
     if store.name not in _warned:
         _warned.add(store.name)
         log.warning(
-            "Access tokens are not shared through the %s store: %s. Tasks may ask for more of them; "
-            "see [openmarkets] token_cache_dir.",
+            "Access tokens are not shared through the %s store: %s. Tasks may ask for more of them.",
             store.name,
             error,
         )

@@ -118,7 +118,7 @@ class Watching:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     dags = tmp_path_factory.mktemp("dags")
-    for source in (HERE / "event_dags" / "watchers.py", EXAMPLES / "on_announcement.py"):
+    for source in (HERE / "event_dags" / "watchers.py", EXAMPLES / "example_on_announcement.py"):
         # The example polls once a minute.
         (dags / source.name).write_text(source.read_text().replace("poll_interval=60", "poll_interval=2"))
     with SandboxProcess() as sandbox:
@@ -133,7 +133,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def tell(watching: Watching) -> Story:
     airflow = watching.airflow
-    everybody = ("on_all_news", "on_twin_news", "on_announcement")
+    everybody = ("on_all_news", "on_twin_news", "example_on_announcement")
 
     def first_polls() -> bool:
         return {"all_news", "sensitive_news", "twin_news", "announcements"} <= set(watching.remembered())
@@ -180,7 +180,7 @@ def tell(watching: Watching) -> Story:
     )
 
 
-@pytest.mark.parametrize("dag_id", ["on_all_news", "on_twin_news", "on_announcement"])
+@pytest.mark.parametrize("dag_id", ["on_all_news", "on_twin_news", "example_on_announcement"])
 def test_each_announcement_is_in_a_run_once_also_those_while_the_triggerer_was_down(story: Story, dag_id: str):
     assert len(story.published) == 5
     assert sorted(story.seen[dag_id]) == sorted(story.published)

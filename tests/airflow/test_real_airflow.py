@@ -90,10 +90,12 @@ def airflow(
     def connection(**extra: Any) -> str:
         return json.dumps({**sandbox.connection, "extra": sandbox.connection["extra"] | extra})
 
+    # By another name the server is another one, which asks nobody to wait.
+    elsewhere = sandbox.connection["extra"]["oms_url"].replace("127.0.0.1", "localhost")
     env = {
         "AIRFLOW_CONN_OPENMARKETS_DEFAULT": connection(),
         "AIRFLOW_CONN_TOKENS_IN_MEMORY": connection(cache_backend="memory"),
-        "AIRFLOW_CONN_PATIENT": connection(timeout=3600),
+        "AIRFLOW_CONN_PATIENT": connection(timeout=3600, oms_url=elsewhere),
         "AIRFLOW_CONN_BARS_DB": json.dumps({"conn_type": "sqlite", "host": f"{lake}/bars.db"}),
         "OPENMARKETS_LAKE": str(lake),
         **statsd.settings(),

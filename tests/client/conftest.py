@@ -3,15 +3,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from openmarkets_provider.client.client import OpenmarketsClient
+from openmarkets_provider.client.fallback_store import FallbackStore
 from openmarkets_provider.client.file_store import FileStore
 from openmarkets_provider.client.redis_store import RedisStore, redis_options
 from openmarkets_provider.client.settings import Settings
+from openmarkets_provider.client.stores import Store
 from openmarkets_provider.queries import Query
 from openmarkets_provider.sandbox.server import Client, SandboxServer
 from tests.support import hostile
@@ -56,6 +60,15 @@ def redis_store(server: RedisServer, **changes: Any) -> RedisStore:
     connection = {"login": None, **json.loads(server.connection_json())} | changes
     connection.pop("conn_type")
     return RedisStore(redis_options(**connection))
+
+
+@pytest.fixture(params=["file", "redis"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Makes the stores that processes share: those of a host, or each on a host of its own."""
+    if request.param == "file":
+        return lambda: FileStore(tmp_path / "cache")
+    server = request.getfixturevalue("empty_redis")
+    return lambda: FallbackStore(redis_store(server), FileStore(tmp_path / f"host {os.getpid()}"), "Redis")
 
 
 class MakeClient(Protocol):

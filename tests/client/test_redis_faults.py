@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -198,7 +199,7 @@ def test_redis_cannot_be_used_from_the_start(fleet: Fleet, warnings, table, name
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_redis_breaks_down_when_a_host_knows_the_token(fleet: Fleet, warnings, table, name):
-    assert {fleet.task("a"), fleet.task("b"), fleet.task("b"), fleet.task("a")} == {"token 1"}
+    assert {fleet.task("a"), fleet.task("b")} == {"token 1"}
     mend = FAULTS[name](fleet)
     assert {fleet.task("a"), fleet.task("b"), fleet.task("a"), fleet.task("b")} == {"token 1"}
     assert fleet.requests == 1
@@ -229,11 +230,16 @@ def test_redis_breaks_down_while_a_task_holds_its_lock(fleet: Fleet, warnings, t
 
 
 def test_redis_is_killed_in_the_middle_of_a_call(fleet: Fleet, warnings, table):
+    # Else one that is open already would look like the task's.
+    for client in redis_store._clients.values():
+        client.close()
+    redis_store._clients.clear()
     fleet.server.pause()
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(fleet.task)
         while not _has_connected(fleet.server.port):
             assert not task.done()
+            time.sleep(0.001)
         fleet.server.kill()
         assert task.result(30) == "token 1"
     assert fleet.tasks() == {"token 1"}

@@ -44,9 +44,9 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.sandbox.server import Client, SandboxServer
 from tests.client.conftest import USER_AGENT, MakeClient, RecordingMasker, Runner
-from tests.client.test_token_processes import in_processes
 from tests.support import hostile
 from tests.support.hostile import HostileServer
+from tests.support.processes import in_processes
 
 LONG = 30.0
 """Seconds that nothing here may really take."""

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.client import throttle, token_source
+from openmarkets_provider.client import token_source
 from openmarkets_provider.client.client import OpenmarketsClient
-from openmarkets_provider.client.fallback_store import FallbackStore
-from openmarkets_provider.client.file_store import FileStore
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.client.stores import Store
 from openmarkets_provider.exceptions import OpenmarketsError
-from tests.client.conftest import redis_store
+from tests.support.processes import FORK, NoMasker, in_processes
 from tests.support.sandbox_process import SandboxProcess
 
-FORK = multiprocessing.get_context("fork")
 SCOPES = ("market-data-api", "news-api", "oms-api")
 LATENCY = "0.2"
-
-
-class NoMasker:
-    def mask(self, value: str) -> None:
-        pass
-
-    async def amask(self, value: str) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +32,6 @@ def server() -> Iterator[SandboxProcess]:
 def sandbox(server: SandboxProcess) -> SandboxProcess:
     server.reset()
     return server
-
-
-@pytest.fixture(params=["file", "redis"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
-    """Makes the stores that the processes share."""
-    file = FileStore(tmp_path / "cache")
-    if request.param == "file":
-        return lambda: file
-    server = request.getfixturevalue("empty_redis")
-    return lambda: FallbackStore(redis_store(server), file, "Redis")
 
 
 @pytest.fixture
@@ -72,35 +48,6 @@ def make_client(sandbox: SandboxProcess, make_store: Callable[[], Store]) -> Cal
         return OpenmarketsClient(Settings(**settings), stores=[make_store()], masker=NoMasker(), user_agent="tests")
 
     return make
-
-
-def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
-    """Run work in as many processes, all at once, each with an empty memory; return what came of it."""
-    start = FORK.Barrier(count)
-
-    def run(connection: Any) -> None:
-        token_source._slots.clear()
-        throttle._known.clear()
-        try:
-            start.wait(60)
-            connection.send(work())
-        except BaseException:
-            connection.send(traceback.format_exc())
-        finally:
-            os._exit(0)
-
-    pipes, processes = [], []
-    for _ in range(count):
-        ours, theirs = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=run, args=(theirs,))
-        process.start()
-        theirs.close()
-        pipes.append(ours)
-        processes.append(process)
-    results = [pipe.recv() for pipe in pipes]
-    for process in processes:
-        process.join()
-    return results
 
 
 def test_64_processes_that_start_at_once_make_one_request_a_scope(make_client, sandbox):

@@ -24,6 +24,7 @@ from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.files import FORMATS
 from openmarkets_provider.landing.incremental import Claim
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
+from tests.support.holds import end_holds
 from tests.support.queries import Later, of_every_kind
 
 START, END = "2026-03-02", "2026-03-09"
@@ -131,6 +132,7 @@ class TestOneFile:
         with pytest.raises(TaskDeferred) as deferred:
             task.execute(context())
         assert files(here) == []
+        end_holds()
         result = task.resume_execution(deferred.value.method_name, {**deferred.value.kwargs, "event": None}, context())
         assert result["rows"] == 15
 

@@ -18,6 +18,7 @@ from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPSERT
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.databases import PostgresDatabase
+from tests.support.holds import end_holds
 from tests.support.sql_task import PATIENCE, context, sql_task
 
 CODES = ["ANZ", "BHP", "CBA", "NAB", "RIO", "WBC"]
@@ -133,6 +134,7 @@ class TestWhileItIsPulled:
         with pytest.raises(TaskDeferred) as deferred:
             task.execute(context())
         assert (everything(database), database.others()) == (before, [])
+        end_holds()
         resumed = task.resume_execution(deferred.value.method_name, {**deferred.value.kwargs, "event": None}, context())
         assert resumed["rows"] == 30
         assert_a_retry_is_as_if_nothing_had_happened(database)

@@ -33,7 +33,7 @@ announcements = Asset(
 
 
 @dag(schedule=[announcements], tags=["openmarkets"], doc_md=__doc__)
-def on_announcement() -> None:
+def example_on_announcement() -> None:
     @task
     def read(triggering_asset_events: Any = None) -> list[dict[str, Any]]:
         """Return the announcements that this run is about: several that come at the same time are one run."""
@@ -48,4 +48,4 @@ def on_announcement() -> None:
     read()
 
 
-on_announcement()
+example_on_announcement()
