@@ -11,7 +11,7 @@ from openmarkets_provider._airflow import BaseOperator
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import check, is_repeatable
 from openmarkets_provider.client.retry import MAX_WAIT, spread
-from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.exceptions import OpenmarketsError, is_held
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_DEFERRALS = 10
 """How often in a row a task lets the server send it away."""
+MAX_HELD_DEFERRALS = 100
+"""How often in a row it stays away because the server sent others away."""
 MAX_DEFERRAL = timedelta(hours=24)
 """Longest time that a task is put off at once."""
 _TRIGGERER_GRACE = timedelta(minutes=5)
@@ -58,14 +60,15 @@ class QueryOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Answer the query."""
-        return self._answer(context, deferrals=0)
+        return self._answer(context, deferrals=0, held=0)
 
-    def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 1) -> Any:
+    def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 0, held: int = 0) -> Any:
         """Go on when the time that the server asked for is over.
 
         :param deferrals: how often the task has been sent away.
+        :param held: how often it has stayed away because others were.
         """
-        return self._answer(context, deferrals)
+        return self._answer(context, deferrals, held)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume as Airflow does, and say what it means when no triggerer ended the wait."""
@@ -82,32 +85,37 @@ class QueryOperator(BaseOperator):
                 "to wait is over by now: run the task again. Start a triggerer, or use deferrable=False."
             ) from error
 
-    def _answer(self, context: Context, deferrals: int) -> Any:
+    def _answer(self, context: Context, deferrals: int, held: int) -> Any:
         from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
         hook = OpenmarketsHook(self.openmarkets_conn_id)
         try:
             return self.answer(hook, context)
         except OpenmarketsError as error:
-            self._fail_or_wait(error, deferrals)
+            self._fail_or_wait(error, deferrals, held)
             raise
         finally:
             hook.close()
 
-    def _fail_or_wait(self, error: OpenmarketsError, deferrals: int) -> None:
+    def _fail_or_wait(self, error: OpenmarketsError, deferrals: int, held: int) -> None:
         """Fail for good, or defer, or return for Airflow's retries to go on."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
         if not error.transient or (error.sent and not is_repeatable(self.query)):
             raise AirflowFailException(str(error)) from error
-        if error.retry_after is None or error.retry_after <= MAX_WAIT:
+        if error.retry_after is None or error.retry_after <= MAX_WAIT or (is_held(error) and not self.deferrable):
             return
+        if is_held(error):
+            held += 1
+        else:
+            deferrals += 1
         import pendulum
 
         # All who were told so at once are not to come back at once.
         wait = timedelta(seconds=error.retry_after + spread(error.retry_after))
         until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
-        if not self.deferrable or deferrals >= MAX_DEFERRALS or wait > MAX_DEFERRAL:
+        is_over = deferrals > MAX_DEFERRALS or held > MAX_HELD_DEFERRALS or wait > MAX_DEFERRAL
+        if not self.deferrable or is_over:
             raise AirflowFailException(f"{error} Run the task again after {until}.") from error
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
@@ -115,6 +123,6 @@ class QueryOperator(BaseOperator):
         self.defer(
             trigger=TimeDeltaTrigger(wait),
             method_name="execute_after_wait",
-            kwargs={"deferrals": deferrals + 1},
+            kwargs={"deferrals": deferrals, "held": held},
             timeout=wait + _TRIGGERER_GRACE,
         )

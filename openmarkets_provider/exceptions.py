@@ -115,9 +115,13 @@ class OpenmarketsUserContextRequired(OpenmarketsApiError):
 
 
 class OpenmarketsRateLimited(OpenmarketsApiError):
-    """Too many requests (429). ``retry_after`` says for how many seconds, where the server told."""
+    """Too many requests (429). ``retry_after`` says for how many seconds, where the server told.
+
+    :ivar held: True when another call was told so, and this one was not sent.
+    """
 
     transient = True
+    held: bool = False
 
 
 class OpenmarketsServerError(OpenmarketsApiError):
@@ -139,6 +143,11 @@ class OpenmarketsDatabaseError(OpenmarketsError):
 
     row: int | None = None
     key: dict[str, str] | None = None
+
+
+def is_held(error: BaseException) -> bool:
+    """Tell whether a call was not sent because another one had been told to wait: no failure of its own."""
+    return isinstance(error, OpenmarketsRateLimited) and error.held
 
 
 def from_dict(data: dict[str, Any]) -> OpenmarketsError:

@@ -82,9 +82,8 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "cache_backend": {
         "label": "Token cache",
-        "description": "Where access tokens are shared, encrypted. file (the default): by the task processes of a "
-        "host. redis, or variable for fleets without Redis: by all hosts. memory: every process gets its own. custom: "
-        "a class of yours.",
+        "description": "Who shares access tokens (encrypted). file (the default): the processes of one host. redis: "
+        "all hosts. variable: all hosts, through Airflow Variables. memory: nobody. custom: see Token cache class.",
         "schema": {
             "type": ["string", "null"],
             "enum": ["file", "redis", "variable", "memory", "custom"],
@@ -94,13 +93,13 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "redis_conn_id": {
         "label": "Redis connection",
-        "description": "Id of the Airflow connection to Redis for the token cache redis. Default: redis_default.",
+        "description": "Only with the token cache redis: id of the Airflow connection. Default: redis_default.",
         "schema": {"type": ["string", "null"], "section": "Advanced"},
     },
     "cache_class": {
         "label": "Token cache class",
-        "description": "Import path of the class for the token cache custom, such as my_company.caches.VaultStore. It "
-        "is made without arguments, and is an openmarkets_provider.client.stores.Store.",
+        "description": "Only with the token cache custom: import path of your class, such as "
+        "my_company.caches.VaultStore (docs/fleet.md).",
         "schema": {"type": ["string", "null"], "section": "Advanced"},
     },
 }

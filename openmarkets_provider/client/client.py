@@ -90,6 +90,7 @@ class OpenmarketsClient:
         meter: Meter = NO_METER,
     ) -> None:
         self.settings = settings
+        self.stores = stores
         self._concurrency = concurrency
         self._user_agent = user_agent
         self._masker = masker

@@ -89,14 +89,15 @@ class FallbackStore:
         return self._primary.name if outage is None or outage.until is None else self._file.name
 
     def load(self, key: str) -> bytes | None:
-        """Read a record."""
+        """Read a record; this host's, where the primary has none, since it may be one that takes none."""
 
         def load() -> bytes | None:
             data = self._primary.load(key)
-            if data is not None:
-                if not isinstance(data, bytes):
-                    raise TypeError(f"load returned {type(data).__name__} and not bytes or None")
-                self._copy(key, data)
+            if data is None:
+                return self._file.load(key)
+            if not isinstance(data, bytes):
+                raise TypeError(f"load returned {type(data).__name__} and not bytes or None")
+            self._copy(key, data)
             return data
 
         return self._ask(load, lambda: self._file.load(key))

@@ -58,6 +58,9 @@ def redis_options(
         raise ValueError('Extra is not a JSON object; write {"db": 0}.')
     if not host:
         raise ValueError("host is empty; give the name or address of the Redis server.")
+    if set("/@") & set(host):
+        # Not shown: what looks like a URL may hold a password.
+        raise ValueError("host is not the name or address of a server; leave out redis:// and everything like it.")
     given = {name: value for name, value in extra.items() if value is not None and value != ""}
     if _flag("cluster", given.get("cluster", False)):
         raise ValueError("cluster: a Redis in cluster mode can't be used; give a single server, or one with replicas.")
@@ -207,8 +210,9 @@ def _keep(lock: Lock, released: threading.Event) -> None:
 
 
 def _record(key: str) -> str:
-    return f"openmarkets:{key}:record"
+    # In braces, so that a script may use both of a key wherever Redis is in parts.
+    return f"openmarkets:{{{key}}}:record"
 
 
 def _lock(key: str) -> str:
-    return f"openmarkets:{key}:lock"
+    return f"openmarkets:{{{key}}}:lock"

@@ -105,10 +105,14 @@ class Settings:
             )
         if self.cache_backend == "redis" and not self.redis_conn_id:
             object.__setattr__(self, "redis_conn_id", DEFAULT_REDIS_CONN_ID)
-        if bool(self.cache_class) != (self.cache_backend == "custom"):
+        if self.cache_class and self.cache_backend != "custom":
             raise OpenmarketsConfigurationError(
-                "cache_class and cache_backend custom go together; give both, such as my_company.caches.VaultStore, "
-                "or neither."
+                "cache_class goes with cache_backend custom; choose that, or leave it empty."
+            )
+        if self.cache_backend == "custom" and not self.cache_class:
+            raise OpenmarketsConfigurationError(
+                "cache_class is empty; cache_backend custom needs the import path of your class, such as "
+                "my_company.caches.VaultStore."
             )
 
     def api_url(self, api: str) -> str:

@@ -248,4 +248,5 @@ def send_when_free(send: Send, throttle: Throttle) -> Flow[Any]:
             status=429,
             endpoint=call.label,
             retry_after=later + spread(later),
+            held=True,
         )

@@ -203,7 +203,9 @@ class TokenSource:
             current = slot.record.token if slot.record is not None else None
             moment = self._clock()
             slot.record = Record(moment, current, Failure.of(error, moment))
-            self._save(self._stores, key, slot.record, lease)
+            if lease is not None:
+                # Without the lock, somebody else may have got a token meanwhile.
+                self._save(self._stores, key, slot.record, lease)
             raise
         self._meter.time("token.request_time", time.monotonic() - asked)
         # The lifetime counts from the moment the server wrote the reply: to start at ours is on the safe side.

@@ -1,6 +1,6 @@
 """Access tokens: what is remembered of one, and when to use, renew, ask or give up. Pure.
 
-A record is what the processes of a host share for one key: the current token, the latest failure to get one,
+A record is what processes share for one key: the current token, the latest failure to get one,
 or both. Its life is decided by :func:`decide` alone, whatever store holds it.
 """
 
@@ -146,7 +146,7 @@ def negative_seconds(error: OpenmarketsError) -> float:
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What the processes of a host know of one key.
+    """What processes know of one key.
 
     :ivar written: when it was written; of two records the later one counts.
     """

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 PREFIX = "openmarkets."
 
 
 class AirflowMeter:
-    """Tells Airflow what is counted and timed.
+    """Tells Airflow what is counted and timed. That a figure can't be told fails nothing, least of all an order.
 
     What a figure is about is part of its name, and not a tag, since plain StatsD drops tags.
     """
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter."""
-        from airflow.providers.common.compat.sdk import Stats
+        with suppress(Exception):
+            from airflow.providers.common.compat.sdk import Stats
 
-        Stats.incr(PREFIX + name, by)
+            Stats.incr(PREFIX + name, by)
 
     def time(self, name: str, seconds: float) -> None:
         """Note how long something took."""
-        from airflow.providers.common.compat.sdk import Stats
+        with suppress(Exception):
+            from airflow.providers.common.compat.sdk import Stats
 
-        Stats.timing(PREFIX + name, timedelta(seconds=seconds))
+            Stats.timing(PREFIX + name, timedelta(seconds=seconds))
 
     def sent(self, endpoint: str, request_id: str, status: int | None) -> None:
-        """Note one request as an event of the current span: the task's, or the trigger's."""
-        try:
-            from opentelemetry.trace import get_current_span
-        except ImportError:
-            # Airflow before 3 brings it as an extra only.
-            return
+        """Note one request as an event of the current span, the task's. Polls that triggers share have none."""
         attributes: dict[str, str | int] = {"openmarkets.endpoint": endpoint, "openmarkets.request_id": request_id}
         if status is not None:
             attributes["http.response.status_code"] = status
-        get_current_span().add_event("openmarkets.request", attributes)
+        # Airflow before 3 brings it as an extra only.
+        with suppress(Exception):
+            from opentelemetry.trace import get_current_span
+
+            get_current_span().add_event("openmarkets.request", attributes)

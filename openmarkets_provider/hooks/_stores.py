@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,37 +34,47 @@ def stores_of(settings: Settings) -> Sequence[Store]:
 
 
 async def astores_of(settings: Settings) -> Sequence[Store]:
-    """Return the same, with the connection looked up without blocking the event loop."""
+    """Return the same, with the connection looked up, and the stores made, without blocking the event loop."""
     connection = await get_async_connection(settings.redis_conn_id) if settings.redis_conn_id else None
-    return _make_stores(settings, connection)
+    return await asyncio.to_thread(_make_stores, settings, connection)
+
+
+_made: dict[str, Sequence[Store]] = {}
+"""Stores by what they were made from: those of the same are the same, and a site's own is made once a process."""
 
 
 def _make_stores(settings: Settings, connection: Connection | None) -> Sequence[Store]:
+    options = _redis_options(connection) if connection is not None else {}
+    conn_id = connection.conn_id if connection is not None else None
+    made_from = json.dumps([settings.cache_backend, settings.cache_class, str(cache_dir()), conn_id, options])
+    if made_from not in _made:
+        _made.setdefault(made_from, _new_stores(settings, conn_id, options))
+    return _made[made_from]
+
+
+def _new_stores(settings: Settings, conn_id: str | None, options: Mapping[str, Any]) -> Sequence[Store]:
+    from openmarkets_provider.client.fallback_store import FallbackStore
     from openmarkets_provider.client.file_store import FileStore
 
-    if settings.cache_backend == "memory":
-        return []
     file = FileStore(cache_dir())
-    if connection is not None:
-        return _over_files(_redis_store(connection), f"Redis (connection {connection.conn_id!r})", file)
-    if settings.cache_backend == "custom":
-        return _over_files(_custom_store(settings.cache_class), settings.cache_class, file)
-    if settings.cache_backend == "variable":
-        from openmarkets_provider.hooks._variable_store import VariableStore
+    match settings.cache_backend:
+        case "memory":
+            return []
+        case "redis":
+            from openmarkets_provider.client.redis_store import RedisStore
 
-        return [file, VariableStore()]
+            return [FallbackStore(RedisStore(options), file, f"Redis (connection {conn_id!r})")]
+        case "custom":
+            return [FallbackStore(_custom_store(settings.cache_class), file, settings.cache_class)]
+        case "variable":
+            from openmarkets_provider.hooks._variable_store import VariableStore
+
+            return [file, VariableStore()]
     return [file]
 
 
-def _over_files(fleet: Store, label: str, file: Store) -> Sequence[Store]:
-    """Let a store be done without while it can't be used."""
-    from openmarkets_provider.client.fallback_store import FallbackStore
-
-    return [FallbackStore(fleet, file, label)]
-
-
-def _redis_store(connection: Connection) -> Store:
-    from openmarkets_provider.client.redis_store import RedisStore, redis_options
+def _redis_options(connection: Connection) -> dict[str, Any]:
+    from openmarkets_provider.client.redis_store import redis_options
 
     where = f"redis_conn_id: connection {connection.conn_id!r}"
     if importlib.util.find_spec("redis") is None:
@@ -73,7 +84,7 @@ def _redis_store(connection: Connection) -> Store:
     if connection.conn_type != "redis":
         raise OpenmarketsConfigurationError(f"{where} has the type {connection.conn_type!r}; it must be 'redis'.")
     try:
-        options = redis_options(
+        return redis_options(
             host=connection.host,
             port=connection.port,
             login=connection.login,
@@ -83,11 +94,14 @@ def _redis_store(connection: Connection) -> Store:
         )
     except ValueError as error:
         raise OpenmarketsConfigurationError(f"{where}: {error}") from None
-    return RedisStore(options)
 
 
 def _custom_store(path: str) -> Store:
     module, _, name = path.rpartition(".")
+    if not module:
+        raise OpenmarketsConfigurationError(
+            f"cache_class: {path!r} is no import path; write module and class, such as my_company.caches.VaultStore."
+        )
     try:
         store: Any = getattr(importlib.import_module(module), name)()
     except Exception as error:
@@ -98,7 +112,8 @@ def _custom_store(path: str) -> Store:
             f"cache_class: {path!r} lacks {', '.join(missing)}; it must have the methods of "
             "openmarkets_provider.client.stores.Store."
         )
-    if not isinstance(getattr(store, "name", None), str) or not store.name.isidentifier():
+    called = getattr(store, "name", None)
+    if not isinstance(called, str) or not called.isidentifier() or not called.isascii():
         raise OpenmarketsConfigurationError(f"cache_class: {path!r} needs a name, one word, such as name = 'vault'.")
     checked: Store = store
     return checked

@@ -11,7 +11,7 @@ from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import check, is_repeatable
 from openmarkets_provider.conditions import check_condition, evaluate
-from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, from_dict
+from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, from_dict, is_held
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         except OpenmarketsError as error:
             if not error.transient:
                 raise self._permanent(error) from error
-            if not self.silent_fail:
+            if not self.silent_fail and not is_held(error):
                 self._count_failure(context, error)
             self.log.warning("%s Polling again.", error)
             self._left_alone = error.retry_after or 0.0

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LOOK_UP_EVERY = 60.0
 """Seconds after which a connection is looked up again."""
+LOOK_UP_TIMEOUT = 30.0
+"""Seconds that a look-up may take: all polls of the connection wait for it."""
 _LOOK_UP_AGAIN = 1.0
 """The same after it could not be."""
 FAILED_LOOK_UPS = 3
@@ -89,7 +91,8 @@ class Account:
 
     async def _look_up(self) -> None:
         try:
-            found = await OpenmarketsHook(self._conn_id).aclient()
+            async with asyncio.timeout(LOOK_UP_TIMEOUT):
+                found = await OpenmarketsHook(self._conn_id).aclient()
         except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
             self._failed += 1
             wrong = isinstance(error, OpenmarketsError)
@@ -99,7 +102,7 @@ class Account:
                 log.warning("Connection %r can't be looked up; polls go on as before: %s", self._conn_id, error)
             return
         self._failed, self._error = 0, None
-        if self._client is None or found.settings != self._client.settings:
+        if self._client is None or (found.settings, found.stores) != (self._client.settings, self._client.stores):
             old, self._client = self._client, found
             if old is not None:
                 log.info("Connection %r has changed; polls go on with what it holds now.", self._conn_id)

@@ -211,6 +211,7 @@ class _Group:
             outcomes = await poll(ask, self._query, list(dict.fromkeys(member.wanted for member in polled)))
             if polled:
                 self._meter.count("polls.sent")
+            if len(polled) > 1:
                 self._meter.count("polls.shared", len(polled) - 1)
             end = clock()
             asked = max((_retry_after(outcome.error) for outcome in outcomes.values()), default=0.0)

@@ -48,8 +48,8 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
         templates here.
     :param items: JMESPath expression (https://jmespath.org) over the query's result, that gives the list of items.
         Items are told in the list's order.
-    :param key: JMESPath expression over an item: what identifies it, any JSON. With ``[order_id, state]`` an order is
-        new when its state is.
+    :param key: JMESPath expression over an item: what identifies it, any JSON. With
+        ``[account_code, order_number, state]`` an order is new when its state is.
     :param poll_interval: seconds from one poll to the next, 1 to 86,400. Watchers with the same connection, query and
         interval share their polls.
     :raises OpenmarketsQueryError: when the DAG is parsed: an argument is malformed.

@@ -227,7 +227,7 @@ def test_while_redis_is_down_a_host_takes_turns(empty_redis: RedisServer, file: 
 def test_redis_that_dies_while_its_lock_is_waited_for_hands_over_to_the_file(empty_redis: RedisServer, file, told):
     store = FallbackStore(redis_store(empty_redis), file, LABEL)
     client = empty_redis.client()
-    client.set(f"openmarkets:{KEY}:lock", "of another host")
+    client.set(f"openmarkets:{{{KEY}}}:lock", "of another host")
     client.config_resetstat()
 
     def take() -> str | None:

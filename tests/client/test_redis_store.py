@@ -17,7 +17,7 @@ from tests.client.conftest import redis_store
 from tests.support.redis_server import RedisServer
 
 KEY = "0123456789abcdef0123456789abcdef"
-RECORD, LOCK = f"openmarkets:{KEY}:record", f"openmarkets:{KEY}:lock"
+RECORD, LOCK = module._record(KEY), module._lock(KEY)
 FORK = multiprocessing.get_context("fork")
 
 

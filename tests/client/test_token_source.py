@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,8 +89,23 @@ def masker() -> Masker:
     return Masker()
 
 
+class Counted(Counter[str]):
+    """A meter that remembers."""
+
+    def count(self, name: str, by: int = 1) -> None:
+        self[name] += by
+
+    def time(self, name: str, seconds: float) -> None:
+        self[name] += 1
+
+
 @pytest.fixture
-def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker):
+def meter() -> Counted:
+    return Counted()
+
+
+@pytest.fixture
+def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker, meter: Counted):
     """Make sources that share a directory, as the processes of a host do: each has a memory of its own."""
     made = iter(range(1000))
 
@@ -104,6 +120,7 @@ def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker):
             cipher=_OneKeyCipher("secret"),
             masker=masker,
             wait=wait,
+            meter=meter,
             clock=clock,
         )
 
@@ -436,3 +453,20 @@ def test_what_is_wrong_on_this_side_is_not_held_against_a_corrected_connection(m
         source.get(SCOPE)
     identity.failure = None
     assert make().get(SCOPE).value == "t2"
+
+
+def test_what_happens_is_counted(make, identity, clock, meter):
+    first, second = make(), make()
+    first.get(SCOPE)
+    first.get(SCOPE)
+    second.get(SCOPE)
+    assert meter == {
+        "token.requests": 1,
+        "token.request_time": 1,
+        "token.lock_wait": 1,
+        "token.hits.memory": 1,
+        "token.hits.file": 1,
+    }
+    clock.moved = 3600 - 200
+    first.get(SCOPE)
+    assert (meter["token.renewals"], meter["token.requests"]) == (1, 2)

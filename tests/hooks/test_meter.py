@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.sdk.observability import stats
@@ -24,6 +26,7 @@ from openmarkets_provider.client import token_source
 from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.hooks._meter import PREFIX
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.triggers._polls import readings
 from tests.support.statsd import StatsdServer
 
 QUOTES = queries.quotes(["BHP"])
@@ -119,6 +122,28 @@ def test_the_span_of_a_task_names_every_request(openmarkets_sandbox):
     assert len(sent) == 7
     assert len({event.attributes["openmarkets.request_id"] for event in span.events}) == 7
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_a_backend_that_fails_fails_nothing(openmarkets_sandbox):
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError("no metrics today")
+
+    stats.initialize(factory=Broken, export_legacy_names=True)
+    try:
+        with hooks() as hook:
+            assert hook.run(ACCOUNTS)
+    finally:
+        stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
+
+
+async def test_polls_are_counted_once_and_those_who_share_them(openmarkets_sandbox, statsd: StatsdServer):
+    async def one() -> None:
+        async with aclosing(readings("openmarkets_default", ACCOUNTS, 60)) as polls:
+            await anext(polls)
+
+    await asyncio.gather(one(), one(), one())
+    wait_for(statsd, polls__sent=1, polls__shared=2)
 
 
 def metric_names() -> set[str]:

@@ -126,7 +126,7 @@ def test_a_class_of_a_site_is_used_with_files_behind_it():
     ("path", "text"),
     [
         ("no_such_module.Store", "No module named"),
-        ("NoModule", "can't be made"),
+        ("NoModule", "is no import path"),
         (f"{__name__}.Missing", "Missing"),
         (f"{__name__}.Argued", "where"),
         (f"{__name__}.WithoutLock", "lacks lock"),
@@ -136,3 +136,14 @@ def test_a_class_of_a_site_is_used_with_files_behind_it():
 def test_a_class_that_cannot_be_used_is_refused(path, text):
     with pytest.raises(OpenmarketsConfigurationError, match=f"cache_class: .*{text}"):
         stores_of(settings(cache_backend="custom", cache_class=path))
+
+
+def test_stores_of_the_same_are_the_same_and_a_changed_redis_connection_makes_others(
+    hook, empty_redis: RedisServer, monkeypatch
+):
+    first, second = hook(cache_backend="redis").client, hook(cache_backend="redis").client
+    assert first.stores == second.stores
+    monkeypatch.setenv("AIRFLOW_CONN_REDIS_DEFAULT", empty_redis.connection_json(db=2))
+    third = hook(cache_backend="redis").client
+    assert third.stores != first.stores
+    assert third.settings == first.settings

@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import (
 from airflow.sdk.serde import deserialize, serialize
 
 from openmarkets_provider import queries
-from openmarkets_provider._query_operator import MAX_DEFERRALS
+from openmarkets_provider._query_operator import MAX_DEFERRALS, MAX_HELD_DEFERRALS
 from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
     OpenmarketsRateLimited,
@@ -152,8 +152,15 @@ class TestLongRetryAfter:
                 operator().execute({})
             assert 60 < (deferred.value.timeout.total_seconds() - 300) <= 120 + 2 * 15
         assert self.sandbox.stats()["requests"]["market_data"] == 1
-        with pytest.raises(AirflowFailException, match=r"not sent, since .* told another call .*after"):
+        # Left to Airflow's retries: this task met no 429.
+        with pytest.raises(OpenmarketsRateLimited, match=r"not sent, since .* told another call"):
             operator(deferrable=False).execute({})
+        # That others are sent away doesn't count as being sent away.
+        with pytest.raises(TaskDeferred) as deferred:
+            operator().execute_after_wait({}, deferrals=MAX_DEFERRALS)
+        assert deferred.value.kwargs == {"deferrals": MAX_DEFERRALS, "held": 1}
+        with pytest.raises(AirflowFailException, match="Run the task again after"):
+            operator().execute_after_wait({}, held=MAX_HELD_DEFERRALS)
 
     def test_an_order_that_was_held_back_is_deferred_and_sent_once(self):
         self.sandbox.fault(target="oms", kind="status", status=429, retry_after=120)

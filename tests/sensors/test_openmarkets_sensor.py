@@ -18,8 +18,10 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import (
     OpenmarketsNotFound,
     OpenmarketsQueryError,
+    OpenmarketsRateLimited,
     OpenmarketsServerError,
 )
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES, OpenmarketsSensor
 from tests.support.holds import end_holds
 
@@ -273,3 +275,18 @@ class TestDeferrable:
             sensor(deferrable=True).resume_execution("__fail__", timeout, {})
         with pytest.raises(AirflowSkipException):
             sensor(deferrable=True, soft_fail=True).resume_execution("__fail__", timeout, {})
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_polls_that_are_held_back_by_the_429_of_another_task_are_no_failures(openmarkets_sandbox, mode):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=120)
+    hook = OpenmarketsHook()
+    with pytest.raises(OpenmarketsRateLimited):
+        hook.run(queries.quotes(["BHP"]))
+    hook.close()
+    waiting = sensor(mode=mode)
+    for _ in range(TOLERATED_FAILURES + 2):
+        assert not waiting.poke({}).is_done
+        assert waiting._left_alone > 60
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] == 1
+    waiting._hook.close()
