@@ -89,7 +89,7 @@ def states(run: DagRun) -> Counter[str | None]:
 def warnings(airflow: RealAirflow, run: DagRun) -> int:
     """Return how many tasks of a run went on without Redis, by their logs."""
     logs = [path.read_text() for path in (airflow.home / "logs").rglob("*.log") if run.run_id in str(path)]
-    return sum("Going on with the files of this host" in log for log in logs)
+    return sum("are shared on this host only" in log for log in logs)
 
 
 @pytest.fixture(scope="module")
