@@ -89,11 +89,13 @@ def main() -> None:
         from tests.bench_bulk import bulk
         from tests.bench_etl import etl
         from tests.bench_sql import sql
+        from tests.bench_throttle import throttle
         from tests.bench_triggers import triggers
 
         bulk()
         etl()
         sql()
+        throttle()
         # Last: it sends what is logged elsewhere.
         triggers()
 

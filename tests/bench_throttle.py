@@ -42,7 +42,8 @@ def tasks_outcomes(server: LimitedServer, *, shared: bool, calls: int = CALLS) -
         return Counter(in_processes(TASKS, work))
 
 
-def main() -> None:
+def throttle() -> None:
+    """Print the figures."""
     print(f"{TASKS} tasks x {CALLS} calls at once, {RATE} requests a second allowed:\n")
     print(f"{'Retry-After':<12} {'holds':<12} {'429s':>5} {'seconds':>8}  tasks")
     for retry_after in (2, None):
@@ -58,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    throttle()

@@ -196,6 +196,19 @@ def is_repeatable(query: Query) -> bool:
     return _request_call(arguments, _always).safe_to_repeat if name == "request" else ENDPOINTS[name].safe_to_repeat
 
 
+def check_reads_only(query: Query, who: str) -> None:
+    """Check that a rendered query may be sent again and again.
+
+    :param who: what repeats it, such as ``a sensor``, for the text of the error.
+    :raises OpenmarketsQueryError: it is not known to be safe to repeat.
+    """
+    if not is_repeatable(query):
+        raise OpenmarketsQueryError(
+            f"query: {query['method']} {query['api']} {query['path']} is not known to be safe to repeat, and {who} "
+            "repeats it. If it only reads, say so with safe_to_repeat=True."
+        )
+
+
 def _always(value: Any) -> bool:
     return True
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from openmarkets_provider.client.stores import MAX_BYTES
+
 if TYPE_CHECKING:
     import redis
     from redis.lock import Lock
@@ -20,8 +22,6 @@ LEASE = 5.0
 HEARTBEAT = 1.0
 """Seconds between the times at which a holder renews its lease."""
 LOCK_POLL = 0.05
-MAX_BYTES = 1 << 16
-"""Longest record; of what is longer, only as much is read."""
 KEPT_LONGER = 60.0
 """Seconds that a record stays past its use: the clocks of hosts differ."""
 DEFAULT_PORT = 6379
@@ -121,6 +121,7 @@ class RedisStore:
 
         with self._errors():
             try:
+                # Of what is longer, and so not ours, only as much is read.
                 data: Any = self._client().getrange(_record(key), 0, MAX_BYTES - 1)
             except ResponseError as error:
                 if not str(error).startswith("WRONGTYPE"):

@@ -35,11 +35,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from openmarkets_provider.client.stores import Store
+from openmarkets_provider.client.stores import MAX_BYTES, Store
 
 PATIENCE = 60.0
 """Seconds within which whatever is waited for must happen; only a store that fails takes as long."""
-LONGEST = 1 << 16
 _PROCESSES = 4
 _ROUNDS = 10
 _FORK = multiprocessing.get_context("fork")
@@ -74,7 +73,7 @@ class StoreContract:
         """None, and no error."""
         assert store.load(key) is None
 
-    @pytest.mark.parametrize("data", [b"x", bytes(range(256)), b"\xff" * LONGEST], ids=["one", "any", "long"])
+    @pytest.mark.parametrize("data", [b"x", bytes(range(256)), b"\xff" * MAX_BYTES], ids=["one", "any", "long"])
     def test_what_was_saved_is_found(self, store: Store, key: str, data: bytes) -> None:
         """Any bytes, up to the longest."""
         store.save(key, data, 60)
@@ -168,7 +167,9 @@ class StoreContract:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
             try:
-                with store.lock(key, (self.lease_seconds or -4.5) + 5) as lease:
+                # A lock that never expires is waited for in vain.
+                timeout = 0.5 if self.lease_seconds is None else self.lease_seconds + 5
+                with store.lock(key, timeout) as lease:
                     assert (lease is None) == (self.lease_seconds is None)
                     if lease is not None:
                         store.save(key, b"new", 60, lease)
@@ -181,12 +182,12 @@ class StoreContract:
 
     def test_a_writer_that_is_killed_leaves_what_was_or_what_is_new(self, store: Store, key: str) -> None:
         """A record is replaced as a whole."""
-        store.save(key, b"x" * LONGEST, 60)
+        store.save(key, b"x" * MAX_BYTES, 60)
 
         def work(told: Connection) -> None:
             told.send("writing")
             for letter in itertools.cycle((b"y", b"z")):
-                store.save(key, letter * LONGEST, 60)
+                store.save(key, letter * MAX_BYTES, 60)
 
         for number in range(6):
             with _process(work) as (process, told):
@@ -209,7 +210,7 @@ def _try_lock(store: Store, key: str, timeout: float) -> bool:
 
 def _require_whole(data: bytes | None) -> None:
     assert data is not None
-    assert len(data) == LONGEST
+    assert len(data) == MAX_BYTES
     assert len(set(data)) == 1
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+MAX_BYTES = 1 << 16
+"""Longest record."""
+
 
 class Store(Protocol):
     """Where processes share records.
@@ -31,7 +34,7 @@ class Store(Protocol):
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
         """Replace what is held under a key, at once and as a whole.
 
-        :param data: what to keep; at most 64 KiB.
+        :param data: what to keep; at most MAX_BYTES.
         :param seconds: for how long it is of use; after that it may be dropped, and should be some day.
         :param lease: what :meth:`lock` gave. A store whose locks can expire saves nothing when this one has: whoever
             came next has saved something newer.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue
 from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import check, is_repeatable
+from openmarkets_provider.client.planning import check, check_reads_only
 from openmarkets_provider.conditions import check_condition, evaluate
-from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, from_dict, is_held
+from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_held
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class OpenmarketsSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Poll until the condition is met, or hand over to the triggerer."""
         try:
-            self._check_reads_only()
+            check_reads_only(self.query, "a sensor")
         except OpenmarketsError as error:
             raise self._permanent(error) from error
         if not self.deferrable:
@@ -158,13 +158,6 @@ class OpenmarketsSensor(BaseSensorOperator):
         from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
         return OpenmarketsHook(self.openmarkets_conn_id)
-
-    def _check_reads_only(self) -> None:
-        if not is_repeatable(self.query):
-            raise OpenmarketsQueryError(
-                f"query: {self.query['method']} {self.query['api']} {self.query['path']} is not known to be safe to "
-                "repeat, and a sensor repeats it. If it only reads, say so with safe_to_repeat=True."
-            )
 
     def _permanent(self, error: OpenmarketsError) -> Exception:
         from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException

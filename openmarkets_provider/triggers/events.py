@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import check, is_repeatable
+from openmarkets_provider.client.planning import check, check_reads_only
 from openmarkets_provider.conditions import check_condition
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.triggers._memory import Memory, canonical, state_key
@@ -331,11 +331,7 @@ def _check(conn_id: Any, query: Any, items: Any, key: Any, poll_interval: Any) -
         raise OpenmarketsQueryError(
             f"query: is not JSON ({error}); a function of openmarkets_provider.queries makes one that is."
         ) from None
-    if not is_repeatable(query):
-        raise OpenmarketsQueryError(
-            f"query: {query['method']} {query['api']} {query['path']} is not known to be safe to repeat, and a watcher "
-            "repeats it. If it only reads, say so with safe_to_repeat=True."
-        )
+    check_reads_only(query, "a watcher")
 
 
 def _leaves(value: Any) -> Iterator[Any]:
