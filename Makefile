@@ -3,12 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
-SOURCES := openmarkets_provider tests example_dags docs
+SOURCES := openmarkets_provider tests example_dags docs noxfile.py
 
 # System packages that the tests need, each with a file that it brings.
 SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redis-server
 
-.PHONY: demo test unit lint format bench docs constraints clean system
+.PHONY: demo test test-matrix smoke unit lint format bench docs constraints clean system
 
 demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
 	$(BIN)/python -m tests.demo
@@ -16,6 +16,12 @@ demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox;
 test: .venv/installed system ## run every test, those in a real Airflow too, and check the coverage
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
+
+test-matrix: .venv/installed system ## run the tests on every supported Airflow, and print a table
+	$(BIN)/nox --tags matrix
+
+smoke: .venv/installed system ## run the main job in a real Airflow 2.11
+	$(BIN)/nox --session "tests(python='3.11', airflow='2.11')" -- tests/airflow/test_smoke.py
 
 unit: .venv/installed system ## run the tests that need no running Airflow
 	$(BIN)/python -m pytest -m "not airflow"
@@ -40,6 +46,9 @@ docs: .venv/installed ## write docs/queries.md from the code
 constraints: .venv/installed ## resolve the pinned versions anew
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
 		--group dev --all-extras --output-file constraints.txt pyproject.toml
+	for older in $(basename $(wildcard constraints/*.in)); do $(UV) pip compile --quiet --universal --upgrade \
+		--no-header --no-annotate --python-version 3.11 --group pyproject.toml:test --group pyproject.toml:demo \
+		--all-extras --output-file $$older.txt pyproject.toml $$older.in || exit 1; done
 
 system: ## install the system packages that the tests need, or say which are missing
 	@missing=""; for part in $(SYSTEM); do ls $${part#*=} >/dev/null 2>&1 || missing="$$missing $${part%%=*}"; done; \
@@ -48,7 +57,7 @@ system: ## install the system packages that the tests need, or say which are mis
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
 clean:
-	rm -rf .venv dist demo_output .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .nox dist demo_output .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv

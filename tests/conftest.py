@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ import pytest
 from tests.support.postgres import postgres  # noqa: F401 (a fixture)
 from tests.support.redis_server import empty_redis, redis_server  # noqa: F401 (fixtures)
 from tests.support.s3_server import s3, s3_server  # noqa: F401 (fixtures)
+from tests.support.versions import FILES_SINCE, at_least
+
+collect_ignore = [file for file, needed in FILES_SINCE.items() if not at_least(needed)]
 
 _HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
 for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
@@ -18,6 +22,24 @@ for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
 os.environ["AIRFLOW_HOME"] = _HOME.name
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+if not at_least("3.2"):
+    # Else 2.11 warns of its own default.
+    os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
+    # A connection is a row there, which can't be made before all tables are known.
+    import_module("airflow.models").import_all_models()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let older Airflows use what is deprecated."""
+    if not at_least("3.2"):
+        config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that are marked for a later Airflow than this."""
+    late = {item for item in items if any(not at_least(mark.args[0]) for mark in item.iter_markers("since"))}
+    config.hook.pytest_deselected(items=list(late))
+    items[:] = [item for item in items if item not in late]
 
 
 @pytest.fixture(autouse=True)

@@ -271,11 +271,11 @@ def test_the_reply_of_the_example_has_the_fields_of_the_api_and_no_others():
 
 
 def test_rows_keep_their_types_in_airflows_xcom():
-    from airflow.sdk.serde import deserialize, serialize
+    from tests.support.versions import serde
 
     _, rows = GENERATOR["example"]()
     rows[0]["at"] = datetime(2026, 1, 4, 23, tzinfo=UTC)
-    again = deserialize(serialize(rows))
+    again = serde.deserialize(serde.serialize(rows))
     assert again == rows
     assert [type(value) for value in again[0].values()] == [type(value) for value in rows[0].values()]
     assert {type(value) for value in again[0].values()} == {str, int, Decimal, date, datetime}

@@ -7,10 +7,8 @@ import json
 import re
 import subprocess
 import sys
-from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,12 +18,13 @@ from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.destinations import STORES
 from openmarkets_provider.landing.tables import LOAD_ID
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
+from tests.support.context import context
 
 TEXT = (Path(__file__).parent.parent / "docs" / "etl.md").read_text()
 QUERY = queries.time_series(["BHP", "CBA"], start="2026-03-02", end="2026-03-07")
 POLARS = """
 import json, sys
-from airflow.sdk import task
+from airflow.providers.common.compat.sdk import task
 exec(sys.argv[1])
 print(json.dumps(best_day.function({"files": json.loads(sys.argv[2])}), default=str))
 """
@@ -45,9 +44,7 @@ def landed(openmarkets_sandbox, tmp_path: Path) -> dict[str, Any]:
     task = OpenmarketsToObjectStorageOperator(
         task_id="lake", query=QUERY, destination=str(tmp_path / "lake"), partition="day"
     )
-    return task.execute(
-        {"ti": SimpleNamespace(map_index=-1), "outlet_events": defaultdict(lambda: SimpleNamespace(extra={}))}
-    )
+    return task.execute(context())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 PROBE = """
 import sys, json
-from airflow.sdk import DAG, BaseOperator, BaseSensorOperator
+from airflow.providers.common.compat.sdk import DAG, BaseOperator, BaseSensorOperator
 before = set(sys.modules)
 import {module}
 names = sorted(set(sys.modules) - before)

@@ -18,6 +18,7 @@ from openmarkets_provider.client.expansion import needed
 from openmarkets_provider.client.planning import check, finalise, plan
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from tests.support.queries import Later, LazySequence
+from tests.support.versions import moved
 
 RANGE = {"start": "2026-01-05", "end": "2026-01-06"}
 BY_SECURITY = {"securities": None, "exchange": None, "on_invalid": "error", "raw": False}
@@ -177,7 +178,7 @@ def test_a_range_may_be_what_airflow_renders(start: str, end: str, times: tuple[
     with DAG("d", schedule=None, render_template_as_native_obj=native):
         query = queries.order_trades("A1", start=f"{{{{ {start} }}}}", end=f"{{{{ {end} }}}}")
         task = Holder(task_id="t", query=query)
-    from airflow.sdk.execution_time import macros
+    macros = moved("airflow.sdk.execution_time.macros", "airflow.macros")
 
     task.render_template_fields(
         {

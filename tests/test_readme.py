@@ -16,6 +16,8 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
+# It shows DAGs of Airflow 3.
+@pytest.mark.since("3.0")
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
 def test_every_python_block_runs(code: str, openmarkets_sandbox, tmp_path: Path):
     names: dict[str, object] = {}

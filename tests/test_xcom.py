@@ -6,13 +6,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from airflow.sdk.serde import deserialize, serialize
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider.conditions import evaluate
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
+from tests.support.versions import serde
 
 VALUES = [None, 0, "", "é", [], {"a": [1, 2.5, None, True]}, "x" * 1000, 10**30]
 
@@ -75,7 +75,7 @@ def test_a_row_is_measured_by_its_json():
 
 def through_xcom(value: Any) -> Any:
     """Return a value as a downstream task receives it."""
-    return deserialize(json.loads(json.dumps(serialize(value))))
+    return serde.deserialize(json.loads(json.dumps(serde.serialize(value))))
 
 
 @given(st.integers(-(10**15) + 1, 10**15 - 1), st.integers(-8, 4))

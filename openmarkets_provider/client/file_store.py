@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import stat
 import time
@@ -19,6 +20,8 @@ MAX_FILE_BYTES = 1 << 20
 SWEEP_AFTER = 3600.0
 """Seconds after the end of its content at which a file is removed."""
 _LOCK_POLL = 0.02
+_OURS = re.compile(r"([0-9a-f]{32})\.(record|lock|[0-9a-f]{16}\.tmp)")
+"""Names of files that this class makes: a site may have chosen a directory that holds others, too."""
 
 
 class FileStore:
@@ -64,9 +67,10 @@ class FileStore:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            # The time stamp says until when the content is of use: the sweep can't read what others wrote.
-            end = time.time() + seconds
-            os.utime(temporary, (end, end))
+                file.flush()
+                # The time stamp says until when the content is of use: the sweep can't read what others wrote.
+                end = time.time() + seconds
+                os.utime(descriptor, (end, end))
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -93,26 +97,37 @@ class FileStore:
         return self.directory / f"{key}.record"
 
     def _check_directory(self) -> None:
-        with suppress(FileExistsError):
-            self.directory.mkdir(mode=0o700, parents=True)
+        if not self.directory.exists():
+            self._make_directory()
         status = self.directory.lstat()
         _require(stat.S_ISDIR(status.st_mode), self.directory, "is not a directory (a link is not followed)")
         _require_private(status, self.directory)
 
+    def _make_directory(self) -> None:
+        for parent in reversed(self.directory.parents):
+            # Not by `parents=True`, which with a umask of 0 makes what everybody may write to, and so replace.
+            with suppress(FileExistsError):
+                parent.mkdir(mode=0o755)
+        with suppress(FileExistsError):
+            self.directory.mkdir(mode=0o700)
+
     def _sweep(self) -> None:
         """Remove the files of keys past their use, under the lock so that nobody waits on one that is gone."""
         try:
-            for key in {path.name.partition(".")[0] for path in self.directory.iterdir()}:
+            for key in {match[1] for path in self.directory.iterdir() if (match := _OURS.fullmatch(path.name))}:
                 if self._is_stale(key):
                     with self.lock(key, 0) as held:
                         if held and self._is_stale(key):
-                            for path in self.directory.glob(f"{key}.*"):
+                            for path in self._files(key):
                                 path.unlink()
         except OSError as error:
             log.debug("The sweep of %s stopped: %s", self.directory, error)
 
+    def _files(self, key: str) -> list[Path]:
+        return [path for path in self.directory.glob(f"{key}.*") if _OURS.fullmatch(path.name)]
+
     def _is_stale(self, key: str) -> bool:
-        times = {path.suffix: path.lstat().st_mtime for path in self.directory.glob(f"{key}.*")}
+        times = {path.suffix: path.lstat().st_mtime for path in self._files(key)}
         # Taking the lock may touch its file, which counts where there is nothing else only.
         lock = times.pop(".lock", 0)
         return max(times.values(), default=lock) < time.time() - SWEEP_AFTER

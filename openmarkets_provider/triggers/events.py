@@ -9,7 +9,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+try:
+    from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+except ImportError as error:
+    raise ImportError(
+        "OpenmarketsEventTrigger needs Airflow 3.0 or later (its AssetWatcher and event triggers); before, wait with "
+        "an OpenmarketsSensor in a scheduled DAG"
+    ) from error
 
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import check, check_reads_only

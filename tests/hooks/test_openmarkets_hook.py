@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, Connection
-from airflow.sdk._shared.secrets_masker import _secrets_masker
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import (
@@ -26,6 +25,7 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
 from openmarkets_provider.hooks._stores import cache_dir
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
+from tests.support.versions import secrets_masker
 
 
 def connection(extra: Any = None, **fields: Any) -> Connection:
@@ -113,6 +113,8 @@ class TestConnection:
         with pytest.raises(OpenmarketsConfigurationError, match="port: 1 differs"):
             settings(host="https://id.example:2", port=1)
 
+    # Airflow itself refuses it before.
+    @pytest.mark.since("3.2")
     @pytest.mark.parametrize("extra", ["not json", "[1]", '"text"', "5"])
     def test_an_extra_that_is_not_an_object_is_refused_and_not_taken_for_empty(self, monkeypatch, extra):
         monkeypatch.setenv(
@@ -203,7 +205,7 @@ class TestHook:
 
         other = asyncio.run(atoken())
         asyncio.run(hook.aclose())
-        shown = _secrets_masker().redact(f"{token} {other} {openmarkets_sandbox.client_secret}")
+        shown = secrets_masker._secrets_masker().redact(f"{token} {other} {openmarkets_sandbox.client_secret}")
         assert shown == "*** *** ***"
 
     def test_memory_keeps_no_file(self, openmarkets_sandbox, monkeypatch, tmp_path):
@@ -313,7 +315,7 @@ class TestStream:
         orders = hook.run(queries.orders(["SBX0001", "SBX0002", "SBX0003"]))
         assert {order["account_code"] for order in orders} == {"SBX0001", "SBX0002", "SBX0003"}
         assert openmarkets_sandbox.stats()["token_requests"] == {"oms-api": 1}
-        assert _secrets_masker().redact(hook.get_access_token("oms-api")) == "***"
+        assert secrets_masker._secrets_masker().redact(hook.get_access_token("oms-api")) == "***"
         assert openmarkets_sandbox.stats()["token_requests_total"] == 1
         hook.close()
 
@@ -368,6 +370,7 @@ class TestTestConnection:
         assert not good
         assert "unknown field 'colour'" in message
 
+    @pytest.mark.since("3.3")
     def test_through_airflows_own_path(self, openmarkets_sandbox):
         made = openmarkets_sandbox.connection
         airflow_connection = Connection(**{**made, "extra": json.dumps(made["extra"]), "conn_id": "x"})

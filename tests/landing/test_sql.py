@@ -35,7 +35,7 @@ from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPS
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.landing.sql import Loader
 from openmarkets_provider.landing.tables import TableName, stage_of, table_of
-from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
+from tests.support.databases import POSTGRES_DRIVERS, Database, PostgresDatabase, SqliteDatabase
 from tests.support.postgres import Postgres
 from tests.support.queries import of_every_kind
 
@@ -58,7 +58,7 @@ DAYS = {"start": "2026-03-02", "end": "2026-03-04"}
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
-@pytest.fixture(params=["psycopg", "psycopg2", "sqlite"])
+@pytest.fixture(params=[*POSTGRES_DRIVERS, "sqlite"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     if request.param == "sqlite":
         return SqliteDatabase(tmp_path / "test.db")
@@ -713,7 +713,7 @@ class TestTwoAtOnce:
             assert notes(database) == [("A", "x"), ("B", "x")]
             database.execute("DROP TABLE things")
 
-    @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+    @pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
     def test_a_load_that_waits_can_be_ended(self, postgres, driver):
         database = PostgresDatabase(postgres, driver)
         load(database, [thing(note="old")])

@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from airflow.sdk import ObjectStoragePath
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 from openmarkets_provider.landing import storage

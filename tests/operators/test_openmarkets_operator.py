@@ -5,16 +5,13 @@ from datetime import date
 from decimal import Decimal
 
 import pytest
-from airflow.sdk import DAG
-from airflow.sdk.definitions.xcom_arg import PlainXComArg
-from airflow.sdk.exceptions import (
+from airflow.providers.common.compat.sdk import (
+    DAG,
     AirflowException,
     AirflowFailException,
-    TaskDeferralError,
-    TaskDeferralTimeout,
     TaskDeferred,
+    XComArg,
 )
-from airflow.sdk.serde import deserialize, serialize
 
 from openmarkets_provider import queries
 from openmarkets_provider._query_operator import MAX_DEFERRALS, MAX_HELD_DEFERRALS
@@ -25,6 +22,7 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.operators.openmarkets import OpenmarketsOperator
 from tests.support.holds import end_holds
+from tests.support.versions import exceptions, serde
 
 ORDER = {
     "accountCode": "SBX0001",
@@ -47,7 +45,7 @@ def test_it_returns_rows_that_keep_their_values_and_types_through_xcom(openmarke
     task = operator(queries.time_series("BHP", start="2026-03-02", end="2026-03-05"))
     result = task.execute({})
     assert [row["time_series_date"] for row in result] == [date(2026, 3, day) for day in (2, 3, 4)]
-    received = deserialize(json.loads(json.dumps(serialize(result))))
+    received = serde.deserialize(json.loads(json.dumps(serde.serialize(result))))
     assert received == result
     assert [[type(value) for value in row.values()] for row in received] == [
         [type(value) for value in row.values()] for row in result
@@ -89,7 +87,7 @@ def test_a_query_may_come_from_upstream_and_be_mapped():
         whole = OpenmarketsOperator(task_id="whole", query=first.output)
         nested = OpenmarketsOperator(task_id="nested", query=queries.quotes(first.output["codes"]))
         OpenmarketsOperator.partial(task_id="mapped").expand(query=[queries.accounts(), queries.securities()])
-    assert isinstance(whole.query, PlainXComArg)
+    assert isinstance(whole.query, XComArg)
     assert whole.upstream_task_ids == nested.upstream_task_ids == {"pull"}
 
 
@@ -187,9 +185,9 @@ class TestLongRetryAfter:
         task = operator()
         with pytest.raises(AirflowFailException, match="no triggerer resumed it"):
             task.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
-        with pytest.raises(TaskDeferralError):
+        with pytest.raises(exceptions.TaskDeferralError):
             task.resume_execution("__fail__", {"error": "Trigger failure"}, {})
-        assert issubclass(TaskDeferralTimeout, AirflowException)
+        assert issubclass(exceptions.TaskDeferralTimeout, AirflowException)
 
 
 def test_an_absurd_retry_after_fails_instead_of_waiting_for_ever(openmarkets_sandbox):

@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, Asset
-from airflow.sdk.exceptions import (
+from airflow.providers.common.compat.sdk import (
+    DAG,
     AirflowFailException,
-    AirflowRescheduleException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    Asset,
     TaskDeferred,
 )
 from airflow.triggers.base import TaskSuccessEvent
@@ -24,6 +24,7 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES, OpenmarketsSensor
 from tests.support.holds import end_holds
+from tests.support.versions import exceptions
 
 OPEN = "[0].trading_status == 'OPEN'"
 
@@ -192,7 +193,7 @@ class TestRescheduleMode:
         context = {"ti": Rescheduled(), "task_state_store": StateStore()}
         task = sensor(mode="reschedule", push_value=True)
         (waiting,) = pokes(task, context, 1)
-        assert isinstance(waiting, AirflowRescheduleException)
+        assert isinstance(waiting, exceptions.AirflowRescheduleException)
         openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN")
         assert pokes(task, context, 1) == [True]
         assert context["task_state_store"] == {}
@@ -201,8 +202,8 @@ class TestRescheduleMode:
         context = {"ti": Rescheduled(), "task_state_store": StateStore()}
         openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=None)
         kinds = [type(outcome) for outcome in pokes(sensor(mode="reschedule"), context, TOLERATED_FAILURES + 2)]
-        expected = [AirflowRescheduleException] * TOLERATED_FAILURES
-        assert kinds == [*expected, OpenmarketsServerError, AirflowRescheduleException]
+        expected = [exceptions.AirflowRescheduleException] * TOLERATED_FAILURES
+        assert kinds == [*expected, OpenmarketsServerError, exceptions.AirflowRescheduleException]
 
     def test_a_poll_that_works_ends_the_row(self, openmarkets_sandbox):
         context = {"ti": Rescheduled(), "task_state_store": StateStore(openmarkets_failures=TOLERATED_FAILURES)}

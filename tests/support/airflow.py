@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -33,7 +33,6 @@ STOP_GRACE = 2
 KILL_TIMEOUT = 10
 LOG_TAIL = 3000
 PAGE = 100
-COMPONENTS = {"scheduler", "dag_processor", "triggerer"}
 TASK_FIELDS = ("task_id", "map_index", "state", "try_number", "duration", "start_date", "end_date")
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 RENDERED_APART = {"timestamp", "level", "logger", "event", "error_detail", "filename", "lineno", "loc"}
@@ -103,14 +102,14 @@ class DagRun:
         """Return the log of one try (the last, if none is named), as a person reads it."""
         number = try_number or self.task(task_id, map_index).try_number
         entries = self._get(task_id, f"logs/{number}", map_index, full_content=True)["content"]
-        return "\n".join(_log_line(entry) for entry in entries)
+        return entries if isinstance(entries, str) else "\n".join(_log_line(entry) for entry in entries)
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         """Return an XCom of the run."""
         return self._get(task_id, f"xcomEntries/{quote(key, safe='')}", map_index)["value"]
 
     def _get(self, task_id: str, what: str, map_index: int, **query: Any) -> Any:
-        path = f"{_run_path(self.dag_id, self.run_id)}/taskInstances/{quote(task_id, safe='')}/{what}"
+        path = f"{self.airflow.run_path(self.dag_id, self.run_id)}/taskInstances/{quote(task_id, safe='')}/{what}"
         return self.airflow.call("GET", path, map_index=map_index, **query)
 
 
@@ -145,6 +144,12 @@ class RealAirflow:
     DAGs are created paused, and ``run_dag`` unpauses the one that it runs. With ``schedules`` they are
     created unpaused, and schedules and asset events start runs too.
     """
+
+    api_path = "/api/v2"
+    health_path = "/api/v2/monitor/health"
+    components = frozenset({"scheduler", "dag_processor", "triggerer"})
+    of_no_date: ClassVar[dict[str, Any]] = {"logical_date": None}
+    order_of_tasks: ClassVar[dict[str, Any]] = {"order_by": "id"}
 
     def __init__(
         self,
@@ -220,6 +225,14 @@ class RealAirflow:
         (self.home / "tmp").mkdir()
         # An existing configuration file, though empty, keeps the components from writing one side by side.
         (self.home / "airflow.cfg").touch()
+        self._start_components()
+        self._progress("server up")
+        self.wait_until("the other components", lambda: self._health() >= self.components, START_TIMEOUT)
+        self._progress("scheduler, dag processor and triggerer up")
+        if self._celery is not None:
+            self._start_workers(self._celery)
+
+    def _start_components(self) -> None:
         # This is what "airflow api-server" serves; that command would have to wait for the database.
         address = ["--host", "127.0.0.1", "--port", self.base_url.rpartition(":")[2]]
         self._spawn("api-server", "uvicorn", "airflow.api_fastapi.main:app", *address)
@@ -232,11 +245,6 @@ class RealAirflow:
         # The first call builds the execution API; the first task must not have to wait for it.
         self._client.get("/execution/health")
         self._client.headers["Authorization"] = f"Bearer {self.call('GET', '/auth/token')['access_token']}"
-        self._progress("api server up")
-        self.wait_until("the other components", lambda: self._health() >= COMPONENTS, START_TIMEOUT)
-        self._progress("scheduler, dag processor and triggerer up")
-        if self._celery is not None:
-            self._start_workers(self._celery)
 
     def _start_workers(self, celery: CeleryWorkers) -> None:
         def ready() -> bool:
@@ -301,7 +309,7 @@ class RealAirflow:
             shutil.rmtree(self.home, ignore_errors=True)
 
     def _health(self) -> set[str]:
-        reply = self._client.get("/api/v2/monitor/health")
+        reply = self._client.get(self.health_path)
         parts = reply.json() if reply.is_success else {}
         return {name for name, part in parts.items() if part["status"] == "healthy"}
 
@@ -357,22 +365,22 @@ class RealAirflow:
 
     def start_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 300) -> str:
         """Wait until the DAG is parsed and trigger it; return the run's id."""
-        path = f"/api/v2/dags/{quote(dag_id, safe='')}"
+        path = f"{self.api_path}/dags/{quote(dag_id, safe='')}"
 
         def parsed() -> bool:
-            if errors := self.call("GET", "/api/v2/importErrors")["import_errors"]:
+            if errors := self.call("GET", f"{self.api_path}/importErrors")["import_errors"]:
                 raise AirflowError("\n".join(f"{each['filename']}: {each['stack_trace']}" for each in errors))
             return self.api("GET", path)[0] == httpx.codes.OK
 
         self.wait_until(f"the DAG {dag_id}", parsed, timeout)
         self.call("PATCH", path, {"is_paused": False})
-        run = self.call("POST", f"{path}/dagRuns", {"logical_date": None, "conf": dict(conf or {})})
+        run = self.call("POST", f"{path}/dagRuns", {**self.of_no_date, "conf": dict(conf or {})})
         self._progress(f"{dag_id} triggered")
         return str(run["dag_run_id"])
 
     def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 300) -> DagRun:
         """Wait for the end of a run, however it was started."""
-        path = _run_path(dag_id, run_id)
+        path = self.run_path(dag_id, run_id)
         tasks: list[TaskResult] = []
         told: set[str] = set()
 
@@ -395,17 +403,17 @@ class RealAirflow:
         self._progress(f"{dag_id} {state}")
         return DagRun(self, dag_id, run_id, state, tasks)
 
+    def run_path(self, dag_id: str, run_id: str) -> str:
+        """Return where the REST API has a run."""
+        return f"{self.api_path}/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+
     def _tasks(self, run_path: str) -> Iterator[TaskResult]:
         offset, total = 0, 1
         while offset < total:
-            page = self.call("GET", f"{run_path}/taskInstances", limit=PAGE, offset=offset, order_by="id")
+            page = self.call("GET", f"{run_path}/taskInstances", limit=PAGE, offset=offset, **self.order_of_tasks)
             for item in page["task_instances"]:
                 yield TaskResult(*(item[name] for name in TASK_FIELDS))
             offset, total = offset + PAGE, page["total_entries"]
-
-
-def _run_path(dag_id: str, run_id: str) -> str:
-    return f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
 
 
 def _free_port() -> int:

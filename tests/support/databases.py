@@ -7,7 +7,12 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Protocol
 
+import sqlalchemy
+
 from tests.support.postgres import Postgres
+
+POSTGRES_DRIVERS = ["psycopg", "psycopg2"] if sqlalchemy.__version__ >= "2" else ["psycopg2"]
+"""Those that this SQLAlchemy knows."""
 
 
 class Database(Protocol):
@@ -36,7 +41,7 @@ class Database(Protocol):
 class PostgresDatabase:
     """A database of the server that the tests started; one a name at a time."""
 
-    def __init__(self, server: Postgres, driver: str = "psycopg", name: str = "test") -> None:
+    def __init__(self, server: Postgres, driver: str = POSTGRES_DRIVERS[0], name: str = "test") -> None:
         self.server = server
         self.name = name
         server.empty_database(name)

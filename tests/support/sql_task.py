@@ -9,12 +9,13 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+
+from tests.support.context import context
+from tests.support.databases import POSTGRES_DRIVERS
 
 PATIENCE = 60
 
@@ -27,17 +28,9 @@ _fork.set_forkserver_preload(
         "openmarkets_provider.hooks.openmarkets",
         "openmarkets_provider.landing.sql",
         "openmarkets_provider.transfers.openmarkets_to_sql",
-        "sqlalchemy.dialects.postgresql.psycopg",
+        f"sqlalchemy.dialects.postgresql.{POSTGRES_DRIVERS[0]}",
     ]
 )
-
-
-def context(run_id: str = "run", map_index: int = -1) -> dict[str, Any]:
-    """Return what of a task's context a transfer uses."""
-    return {
-        "ti": SimpleNamespace(dag_id="dag", run_id=run_id, task_id="load", map_index=map_index),
-        "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
-    }
 
 
 class SqlTask:

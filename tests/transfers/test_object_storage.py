@@ -15,8 +15,15 @@ from typing import Any
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from airflow.sdk import DAG, Asset, ObjectStoragePath, task_group
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowFailException,
+    AirflowNotFoundException,
+    Asset,
+    ObjectStoragePath,
+    TaskDeferred,
+    task_group,
+)
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, OpenmarketsServerError
@@ -24,6 +31,7 @@ from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.files import FORMATS
 from openmarkets_provider.landing.incremental import Claim
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
+from tests.support.context import OutletEvents
 from tests.support.holds import end_holds
 from tests.support.queries import Later, of_every_kind
 
@@ -40,7 +48,7 @@ def transfer(destination: Any, query: Any = BARS, **kwargs: Any) -> OpenmarketsT
 def context(**more: Any) -> Any:
     return {
         "ti": SimpleNamespace(map_index=-1),
-        "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
+        "outlet_events": OutletEvents(),
         **more,
     }
 
@@ -525,6 +533,7 @@ class TestMapping:
             assert task.execute(given)["files"] == [f"file://{here}/1.parquet"]
 
 
+@pytest.mark.since("3.3")
 class TestIncremental:
     def operator(self, where: Any, query: Any, partition: str) -> OpenmarketsToObjectStorageOperator:
         return transfer(where, query, partition=partition, format="csv", incremental=True)

@@ -13,10 +13,8 @@ import resource
 import signal
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,11 +22,12 @@ import pytest
 from openmarkets_provider import queries
 from openmarkets_provider.sandbox.securities import SECURITIES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
+from tests.support.context import context
 from tests.support.s3_server import S3Server
 
 # Forked from a process that has imported everything, and has no threads.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__, "airflow.sdk", "pyarrow.parquet", "s3fs", "httpx"])
+PROCESSES.set_forkserver_preload([__name__, "airflow.providers.common.compat.sdk", "pyarrow.parquet", "s3fs", "httpx"])
 
 WAIT = 60
 MANY = [security.code for security in SECURITIES.values() if security.option is None][:300]
@@ -55,14 +54,10 @@ def run(pipe: Any, environment: dict[str, str], arguments: dict[str, Any], befor
         task.on_kill()
 
     signal.signal(signal.SIGTERM, on_term)
-    context: Any = {
-        "ti": SimpleNamespace(map_index=-1),
-        "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
-    }
     if before is not None:
         before()
     try:
-        pipe.send(task.execute(context))
+        pipe.send(task.execute(context()))
     except BaseException as error:
         pipe.send(f"{type(error).__name__}: {error}")
     pipe.close()

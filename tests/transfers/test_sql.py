@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, Asset
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Asset
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError, OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.modes import MODES, REPLACE_RANGE
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
+from tests.support.context import context
 from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
-from tests.support.sql_task import context
 
 WEEK = {"start": "2026-03-02", "end": "2026-03-07"}
 WEEKEND = {"start": "2026-03-07", "end": "2026-03-09"}
@@ -327,6 +326,8 @@ class TestConnections:
         with pytest.raises(OpenmarketsDatabaseError, match=r"rows \(conn_id 'db'\): unable to open database file\. N"):
             run(queries.quotes("BHP"))
 
+    # Before, Airflow has SQLAlchemy 1.4, which does not know psycopg 3.
+    @pytest.mark.since("3.2")
     def test_one_whose_engine_wants_another_driver(self, openmarkets_sandbox, in_postgres, monkeypatch):
         said = self.refused(
             monkeypatch,
@@ -345,6 +346,7 @@ class TestConnections:
             run(bars())
         assert in_postgres.execute("SELECT count(*) FROM market.rows") == [(10,)]
 
+    @pytest.mark.since("3.2")
     def test_a_connection_that_commits_every_statement_does_not(self, openmarkets_sandbox, in_postgres, monkeypatch):
         connection = in_postgres.server.airflow_connection(in_postgres.name, autocommit=True)
         monkeypatch.setenv("AIRFLOW_CONN_DB", connection)
@@ -379,7 +381,7 @@ class TestLineage:
             "sys.meta_path.insert(0, Absent())\n"
             "from openmarkets_provider import queries\n"
             "from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator\n"
-            "from tests.support.sql_task import context\n"
+            "from tests.support.context import context\n"
             "query = queries.quotes('BHP')\n"
             "task = OpenmarketsToSqlOperator(task_id='load', query=query, table='rows', conn_id='db')\n"
             "print(task.execute(context())['rows'], task.dataset())\n"

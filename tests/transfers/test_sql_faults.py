@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.providers.common.compat.sdk import TaskDeferred
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError, OpenmarketsServerError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPSERT
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
+from tests.support.context import context
 from tests.support.databases import PostgresDatabase
 from tests.support.holds import end_holds
-from tests.support.sql_task import PATIENCE, context, sql_task
+from tests.support.sql_task import PATIENCE, sql_task
 
 CODES = ["ANZ", "BHP", "CBA", "NAB", "RIO", "WBC"]
 SERIES = "/market-data/pricing/timeseries"

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 import pytest
-from airflow.sdk.serde import deserialize, serialize
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsServerError, from_dict
 from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
+from tests.support.versions import serde
 
 OPEN = "[0].trading_status == 'OPEN'"
 
@@ -44,7 +44,7 @@ def error_of(fired: list[TriggerEvent]):
 def test_it_is_made_again_from_what_it_serialises_which_holds_no_secret(openmarkets_sandbox):
     path, kwargs = trigger().serialize()
     assert path == "openmarkets_provider.triggers.openmarkets.OpenmarketsConditionTrigger"
-    assert deserialize(serialize(kwargs)) == kwargs
+    assert serde.deserialize(serde.serialize(kwargs)) == kwargs
     again = OpenmarketsConditionTrigger(**kwargs)
     assert again.serialize() == (path, kwargs)
     assert openmarkets_sandbox.client_secret not in repr(again)

@@ -1,0 +1,57 @@
+"""Every supported Airflow, with the oldest and the newest Python that it runs on: ``make test-matrix``."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import nox
+
+AIRFLOWS = {
+    "2.11": ("3.11", "3.12"),
+    "3.0": ("3.11", "3.12"),
+    "3.2": ("3.11", "3.13", "3.14"),
+    "3.3": ("3.11", "3.13", "3.14"),
+}
+"""The last Python of each is the newest that Airflow names; the one before stands in where that is not to be had."""
+OWN = "3.3"
+"""The version that ``constraints.txt`` pins."""
+RESULTS = Path(".nox/results")
+EXTRAS = "sandbox,parquet,sql,zstd,redis"
+
+nox.needs_version = ">=2026"
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_missing_interpreters = False
+# pyenv's shims stand before the interpreters, and refuse.
+_PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+os.environ["PATH"] = os.pathsep.join([*map(str, _PYENV.glob("versions/*/bin")), os.environ["PATH"]])
+
+
+@nox.session(tags=["matrix"])
+@nox.parametrize(("python", "airflow"), [(python, each) for each, pythons in AIRFLOWS.items() for python in pythons])
+def tests(session: nox.Session, airflow: str) -> None:
+    """Run the tests on one Airflow, all or those that pytest's arguments after ``--`` name."""
+    constraints = "constraints.txt" if airflow == OWN else f"constraints/airflow-{airflow}.txt"
+    session.install("--constraint", constraints, "--group", "test", "--group", "demo", "--editable", f".[{EXTRAS}]")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    report = RESULTS / f"{airflow} {session.python}.xml"
+    report.unlink(missing_ok=True)
+    session.run("python", "-m", "pytest", "-q", f"--junitxml={report}", *session.posargs)
+
+
+@nox.session(venv_backend="none", tags=["matrix"])
+def table(session: nox.Session) -> None:
+    """Print what the last runs came to."""
+    lines = []
+    for airflow, pythons in AIRFLOWS.items():
+        for python in pythons:
+            report = RESULTS / f"{airflow} {python}.xml"
+            if not report.exists():
+                lines.append(f"{airflow:8} {python:8} not run: no such Python here")
+                continue
+            (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
+            bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            passed = int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
+            lines.append(f"{airflow:8} {python:8} {passed:8} {bad:8} {float(suite.get('time', 0)):8.0f}")
+    print("\n".join([f"{'Airflow':8} {'Python':8} {'passed':>8} {'failed':>8} {'seconds':>8}", *lines]))

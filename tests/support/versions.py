@@ -1,0 +1,52 @@
+"""Which Airflow runs the tests, and which tests it can't run."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+
+AIRFLOW = tuple(int(part) for part in version("apache-airflow").split(".")[:2])
+
+FILES_SINCE = {
+    # What their helpers take from Airflow's inside, or what they test, came with this version.
+    "airflow/test_celery.py": "3.3",
+    "airflow/test_etl.py": "3.3",
+    "airflow/test_events.py": "3.3",
+    "airflow/test_fleet.py": "3.3",
+    "airflow/test_fleet_triggers.py": "3.3",
+    "airflow/test_real_airflow.py": "3.3",
+    "hooks/test_meter.py": "3.3",
+    "hooks/test_variable_store.py": "3.3",
+    "test_etl_docs.py": "3.2",
+    "test_events_docs.py": "3.3",
+    "transfers/test_incremental.py": "3.3",
+    "triggers/test_events.py": "3.3",
+    "triggers/test_memory.py": "3.3",
+    "triggers/test_polls.py": "3.3",
+}
+"""Files of tests, and the first Airflow that can run them."""
+
+
+def at_least(needed: str) -> bool:
+    """Tell whether the Airflow that is installed is of this version, such as ``"3.2"``, or later."""
+    return tuple(int(part) for part in needed.split(".")) <= AIRFLOW
+
+
+def moved(*names: str) -> ModuleType:
+    """Return what Airflow has moved from module to module, from the first of the names that this one has."""
+    for name in names:
+        try:
+            return import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise ModuleNotFoundError(f"no module of {', '.join(names)}")
+
+
+exceptions = import_module("airflow.sdk.exceptions" if at_least("3.2") else "airflow.exceptions")
+serde = moved("airflow.sdk.serde", "airflow.serialization.serde")
+secrets_masker = moved(
+    "airflow.sdk._shared.secrets_masker",
+    "airflow.sdk.execution_time.secrets_masker",
+    "airflow.utils.log.secrets_masker",
+)
