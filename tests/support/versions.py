@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from types import ModuleType
 
 AIRFLOW = tuple(int(part) for part in version("apache-airflow").split(".")[:2])
@@ -31,6 +32,14 @@ FILES_SINCE = {
 def at_least(needed: str) -> bool:
     """Tell whether the Airflow that is installed is of this version, such as ``"3.2"``, or later."""
     return tuple(int(part) for part in needed.split(".")) <= AIRFLOW
+
+
+def has_module(name: str) -> bool:
+    """Tell whether this Airflow has a module."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def moved(*names: str) -> ModuleType:

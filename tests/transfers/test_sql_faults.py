@@ -141,8 +141,12 @@ class TestWhileItIsPulled:
         assert_a_retry_is_as_if_nothing_had_happened(database)
 
 
+@pytest.mark.since("3.2")
 class TestInTheTransaction:
-    """After the old rows were deleted, before the new ones are there."""
+    """After the old rows were deleted, before the new ones are there.
+
+    Before 3.2 Airflow has psycopg2, and Python gets no signal while that waits for the server.
+    """
 
     def test_the_process_is_killed(self, openmarkets_sandbox, database, tmp_path):
         before = stale(database)

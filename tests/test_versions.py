@@ -1,0 +1,66 @@
+"""What docs/versions.md says of the Airflow that is installed is so."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from openmarkets_provider import queries
+from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
+from tests.support.databases import POSTGRES_DRIVERS
+from tests.support.versions import at_least, has_module
+
+PAGE = (Path(__file__).parent.parent / "docs" / "versions.md").read_text()
+ROWS = re.findall(r"^\| (?!What \|)([^|-][^|]*) \| ([\d.]+) \| ([^|]*) \|$", PAGE, re.MULTILINE)
+
+
+def event_trigger() -> None:
+    importlib.import_module("openmarkets_provider.triggers.events")
+
+
+def declared_form() -> None:
+    assert "conn-fields" in inspect.getsource(importlib.import_module("airflow.providers_manager"))
+
+
+def psycopg() -> None:
+    assert "psycopg" in POSTGRES_DRIVERS, f"SQLAlchemy {sqlalchemy.__version__}"
+
+
+def incremental() -> None:
+    bars = queries.time_series("BHP", start="2026-03-02", end="2026-03-09")
+    OpenmarketsToSqlOperator(task_id="load", query=bars, table="bars", conn_id="db", incremental=True)
+
+
+def memory() -> None:
+    if not has_module("airflow.triggers.shared_stream"):
+        raise LookupError("this Airflow keeps no state for watchers")
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    "`OpenmarketsEventTrigger`": event_trigger,
+    "the connection form from declared fields": declared_form,
+    "PostgreSQL with psycopg 3": psycopg,
+    "`incremental=True`": incremental,
+    "watchers whose memory outlives the triggerer": memory,
+}
+
+
+def test_the_table_has_what_is_checked_here():
+    assert [what for what, *_ in ROWS] == list(CHECKS)
+
+
+@pytest.mark.parametrize(("what", "since", "before"), ROWS, ids=[what for what, *_ in ROWS])
+def test_it_works_from_the_version_on_that_the_table_names(what: str, since: str, before: str):
+    if at_least(since):
+        CHECKS[what]()
+        return
+    with pytest.raises((ImportError, ValueError, LookupError, AssertionError)) as refused:
+        CHECKS[what]()
+    for sentence in re.findall(r"refused: `([^`]*)`", before):
+        assert sentence in str(refused.value)
