@@ -62,7 +62,7 @@ class Conditions:
             return expression.search(self._json)
         except Exception as error:  # noqa: BLE001 - jmespath lets Python's own errors through, such as a TypeError of `<`
             # Cut, because the text of a type error repeats the value.
-            return OpenmarketsQueryError(f"condition: {condition!r} does not fit the result: {error!s:.500}")
+            return OpenmarketsQueryError(f"condition: {condition!r:.500} does not fit the result: {_said(error)}")
 
     @functools.cached_property
     def _json(self) -> Any:
@@ -98,4 +98,11 @@ def _compiled(condition: str) -> Any:
     try:
         return jmespath.compile(condition)
     except Exception as error:  # noqa: BLE001 - likewise, such as a RecursionError
-        raise OpenmarketsQueryError(f"condition: {condition!r} is not a JMESPath expression: {error}") from None
+        raise OpenmarketsQueryError(
+            f"condition: {condition!r:.500} is not a JMESPath expression: {_said(error)}"
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    # It repeats the expression, which may hold what no log can take.
+    return str(error)[:1000].encode(errors="backslashreplace").decode()

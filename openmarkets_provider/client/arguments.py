@@ -116,7 +116,8 @@ def _full_security(name: str, argument: str, value: Any) -> str:
 
 def _code(name: str, argument: str, value: Any) -> str:
     code = value.strip() if isinstance(value, str) else ""
-    plain = _decoded(code)
+    # Cut, since text that was encoded very often takes as many rounds.
+    plain = _decoded(code[:_MAX_CODE])
     if not code or len(code) > _MAX_CODE or not plain.isprintable() or plain in (".", "..") or set(plain) & _NO_CODE:
         raise OpenmarketsQueryError(
             f"{name}: {argument}: {shown(value)} is malformed; a code is a text such as '12345', without slashes, "
@@ -264,8 +265,9 @@ def check_json(arguments: Mapping[str, Any], final: Final) -> None:
             # Encoded, because a lone surrogate is a text that can't be sent.
             json.dumps(value, allow_nan=False, ensure_ascii=False, default=later).encode()
         except (TypeError, ValueError, RecursionError) as error:
+            name = key if isinstance(key, str) and key.isidentifier() else brief(key)
             raise OpenmarketsQueryError(
-                f"query: argument {key}: {error}; a query holds texts, numbers, booleans, None, lists and "
+                f"query: argument {name:.100}: {error}; a query holds texts, numbers, booleans, None, lists and "
                 "dicts only (times as ISO 8601 texts)."
             ) from None
 
@@ -278,11 +280,16 @@ def listed(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """Return what an error tells of a value: a text itself, cut, or what kind of value it is."""
+    text = brief(value)
+    return text if isinstance(value, str) or text == kind(value) else f"{kind(value)} ({text})"
+
+
+def brief(value: Any) -> str:
+    """Return a value as Python writes it, cut, or what kind of value it is where that may be long or impossible."""
     if isinstance(value, str):
         return f"{value!r:.200}"
     # Python writes no int of thousands of digits.
-    short = isinstance(value, int | float) and abs(value) < 10**18
-    return f"{kind(value)} ({value!r})" if short else kind(value)
+    return repr(value) if isinstance(value, int | float) and abs(value) < 10**18 else kind(value)
 
 
 def kind(value: Any) -> str:

@@ -104,7 +104,7 @@ class FileStore:
         _require_private(status, self.directory)
 
     def _make_directory(self) -> None:
-        for parent in reversed(self.directory.parents):
+        for parent in [each for each in reversed(self.directory.parents) if not each.exists()]:
             # Not by `parents=True`, which with a umask of 0 makes what everybody may write to, and so replace.
             with suppress(FileExistsError):
                 parent.mkdir(mode=0o755)

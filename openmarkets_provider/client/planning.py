@@ -19,6 +19,7 @@ from openmarkets_provider.client.arguments import (
     CHECKS,
     Final,
     aligned,
+    brief,
     check_json,
     check_params,
     check_range,
@@ -222,7 +223,7 @@ def _arguments(query: Query, final: Final) -> tuple[str, dict[str, Any]]:
     allowed = _ARGUMENTS[name]
     if unknown := arguments.keys() - set(allowed):
         raise OpenmarketsQueryError(
-            f"{name}: unknown argument {', '.join(sorted(map(repr, unknown)))}; "
+            f"{name}: unknown argument {', '.join(sorted(map(brief, unknown)))}; "
             f"allowed are {', '.join(allowed) or 'none'}."
         )
     if missing := [key for key in allowed if key not in arguments]:

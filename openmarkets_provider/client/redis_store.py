@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from openmarkets_provider.client.arguments import brief
 from openmarkets_provider.client.stores import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ DEFAULT_PORT = 6379
 _FLAGS = ("ssl", "ssl_check_hostname")
 _TEXTS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_keyfile", "ssl_certfile")
 _CERT_REQS = ("required", "optional", "none")
+_DIGITS = 9
+"""Of the number of a database, at most."""
 
 # A lock that is gone though nobody took it (Redis started anew) stops nobody from saving where nothing is.
 _SAVE_LEASED = """
@@ -77,27 +80,31 @@ def redis_options(
         # Not the default of redis-py before 6.
         options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     if options.get("ssl_cert_reqs", _CERT_REQS[0]) not in _CERT_REQS:
-        raise ValueError(f"ssl_cert_reqs: {options['ssl_cert_reqs']!r} is not allowed; choose {', '.join(_CERT_REQS)}.")
+        asked = brief(options["ssl_cert_reqs"])
+        raise ValueError(f"ssl_cert_reqs: {asked} is not allowed; choose {', '.join(_CERT_REQS)}.")
     return options
 
 
 def _database(value: Any) -> int:
-    if isinstance(value, bool) or not str(value).isdecimal():
-        raise ValueError(f"db: {value!r} is not the number of a database.")
-    return int(value)
+    # A connection from a URI gives texts.
+    short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _DIGITS
+    number = int(value) if short else value
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**_DIGITS:
+        raise ValueError(f"db: {brief(value)} is not the number of a database.")
+    return number
 
 
 def _flag(name: str, value: Any) -> bool:
-    # A connection from a URI gives texts.
-    flags = {"true": True, "false": False}
-    if (flag := flags.get(str(value).lower())) is None:
-        raise ValueError(f"{name}: {value!r} is neither true nor false.")
+    # Likewise.
+    flag = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(flag, bool):
+        raise ValueError(f"{name}: {brief(value)} is neither true nor false.")
     return flag
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name}: {value!r} is not a text.")
+        raise ValueError(f"{name}: {brief(value)} is not a text.")
     return value
 
 

@@ -47,7 +47,7 @@ class RecordCipher:
         try:
             plain = self._aead.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], key.encode())
             return msgspec.msgpack.decode(plain, type=kind)
-        except (InvalidTag, ValueError, msgspec.MsgspecError):
+        except (InvalidTag, ValueError, RecursionError, msgspec.MsgspecError):
             return None
 
 

@@ -18,7 +18,7 @@ from openmarkets_provider.client.meters import NO_METER, Meter
 from openmarkets_provider.client.retry import DEFAULT_HOLD, MAX_WAIT, spread
 from openmarkets_provider.client.sealing import RecordCipher
 from openmarkets_provider.client.stores import Store
-from openmarkets_provider.client.tokens import Clock, Instant, now
+from openmarkets_provider.client.tokens import Clock, Instant, Seconds, now
 from openmarkets_provider.exceptions import OpenmarketsRateLimited
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Hold(msgspec.Struct, frozen=True):
     """
 
     since: Instant
-    seconds: float
+    seconds: Seconds
 
     def remaining(self, moment: Instant) -> float:
         """Seconds that are left; never more than there were, however clocks differ."""

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -35,6 +35,10 @@ MAX_NEGATIVE = 3600.0
 """Longest time in seconds for which a failure is held against everyone."""
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
+"""What a clock can show; checked where a record is read: another version, or a broken clock, may have written it."""
+
+
 class Instant(msgspec.Struct, frozen=True):
     """A moment by two clocks: the wall's, and the seconds since a boot, which never jump.
 
@@ -43,8 +47,8 @@ class Instant(msgspec.Struct, frozen=True):
     :ivar boot_id: which start of which machine that was.
     """
 
-    wall: float
-    boot: float
+    wall: Seconds
+    boot: Seconds
     boot_id: str
 
     def elapsed(self, now: Instant) -> float:
@@ -86,7 +90,7 @@ class Token(msgspec.Struct, frozen=True):
     value: str
     scope: str
     obtained: Instant
-    lifetime: float
+    lifetime: Seconds
     replacement: bool = False
 
     def __repr__(self) -> str:
@@ -112,7 +116,14 @@ class Failure(msgspec.Struct, frozen=True):
 
     error: dict[str, Any]
     at: Instant
-    seconds: float
+    seconds: Seconds
+
+    def __post_init__(self) -> None:
+        """Refuse what no exception can be made of: a later version of this package may know more kinds of errors.
+
+        :raises ValueError, TypeError: the error's data are of something else.
+        """
+        self.recreate(self.at)
 
     @classmethod
     def of(cls, error: OpenmarketsError, moment: Instant) -> Failure:

@@ -125,6 +125,18 @@ class OpenmarketsHook(BaseHook):
         """
         return self.client.get_access_token(scope)
 
+    def has_changed(self) -> bool:
+        """Look the connection up again, and tell whether it is another one by now than the client was made with.
+
+        Then the next call goes by what it holds now. For what outlives a secret that is rotated.
+        """
+        used = self.__dict__.get("client")
+        if used is None or settings_of(self.get_connection(self.openmarkets_conn_id)) == used.settings:
+            return False
+        # Not closed: other threads may still use it.
+        self.__dict__.pop("client", None)
+        return True
+
     def close(self) -> None:
         """Close the connections that this process holds. The next call opens new ones."""
         if "client" in self.__dict__:
@@ -281,15 +293,15 @@ def _coerced(name: str, value: Any) -> Any:
             if isinstance(value, bool):
                 raise ValueError
             return float(value)
-        except (TypeError, ValueError):
-            raise OpenmarketsConfigurationError(f"{name}: {value!r} is not a number of seconds.") from None
+        except (TypeError, ValueError, OverflowError):
+            raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a number of seconds.") from None
     if kind == "array":
         items = value.replace(",", " ").split() if isinstance(value, str) else value
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-            raise OpenmarketsConfigurationError(f"{name}: {value!r} is not a list of texts.")
+            raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a list of texts.")
         return tuple(dict.fromkeys(items))
     if not isinstance(value, str):
-        raise OpenmarketsConfigurationError(f"{name}: {value!r} is not a text.")
+        raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a text.")
     return value.strip()
 
 
@@ -319,7 +331,7 @@ def _extra(connection: Connection) -> dict[str, Any]:
     """Decode Extra. Airflow's own decoding takes what it can't read for empty, and warns of short values."""
     try:
         extra = json.loads(connection.extra or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         extra = connection.extra
     if extra is not None and not isinstance(extra, dict):
         raise OpenmarketsConfigurationError(

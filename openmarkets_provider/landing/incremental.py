@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.arguments import CHECKS, aligned
+from openmarkets_provider.client.arguments import CHECKS, aligned, shown
 from openmarkets_provider.client.planning import Query, endpoint_of, finalise
 from openmarkets_provider.client.ranges import read_moment, to_text
 from openmarkets_provider.exceptions import OpenmarketsQueryError
@@ -36,6 +36,45 @@ class Claim(NamedTuple):
     def as_data(self) -> dict[str, str]:
         """Return the claim as JSON-able data."""
         return {"start": to_text(self.start), "end": to_text(self.end)}
+
+
+def check_state(stored: Any) -> dict[str, Any]:
+    """Return what a state store holds of a destination; empty when it holds nothing.
+
+    :raises ValueError: it is not what a load writes there.
+    """
+    match stored:
+        case {"destination": str(), "owner": str(), "query": str(), "form": str()}:
+            if "first" in stored or "watermark" in stored:
+                _check_moments(stored, "first", "watermark")
+            return dict(stored)
+    if stored is None or stored == {}:
+        return {}
+    raise ValueError(f"expected the state of an incremental load, got {shown(stored)}")
+
+
+def check_claim(kept: Any) -> dict[str, str] | None:
+    """Return what a state store holds of a task's range; None when it holds nothing.
+
+    :raises ValueError: it is not what :meth:`Claim.as_data` gave.
+    """
+    if kept is None:
+        return None
+    if not isinstance(kept, dict):
+        raise ValueError(f"expected the range of a task, got {shown(kept)}")
+    _check_moments(kept, "start", "end")
+    return kept
+
+
+def _check_moments(stored: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        moment = stored.get(name)
+        if not isinstance(moment, str):
+            raise ValueError(f"{name}: expected a date or a time, got {shown(moment)}")
+        try:
+            read_moment(moment)
+        except ValueError:
+            raise ValueError(f"{name}: expected a date or a time, got {shown(moment)}") from None
 
 
 def claim(query: Query, watermark: str | None, first: str | None, overlap: timedelta, now: datetime) -> Claim | None:

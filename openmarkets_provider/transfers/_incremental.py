@@ -5,13 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.ranges import to_text
 from openmarkets_provider.client.schemas import SCHEMAS
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.landing.incremental import claim, claim_again, fingerprint, later, limited_to
+from openmarkets_provider.landing.incremental import (
+    check_claim,
+    check_state,
+    claim,
+    claim_again,
+    fingerprint,
+    later,
+    limited_to,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -19,6 +27,8 @@ if TYPE_CHECKING:
     from openmarkets_provider.landing.landed import Landed
     from openmarkets_provider.queries import Query
     from openmarkets_provider.transfers._transfer import Transfer
+
+T = TypeVar("T")
 
 STATE = "openmarkets"
 """The key of a task instance's state, and what the key of an asset's state begins with."""
@@ -77,12 +87,13 @@ def incrementally(task: Transfer, context: Context, land: Callable[[Query], Land
         "form": task.form(),
     }
     key = _key(own, for_one_query=task.one_query_each)
-    state = of_asset.get(key) or {}
-    _check_run(context, task)
     advice = f"delete the key {key!r} in the state store of asset {asset.name!r}"
+    state = _checked(check_state, of_asset.get(key), advice)
+    _check_run(context, task)
     if task.one_query_each:
         _check_owner(state, own, advice)
-    watermark, kept = state.get("watermark"), of_task.get(STATE)
+    watermark = state.get("watermark")
+    kept = _checked(check_claim, of_task.get(STATE), f"delete the key {STATE!r} in the state store of this task")
     if watermark is not None and state.get("landed") and not task.is_there():
         raise OpenmarketsError(
             f"{own['destination']} is gone, or empty, and was loaded up to {watermark}. To load it anew from the "
@@ -101,7 +112,7 @@ def incrementally(task: Transfer, context: Context, land: Callable[[Query], Land
     start, end = task.range_to_pull(task.query, claimed, watermark)
     task.log.info("Loaded up to %s; this task loads %s to %s.", watermark or "nothing yet", start, end)
     landed = land(limited_to(task.query, start, end))
-    reached = (of_asset.get(key) or {}).get("watermark")
+    reached = _checked(check_state, of_asset.get(key), advice).get("watermark")
     new = {
         "first": state.get("first") or to_text(claimed.start),
         "watermark": later(reached, to_text(claimed.end)),
@@ -110,6 +121,15 @@ def incrementally(task: Transfer, context: Context, land: Callable[[Query], Land
     }
     of_asset.set(key, own | new)
     return landed
+
+
+def _checked(check: Callable[[Any], T], stored: Any, advice: str) -> T:
+    """Check what a state store holds: users can write there, too."""
+    try:
+        return check(stored)
+    except ValueError as error:
+        problem = f"What an incremental load has kept is damaged: {error}."
+        raise OpenmarketsError(f"{problem} To begin anew, {advice}.") from None
 
 
 def _key(own: dict[str, str], *, for_one_query: bool) -> str:

@@ -273,7 +273,16 @@ def test_of_a_file_that_is_larger_than_a_disk_little_is_read(store: FileStore):
 
 def test_files_of_others_in_the_folder_stay_however_old_they_are(store: FileStore):
     store.save(KEY, DATA, 60)
-    others = ["airflow.cfg", "airflow.db", ".profile", "notes", f"{KEY}.notes", f"{'a' * 31}.record", "x.lock", "A" * 32]
+    others = [
+        "airflow.cfg",
+        "airflow.db",
+        ".profile",
+        "notes",
+        f"{KEY}.notes",
+        f"{'a' * 31}.record",
+        "x.lock",
+        "A" * 32,
+    ]
     for name in others:
         (store.directory / name).write_text("precious")
         os.utime(store.directory / name, (1, 1))

@@ -184,8 +184,10 @@ class TestHook:
     def test_the_user_agent_names_provider_and_airflow(self, hook):
         from airflow import __version__ as airflow_version
 
+        from openmarkets_provider import __version__ as provider_version
+
         agent = hook.get_conn().headers["User-Agent"]
-        assert agent == f"airflow-provider-openmarkets/0.1.0 apache-airflow/{airflow_version}"
+        assert agent == f"airflow-provider-openmarkets/{provider_version} apache-airflow/{airflow_version}"
 
     def test_tokens_are_shared_by_hooks_through_the_configured_directory(self, hook, openmarkets_sandbox, tmp_path):
         token = hook.get_access_token("oms-api")
