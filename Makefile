@@ -3,12 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
-SOURCES := openmarkets_provider tests example_dags docs noxfile.py
+SOURCES := openmarkets_provider tests example_dags docs release noxfile.py
 
 # System packages that the tests need, each with a file that it brings.
 SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redis-server
 
-.PHONY: demo test test-matrix smoke unit lint format bench docs constraints clean system
+FUZZ_MINUTES ?= 5
+
+.PHONY: fuzz demo test test-matrix smoke unit lint format bench docs constraints version release audit clean system
 
 demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
 	$(BIN)/python -m tests.demo
@@ -25,6 +27,9 @@ smoke: .venv/installed system ## run the main job in a real Airflow 2.11
 
 unit: .venv/installed system ## run the tests that need no running Airflow
 	$(BIN)/python -m pytest -m "not airflow"
+
+fuzz: .venv/installed ## fuzz all that reads bytes from outside, each target for FUZZ_MINUTES
+	$(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES)
 
 lint: .venv/installed ## check format, rules, types, layers and dependencies
 	$(BIN)/ruff format --check $(SOURCES)
@@ -49,6 +54,16 @@ constraints: .venv/installed ## resolve the pinned versions anew
 	for older in $(basename $(wildcard constraints/*.in)); do $(UV) pip compile --quiet --universal --upgrade \
 		--no-header --no-annotate --python-version 3.11 --group pyproject.toml:test --group pyproject.toml:demo \
 		--all-extras --output-file $$older.txt pyproject.toml $$older.in || exit 1; done
+
+version: .venv/installed ## give the next release its version: make version VERSION=0.2.0
+	$(BIN)/python -m release.version "$(VERSION)"
+
+release: .venv/installed ## build the last commit twice, check it, run it from a clean environment; into dist/
+	$(BIN)/python -m release
+
+audit: .venv/installed ## check the licences of what the package needs, and ask for advisories about all pins
+	$(BIN)/python -m release.licences
+	$(BIN)/python -m release.audit
 
 system: ## install the system packages that the tests need, or say which are missing
 	@missing=""; for part in $(SYSTEM); do ls $${part#*=} >/dev/null 2>&1 || missing="$$missing $${part%%=*}"; done; \
