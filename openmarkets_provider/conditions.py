@@ -105,4 +105,4 @@ def _compiled(condition: str) -> Any:
 
 def _said(error: Exception) -> str:
     # It repeats the expression, which may hold what no log can take.
-    return str(error)[:1000].encode(errors="backslashreplace").decode()
+    return str(error)[:500].encode(errors="backslashreplace").decode()

@@ -13,6 +13,7 @@ import weakref
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -89,8 +90,10 @@ def _client_options(base_url: str, timeout: float, user_agent: str, auth: httpx.
         "auth": auth,
         "timeout": httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
         "follow_redirects": False,
-        # No netrc and no cookies of others; the proxy is chosen above.
+        # No netrc; the proxy is chosen above.
         "trust_env": False,
+        # httpx would keep what a server sets, send it back, and fail at a value that is not ASCII.
+        "cookies": CookieJar(DefaultCookiePolicy(netscape=False, rfc2965=False)),
         "headers": {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"},
     }
 

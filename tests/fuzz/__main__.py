@@ -16,6 +16,8 @@ from hypothesis import settings
 
 EXAMPLES = 2000
 """Of one round; each begins anew, with chances of its own."""
+LINES = 80
+"""Of a failure that are shown, each cut."""
 
 
 def targets() -> dict[str, Callable[[], None]]:
@@ -68,7 +70,9 @@ def main() -> int:
             count, failure = fuzz(target, options.minutes)
             failed += bool(failure)
             outcome = "FAILED" if failure else "ok"
-            print(f"{name:50} {options.minutes:6.2f} min {count:9,} examples  {outcome}\n{failure[-6000:]}", flush=True)
+            print(f"{name:50} {options.minutes:6.2f} min {count:9,} examples  {outcome}", flush=True)
+            for line in failure.splitlines()[-LINES:]:
+                print(f"    {line:.300}", flush=True)
     return 1 if failed else 0
 
 

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from openmarkets_provider import queries
+from openmarkets_provider.client.client import OpenmarketsClient
 from openmarkets_provider.client.planning import check, plan
 from openmarkets_provider.client.redis_store import redis_options
+from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.client.throttle import Hold
 from openmarkets_provider.client.tokens import Record
 from openmarkets_provider.conditions import evaluate
@@ -21,10 +23,13 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.hooks.openmarkets import settings_of
 from openmarkets_provider.landing.incremental import check_claim, check_state, claim
+from tests.client.conftest import token_reply
 from tests.fuzz.bounds import bounded
 from tests.fuzz.strategies import nested
 from tests.fuzz.test_records import CIPHER, KEY, QUERY, RECORDS, STATE, sealed
 from tests.fuzz.test_replies import answer
+from tests.support import hostile
+from tests.support.processes import NoMasker
 
 HUGE = 10**5000
 """Python writes no integer of that many digits."""
@@ -151,3 +156,23 @@ def test_what_is_wrong_with_a_long_condition_is_told_in_short():
         with pytest.raises(OpenmarketsQueryError) as caught:
             evaluate(condition, [{"a": "x"}])
         assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize("cookie", ["a=b", "a=é", "a=" + "x" * 5000, "a=b; expires=Mon, 99 Foo 99999"])
+async def test_a_cookie_is_neither_kept_nor_sent_back_nor_in_the_way(cookie: str):
+    good = hostile.reply(b"[]", headers=[f"Set-Cookie: {cookie}; Path=/".encode().decode("latin-1")])
+    with hostile.HostileServer(
+        lambda sock, request: sock.sendall(token_reply() if b"/token" in request else good)
+    ) as server:
+        settings = Settings(client_id="someone", client_secret="S3CR3T", identity_url=server.url, oms_url=server.url)
+        client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="fuzz")
+        outcomes = []
+        for _ in range(3):
+            for ask in (client.run, client.arun):
+                reply = ask(queries.request("oms", "GET", "accounts/v1"))
+                outcomes.append(reply if ask == client.run else await reply)
+        assert outcomes == [[]] * 6
+        assert not any(hostile.header(request, "cookie") for request in server.requests)
+        assert not client.http("oms").cookies
+        await client.aclose()
+        client.close()
