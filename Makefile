@@ -23,7 +23,7 @@ test-matrix: .venv/installed system ## run the tests on every supported Airflow,
 	$(BIN)/nox --tags matrix
 
 smoke: .venv/installed system ## run the main job in a real Airflow 2.11
-	$(BIN)/nox --session "tests(python='3.11', airflow='2.11')" -- tests/airflow/test_smoke.py
+	$(BIN)/nox --error-on-missing-interpreters --session "tests(python='3.11', airflow='2.11')" -- tests/airflow/test_smoke.py
 
 unit: .venv/installed system ## run the tests that need no running Airflow
 	$(BIN)/python -m pytest -m "not airflow"

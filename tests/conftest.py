@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.support.s3_server import s3, s3_server  # noqa: F401 (fixtures)
 from tests.support.versions import FILES_SINCE, at_least
 
 collect_ignore = [file for file, needed in FILES_SINCE.items() if not at_least(needed)]
+
+LEFT_OUT = pytest.StashKey[str]()
 
 _HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
 for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
@@ -40,6 +43,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     late = {item for item in items if any(not at_least(mark.args[0]) for mark in item.iter_markers("since"))}
     config.hook.pytest_deselected(items=list(late))
     items[:] = [item for item in items if item not in late]
+    config.stash[LEFT_OUT] = f"{len(late)} tests, {len(collect_ignore)} files"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def left_out(pytestconfig: pytest.Config, record_testsuite_property: Callable[[str, object], None]) -> None:
+    """Tell the matrix's table what needs a later Airflow than this."""
+    record_testsuite_property("left out", pytestconfig.stash[LEFT_OUT])
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSensorTimeout, AirflowSkipException
 
 from openmarkets_provider import queries
+from openmarkets_provider.sensors.openmarkets import OpenmarketsSensor
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.databases import POSTGRES_DRIVERS
 from tests.support.versions import at_least, has_module
@@ -32,6 +34,14 @@ def psycopg() -> None:
     assert "psycopg" in POSTGRES_DRIVERS, f"SQLAlchemy {sqlalchemy.__version__}"
 
 
+def deferred_timeout() -> None:
+    quotes = queries.quotes(["BHP"])
+    for is_soft, outcome in ((True, AirflowSkipException), (False, AirflowSensorTimeout)):
+        task = OpenmarketsSensor(task_id="wait", query=quotes, condition="@", deferrable=True, soft_fail=is_soft)
+        with pytest.raises(outcome):
+            task.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+
+
 def incremental() -> None:
     bars = queries.time_series("BHP", start="2026-03-02", end="2026-03-09")
     OpenmarketsToSqlOperator(task_id="load", query=bars, table="bars", conn_id="db", incremental=True)
@@ -46,6 +56,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "`OpenmarketsEventTrigger`": event_trigger,
     "the connection form from declared fields": declared_form,
     "PostgreSQL with psycopg 3": psycopg,
+    "a deferrable sensor's timeout that skips with `soft_fail`, and is final without": deferred_timeout,
     "`incremental=True`": incremental,
     "watchers whose memory outlives the triggerer": memory,
 }
@@ -60,7 +71,7 @@ def test_it_works_from_the_version_on_that_the_table_names(what: str, since: str
     if at_least(since):
         CHECKS[what]()
         return
-    with pytest.raises((ImportError, ValueError, LookupError, AssertionError)) as refused:
+    with pytest.raises((ImportError, ValueError, LookupError, AssertionError, AirflowException)) as refused:
         CHECKS[what]()
     for sentence in re.findall(r"refused: `([^`]*)`", before):
         assert sentence in str(refused.value)

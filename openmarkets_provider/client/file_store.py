@@ -140,4 +140,4 @@ def _require_private(status: os.stat_result, path: Path) -> None:
 
 def _require(condition: bool, path: Path, problem: str) -> None:
     if not condition:
-        raise PermissionError(f"{path} {problem}; see [openmarkets] token_cache_dir")
+        raise PermissionError(f"{path} {problem}; name a directory of your own in [openmarkets] token_cache_dir")

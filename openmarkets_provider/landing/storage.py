@@ -137,7 +137,7 @@ class LocalFolder(Folder):
         for name in names:
             path = self._target(name)
             if path.exists() and not path.is_file():
-                raise OpenmarketsConfigurationError(f"destination: {path} is there and is not a file.")
+                raise OpenmarketsConfigurationError(f"destination: {path} is there and is not a file; name another.")
         with self.told(f"The folder {self._path} can't be read"):
             for path in self._path.iterdir():
                 if _TEMPORARY.fullmatch(path.name):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql, mysql, oracle, postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.types import UserDefinedType
 
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, Column, Layout, Storage
@@ -172,16 +173,40 @@ def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -
     if connection.dialect.name == "sqlite":
         return {}
     there = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name, table.schema)}
+    declared = there | (_as_declared(connection, table) if connection.dialect.name == "postgresql" else {})
     found: dict[str, TypeEngine[Any]] = {}
     for name, storage, _, _ in layout.columns:
         kind = _plain(there[name])
         if storage not in (Storage.DECIMAL, Storage.INTEGER, Storage.TIME) or not isinstance(kind, _ROUNDING):
             continue
-        text = there[name].compile(connection.dialect)
+        text = kind.compile(connection.dialect)
         is_double = isinstance(kind, sa.Float) and ("DOUBLE" in text or (kind.precision or 0) > _SINGLE)
-        if not is_double and text != table.c[name].type.compile(connection.dialect):
-            found[name] = there[name]
+        text, ours = (each.compile(connection.dialect) for each in (declared[name], table.c[name].type))
+        if not is_double and text.upper() != ours:
+            found[name] = declared[name]
     return found
+
+
+class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none in SQLAlchemy 1.4
+    """A type as a database writes it."""
+
+    cache_ok = True
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.text
+
+
+def _as_declared(connection: sa.Connection, table: sa.Table) -> dict[str, TypeEngine[Any]]:
+    """Return the types of a table of PostgreSQL by column: SQLAlchemy 1.4 knows no domains, and no negative scales."""
+    name = connection.dialect.identifier_preparer.format_table(table)
+    wanted = sa.text(
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+        "WHERE attrelid = CAST(:name AS regclass) AND attnum > 0 AND NOT attisdropped"
+    )
+    return {column: _Declared(kind) for column, kind in connection.execute(wanted, {"name": name})}
 
 
 def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, there: Mapping[str, Any]) -> None:

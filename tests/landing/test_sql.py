@@ -425,7 +425,9 @@ class TestTablesThatAreThere:
         assert load(database, [thing()], create=False) == 1
 
     def test_a_schema_that_is_not_there_is_named(self, database):
-        with pytest.raises(OpenmarketsDatabaseError, match=r"market\.things: there is no schema 'market'"):
+        # SQLAlchemy 1.4 passes on SQLite's own words.
+        told = "there is no schema 'market'" if sa.__version__ >= "2" else "unknown database market"
+        with pytest.raises(OpenmarketsDatabaseError, match=rf"market\.things: {told}"):
             load(database, [thing()], table="market.things")
 
     def test_a_schema_that_is_there_is_used(self, in_postgres):

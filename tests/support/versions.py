@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ FILES_SINCE = {
     "airflow/test_real_airflow.py": "3.3",
     "hooks/test_meter.py": "3.3",
     "hooks/test_variable_store.py": "3.3",
-    "test_etl_docs.py": "3.2",
+    "test_etl_docs.py": "3.3",
     "test_events_docs.py": "3.3",
     "transfers/test_incremental.py": "3.3",
     "triggers/test_events.py": "3.3",
@@ -51,6 +52,10 @@ def moved(*names: str) -> ModuleType:
             continue
     raise ModuleNotFoundError(f"no module of {', '.join(names)}")
 
+
+if not at_least("3.2"):
+    # As later versions do. Its lines would count as what is logged, and fill the files that a test keeps small.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 exceptions = import_module("airflow.sdk.exceptions" if at_least("3.2") else "airflow.exceptions")
 serde = moved("airflow.sdk.serde", "airflow.serialization.serde")

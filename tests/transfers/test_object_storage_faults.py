@@ -27,7 +27,9 @@ from tests.support.s3_server import S3Server
 
 # Forked from a process that has imported everything, and has no threads.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__, "airflow.providers.common.compat.sdk", "pyarrow.parquet", "s3fs", "httpx"])
+PROCESSES.set_forkserver_preload(
+    [__name__, "tests.support.versions", "airflow.providers.common.compat.sdk", "pyarrow.parquet", "s3fs", "httpx"]
+)
 
 WAIT = 60
 MANY = [security.code for security in SECURITIES.values() if security.option is None][:300]
