@@ -11,7 +11,7 @@ from openmarkets_provider._airflow import BaseOperator
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import check, is_repeatable
 from openmarkets_provider.client.retry import MAX_WAIT, spread
-from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsInvalidClient, is_held
+from openmarkets_provider.exceptions import OpenmarketsError, is_held
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -90,22 +90,12 @@ class QueryOperator(BaseOperator):
 
         hook = OpenmarketsHook(self.openmarkets_conn_id)
         try:
-            return self._answer_as_of_now(hook, context)
+            return hook.as_of_now(lambda: self.answer(hook, context))
         except OpenmarketsError as error:
             self._fail_or_wait(error, deferrals, held)
             raise
         finally:
             hook.close()
-
-    def _answer_as_of_now(self, hook: OpenmarketsHook, context: Context) -> Any:
-        try:
-            return self.answer(hook, context)
-        except OpenmarketsInvalidClient:
-            # The secret was rotated while the task ran? What needs a token was not carried out without one.
-            if not hook.has_changed():
-                raise
-        self.log.info("Connection %r has changed; beginning anew with what it holds now.", self.openmarkets_conn_id)
-        return self.answer(hook, context)
 
     def _fail_or_wait(self, error: OpenmarketsError, deferrals: int, held: int) -> None:
         """Fail for good, or defer, or return for Airflow's retries to go on."""

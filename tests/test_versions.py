@@ -38,8 +38,9 @@ def deferred_timeout() -> None:
     quotes = queries.quotes(["BHP"])
     for is_soft, outcome in ((True, AirflowSkipException), (False, AirflowSensorTimeout)):
         task = OpenmarketsSensor(task_id="wait", query=quotes, condition="@", deferrable=True, soft_fail=is_soft)
-        with pytest.raises(outcome):
+        with pytest.raises(AirflowException) as raised:
             task.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+        assert raised.type is outcome
 
 
 def incremental() -> None:
@@ -71,7 +72,7 @@ def test_it_works_from_the_version_on_that_the_table_names(what: str, since: str
     if at_least(since):
         CHECKS[what]()
         return
-    with pytest.raises((ImportError, ValueError, LookupError, AssertionError, AirflowException)) as refused:
+    with pytest.raises((ImportError, ValueError, LookupError, AssertionError)) as refused:
         CHECKS[what]()
     for sentence in re.findall(r"refused: `([^`]*)`", before):
         assert sentence in str(refused.value)

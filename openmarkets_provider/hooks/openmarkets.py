@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
 from openmarkets_provider import __version__
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_CONCURRENCY
-from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsInvalidClient
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
 from openmarkets_provider.hooks._stores import astores_of, stores_of
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from openmarkets_provider.client.settings import Settings
     from openmarkets_provider.client.stores import Store
     from openmarkets_provider.queries import Query
+
+T = TypeVar("T")
 
 
 class OpenmarketsHook(BaseHook):
@@ -128,7 +130,7 @@ class OpenmarketsHook(BaseHook):
     def has_changed(self) -> bool:
         """Look the connection up again, and tell whether it is another one by now than the client was made with.
 
-        Then the next call goes by what it holds now. For what outlives a secret that is rotated.
+        Then the next call goes by what it holds now.
         """
         used = self.__dict__.get("client")
         if used is None or settings_of(self.get_connection(self.openmarkets_conn_id)) == used.settings:
@@ -136,6 +138,22 @@ class OpenmarketsHook(BaseHook):
         # Not closed: other threads may still use it.
         self.__dict__.pop("client", None)
         return True
+
+    def as_of_now(self, ask: Callable[[], T]) -> T:
+        """Carry out calls; once more if they were refused for id or secret and the connection holds others by now.
+
+        For what outlives a secret that is rotated. A call that needs a token was not carried out without one.
+
+        :param ask: makes the calls by this hook.
+        :raises OpenmarketsInvalidClient: what the connection holds now is refused, too.
+        """
+        try:
+            return ask()
+        except OpenmarketsInvalidClient:
+            if not self.has_changed():
+                raise
+        self.log.info("Connection %r has changed; beginning anew with what it holds now.", self.openmarkets_conn_id)
+        return ask()
 
     def close(self) -> None:
         """Close the connections that this process holds. The next call opens new ones."""

@@ -179,10 +179,11 @@ def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -
         kind = _plain(there[name])
         if storage not in (Storage.DECIMAL, Storage.INTEGER, Storage.TIME) or not isinstance(kind, _ROUNDING):
             continue
-        text = kind.compile(connection.dialect)
-        is_double = isinstance(kind, sa.Float) and ("DOUBLE" in text or (kind.precision or 0) > _SINGLE)
-        text, ours = (each.compile(connection.dialect) for each in (declared[name], table.c[name].type))
-        if not is_double and text.upper() != ours:
+        written, declared_as, ours = (
+            each.compile(connection.dialect) for each in (kind, declared[name], table.c[name].type)
+        )
+        is_double = isinstance(kind, sa.Float) and ("DOUBLE" in written or (kind.precision or 0) > _SINGLE)
+        if not is_double and declared_as.upper() != ours:
             found[name] = declared[name]
     return found
 

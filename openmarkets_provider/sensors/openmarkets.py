@@ -11,7 +11,7 @@ from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import check, check_reads_only
 from openmarkets_provider.conditions import check_condition, evaluate
-from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsInvalidClient, from_dict, is_held
+from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_held
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ class OpenmarketsSensor(BaseSensorOperator):
         """Poll once."""
         self._left_alone = 0.0
         try:
-            value = evaluate(self.condition, self._poll())
+            # A sensor may wait for longer than a secret lives.
+            value = evaluate(self.condition, self._hook.as_of_now(lambda: self._hook.run(self.query)))
             if value and self.push_value:
                 ensure_fits_xcom(value, self.max_xcom_bytes)
         except OpenmarketsError as error:
@@ -148,15 +149,6 @@ class OpenmarketsSensor(BaseSensorOperator):
             return PokeReturnValue(False)
         self._remember(context, 0)
         return PokeReturnValue(bool(value), value if self.push_value else None)
-
-    def _poll(self) -> Any:
-        try:
-            return self._hook.run(self.query)
-        except OpenmarketsInvalidClient:
-            # A sensor may wait for longer than a secret lives.
-            if not self._hook.has_changed():
-                raise
-        return self._hook.run(self.query)
 
     def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
         interval: float = super()._get_next_poke_interval(*args, **kwargs)

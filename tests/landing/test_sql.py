@@ -34,7 +34,7 @@ from openmarkets_provider.landing.merging import update_and_insert, upsert_of
 from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPSERT, Covered, check_mode, rows_covered
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.landing.sql import Loader
-from openmarkets_provider.landing.tables import TableName, stage_of, table_of
+from openmarkets_provider.landing.tables import TableName, rounding_types, stage_of, table_of
 from tests.support.databases import POSTGRES_DRIVERS, Database, PostgresDatabase, SqliteDatabase
 from tests.support.postgres import Postgres
 from tests.support.queries import of_every_kind
@@ -594,6 +594,12 @@ class TestTypesOfTheUser:
         in_postgres.execute(f"ALTER TABLE things ALTER COLUMN price TYPE {kind}")
         load(in_postgres, [thing(price=Decimal("49.0625"))])
         assert in_postgres.execute("SELECT price::text FROM things")[0][0].rstrip("0") == "49.0625"
+
+    def test_the_types_of_a_table_of_our_own_are_not_looked_at_value_by_value(self, in_postgres):
+        load(in_postgres)
+        with engine_of(in_postgres).connect() as connection:
+            ours = table_of(THINGS, TableName.of("things"), UPSERT, "postgresql")
+            assert rounding_types(connection, ours, THINGS) == {}
 
     def test_double_precision_is_taken_as_it_is(self, in_postgres):
         load(in_postgres)

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import functools
 import json
+from abc import ABC, abstractmethod
 from datetime import date, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -61,21 +62,14 @@ class _Counts:
         return counts
 
 
-class _Connection(asyncio.Protocol):
-    """Answers the requests of one connection, each when its latency is over."""
+class RequestProtocol(asyncio.Protocol, ABC):
+    """Reads the requests of one connection."""
 
-    def __init__(self, latency: float, counts: _Counts) -> None:
-        self._latency = latency
-        self._counts = counts
+    def __init__(self) -> None:
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
-        self._counts.open += 1
-        self._counts.connections = max(self._counts.connections, self._counts.open)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._counts.open -= 1
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -89,35 +83,59 @@ class _Connection(asyncio.Protocol):
         # Clients wait for the reply before they send on.
         self._received = b""
         method, target, _ = request_line.split(" ")
+        self.requested(method, target, headers.get("authorization", ""), body)
+
+    @abstractmethod
+    def requested(self, method: str, target: str, authorization: str, body: bytes) -> None:
+        """Answer a request that is there as a whole."""
+
+
+class _Connection(RequestProtocol):
+    """Answers the requests of one connection, each when its latency is over."""
+
+    def __init__(self, latency: float, counts: _Counts) -> None:
+        super().__init__()
+        self._latency = latency
+        self._counts = counts
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._counts.open += 1
+        self._counts.connections = max(self._counts.connections, self._counts.open)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._counts.open -= 1
+
+    def requested(self, method: str, target: str, authorization: str, body: bytes) -> None:
         if target == COUNTS:
             # Nor is the connection that asks.
             self._counts.connections -= 1
-            self._transport.write(_reply(200, _json(self._counts.take())))
+            self._transport.write(reply(200, _json(self._counts.take())))
             self._transport.close()
             return
         self._counts.requests += 1
-        reply = answer(method, target, headers.get("authorization", ""), body)
-        asyncio.get_running_loop().call_later(self._latency, self._transport.write, reply)
+        answered = answer(method, target, authorization, body)
+        asyncio.get_running_loop().call_later(self._latency, self._transport.write, answered)
 
 
 def answer(method: str, target: str, authorization: str, body: bytes) -> bytes:
     """Return the whole reply to a request."""
     url = urlsplit(target)
     if (method, url.path) == ("POST", LOGIN):
-        return _reply(200, _json({"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"}))
+        return reply(200, _json({"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"}))
     if authorization != f"Bearer {TOKEN}":
-        return _reply(401, b"")
+        return reply(401, b"")
     if (method, url.path) == ("POST", INFORMATION):
-        return _reply(200, _json(list(map(_information, json.loads(body)["securities"]))))
+        return reply(200, _json(list(map(_information, json.loads(body)["securities"]))))
     if method == "GET" and url.path.startswith(SERIES) and url.path.endswith("/v2"):
         params = parse_qs(url.query)
         return _bars(params["dateFrom"][0], params["dateTo"][0])
     if (method, url.path) == ("POST", QUOTES):
         quotes = b",".join(map(_quote, json.loads(body)["securities"]))
-        return _reply(200, b'{"quotes":[%b],"invalidSecurities":[]}' % quotes)
+        return reply(200, b'{"quotes":[%b],"invalidSecurities":[]}' % quotes)
     if method == "GET" and url.path.startswith(ORDERS):
         return _orders()
-    return _reply(404, b"")
+    return reply(404, b"")
 
 
 @functools.cache
@@ -125,7 +143,7 @@ def _bars(first: str, last: str) -> bytes:
     """Return the reply with a bar for each weekday of a range, both ends in it; prices are in cents."""
     start = date.fromisoformat(first)
     days = (start + timedelta(days=number) for number in range((date.fromisoformat(last) - start).days + 1))
-    return _reply(200, _json([_bar(day) for day in days if day.weekday() < 5]))
+    return reply(200, _json([_bar(day) for day in days if day.weekday() < 5]))
 
 
 def _bar(day: date) -> dict[str, Any]:
@@ -181,14 +199,14 @@ def _quote(security: str) -> bytes:
 def _orders() -> bytes:
     names = {"orderNumber": 1, "accountCode": "A", "securityCode": "BHP", "exchange": "ASX", "orderState": "ACTIVE"}
     amounts = {"orderVolume": 100, "orderPrice": 4005, "remainingVolume": 100, "doneVolumeTotal": 0}
-    return _reply(200, _json([{**names, **amounts, "priceMultiplier": 0.01}]))
+    return reply(200, _json([{**names, **amounts, "priceMultiplier": 0.01}]))
 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _reply(status: int, body: bytes) -> bytes:
+def reply(status: int, body: bytes) -> bytes:
     head = f"HTTP/1.1 {status} .\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 

@@ -16,8 +16,7 @@ from collections import Counter
 from typing import Any
 from urllib.request import urlopen
 
-from tests.support import bulk_server
-from tests.support.bulk_server import COUNTS, LOGIN, SERIES
+from tests.support.bulk_server import COUNTS, LOGIN, SERIES, TOKEN, RequestProtocol, answer, reply
 from tests.support.process import ServerProcess
 
 WRITES = "/orders/v4"
@@ -69,9 +68,9 @@ class _State:
         """Answer a request for a token; the first one and every one after a refusal fail once."""
         self.issued += 1
         if self.issued % 2:
-            return "503 at once", bulk_server._reply(503, b"").replace(b"\r\n", b"\r\nRetry-After: 0\r\n", 1)
+            return "503 at once", reply(503, b"").replace(b"\r\n", b"\r\nRetry-After: 0\r\n", 1)
         self.valid = f"token-{self.issued}"
-        return "200", bulk_server._reply(
+        return "200", reply(
             200, json.dumps({"access_token": self.valid, "expires_in": 3600, "token_type": "Bearer"}).encode()
         )
 
@@ -100,34 +99,21 @@ class _State:
         return kind
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(RequestProtocol):
     def __init__(self, state: _State) -> None:
+        super().__init__()
         self._state = state
-        self._received = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, end, body = self._received.partition(b"\r\n\r\n")
-        if not end:
-            return
-        request_line, *lines = head.decode("ascii").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        if len(body) < int(headers.get("content-length", 0)):
-            return
-        self._received = b""
-        method, target, _ = request_line.split(" ")
+    def requested(self, method: str, target: str, authorization: str, body: bytes) -> None:
         if target == COUNTS:
-            self._transport.write(bulk_server._reply(200, json.dumps(self._state.counts()).encode()))
+            self._transport.write(reply(200, json.dumps(self._state.counts()).encode()))
             self._transport.close()
         elif target == LOGIN:
-            kind, reply = self._state.token()
+            kind, answered = self._state.token()
             self._state.tokens[kind] += 1
-            self._transport.write(reply)
+            self._transport.write(answered)
         else:
-            self._answer(method, target, headers.get("authorization", ""), body)
+            self._answer(method, target, authorization, body)
 
     def _answer(self, method: str, target: str, authorization: str, body: bytes) -> None:
         state = self._state
@@ -140,10 +126,10 @@ class _Connection(asyncio.Protocol):
         good = self._good(method, target, body)
         match (kind or "200").split():
             case ["401", *_]:
-                self._transport.write(bulk_server._reply(401, b""))
+                self._transport.write(reply(401, b""))
             case [status, *asks] if status.isdigit() and status != "200":
-                reply = bulk_server._reply(int(status), b'{"message": "a fault"}')
-                self._transport.write(reply.replace(b"\r\n", b"\r\nRetry-After: 0\r\n", 1) if asks else reply)
+                refusal = reply(int(status), b'{"message": "a fault"}')
+                self._transport.write(refusal.replace(b"\r\n", b"\r\nRetry-After: 0\r\n", 1) if asks else refusal)
             case ["dropped"]:
                 self._transport.abort()
             case ["reset", "later"]:
@@ -157,13 +143,11 @@ class _Connection(asyncio.Protocol):
             case ["half", "gzip"]:
                 # Starts as gzip does, and ends.
                 content = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
-                self._transport.write(
-                    bulk_server._reply(503, content).replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1)
-                )
+                self._transport.write(reply(503, content).replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1))
             case ["not", "JSON"]:
-                self._transport.write(bulk_server._reply(200, b"<html>It works.</html>"))
+                self._transport.write(reply(200, b"<html>It works.</html>"))
             case ["wrong", "type"]:
-                self._transport.write(bulk_server._reply(200, b'[{"openPrice": "a lot"}]'))
+                self._transport.write(reply(200, b'[{"openPrice": "a lot"}]'))
             case ["slow"]:
                 asyncio.get_running_loop().call_later(SLOW, self._transport.write, good)
             case _:
@@ -171,10 +155,10 @@ class _Connection(asyncio.Protocol):
 
     def _good(self, method: str, target: str, body: bytes) -> bytes:
         if method == "POST" and target == WRITES:
-            return bulk_server._reply(200, b'{"orderNumber": 1}')
+            return reply(200, b'{"orderNumber": 1}')
         if target.startswith(SERIES):
-            return bulk_server._reply(200, bars_of(target.removeprefix(SERIES).partition(".")[0]))
-        return bulk_server.answer(method, target, f"Bearer {bulk_server.TOKEN}", body)
+            return reply(200, bars_of(target.removeprefix(SERIES).partition(".")[0]))
+        return answer(method, target, f"Bearer {TOKEN}", body)
 
 
 def volume_of(code: str, day: int) -> int:
