@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseOperator
 from openmarkets_provider.client.arguments import is_literal
@@ -25,6 +25,8 @@ MAX_HELD_DEFERRALS = 100
 """How often in a row it stays away because the server sent others away."""
 MAX_DEFERRAL = timedelta(hours=24)
 """Longest time that a task is put off at once."""
+NOT_RESUMED = ("Trigger timeout", "Trigger/execution timeout")
+"""What Airflow 3 and Airflow 2 give as the error of a task that no triggerer resumed in time."""
 _TRIGGERER_GRACE = timedelta(minutes=5)
 
 
@@ -36,7 +38,7 @@ class QueryOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("query", "openmarkets_conn_id")
-    template_fields_renderers = {"query": "json"}  # noqa: RUF012
+    template_fields_renderers: ClassVar[dict[str, str]] = {"query": "json"}
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -72,18 +74,14 @@ class QueryOperator(BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume as Airflow does, and say what it means when no triggerer ended the wait."""
-        from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+        if next_method == "__fail__" and (next_kwargs or {}).get("error") in NOT_RESUMED:
+            from airflow.providers.common.compat.sdk import AirflowFailException
 
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except AirflowException as error:
-            # By its name: Airflow 2 and 3 have it in different places, and common-compat in none.
-            if type(error).__name__ != "TaskDeferralTimeout":
-                raise
             raise AirflowFailException(
                 "The server asked to be left alone and the task was deferred, but no triggerer resumed it. The time "
                 "to wait is over by now: run the task again. Start a triggerer, or use deferrable=False."
-            ) from error
+            )
+        return super().resume_execution(next_method, next_kwargs, context)
 
     def _answer(self, context: Context, deferrals: int, held: int) -> Any:
         from openmarkets_provider.hooks.openmarkets import OpenmarketsHook

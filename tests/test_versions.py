@@ -16,7 +16,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.sensors.openmarkets import OpenmarketsSensor
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.databases import POSTGRES_DRIVERS
-from tests.support.versions import at_least, has_module
+from tests.support.versions import at_least, has_module, what_airflow_says_of_a_timeout
 
 PAGE = (Path(__file__).parent.parent / "docs" / "versions.md").read_text()
 ROWS = re.findall(r"^\| (?!What \|)([^|-][^|]*) \| ([\d.]+) \| ([^|]*) \|$", PAGE, re.MULTILINE)
@@ -39,7 +39,7 @@ def deferred_timeout() -> None:
     for is_soft, outcome in ((True, AirflowSkipException), (False, AirflowSensorTimeout)):
         task = OpenmarketsSensor(task_id="wait", query=quotes, condition="@", deferrable=True, soft_fail=is_soft)
         with pytest.raises(AirflowException) as raised:
-            task.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+            task.resume_execution("__fail__", {"error": what_airflow_says_of_a_timeout()}, {})
         assert raised.type is outcome
 
 

@@ -84,13 +84,17 @@ def _redis_options(connection: Connection) -> dict[str, Any]:
     if connection.conn_type != "redis":
         raise OpenmarketsConfigurationError(f"{where} has the type {connection.conn_type!r}; it must be 'redis'.")
     try:
+        # Airflow's own decoding may block an event loop.
+        extra = json.loads(connection.extra or "{}")
+    except (ValueError, RecursionError):
+        extra = None
+    try:
         return redis_options(
             host=connection.host,
             port=connection.port,
             login=connection.login,
             password=connection.password,
-            # Airflow's own decoding may block an event loop.
-            extra=json.loads(connection.extra or "{}"),
+            extra=extra,
         )
     except ValueError as error:
         raise OpenmarketsConfigurationError(f"{where}: {error}") from None

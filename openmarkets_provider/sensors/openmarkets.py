@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue
 from openmarkets_provider.client.arguments import is_literal
@@ -48,7 +48,7 @@ class OpenmarketsSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("query", "condition", "openmarkets_conn_id")
-    template_fields_renderers = {"query": "json"}  # noqa: RUF012
+    template_fields_renderers: ClassVar[dict[str, str]] = {"query": "json"}
     ui_color = "#e8f0fe"
 
     def __init__(

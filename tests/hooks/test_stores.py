@@ -107,7 +107,13 @@ def test_a_connection_of_another_type_is_refused(monkeypatch):
 # Airflow itself refuses an extra that is no object before.
 @pytest.mark.since("3.2")
 @pytest.mark.parametrize(
-    ("extra", "text"), [("[]", "not a JSON object"), ('{"db": "x"}', "db: 'x'"), ('{"cluster": true}', "cluster")]
+    ("extra", "text"),
+    [
+        ("[]", "not a JSON object"),
+        ('{"db": ', "not a JSON object"),
+        ('{"db": "x"}', "db: 'x'"),
+        ('{"cluster": true}', "cluster"),
+    ],
 )
 async def test_a_field_that_is_not_allowed_is_refused(monkeypatch, extra, text):
     connection = {"conn_type": "redis", "host": "h", "extra": extra}

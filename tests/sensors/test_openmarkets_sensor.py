@@ -24,7 +24,7 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES, OpenmarketsSensor
 from tests.support.holds import end_holds
-from tests.support.versions import exceptions
+from tests.support.versions import exceptions, what_airflow_says_of_a_timeout
 
 OPEN = "[0].trading_status == 'OPEN'"
 
@@ -274,7 +274,7 @@ class TestDeferrable:
 
     @pytest.mark.since("3.2")
     def test_a_timeout_fails_or_skips(self):
-        timeout = {"error": "Trigger timeout"}
+        timeout = {"error": what_airflow_says_of_a_timeout()}
         with pytest.raises(AirflowSensorTimeout):
             sensor(deferrable=True).resume_execution("__fail__", timeout, {})
         with pytest.raises(AirflowSkipException):

@@ -44,6 +44,8 @@ class S3Server:
     def __enter__(self) -> Self:
         self._faults: list[tuple[re.Pattern[str], list[int], Handler]] = []
         self._lock = threading.Lock()
+        # moto fails when an object is replaced while it answers for it.
+        self._one = threading.Lock()
         self._server = S3Process()
         self._server.__enter__()
         self._proxy = _Proxy(self._handle)
@@ -105,7 +107,7 @@ class S3Server:
         where = urlsplit(self._server.url)
         head, _, body = request.partition(b"\r\n\r\n")
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"expect:"))]
-        with socket.create_connection((where.hostname, where.port), timeout=WAIT) as server:
+        with self._one, socket.create_connection((where.hostname, where.port), timeout=WAIT) as server:
             server.sendall(b"\r\n".join([*lines, b"Connection: close", b"", b""]) + body)
             while answer := server.recv(1 << 16):
                 sock.sendall(answer)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -56,6 +58,15 @@ def moved(*names: str) -> ModuleType:
 if not at_least("3.2"):
     # As later versions do. Its lines would count as what is logged, and fill the files that a test keeps small.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def what_airflow_says_of_a_timeout() -> str:
+    """Return the reason that the scheduler gives a task which no trigger resumed in time."""
+    if at_least("3.0"):
+        return str(import_module("airflow.models.trigger").TriggerFailureReason.TRIGGER_TIMEOUT.value)
+    source = inspect.getsource(import_module("airflow.jobs.scheduler_job_runner"))
+    return re.search(r'"error": "(.*timeout)"', source)[1]
+
 
 exceptions = import_module("airflow.sdk.exceptions" if at_least("3.2") else "airflow.exceptions")
 serde = moved("airflow.sdk.serde", "airflow.serialization.serde")

@@ -1,0 +1,195 @@
+"""docs/errors.md has every message of the code, and no other."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import openmarkets_provider
+from openmarkets_provider import exceptions
+
+PACKAGE = Path(openmarkets_provider.__file__).parent
+PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
+
+GAP = "\0"
+"""Stands for what is only known when the message is made."""
+QUIET = ("debug", "info", "INFO")
+"""Of these the page tells nothing: they are no trouble."""
+NO_MESSAGES = (
+    "client/schemas.py",
+    "client/store_contract.py",
+    "get_provider_info.py",
+    "sandbox/accounts.py",
+    "sandbox/data.py",
+    "sandbox/securities.py",
+)
+"""Columns and their units; the tests of a site's own store; texts of the form; invented data."""
+NOTHING_WRONG = (
+    # What Airflow shows of a value, a Variable or a good connection.
+    "Token(scope=",
+    "Record(token=",
+    "What the Openmarkets provider's tasks share",
+    "Access token obtained from",
+    "ask Openmarkets, or choose only what is in it",
+    "airflow-provider-openmarkets/",
+    # Units of columns that hold what has no schema.
+    "as the API sends it",
+    "fields that the schema does not know",
+    # SQL and Lua.
+    "local owner",
+    "SELECT ",
+    "PRAGMA ",
+    "SET LOCAL",
+    # What the sandbox says of itself, and an announcement.
+    "python -m openmarkets_provider.sandbox",
+    "A local stand-in",
+    "address to listen on",
+    "0 picks",
+    "how long a token",
+    "delay of answers",
+    "Openmarkets sandbox: a stand-in",
+    "Client id: ",
+    "Client secret: ",
+    "Published announcement",
+    "Bearer error",
+    # Caught again by who raises it.
+    "a number that needs a closer look",
+    "not a number",
+    "no look-up",
+    "The upload was stopped.",
+    "held for ",
+    # Values within a message, in words.
+    "a value of type",
+    "Redis (connection",
+    "and \0 more",
+    ", and \0 more",
+    "\0 (set by TMPDIR)",
+    "POST connect/token",
+    "no content type",
+    "\0, items \0, key ",
+    "Watching \0 (",
+    "\0 \0 from \0 on",
+    # What Airflow says, which is looked for.
+    "Trigger timeout",
+    "Trigger/execution timeout",
+)
+"""How literals begin that read like messages and are none."""
+
+
+class Template(NamedTuple):
+    """A literal of the source that a user may read when something went wrong.
+
+    :ivar text: with :data:`GAP` for each value.
+    """
+
+    where: str
+    text: str
+
+
+def text_of(node: ast.expr) -> str | None:
+    """Return a literal with gaps; None for what is no text."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else GAP for part in node.values)
+    return None
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[A-Za-z][a-z]+", text)
+
+
+def quiet(call: ast.Call) -> bool:
+    names = [call.func, *call.args[:1]]
+    return any(isinstance(name, ast.Attribute) and name.attr in QUIET for name in names)
+
+
+def literals(node: ast.AST) -> Iterator[ast.expr]:
+    """Find the texts below a node, but docstrings and what goes to a log as no trouble."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+            continue
+        if isinstance(child, ast.Call) and quiet(child):
+            continue
+        if isinstance(child, ast.expr) and text_of(child) is not None:
+            yield child
+        else:
+            yield from literals(child)
+
+
+def texts() -> Iterator[Template]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        where = path.relative_to(PACKAGE).as_posix()
+        if where in NO_MESSAGES:
+            continue
+        for node in literals(ast.parse(path.read_text())):
+            text = re.sub(r"%[.\d]*[srdfg]", GAP, str(text_of(node)))
+            if words(text) and " " in text:
+                yield Template(f"{where}:{node.lineno}", text)
+
+
+def messages() -> list[str]:
+    """Return what stands in code at the beginning of each entry, with gaps."""
+    found = []
+    for entry in re.findall(r"^- (`.*?)\\$", PAGE, re.MULTILINE | re.DOTALL):
+        for _, code in re.findall(r"(`+) ?(.+?) ?\1(?!`)", entry, re.DOTALL):
+            found.append(re.sub(r"<[\w ,.]+>", GAP, re.sub(r"\s+", " ", code)))
+    return found
+
+
+def occurs_in(template: str, message: str) -> bool:
+    """Tell whether a message holds a literal, with any values in its gaps."""
+    pattern = ".*?".join(map(re.escape, re.sub(r"\s+", " ", template).strip().split(GAP)))
+    return re.search(pattern, message) is not None
+
+
+TEXTS = list(texts())
+TEMPLATES = [each for each in TEXTS if len(words(each.text)) > 1 and not each.text.strip().startswith(NOTHING_WRONG)]
+MESSAGES = messages()
+
+
+def test_every_message_of_the_code_has_an_entry():
+    missing = [each for each in TEMPLATES if not any(occurs_in(each.text, message) for message in MESSAGES)]
+    assert not missing, "docs/errors.md lacks " + "\n".join(
+        f"{where}: {text.replace(GAP, '<...>')}" for where, text in missing
+    )
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_entry_says_what_the_code_says(message: str):
+    said = {word for each in TEXTS if occurs_in(each.text, message) for word in words(each.text)}
+    assert set(words(message)) - said == set()
+
+
+def test_no_message_stands_twice():
+    assert sorted(MESSAGES) == sorted(set(MESSAGES))
+
+
+@pytest.mark.parametrize("part", NOTHING_WRONG)
+def test_what_is_left_out_is_still_there(part: str):
+    assert any(each.text.strip().startswith(part) for each in TEXTS)
+
+
+def test_every_entry_has_a_cause_and_a_cure():
+    entries = re.findall(r"^- `.*?(?=^\S|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert entries
+    for entry in entries:
+        assert re.search(r"\\\n  \S.*\*Cure:\*\s+\S", entry, re.DOTALL), entry
+
+
+def test_every_class_has_a_heading_and_whether_it_passes():
+    rows = dict(re.findall(r"^\| `(Openmarkets\w+)` \| ([^|]+) \|", PAGE, re.MULTILINE))
+    classes = [
+        each
+        for each in vars(exceptions).values()
+        if isinstance(each, type) and issubclass(each, exceptions.OpenmarketsError)
+    ]
+    assert rows.keys() == {each.__name__ for each in classes}
+    for each in classes:
+        assert rows[each.__name__] in (("yes",) if each.transient else ("no", "as the instance says"))
+        assert f"\n## {each.__name__}\n" in PAGE
