@@ -131,6 +131,9 @@ class TokenSource:
         key = self._key(scope)
         slot = _slot(key)
         with _thread_lock(slot, self._wait), self._store_lock(key, self._wait) as lease:
+            # If it fails, what others use is to stay.
+            for store in self._stores:
+                self._learn(store, key, slot)
             token = self._ask(key, slot, scope, lease, rejected=None)
         self._masker.mask(token.value)
         return token
@@ -177,16 +180,20 @@ class TokenSource:
             self._meter.count("token.hits.memory")
             return step, token
         for number, store in enumerate(self._stores):
-            stored = self._load(store, key)
-            moment = self._clock()
-            known = [record for record in (stored, slot.record) if record is not None]
-            slot.record = min(known, key=lambda record: record.written.elapsed(moment), default=None)
-            step, token = decide(slot.record, moment, refused)
+            self._learn(store, key, slot)
+            step, token = decide(slot.record, self._clock(), refused)
             if step is Step.USE and slot.record is not None:
                 self._meter.count(f"token.hits.{store.name}")
                 self._save(self._stores[:number], key, slot.record, None)
                 break
         return step, token
+
+    def _learn(self, store: Store, key: str, slot: _Slot) -> None:
+        """Take over what a store knows, if that is later than what this process does."""
+        stored = self._load(store, key)
+        moment = self._clock()
+        known = [record for record in (stored, slot.record) if record is not None]
+        slot.record = min(known, key=lambda record: record.written.elapsed(moment), default=None)
 
     def _ask(self, key: str, slot: _Slot, scope: str, lease: str | None, rejected: Token | None) -> Token:
         """Request a token and tell everyone what came of it."""

@@ -373,6 +373,12 @@ def test_a_refused_token_is_an_error_of_its_kind(status: int, code: str, kind: t
         assert error.transient
 
 
+def test_what_an_identity_server_says_ends_in_one_full_stop():
+    body = json.dumps({"error": "invalid_scope", "error_description": "Not in your plan."}).encode()
+    with pytest.raises(OpenmarketsScopeNotInPlan, match=r"invalid_scope: Not in your plan\. This API"):
+        read_token_reply(SCOPE, 400, {}, body)
+
+
 @pytest.mark.parametrize(("status", "kind"), [(401, OpenmarketsInvalidClient), (403, OpenmarketsInvalidClient)])
 def test_a_refusal_without_a_reason_is_about_the_client(status: int, kind: type[OpenmarketsError]):
     error = token_error(status)

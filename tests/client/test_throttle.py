@@ -162,7 +162,7 @@ def test_the_time_in_which_a_machine_sleeps_counts(machine: Machine):
 FOREIGN = RecordCipher("another secret").seal(key("oms"), Hold(Instant(1e9, 1e3, "boot"), 30.0))
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"\0" * 200, FOREIGN])
+@pytest.mark.parametrize("data", [b"", b"x", b"\0" * 200, FOREIGN], ids=["empty", "short", "zeros", "foreign"])
 def test_a_record_that_is_damaged_or_foreign_holds_nobody_and_is_replaced(
     machine: Machine, store: FileStore, data: bytes
 ):

@@ -273,6 +273,15 @@ def test_renew_asks_whatever_is_known_and_shares_what_came(make, identity):
     assert other.get(SCOPE).value == "t2"
 
 
+def test_a_failed_renewal_by_hand_takes_nobodys_token_away(make, identity):
+    token = make().get(SCOPE)
+    identity.failure = OpenmarketsServerError("down", status=503)
+    with pytest.raises(OpenmarketsServerError):
+        make().renew(SCOPE)
+    assert make().get(SCOPE) == token
+    assert identity.asked == 2
+
+
 def test_a_rate_limit_of_the_identity_server_is_shared_with_the_time_that_is_left(make, identity, clock):
     identity.failure = OpenmarketsRateLimited("slow", status=429, retry_after=100.0)
     with pytest.raises(OpenmarketsRateLimited):
