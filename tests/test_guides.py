@@ -452,7 +452,7 @@ def test_every_threat_says_what_is_done_what_shows_it_and_what_is_left():
     assert len(threats) >= 15
     for name, section in threats.items():
         for word in ("Done", "Shown by", "Left to you"):
-            assert f"- **{word}:** " in section, name
+            assert re.search(rf"^- \*\*{word}:\*\*\s", section, re.MULTILINE), name
 
 
 def test_the_bounds_of_replies_are_those_of_the_code():
