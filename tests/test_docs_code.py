@@ -138,10 +138,10 @@ def warehouse(postgres: Postgres) -> Postgres:
     return postgres
 
 
-def test_dags_and_tests_of_the_pages_succeed(
+def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
     started: Started, warehouse: Postgres, s3, openmarkets_sandbox, tmp_path: Path
 ):
-    """One process for all, since Airflow takes seconds to begin."""
+    """As in ``airflow dags test``, without a triggerer; one process for all, since Airflow takes seconds to begin."""
     shutil.copytree(started.home, tmp_path / "home", ignore=shutil.ignore_patterns("airflow.cfg", "dags", "logs"))
     for folder in ("dags", "tests"):
         (tmp_path / folder).mkdir()
@@ -151,6 +151,7 @@ def test_dags_and_tests_of_the_pages_succeed(
             (tmp_path / "dags" / f"{_word(page)}.py").write_text(dag_file(page))
     for number, block in enumerate(TESTS):
         (tmp_path / "tests" / f"test_{number}_{_word(block.page)}.py").write_text(block.text)
+    shutil.copy(ROOT / "example_dags" / "example_quotes.py", tmp_path / "dags")
     for name in ("conftest.py", "test_dags.py"):
         shutil.copyfile(ROOT / "tests" / "support" / "page_tests" / name, tmp_path / "tests" / name)
     # Whatever the time: a sensor waits for it.
@@ -172,7 +173,7 @@ def test_dags_and_tests_of_the_pages_succeed(
         sys.executable,
         "-m",
         "pytest",
-        "-q",
+        "-qs",
         "-p",
         "no:cacheprovider",
         "-p",
@@ -180,7 +181,10 @@ def test_dags_and_tests_of_the_pages_succeed(
         str(tmp_path / "tests"),
     ]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-20_000:]
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told[-20_000:]
+    assert "example_quotes" in told
+    assert openmarkets_sandbox.client_secret not in told
 
     listed = s3.client.list_objects_v2(Bucket="lake")["Contents"]
     folders = {each["Key"].rpartition("/")[0] for each in listed}

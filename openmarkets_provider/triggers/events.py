@@ -246,7 +246,7 @@ Confirmation = Callable[[bool], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, eq=False)
-class SharedReading:
+class _SharedReading:
     """A poll, and what is to be done when it is dealt with."""
 
     reading: Reading
@@ -261,7 +261,7 @@ class _RefusedError(OpenmarketsQueryError, TypeError):
     """
 
 
-async def _shared_readings(conn_id: str, query: Query, interval: float) -> AsyncGenerator[SharedReading, None]:
+async def _shared_readings(conn_id: str, query: Query, interval: float) -> AsyncGenerator[_SharedReading, None]:
     """Poll for ever, and tell what fails."""
     from openmarkets_provider.triggers._polls import readings
 
@@ -277,7 +277,7 @@ async def _shared_readings(conn_id: str, query: Query, interval: float) -> Async
                     elif failures:
                         log.info("%s: polls succeed again, after %d that failed.", name, failures)
                         failures = 0
-                    yield SharedReading(reading)
+                    yield _SharedReading(reading)
         except Exception as error:  # noqa: BLE001 - else all watchers of the stream end, are started again, and end again
             failures += 1
             _tell(name, error, failures, interval)
