@@ -47,7 +47,7 @@ bench: .venv/installed system ## measure, as ratios of pairs in one run
 
 docs: .venv/installed ## write docs/queries.md from the code, and build the site: docs/_build/html/index.html
 	$(BIN)/python docs/generate.py
-	$(BIN)/python -m sphinx -W --keep-going -q -j auto -b html -d docs/_build/doctrees -c docs . docs/_build/html
+	$(BIN)/python -m sphinx -EW --keep-going -q -j auto -b html -d docs/_build/doctrees -c docs . docs/_build/html
 
 constraints: .venv/installed ## resolve the pinned versions anew
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \

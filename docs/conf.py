@@ -6,6 +6,7 @@ Sphinx reads the repository as it is: the links between the pages are the same t
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Airflow makes its home when it is imported, and not in that of whoever builds the pages.
 os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parent / "_build" / "airflow"))
+logging.getLogger("airflow").setLevel(logging.WARNING)
 
 project = "airflow-provider-openmarkets"
 release = version = __version__
@@ -61,6 +63,8 @@ html_title = f"{project} {release}"
 html_copy_source = False
 html_show_sphinx = False
 templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_additional_pages = {"index": "home.html"}
 # Prompts are no part of a command.
 copybutton_exclude = ".linenos, .gp"

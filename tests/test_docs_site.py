@@ -100,7 +100,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site")
     (line,) = re.findall(r"-m (sphinx .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     command = [word.replace("docs/_build", str(folder)) for word in shlex.split(line)]
-    assert "-W" in command
+    assert "-EW" in command
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return Site(folder / "html")

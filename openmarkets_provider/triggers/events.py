@@ -49,6 +49,8 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
 
     Errors are logged and end nothing: the query is polled again, ever more seldom down to once in 15 minutes.
 
+    Guide: ``docs/events.md``. What a message means: ``docs/errors.md``.
+
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
     :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Airflow renders no
         templates here.
