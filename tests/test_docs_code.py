@@ -37,10 +37,15 @@ from tests.support.pages import BLOCKS, ROOT, Block
 from tests.support.postgres import Postgres
 from tests.support.process import ServerProcess
 
+
+def has_dag(block: Block) -> bool:
+    return not block.is_test and re.search(r"^(@dag|with DAG)\(", block.text, re.MULTILINE) is not None
+
+
 BIN = Path(sys.executable).parent
 PYTHON = [block for block in BLOCKS if block.kind == "python" and block.page != "CONTRIBUTING.md"]
 """That guide's own test follows it."""
-DAG_PAGES = list(dict.fromkeys(block.page for block in PYTHON if "@dag" in block.text and not block.is_test))
+DAG_PAGES = list(dict.fromkeys(block.page for block in PYTHON if has_dag(block)))
 TESTS = [block for block in PYTHON if block.is_test]
 RUN_ELSEWHERE = ("docs/comparison.md",)
 """In ``test_guides.py``."""
@@ -60,10 +65,10 @@ def module(page: str) -> str:
 
 def dag_file(page: str) -> str:
     """Return the DAGs of a page with all that the page imports; what else it shows is no part of a file of DAGs."""
-    own = [block.text for block in PYTHON if block.page == page and not block.is_test]
-    nodes = [node for text in own for node in ast.parse(text).body]
+    own = [block for block in PYTHON if block.page == page and not block.is_test]
+    nodes = [node for block in own for node in ast.parse(block.text).body]
     imports = [ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
-    return "\n\n".join([*imports, *(text for text in own if "@dag" in text)])
+    return "\n\n".join([*imports, *(block.text for block in own if has_dag(block))])
 
 
 def clean_environment(**own: str) -> dict[str, str]:
@@ -152,8 +157,8 @@ def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
     for number, block in enumerate(TESTS):
         (tmp_path / "tests" / f"test_{number}_{_word(block.page)}.py").write_text(block.text)
     shutil.copy(ROOT / "example_dags" / "example_quotes.py", tmp_path / "dags")
-    for name in ("conftest.py", "test_dags.py"):
-        shutil.copyfile(ROOT / "tests" / "support" / "page_tests" / name, tmp_path / "tests" / name)
+    for name, as_name in (("tokens.py", "conftest.py"), ("dags.py", "test_dags.py")):
+        shutil.copyfile(ROOT / "tests" / "support" / "page_tests" / name, tmp_path / "tests" / as_name)
     # Whatever the time: a sensor waits for it.
     openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN", totalVolume=1000)
     s3.client.create_bucket(Bucket="lake")
@@ -164,22 +169,12 @@ def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
         AIRFLOW_CONN_AWS_DEFAULT=s3.connection_json,
         AIRFLOW_CONN_POSTGRES_DEFAULT=warehouse.airflow_connection(DATABASE),
     )
-    for conn_id in {
-        "openmarkets_default",
-        *re.findall(r'openmarkets_conn_id="(\w+)"', "".join(map(module, DAG_PAGES))),
-    }:
-        env[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(openmarkets_sandbox.connection)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-qs",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:asyncio",
-        str(tmp_path / "tests"),
-    ]
+    named = re.findall(r'openmarkets_conn_id="(\w+)"', "".join(map(module, DAG_PAGES)))
+    env |= {
+        f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(openmarkets_sandbox.connection)
+        for conn_id in ("openmarkets_default", *named)
+    }
+    command = [sys.executable, *["-m", "pytest", "-qs", "-p", "no:cacheprovider", "-p", "no:asyncio", "tests"]]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     told = done.stdout + done.stderr
     assert done.returncode == 0, told[-20_000:]
