@@ -45,8 +45,9 @@ format: .venv/installed ## format, and mend what can be mended by itself
 bench: .venv/installed system ## measure, as ratios of pairs in one run
 	$(BIN)/python -m tests.bench
 
-docs: .venv/installed ## write docs/queries.md from the code
+docs: .venv/installed ## write docs/queries.md from the code, and build the site: docs/_build/html/index.html
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -EW --keep-going -q -j auto -b html -d docs/_build/doctrees -c docs . docs/_build/html
 
 constraints: .venv/installed ## resolve the pinned versions anew
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
@@ -72,7 +73,7 @@ system: ## install the system packages that the tests need, or say which are mis
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
 clean:
-	rm -rf .venv .nox dist demo_output .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .nox dist demo_output docs/_build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv

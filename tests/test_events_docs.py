@@ -1,42 +1,14 @@
-"""What docs/events.md shows works."""
+"""The figures in docs/events.md are the code's."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import pytest
-
-from openmarkets_provider.conditions import Conditions
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.triggers._memory import MAX_ITEMS, Memory
-from openmarkets_provider.triggers._news import MAX_PART_BYTES, MAX_PAYLOAD_BYTES, find_news
-from openmarkets_provider.triggers.events import MAX_POLL_INTERVAL, MIN_POLL_INTERVAL, OpenmarketsEventTrigger
+from openmarkets_provider.triggers._memory import MAX_ITEMS
+from openmarkets_provider.triggers._news import MAX_PART_BYTES, MAX_PAYLOAD_BYTES
+from openmarkets_provider.triggers.events import MAX_POLL_INTERVAL, MIN_POLL_INTERVAL
 
 TEXT = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def shown() -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    exec(compile(code, "docs/events.md", "exec"), names)
-    return names
-
-
-def test_the_watcher_fits_what_its_query_gives_and_the_dag_what_it_tells(openmarkets_sandbox, shown):
-    (watcher,) = shown["orders"].watchers
-    trigger = watcher.trigger
-    assert isinstance(trigger, OpenmarketsEventTrigger)
-    rows = OpenmarketsHook().run(trigger.query)
-    news = find_news(Conditions(rows).evaluate, trigger.items, trigger.key, Memory())
-    assert (len(news.fresh), news.trouble) == (len(rows), "")
-    assert len(rows) > 1
-    event = SimpleNamespace(extra={"payload": {"items": news.fresh}})
-    told = shown["on_order"]().task_dict["read"].python_callable({shown["orders"]: [event]})
-    assert [item["order_number"] for item in told] == [row["order_number"] for row in rows]
 
 
 def test_numbers_in_the_text_are_those_of_the_code():

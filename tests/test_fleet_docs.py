@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,15 +15,6 @@ from openmarkets_provider.triggers import _accounts
 
 TEXT = (Path(__file__).parent.parent / "docs" / "fleet.md").read_text()
 PROSE = " ".join(TEXT.split())
-
-
-def test_a_store_of_a_site_is_tested_as_shown(tmp_path: Path):
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    (tmp_path / "test_my_store.py").write_text(code)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
 
 
 def test_the_backends_are_all_there():

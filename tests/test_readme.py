@@ -6,31 +6,28 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
+from openmarkets_provider import exceptions, queries
+from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, RELABELING
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-# It shows DAGs of Airflow 3.
+# It shows tasks of Airflow 3.
 @pytest.mark.since("3.0")
-@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
-def test_every_python_block_runs(code: str, openmarkets_sandbox, tmp_path: Path):
-    names: dict[str, object] = {}
+def test_the_hook_in_a_task_writes_what_it_pulled(openmarkets_sandbox, tmp_path: Path):
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "bars_to_csv" in code]
+    names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
-    for name, value in names.items():
-        if name.startswith("test_"):
-            value(openmarkets_sandbox)
-        if name == "bars_to_csv":
-            path = tmp_path / "bars.csv"
-            written = value.function(str(path), "2026-03-02", "2026-03-03")
-            header, *lines = path.read_text().splitlines()
-            assert header.startswith("security_code,time_series_date")
-            assert written == len(lines) > 1000
+    path = tmp_path / "bars.csv"
+    written = names["bars_to_csv"].function(str(path), "2026-03-02", "2026-03-03")
+    header, *lines = path.read_text().splitlines()
+    assert header.startswith("security_code,time_series_date")
+    assert written == len(lines) > 1000
 
 
 @pytest.mark.parametrize("line", re.findall(r"^export (AIRFLOW_CONN_.*)$", README, re.MULTILINE))
@@ -43,7 +40,18 @@ def test_every_form_of_the_connection_works(line: str, monkeypatch: pytest.Monke
     assert (settings.environment, settings.scopes) == ("test", ("market-data-api",))
 
 
-def test_every_connection_field_is_in_the_table():
-    for name, field in CONNECTION_FIELDS.items():
-        assert f"`{name}`" in README
-        assert field["label"] in README
+def test_the_fields_of_the_connection_are_those_of_the_form():
+    (lines,) = re.findall(r"^\| field \| where .*?\n\n", README, re.DOTALL | re.MULTILINE)
+    shown = dict(re.findall(r"^\| ([\w ]+) \| `(\w+)`", lines, re.MULTILINE))
+    known = {label: name for name, label in RELABELING.items()}
+    known |= {field["label"]: name for name, field in CONNECTION_FIELDS.items()}
+    assert len(shown) == 4
+    assert shown.items() <= known.items()
+
+
+def test_every_query_and_every_error_has_a_place():
+    named = set(re.findall(r"`(\w+)[`(]", README))
+    assert set(queries.__all__) - {"Query"} <= named
+    errors = {name for name in vars(exceptions) if name.startswith("Openmarkets")}
+    # What others stand for.
+    assert errors - named == {"OpenmarketsError", "OpenmarketsAuthError", "OpenmarketsApiError"}

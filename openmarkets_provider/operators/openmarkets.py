@@ -22,6 +22,8 @@ class OpenmarketsOperator(QueryOperator):
     may have left this machine. When the server asks to be left alone for longer than 60 seconds, the task is
     deferred until then: that holds no worker slot and uses no try.
 
+    Guide: ``docs/howto/quotes.md``. What a message means: ``docs/errors.md``.
+
     :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param max_xcom_bytes: largest result, as JSON, that goes to XCom; a larger one fails the task.

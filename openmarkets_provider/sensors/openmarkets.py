@@ -34,6 +34,8 @@ class OpenmarketsSensor(BaseSensorOperator):
     asks for longer. Only in reschedule mode on Airflow before 3.3, which keeps no state between its polls, such an
     error is left to Airflow's retries at once.
 
+    Guide: ``docs/howto/orders.md``. What a message means: ``docs/errors.md``.
+
     :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Templated.
     :param condition: JMESPath expression (https://jmespath.org) over the query's result. Met when it gives
         anything but false, null, 0, and an empty text, list or object. Templated.

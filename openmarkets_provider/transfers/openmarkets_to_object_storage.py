@@ -51,6 +51,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     ``bytes`` and ``files`` are what this task wrote, ``range`` is what it was asked for. Failures are treated
     as in :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
 
+    Guide: ``docs/etl.md``. What a message means: ``docs/errors.md``.
+
     :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
     :param destination: a URL such as ``s3://bucket/bars/{{ ds }}.parquet`` (``s3``, ``s3a``, ``gs``, ``gcs``, ``abfs``,
         ``abfss``; ``file``), or an absolute path; a text. With ``partition`` a folder. ``s3://conn@bucket/...`` names

@@ -48,6 +48,8 @@ class OpenmarketsToSqlOperator(Transfer):
 
     PostgreSQL and SQLite are tested; MySQL, MariaDB and others are addressed in SQL of their own, or in plain SQL.
 
+    Guide: ``docs/etl.md``. What a message means: ``docs/errors.md``.
+
     :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated. ``request`` and
         ``raw=True`` have one column, ``record``, and can only be appended.
     :param table: ``table`` or ``schema.table``, as the database writes it. Templated.

@@ -49,6 +49,8 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
 
     Errors are logged and end nothing: the query is polled again, ever more seldom down to once in 15 minutes.
 
+    Guide: ``docs/events.md``. What a message means: ``docs/errors.md``.
+
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
     :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Airflow renders no
         templates here.
@@ -246,7 +248,7 @@ Confirmation = Callable[[bool], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, eq=False)
-class SharedReading:
+class _SharedReading:
     """A poll, and what is to be done when it is dealt with."""
 
     reading: Reading
@@ -261,7 +263,7 @@ class _RefusedError(OpenmarketsQueryError, TypeError):
     """
 
 
-async def _shared_readings(conn_id: str, query: Query, interval: float) -> AsyncGenerator[SharedReading, None]:
+async def _shared_readings(conn_id: str, query: Query, interval: float) -> AsyncGenerator[_SharedReading, None]:
     """Poll for ever, and tell what fails."""
     from openmarkets_provider.triggers._polls import readings
 
@@ -277,7 +279,7 @@ async def _shared_readings(conn_id: str, query: Query, interval: float) -> Async
                     elif failures:
                         log.info("%s: polls succeed again, after %d that failed.", name, failures)
                         failures = 0
-                    yield SharedReading(reading)
+                    yield _SharedReading(reading)
         except Exception as error:  # noqa: BLE001 - else all watchers of the stream end, are started again, and end again
             failures += 1
             _tell(name, error, failures, interval)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -104,16 +100,8 @@ def airflow(
         yield airflow
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How the DAG runs ended, and a run of ``airflow dags test``."""
-
-    runs: dict[str, DagRun]
-    dags_test: subprocess.CompletedProcess[str]
-
-
 @pytest.fixture(scope="module")
-def ended(airflow: RealAirflow, sandbox: SandboxProcess, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def runs(airflow: RealAirflow, sandbox: SandboxProcess) -> dict[str, DagRun]:
     """Everything at the same time, since most of it is waiting; RIO opens when the sensors alone are left."""
 
     def quotes() -> int:
@@ -137,13 +125,12 @@ def ended(airflow: RealAirflow, sandbox: SandboxProcess, tmp_path_factory: pytes
                 name: (dag_id, airflow.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", asked)["dag_run_id"])
                 for name, (dag_id, asked) in BY_HAND.items()
             }
-            dags_test = pool.submit(run_dags_test, tmp_path_factory.mktemp("dags_test"))
             runs |= {name: airflow.wait_for_run(*run, timeout=300) for name, run in started.items()}
             enough = quotes() + 9
             airflow.wait_until("some polls of each", lambda: every_kind.done() or quotes() >= enough, 120)
         finally:
             sandbox.set_security("RIO.ASX@TM", tradingStatus="OPEN")
-        return Ended(runs | {"every_kind": every_kind.result()}, dags_test.result())
+        return runs | {"every_kind": every_kind.result()}
 
 
 def scheduled(airflow: RealAirflow, dag_id: str, timeout: float) -> DagRun:
@@ -156,25 +143,6 @@ def scheduled(airflow: RealAirflow, dag_id: str, timeout: float) -> DagRun:
         return [run["dag_run_id"] for run in made if run["run_type"] == "scheduled"]
 
     return airflow.wait_for_run(dag_id, airflow.wait_until(f"a run of {dag_id}", started, timeout)[0], timeout)
-
-
-def run_dags_test(home: Path) -> subprocess.CompletedProcess[str]:
-    """Run an example in ``airflow dags test``; with a sandbox of its own, since the other one counts requests."""
-    with SandboxProcess() as sandbox:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
-            "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json,
-        }
-        airflow = [sys.executable, "-m", "airflow"]
-        subprocess.run([*airflow, "db", "migrate"], env=env, check=True, capture_output=True)
-        return subprocess.run([*airflow, "dags", "test", "example_quotes"], env=env, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def runs(ended: Ended) -> dict[str, DagRun]:
-    return ended.runs
 
 
 @pytest.fixture(scope="module")
@@ -611,9 +579,3 @@ class TestExamples:
         }
         assert shown == counted
         assert {state for _, state in shown} == {"working", "pending", "finished", "failed"}
-
-
-def test_an_example_runs_in_dags_test_where_there_is_no_triggerer(ended: Ended, sandbox: SandboxProcess):
-    output = ended.dags_test.stdout + ended.dags_test.stderr
-    assert ended.dags_test.returncode == 0, output[-6000:]
-    assert sandbox.connection["password"] not in output

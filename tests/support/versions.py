@@ -22,6 +22,7 @@ FILES_SINCE = {
     "airflow/test_real_airflow.py": "3.3",
     "hooks/test_meter.py": "3.3",
     "hooks/test_variable_store.py": "3.3",
+    "test_docs_code.py": "3.3",
     "test_etl_docs.py": "3.3",
     "test_events_docs.py": "3.3",
     "transfers/test_incremental.py": "3.3",

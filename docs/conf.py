@@ -1,0 +1,99 @@
+"""The site that ``make docs`` builds of the pages here and of those at the top of the repository.
+
+Sphinx reads the repository as it is: the links between the pages are the same there, on the site and in an editor.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sphinx.util.inspect import stringify_signature
+
+from openmarkets_provider import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+# Airflow makes its home when it is imported, and not in that of whoever builds the pages.
+os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parent / "_build" / "airflow"))
+logging.getLogger("airflow").setLevel(logging.WARNING)
+
+project = "airflow-provider-openmarkets"
+release = version = __version__
+copyright = "the authors; Apache License 2.0"  # noqa: A001 (Sphinx calls it so)
+language = "en"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+root_doc = "docs/index"
+include_patterns = ["docs/**.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"]
+# Folders that need not be searched for pages.
+exclude_patterns = [
+    ".*",
+    "dist",
+    "demo_output",
+    "docs/_build",
+    "example_dags",
+    "openmarkets_provider",
+    "release",
+    "tests",
+]
+
+myst_heading_anchors = 4
+
+nitpicky = True
+# What is not described here: types of Airflow, of Python and of other packages, and of this one's inside.
+nitpick_ignore_regex = [("py:class", r"(?!openmarkets_provider\b).*")]
+nitpick_ignore = [
+    ("py:class", "openmarkets_provider.hooks.openmarkets.T"),
+    ("py:exc", "AirflowNotFoundException"),
+]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True}
+add_module_names = False
+python_maximum_signature_line_length = 80
+
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_copy_source = False
+html_show_sphinx = False
+templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_additional_pages = {"index": "home.html"}
+# Prompts are no part of a command.
+copybutton_exclude = ".linenos, .gp"
+
+
+def with_directives(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Turn comments that hold a directive into it: whoever reads the page elsewhere is not to see it."""
+    source[0] = re.sub(r"^<!--(\{.*?)-->$", r"```\1```", source[0], flags=re.DOTALL | re.MULTILINE)
+
+
+def with_inherited_arguments(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Show those arguments of an operator's bases, too, that its docstring describes; its own signature lacks them."""
+    from openmarkets_provider._query_operator import QueryOperator
+
+    if what != "class" or not issubclass(obj, QueryOperator):
+        return signature, returned
+    shown: dict[str, inspect.Parameter] = {}
+    for each in obj.__mro__[: obj.__mro__.index(QueryOperator) + 1]:
+        for parameter in inspect.signature(each.__init__).parameters.values():
+            if each is obj or f":param {parameter.name}:" in (obj.__doc__ or ""):
+                shown.setdefault(parameter.name, parameter)
+    del shown["self"]
+    return stringify_signature(inspect.Signature(sorted(shown.values(), key=lambda one: one.kind))), returned
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Extend Sphinx."""
+    app.connect("source-read", with_directives)
+    app.connect("autodoc-process-signature", with_inherited_arguments)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
