@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +30,8 @@ if not at_least("3.2"):
     # Else 2.11 warns of its own default.
     os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
     # A connection is a row there, which can't be made before all tables are known.
-    import_module("airflow.models").import_all_models()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        import_module("airflow.models").import_all_models()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,9 +71,10 @@ class OpenmarketsHook(BaseHook):
         """Return :attr:`client`, looked up without blocking the event loop."""
         if "client" not in self.__dict__:
             connection = await get_async_connection(self.openmarkets_conn_id, hook=type(self))
-            # Two coroutines may have looked it up at once: the first one's client stays.
             settings = settings_of(connection)
             stores = await astores_of(settings)
+            await _amask_forms(settings)
+            # Two coroutines may have looked it up at once: the first one's client stays.
             self.__dict__.setdefault("client", _make_client(settings, stores, self.concurrency))
         return self.client
 
@@ -249,13 +249,24 @@ class _AirflowMasker:
         try:
             from airflow.sdk.log import amask_secret
         except ImportError:
-            # Before Airflow 3.3 there is only the blocking one.
-            await asyncio.to_thread(mask_secret, value)
+            # Before Airflow 3.3 there is only the blocking one. From any other thread than asgiref's it would talk to
+            # the triggerer's supervisor on an event loop of its own, and end the triggerer.
+            from asgiref.sync import sync_to_async
+
+            await sync_to_async(mask_secret)(value)
         else:
             await amask_secret(value)
 
 
 _masker = _AirflowMasker()
+
+
+async def _amask_forms(settings: Settings) -> None:
+    # The client tells them from the thread that asks for a token, which can't reach the supervisor (see amask).
+    from openmarkets_provider.client.auth import secret_forms
+
+    for form in secret_forms(settings):
+        await _masker.amask(form)
 
 
 def _make_client(settings: Settings, stores: Sequence[Store], concurrency: int) -> OpenmarketsClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,18 @@ from tests.support.versions import at_least
 pytestmark = pytest.mark.airflow
 
 DAYS = [f"2026-03-0{day}" for day in range(2, 7)]
-SENSORS = ("poked", "rescheduled", "deferred")
+SENSORS = ("poked", "rescheduled", "deferred", "apart")
 
 
 def test_every_kind_of_task_does_its_work_with_one_token_request_a_scope(tmp_path: Path):
     dags = Path(__file__).parent / "smoke_dags"
     kind = RealAirflow if at_least("3.0") else RealAirflow2
-    with SandboxProcess() as sandbox:
-        env = {"AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json}
+    with SandboxProcess() as sandbox, SandboxProcess() as apart:
+        alone = {**apart.connection, "extra": {**apart.connection["extra"], "cache_backend": "memory"}}
+        env = {
+            "AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json,
+            "AIRFLOW_CONN_OPENMARKETS_APART": json.dumps(alone),
+        }
         with kind(dags, env=env) as airflow:
             run = airflow.run_dag("smoke", conf={"lake": str(tmp_path / "lake")})
             assert {str(task) for task in run.tasks} == {
@@ -32,6 +37,7 @@ def test_every_kind_of_task_does_its_work_with_one_token_request_a_scope(tmp_pat
             logs = {task.task_id: run.log(task.task_id) for task in run.tasks}
             printed = airflow.component_logs()
         assert sandbox.stats()["token_requests"] == {"market-data-api": 1, "oms-api": 1}
+        assert apart.stats()["token_requests"] == {"market-data-api": 1}
         secret = sandbox.connection["password"]
     for name, text in (logs | printed).items():
         assert secret not in text, name

@@ -34,6 +34,8 @@ def smoke() -> None:
         OpenmarketsSensor(task_id="poked", **waiting),
         OpenmarketsSensor(task_id="rescheduled", mode="reschedule", **waiting),
         OpenmarketsSensor(task_id="deferred", deferrable=True, **waiting),
+        # Of a connection that shares no tokens: the triggerer asks for one itself.
+        OpenmarketsSensor(task_id="apart", deferrable=True, openmarkets_conn_id="openmarkets_apart", **waiting),
     ]
     landed = OpenmarketsToObjectStorageOperator(
         task_id="landed",
