@@ -12,26 +12,10 @@ import httpx
 from tests.support.process import ServerProcess
 
 
-class SandboxProcess(ServerProcess):
-    """Runs ``python -m openmarkets_provider.sandbox`` on a free port of loopback."""
+class SandboxControl:
+    """The control paths of a sandbox that runs."""
 
-    def __init__(self, *options: str) -> None:
-        super().__init__("openmarkets_provider.sandbox", "--port", "0", *options)
-        self.connection: dict[str, Any] = {}
-
-    def has_started(self) -> bool:
-        for line in self._process.stdout:
-            if match := re.fullmatch(r"URL: (\S+)\n", line):
-                self.url = match[1]
-            if line.startswith("export "):
-                self.connection = json.loads(shlex.split(line)[1].partition("=")[2])
-                return True
-        return False
-
-    @property
-    def connection_json(self) -> str:
-        """The Airflow connection, as ``AIRFLOW_CONN_OPENMARKETS_DEFAULT`` takes it."""
-        return json.dumps(self.connection)
+    url: str
 
     def stats(self) -> dict[str, Any]:
         """Return what the sandbox counted."""
@@ -58,3 +42,25 @@ class SandboxProcess(ServerProcess):
         response = httpx.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30, trust_env=False)
         response.raise_for_status()
         return response.json() if response.content else None
+
+
+class SandboxProcess(SandboxControl, ServerProcess):
+    """Runs ``python -m openmarkets_provider.sandbox`` on a free port of loopback."""
+
+    def __init__(self, *options: str) -> None:
+        super().__init__("openmarkets_provider.sandbox", "--port", "0", *options)
+        self.connection: dict[str, Any] = {}
+
+    def has_started(self) -> bool:
+        for line in self._process.stdout:
+            if match := re.fullmatch(r"URL: (\S+)\n", line):
+                self.url = match[1]
+            if line.startswith("export "):
+                self.connection = json.loads(shlex.split(line)[1].partition("=")[2])
+                return True
+        return False
+
+    @property
+    def connection_json(self) -> str:
+        """The Airflow connection, as ``AIRFLOW_CONN_OPENMARKETS_DEFAULT`` takes it."""
+        return json.dumps(self.connection)
