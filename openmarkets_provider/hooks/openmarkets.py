@@ -190,8 +190,8 @@ class OpenmarketsHook(BaseHook):
                     return False, f"The client id and secret are not accepted. {error}"
                 elif isinstance(error, OpenmarketsTransportError):
                     return False, (
-                        f"The identity server can't be reached. {error} Check Identity URL (host) and port, and whether "
-                        "this machine's network and proxy let it through."
+                        f"The identity server can't be reached. {error} Check Identity URL (host) and port, and "
+                        "whether this machine's network and proxy let it through."
                     )
                 else:
                     return False, str(error)

@@ -29,6 +29,10 @@ class SandboxControl:
         """Make a fault active."""
         self._control("POST", "faults", fields)
 
+    def clear_faults(self) -> None:
+        """End all faults."""
+        self._control("DELETE", "faults")
+
     def set_security(self, security: str, **fields: Any) -> None:
         """Change a security's quote from now on."""
         self._control("POST", f"securities/{security}", fields)
@@ -37,6 +41,15 @@ class SandboxControl:
         """Publish an announcement, and return it."""
         published: dict[str, Any] = self._control("POST", "announcements", {"security": security, **fields})
         return published
+
+    def change_secret(self, client_id: str, client_secret: str) -> None:
+        """Have the identity server refuse a client's secret from now on, and take another one."""
+        self._control("POST", f"clients/{client_id}", {"client_secret": client_secret})
+
+    def issued_tokens(self) -> list[str]:
+        """Return every access token that was issued."""
+        tokens: list[str] = self._control("GET", "tokens")["tokens"]
+        return tokens
 
     def _control(self, method: str, path: str, body: Any = None) -> Any:
         response = httpx.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30, trust_env=False)
