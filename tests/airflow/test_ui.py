@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +18,13 @@ import pytest
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, PLACEHOLDERS, RELABELING
 from tests.support.airflow import free_port
 from tests.support.browser import Browser, Connections, rendered_template
-from tests.support.ui_process import UiProcess, answers
+from tests.support.ui_process import UiProcess, answers, with_environment
 from tests.ui import EXAMPLES
 
 pytestmark = pytest.mark.airflow
 
 DAGS = Path(__file__).parent / "ui_dags"
-PLANTED = "planted-wattle"
+PLANTED = "wattle-7316"
 """No secret; it is put wherever one could come, to see that it would be found there."""
 CLIENT, SECRET = "sandbox-client", "sandbox-secret"
 SMALL_CLIENT, SMALL_SECRET = "sandbox-market-data-client", "sandbox-market-data-secret"
@@ -56,7 +60,7 @@ def connect(ui: UiProcess, conn_id: str, login: str, password: str, **changes: A
     made = {
         "connection_id": conn_id,
         "conn_type": "openmarkets",
-        "description": f"{PLANTED} {conn_id}",
+        "description": f"Ordered as {PLANTED}",
         "login": login,
         "password": password,
         "host": f"{ui.sandbox.url}/identity",
@@ -98,7 +102,7 @@ def added(ui: UiProcess, outcomes: dict[str, str], connections: Connections) -> 
     sections["placeholders"] = json.dumps(shown)
     form.fill(
         {
-            "Description": f"{PLANTED} by hand",
+            "Description": f"Ordered as {PLANTED}",
             "Identity URL": f"{ui.sandbox.url}/identity",
             "Identity port": str(urlsplit(ui.sandbox.url).port),
             "Client ID": CLIENT,
@@ -117,12 +121,12 @@ def added(ui: UiProcess, outcomes: dict[str, str], connections: Connections) -> 
     return sections
 
 
-class TestForm:
-    def test_make_ui_says_where_everything_is_and_that_no_login_is_needed(self, ui: UiProcess):
+class TestMakeUi:
+    def test_it_says_where_everything_is_and_that_no_login_is_needed(self, ui: UiProcess):
         assert f"Airflow:     {ui.base_url}  (no login" in ui.output
         assert f"{ui.base_url}/connections has openmarkets_default" in ui.output
 
-    def test_the_connection_of_make_ui_is_in_the_list_and_its_test_is_green(
+    def test_its_connection_is_in_the_list_and_its_test_is_green(
         self, outcomes: dict[str, str], ui: UiProcess, connections: Connections
     ):
         title, text, colour = connections.test("openmarkets_default")
@@ -131,6 +135,8 @@ class TestForm:
         scopes = "market-data-api, news-api, oms-api"
         assert text == f"Access token obtained from {ui.sandbox.url}/identity for: {scopes}."
 
+
+class TestForm:
     def test_the_standard_fields_have_our_names_and_placeholders(self, added: dict[str, str]):
         shown = added["Standard Fields"]
         assert set(RELABELING.values()) <= set(shown.splitlines())
@@ -159,7 +165,7 @@ class TestForm:
         told = ui.call("GET", "/api/v2/connections/by_hand")
         assert (told["login"], told["password"]) == (CLIENT, "***")
         assert SECRET not in json.dumps(ui.call("GET", "/api/v2/connections"))
-        connections.open()
+        connections.go()
         form = connections.edit("by_hand")
         form.dialogue.get_by_role("button", name="Show value").click()
         assert form.input("Client secret").input_value() == "***"
@@ -170,7 +176,7 @@ class TestForm:
         self, added: dict[str, str], ui: UiProcess, connections: Connections
     ):
         before = connection(ui, "by_hand")
-        connections.open()
+        connections.go()
         form = connections.edit("by_hand")
         form.open("Extra Fields")
         form.fill({"Timeout (seconds)": "20"})
@@ -205,7 +211,8 @@ class TestRed:
         self.check(
             connections,
             "market_data_only",
-            "Not in the plan: news-api, oms-api; ask Openmarkets, or choose only what is in it under 'APIs in your plan' ",
+            "Not in the plan: news-api, oms-api; ask Openmarkets, or choose only what is in it",
+            "under 'APIs in your plan' (scopes).",
             "for: market-data-api.",
         )
 
@@ -300,11 +307,11 @@ def rotated(ui: UiProcess, came_to_something: dict[str, str], connections: Conne
     sandbox, run_id, series = ui.sandbox, "", "GET /market-data/pricing/timeseries/"
     connect(ui, "rotating", SMALL_CLIENT, SMALL_SECRET, extra={"scopes": ["market-data-api"]})
     sandbox.set_security("WOW.ASX@TM", tradingStatus="PRE_OPEN")
-    # The long task would be at it for half a minute.
-    sandbox.fault(target="/market-data/pricing/timeseries", kind="delay", seconds=1, times=None)
+    # The long task, of 200 calls, would be at it for most of a minute.
+    sandbox.fault(target="/market-data/pricing/timeseries", kind="delay", seconds=2, times=None)
     run_id = ui.start_dag("rotation")
     run = {"dag_id": "rotation", "dag_run_id": run_id}
-    connections.open()
+    connections.go()
     form = connections.edit("rotating")
     form.fill({"Client secret": ROTATED_SECRET})
 
@@ -392,34 +399,26 @@ def rest_answers(ui: UiProcess) -> dict[str, dict[str, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def everything(ui: UiProcess, rotated: dict[str, Any], browser: Browser) -> dict[str, dict[str, bytes]]:
+def everything(
+    ui: UiProcess, came_to_something: dict[str, str], rotated: dict[str, Any], browser: Browser
+) -> dict[str, dict[str, bytes]]:
     """All that a whole run has left where somebody could read it, by kind and by name."""
-    Connections(browser).open()
-    browser.look("connections")
-    browser.task(rotated_run := {"dag_id": "outcomes", "dag_run_id": ""} | run_of(ui, "outcomes"), "prints")
+    Connections(browser).go()
     browser.page.get_by_text(PLANTED).first.wait_for()
-    browser.look("log of prints")
-    for tab in ("xcom", "details", "code"):
-        browser.task(rotated_run, "prints", tab)
-        browser.page.wait_for_load_state("networkidle")
-        browser.look(f"{tab} of prints")
+    browser.look("connections")
+    for tab in ("", "xcom", "code"):
+        browser.task(came_to_something, "prints", tab)
+        browser.page.get_by_text(PLANTED).first.wait_for()
+        browser.look(f"{tab or 'log'} of prints")
     kinds = {"pages": {name: html.encode() for name, html in browser.texts.items()}, **rest_answers(ui)}
     kinds["answers to the browser"] = browser.answers()
     files = {str(path.relative_to(ui.home)): path.read_bytes() for path in ui.home.rglob("*") if path.is_file()}
     kinds["database"] = {name: content for name, content in files.items() if name.startswith("airflow.db")}
-    kinds["component logs"] = {name: content for name, content in files.items() if Path(name).parent == Path()}
-    kinds["component logs"] = {
-        name: kinds["component logs"][name] for name in kinds["component logs"] if ".log" in name
-    }
+    kinds["component logs"] = {name: files[name] for name in files if name.endswith(".log") and "/" not in name}
     kinds["log files"] = {name: content for name, content in files.items() if name.startswith("logs/")}
     kinds["other files"] = {name: files[name] for name in set(files).difference(*kinds.values())}
     kinds["output"] = {"make ui": ui.output.encode()}
     return kinds
-
-
-def run_of(ui: UiProcess, dag_id: str) -> dict[str, str]:
-    (run,) = ui.call("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
-    return {"dag_id": dag_id, "dag_run_id": run["dag_run_id"]}
 
 
 class TestNothingSecret:
@@ -455,6 +454,16 @@ class TestNothingSecret:
         assert base64.b64encode(pair) in forms(SMALL_CLIENT, ROTATED_SECRET)
 
 
+def test_the_examples_are_there(ui: UiProcess):
+    wanted = {path.stem for path in EXAMPLES.glob("*.py")}
+
+    def listed() -> bool:
+        return wanted <= {dag["dag_id"] for dag in ui.call("GET", "/api/v2/dags")["dags"]}
+
+    ui.wait_until("the example DAGs", listed, 120)
+    assert ui.call("GET", "/api/v2/importErrors")["import_errors"] == []
+
+
 def test_ctrl_c_ends_and_removes_all_of_it(ui: UiProcess, everything: dict[str, dict[str, bytes]]):
     assert len(ui.processes()) > 4
     assert ui.home.exists()
@@ -464,3 +473,20 @@ def test_ctrl_c_ends_and_removes_all_of_it(ui: UiProcess, everything: dict[str, 
     assert not ui.home.exists()
     assert not answers(ui.base_url)
     assert not answers(ui.sandbox.url)
+
+
+def test_a_term_while_it_starts_ends_and_removes_all_of_it(tmp_path: Path):
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-m", "tests.ui"], env=env, stdout=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("airflow-*/db-migrate.log")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        started = with_environment(f"TMPDIR={tmp_path}")
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output.endswith("Everything is stopped and removed.\n")
+    # It itself, and the sandbox.
+    assert len(started) >= 2
+    assert with_environment(f"TMPDIR={tmp_path}") == []
+    assert list(tmp_path.iterdir()) == []

@@ -112,6 +112,10 @@ class Connections:
         self.page.get_by_role("menuitem", name="Connections").click()
         self.page.get_by_role("button", name="Add Connection").wait_for()
 
+    def go(self) -> None:
+        """Go there by the address."""
+        self.page.goto("/connections")
+
     def row(self, conn_id: str) -> Locator:
         """Return the row of a connection in the list."""
         cell = self.page.get_by_role("cell", name=conn_id, exact=True)
@@ -134,7 +138,7 @@ class Connections:
     def test(self, conn_id: str) -> tuple[str, str, str]:
         """Push Test; return the heading of what is told, its text, and the colour that the button's sign has then."""
         # A page without what the last test told, which stays while the mouse is on it.
-        self.page.goto("/connections")
+        self.go()
         self.row(conn_id).get_by_role("button", name="Test Connection").click()
         told = self.page.get_by_role("region", name="Notifications").get_by_role("status")
         told.wait_for()

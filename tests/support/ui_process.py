@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -50,14 +51,17 @@ class UiProcess(AirflowApi, ServerProcess):
 
     def processes(self) -> list[int]:
         """Return the processes of its Airflow that live."""
-        mark, found = f"AIRFLOW_HOME={self.home}".encode(), []
-        for environ in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if mark in environ.read_bytes().split(b"\0"):
-                    found.append(int(environ.parent.name))
-            except OSError:
-                continue
-        return found
+        return with_environment(f"AIRFLOW_HOME={self.home}")
+
+
+def with_environment(setting: str) -> list[int]:
+    """Return the processes that live with a setting in their environment."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if setting.encode() in environ.read_bytes().split(b"\0"):
+                found.append(int(environ.parent.name))
+    return found
 
 
 def answers(url: str) -> bool:
