@@ -145,7 +145,7 @@ class AirflowApi:
     of_no_date: ClassVar[dict[str, Any]] = {"logical_date": None}
     order_of_tasks: ClassVar[dict[str, Any]] = {"order_by": "id"}
 
-    base_url: str
+    base_url = ""
     _client: httpx.Client
 
     def __init__(self, progress: Callable[[str], None] | None = None) -> None:

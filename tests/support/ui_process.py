@@ -38,13 +38,17 @@ class UiProcess(AirflowApi, ServerProcess):
                 return True
         return False
 
+    def _end(self) -> None:
+        if self.base_url:
+            self._client.close()
+        super()._end()
+
     def check_alive(self, what: str) -> None:
         if (code := self._process.poll()) is not None:
             raise AirflowError(f"it ended with {code} before {what}:\n{self.output}")
 
     def interrupt(self) -> int:
         """End it as Ctrl-C does; return its exit status."""
-        self._client.close()
         self._process.send_signal(signal.SIGINT)
         self.output += self._process.stdout.read()
         return self._process.wait(60)
