@@ -6,14 +6,17 @@ UV := $(BIN)/python -m uv
 SOURCES := openmarkets_provider tests example_dags docs release noxfile.py
 
 # System packages that the tests need, each with a file that it brings.
-SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redis-server
+SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redis-server chromium=/usr/bin/chromium
 
 FUZZ_MINUTES ?= 5
 
-.PHONY: fuzz demo test test-matrix smoke unit lint format bench docs constraints version release audit clean system
+.PHONY: fuzz demo ui screenshots test test-matrix smoke unit lint format bench docs constraints version release audit clean system
 
 demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
 	$(BIN)/python -m tests.demo
+
+ui: .venv/installed ## a real Airflow to look at, with the sandbox and a connection to it, until Ctrl-C; DAGS=folder shows yours, too
+	$(BIN)/python -m tests.ui $(if $(DAGS),--dags "$(DAGS)")
 
 test: .venv/installed system ## run every test, those in a real Airflow too, and check the coverage
 	$(BIN)/python -m coverage run -m pytest
@@ -41,6 +44,11 @@ lint: .venv/installed ## check format, rules, types, layers and dependencies
 format: .venv/installed ## format, and mend what can be mended by itself
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
+
+screenshots: .venv/installed system ## take pictures of Airflow's pages into screenshots/, and anew those in docs/images/
+	mkdir -p screenshots
+	OPENMARKETS_PICTURES=screenshots $(BIN)/python -m pytest tests/airflow/test_ui.py
+	for image in docs/images/*.png; do cp "screenshots/$${image##*/}" docs/images/ || exit 1; done
 
 bench: .venv/installed system ## measure, as ratios of pairs in one run
 	$(BIN)/python -m tests.bench
@@ -73,7 +81,7 @@ system: ## install the system packages that the tests need, or say which are mis
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
 clean:
-	rm -rf .venv .nox dist demo_output docs/_build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .nox dist demo_output screenshots docs/_build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv

@@ -11,7 +11,7 @@ from openmarkets_provider._airflow import BaseOperator
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import check, is_repeatable
 from openmarkets_provider.client.retry import MAX_WAIT, spread
-from openmarkets_provider.exceptions import OpenmarketsError, is_held
+from openmarkets_provider.exceptions import OpenmarketsError, is_held, without_frames
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -100,7 +100,7 @@ class QueryOperator(BaseOperator):
         from airflow.providers.common.compat.sdk import AirflowFailException
 
         if not error.transient or (error.sent and not is_repeatable(self.query)):
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from without_frames(error)
         if error.retry_after is None or error.retry_after <= MAX_WAIT or (is_held(error) and not self.deferrable):
             return
         if is_held(error):
@@ -114,7 +114,7 @@ class QueryOperator(BaseOperator):
         until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
         is_over = deferrals > MAX_DEFERRALS or held > MAX_HELD_DEFERRALS or wait > MAX_DEFERRAL
         if not self.deferrable or is_over:
-            raise AirflowFailException(f"{error} Run the task again after {until}.") from error
+            raise AirflowFailException(f"{error} Run the task again after {until}.") from without_frames(error)
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
         self.log.info("%s The task is deferred until %s.", error, until)

@@ -150,6 +150,14 @@ def is_held(error: BaseException) -> bool:
     return isinstance(error, OpenmarketsRateLimited) and error.held
 
 
+def without_frames(error: OpenmarketsError) -> OpenmarketsError:
+    """Return the error without where it was raised, for a cause whose message says all that a task's log needs.
+
+    Its frames would push the message out of sight.
+    """
+    return error.with_traceback(None)
+
+
 def from_dict(data: dict[str, Any]) -> OpenmarketsError:
     """Make an error again from what :meth:`OpenmarketsError.as_dict` returned.
 

@@ -19,8 +19,9 @@ RELABELING = {
 
 PLACEHOLDERS = {
     "host": "leave empty for Openmarkets' own identity server",
-    "port": "443; Airflow 3.3.2 tests no connection without a port",
+    "port": "443; the Test button of Airflow 3.3.2 needs a port",
     "login": "issued by Openmarkets on onboarding",
+    "password": "issued with the client ID",
 }
 
 CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
@@ -36,7 +37,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "scopes": {
         "label": "APIs in your plan",
-        "description": "OAuth scopes that your plan holds. Empty: all three.",
+        "description": "What your plan holds, by OAuth scope; choose one or more. Empty: all three.",
         "schema": {
             "type": ["array", "null"],
             "items": {"type": "string"},
@@ -80,6 +81,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
             "section": "Advanced",
         },
     },
+    # No default is filled in: Airflow warns in the log of every task of so short a value in Extra.
     "cache_backend": {
         "label": "Token cache",
         "description": "Who shares access tokens (encrypted). file (the default): the processes of one host. redis: "
@@ -87,7 +89,6 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "schema": {
             "type": ["string", "null"],
             "enum": ["file", "redis", "variable", "memory", "custom"],
-            "default": "file",
             "section": "Advanced",
         },
     },

@@ -157,7 +157,7 @@ def test_the_fields_are_the_settings_that_the_standard_fields_do_not_hold():
 def test_what_a_field_allows_is_what_the_settings_allow(field: str, allowed: Any, default: str):
     schema = CONNECTION_FIELDS[field]["schema"]
     assert schema["enum"] == list(allowed)
-    assert schema["default"] == default
+    assert schema.get("default", default) == default
     assert getattr(Settings(client_id="i", client_secret="s"), field) == default
     assert set(schema.get("values_display", schema["enum"])) == set(schema["enum"])
     assert f"{default} (the default)" in CONNECTION_FIELDS[field]["description"]
@@ -183,6 +183,8 @@ def test_a_field_may_stay_empty_and_its_default_is_valid(name: str):
     assert schema["type"][1:] == ["null"]
     if "default" in schema:
         check(schema["default"], schema)
+        # Airflow takes what is shorter for a secret that it can't mask, and warns of it in the log of every task.
+        assert len(schema["default"]) >= 5
     if "enum" not in schema:
         check(None, schema)
 

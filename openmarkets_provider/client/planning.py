@@ -159,6 +159,15 @@ def endpoint_of(query: Query) -> str:
     return name
 
 
+def name_of(query: Query) -> str:
+    """Return what a query is called in a log: its endpoint, or the call that ``request`` makes."""
+    endpoint = endpoint_of(query)
+    if endpoint != "request":
+        return endpoint
+    (call,) = plan(query)
+    return call.label
+
+
 class FinalQuery(Query):
     """A typed query that was checked, with its arguments in the form that planning needs."""
 

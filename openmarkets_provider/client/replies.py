@@ -201,7 +201,7 @@ def _token_error(
     code = title if isinstance(error, str) else None
     wait = retry_after(headers.get("retry-after"))
     said = ": ".join(part for part in (title, detail) if part) or "no reason given"
-    what = f"The identity server refused a token for {scope}: {status} {said.removesuffix('.')}."
+    what = f"The identity server refused a token for {scope}: {status} {said.rstrip('.')}."
     if status == 429 or status in _TRANSIENT or status >= 500:
         limited = status == 429
         return (OpenmarketsRateLimited if limited else OpenmarketsServerError)(

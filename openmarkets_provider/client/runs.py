@@ -112,7 +112,7 @@ class Run:
         except OpenmarketsError as error:
             unknown = isinstance(error, OpenmarketsNotFound) and error.status == 404 and call.security is not None
             if not unknown or self._query["on_invalid"] != "warn":
-                raise self._named(error, number, call) from error
+                raise self._named(error, number, call) from error.__cause__
             log.warning("%s It is left out.", error)
             return Answer(number, call, None, known=False)
 
@@ -129,7 +129,7 @@ class Run:
         try:
             return (yield from self._rows(call, reply))
         except OpenmarketsError as error:
-            raise self._named(error, number, call) from error
+            raise self._named(error, number, call) from error.__cause__
 
     def _rows(self, call: ApiCall, reply: Any) -> Flow[list[Row]]:
         given = records(call, reply)

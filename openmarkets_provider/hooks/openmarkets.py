@@ -174,6 +174,7 @@ class OpenmarketsHook(BaseHook):
             OpenmarketsError,
             OpenmarketsInvalidClient,
             OpenmarketsScopeNotInPlan,
+            OpenmarketsTransportError,
         )
 
         try:
@@ -187,6 +188,11 @@ class OpenmarketsHook(BaseHook):
                     not_in_plan.append(scope)
                 elif isinstance(error, OpenmarketsInvalidClient):
                     return False, f"The client id and secret are not accepted. {error}"
+                elif isinstance(error, OpenmarketsTransportError):
+                    return False, (
+                        f"The identity server can't be reached. {error} Check Identity URL (host) and port, and "
+                        "whether this machine's network and proxy let it through."
+                    )
                 else:
                     return False, str(error)
         except OpenmarketsError as error:
@@ -196,7 +202,7 @@ class OpenmarketsHook(BaseHook):
         good = f"Access token obtained from {client.settings.identity_url} for: {', '.join(in_plan) or 'no API'}."
         if not_in_plan:
             advice = "ask Openmarkets, or choose only what is in it under 'APIs in your plan' (scopes)"
-            return False, f"{good} Not in the plan: {', '.join(not_in_plan)}; {advice}."
+            return False, f"Not in the plan: {', '.join(not_in_plan)}; {advice}. {good}"
         return True, good
 
     @classmethod

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from openmarkets_provider._query_operator import QueryOperator
+from openmarkets_provider.client.planning import name_of
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
@@ -38,7 +40,15 @@ class OpenmarketsOperator(QueryOperator):
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
         """Return the query's result."""
+        started = time.monotonic()
         result = hook.run(self.query)
+        self.log.info("%s: %s in %.1f s.", name_of(self.query), _size(result), time.monotonic() - started)
         if self.do_xcom_push:
             ensure_fits_xcom(result, self.max_xcom_bytes)
         return result
+
+
+def _size(result: Any) -> str:
+    if not isinstance(result, list):
+        return "answered"
+    return f"{len(result)} {'row' if len(result) == 1 else 'rows'}"

@@ -1,4 +1,7 @@
-"""The control paths below `/_sandbox`: counts, faults, overridden quotes, announcements, reset. They need no token."""
+"""The control paths below `/_sandbox`: counts, faults, overridden quotes, announcements, credentials, reset.
+
+They need no token.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ async def stats(request: Request) -> JSONResponse:
 
 
 async def reset(request: Request) -> Response:
-    """Zero the counts, drop faults, overrides and published announcements, and restore the first orders."""
+    """Zero the counts, drop faults, overrides and published announcements, restore the first orders and secrets."""
     state_of(request).reset()
     return Response(status_code=204)
 
@@ -61,6 +64,21 @@ async def publish(request: Request) -> JSONResponse:
         raise wire.bad_request(str(error)) from None
 
 
+async def list_tokens(request: Request) -> JSONResponse:
+    """Return every access token that was issued, so that a test can look for them where none may be."""
+    return JSONResponse({"tokens": state_of(request).tokens.issued()})
+
+
+async def change_secret(request: Request) -> Response:
+    """Give a client another secret; from now on the one before is refused, and tokens stay valid."""
+    fields = await wire.json_object(request)
+    try:
+        state_of(request).change_secret(request.path_params["client_id"], fields)
+    except ValueError as error:
+        raise wire.bad_request(str(error)) from None
+    return Response(status_code=204)
+
+
 ROUTES = [
     Route("/stats", stats),
     Route("/reset", reset, methods=["POST"]),
@@ -69,4 +87,6 @@ ROUTES = [
     Route("/faults", clear_faults, methods=["DELETE"]),
     Route("/securities/{security}", set_security, methods=["POST"]),
     Route("/announcements", publish, methods=["POST"]),
+    Route("/tokens", list_tokens),
+    Route("/clients/{client_id}", change_secret, methods=["POST"]),
 ]

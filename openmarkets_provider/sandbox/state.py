@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -46,6 +46,7 @@ class Tokens:
         """Begin without any; `lifetime` is in seconds."""
         self.lifetime = lifetime
         self._granted: dict[str, tuple[frozenset[str], float]] = {}
+        self._issued: list[str] = []
         self._lock = threading.Lock()
 
     def issue(self, scopes: Collection[str]) -> str:
@@ -53,7 +54,13 @@ class Tokens:
         token = secrets.token_hex(32)
         with self._lock:
             self._granted[token] = frozenset(scopes), time.monotonic() + self.lifetime
+            self._issued.append(token)
         return token
+
+    def issued(self) -> list[str]:
+        """Return all tokens that were ever issued."""
+        with self._lock:
+            return list(self._issued)
 
     def scopes(self, token: str) -> frozenset[str] | None:
         """Return the scopes of a token, or None if it isn't valid."""
@@ -263,7 +270,8 @@ class State:
 
     def __init__(self, clients: Sequence[Client] = CLIENTS, token_lifetime: int = 3600) -> None:
         """Begin with clients and nothing else."""
-        self.clients = {client.client_id: client for client in clients}
+        self._first_clients = {client.client_id: client for client in clients}
+        self.clients = dict(self._first_clients)
         self.tokens = Tokens(token_lifetime)
         self.stats = Stats()
         self.faults = Faults()
@@ -272,12 +280,22 @@ class State:
         self.orders = OrderBook()
 
     def reset(self) -> None:
-        """Zero the counts, drop faults, overrides and announcements, restore the first orders; tokens stay valid."""
+        """Zero the counts, drop faults, overrides and announcements, restore orders and secrets; tokens stay valid."""
         self.stats.reset()
         self.faults.clear()
         self.overrides.clear()
         self.announcements.clear()
         self.orders.reset()
+        self.clients = dict(self._first_clients)
+
+    def change_secret(self, client_id: str, fields: Mapping[str, Any]) -> None:
+        """Give a client the `client_secret` of the fields."""
+        client, secret = self.clients.get(client_id), fields.get("client_secret")
+        if client is None:
+            raise ValueError(f"the sandbox has no client {client_id!r}; it has {', '.join(self.clients)}")
+        if set(fields) != {"client_secret"} or not isinstance(secret, str) or not secret:
+            raise ValueError("client_secret, a text, is what can be given")
+        self.clients[client_id] = replace(client, client_secret=secret)
 
     def fault(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Check a fault, make it active and return it; `revoke_tokens` acts at once."""

@@ -11,7 +11,7 @@ from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue
 from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.client.planning import check, check_reads_only
 from openmarkets_provider.conditions import check_condition, evaluate
-from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_held
+from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_held, without_frames
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         try:
             check_reads_only(self.query, "a sensor")
         except OpenmarketsError as error:
-            raise self._permanent(error) from error
+            raise self._permanent(error) from without_frames(error)
         if not self.deferrable:
             try:
                 return super().execute(context)
@@ -127,7 +127,7 @@ class OpenmarketsSensor(BaseSensorOperator):
             case {"status": "error", "error": dict(data)}:
                 error = from_dict(data)
                 if not error.transient:
-                    raise self._permanent(error) from error
+                    raise self._permanent(error) from without_frames(error)
                 if self.never_fail:
                     raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
                 raise error
@@ -143,7 +143,7 @@ class OpenmarketsSensor(BaseSensorOperator):
                 ensure_fits_xcom(value, self.max_xcom_bytes)
         except OpenmarketsError as error:
             if not error.transient:
-                raise self._permanent(error) from error
+                raise self._permanent(error) from without_frames(error)
             if not self.silent_fail and not is_held(error):
                 self._count_failure(context, error)
             self.log.warning("%s Polling again.", error)

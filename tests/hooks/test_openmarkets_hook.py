@@ -351,6 +351,8 @@ class TestTestConnection:
         good, message = self.check(monkeypatch, openmarkets_sandbox, password="wrong-secret")
         assert not good
         assert "client id and secret are not accepted" in message
+        # A server's own full stop is not doubled.
+        assert ".." not in message
         assert "wrong-secret" not in message
         assert openmarkets_sandbox.stats()["token_errors"] == 1
 
@@ -360,12 +362,15 @@ class TestTestConnection:
         )
         good, message = self.check(monkeypatch, openmarkets_sandbox)
         assert not good
-        assert "for: market-data-api, oms-api. Not in the plan: news-api" in message
+        assert message.startswith("Not in the plan: news-api; ask Openmarkets, or choose only")
+        assert message.endswith("for: market-data-api, oms-api.")
 
     def test_an_unreachable_host(self, monkeypatch, openmarkets_sandbox):
         good, message = self.check(monkeypatch, openmarkets_sandbox, host="http://127.0.0.1:9")
         assert not good
+        assert message.startswith("The identity server can't be reached.")
         assert "no answer from http://127.0.0.1:9" in message
+        assert "Check Identity URL (host) and port" in message
 
     def test_a_wrong_field(self, monkeypatch, openmarkets_sandbox):
         good, message = self.check(monkeypatch, openmarkets_sandbox, extra={"colour": "red"})

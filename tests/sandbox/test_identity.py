@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from openmarkets_provider.sandbox.server import Client, SandboxServer
+from tests.sandbox.conftest import fetch_token
 
 FORM = {"grant_type": "client_credentials", "scope": "market-data-api"}
 ODD = Client("odd client+1", "a+b %:/é", ("news-api",))
@@ -122,3 +123,43 @@ def test_a_get_is_not_allowed(token_url: str) -> None:
 
 def test_a_clients_repr_hides_the_secret() -> None:
     assert ODD.client_secret not in repr(ODD)
+
+
+def test_a_secret_that_is_changed_is_refused_and_its_tokens_stay_valid(
+    openmarkets_sandbox: SandboxServer, api: httpx.Client
+) -> None:
+    def asked(secret: str) -> int:
+        auth = (openmarkets_sandbox.client_id, secret)
+        return post(f"{openmarkets_sandbox.identity_url}/connect/token", auth=auth).status_code
+
+    changed = api.post(f"/_sandbox/clients/{openmarkets_sandbox.client_id}", json={"client_secret": "another"})
+    assert changed.status_code == 204
+    assert (asked(openmarkets_sandbox.client_secret), asked("another")) == (401, 200)
+    assert api.get("/oms/accounts/v1").status_code == 200
+    openmarkets_sandbox.reset()
+    assert (asked(openmarkets_sandbox.client_secret), asked("another")) == (200, 401)
+
+
+@pytest.mark.parametrize(
+    ("client_id", "fields", "reason"),
+    [
+        ("nobody", {"client_secret": "another"}, "has no client 'nobody'; it has sandbox-client, "),
+        ("sandbox-client", {}, "client_secret, a text, is what can be given"),
+        ("sandbox-client", {"client_secret": ""}, "client_secret, a text, is what can be given"),
+        ("sandbox-client", {"client_secret": "another", "scopes": []}, "client_secret, a text, is what can be given"),
+    ],
+)
+def test_a_secret_that_can_not_be_is_refused(
+    anonymous: httpx.Client, client_id: str, fields: dict[str, object], reason: str
+) -> None:
+    refused = anonymous.post(f"/_sandbox/clients/{client_id}", json=fields)
+    assert refused.status_code == 400
+    assert reason in refused.json()["detail"]
+
+
+def test_all_tokens_that_were_issued_are_told_even_revoked_ones(
+    openmarkets_sandbox: SandboxServer, anonymous: httpx.Client
+) -> None:
+    tokens = [fetch_token(openmarkets_sandbox), fetch_token(openmarkets_sandbox, "oms-api")]
+    openmarkets_sandbox.revoke_tokens()
+    assert anonymous.get("/_sandbox/tokens").json()["tokens"][-2:] == tokens

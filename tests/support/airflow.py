@@ -85,7 +85,7 @@ class TaskResult:
 class DagRun:
     """A finished run of a DAG."""
 
-    airflow: RealAirflow
+    airflow: AirflowApi
     dag_id: str
     run_id: str
     state: str
@@ -138,18 +138,127 @@ class CeleryWorkers:
         }
 
 
-class RealAirflow:
+class AirflowApi:
+    """The REST API of an Airflow that runs, and what can be waited for with it."""
+
+    api_path = "/api/v2"
+    of_no_date: ClassVar[dict[str, Any]] = {"logical_date": None}
+    order_of_tasks: ClassVar[dict[str, Any]] = {"order_by": "id"}
+
+    base_url = ""
+    _client: httpx.Client
+
+    def __init__(self, progress: Callable[[str], None] | None = None) -> None:
+        """Take what is told each stage."""
+        self._progress = progress or (lambda stage: None)
+
+    def check_alive(self, what: str) -> None:
+        """Fail, with the name of what is waited for, if the Airflow has died."""
+
+    def connect(self, base_url: str) -> None:
+        """Take the address; nothing is sent yet."""
+        self.base_url = base_url
+        self._client = httpx.Client(base_url=base_url, timeout=60, trust_env=False)
+
+    def log_in(self) -> None:
+        """Be the admin that whoever asks on loopback is."""
+        self._client.headers["Authorization"] = f"Bearer {self.call('GET', '/auth/token')['access_token']}"
+
+    def wait_until(self, what: str, predicate: Callable[[], T | None], timeout: float) -> T:
+        """Return the first true result of the predicate; fail at the deadline or if Airflow has died."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self.check_alive(what)
+            # A refused connection is for the next look at the processes to explain.
+            with suppress(httpx.TransportError):
+                if result := predicate():
+                    return result
+            if time.monotonic() > deadline:
+                raise AirflowError(f"waited {timeout} s in vain for {what}")
+            time.sleep(0.3)
+
+    def api(self, method: str, path: str, json: object = None, **query: Any) -> tuple[int, Any]:
+        """Send one request to the REST API; return its status and its decoded body."""
+        headers = {"Accept": "application/json"}
+        reply = self._client.request(method, path, json=json, params=query or None, headers=headers)
+        try:
+            return reply.status_code, reply.json()
+        except ValueError:
+            return reply.status_code, reply.text
+
+    def call(self, method: str, path: str, json: object = None, **query: Any) -> Any:
+        """Send one request that has to succeed; return its decoded body."""
+        status, body = self.api(method, path, json, **query)
+        if status >= httpx.codes.BAD_REQUEST:
+            raise AirflowError(f"{method} {path} answered {status}: {body}")
+        return body
+
+    def run_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 300) -> DagRun:
+        """Wait until the DAG is parsed, trigger it, and wait for the end of the run."""
+        return self.wait_for_run(dag_id, self.start_dag(dag_id, conf, timeout), timeout)
+
+    def start_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 300) -> str:
+        """Wait until the DAG is parsed and trigger it; return the run's id."""
+        path = f"{self.api_path}/dags/{quote(dag_id, safe='')}"
+
+        def parsed() -> bool:
+            if errors := self.call("GET", f"{self.api_path}/importErrors")["import_errors"]:
+                raise AirflowError("\n".join(f"{each['filename']}: {each['stack_trace']}" for each in errors))
+            return self.api("GET", path)[0] == httpx.codes.OK
+
+        self.wait_until(f"the DAG {dag_id}", parsed, timeout)
+        self.call("PATCH", path, {"is_paused": False})
+        run = self.call("POST", f"{path}/dagRuns", {**self.of_no_date, "conf": dict(conf or {})})
+        self._progress(f"{dag_id} triggered")
+        return str(run["dag_run_id"])
+
+    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 300) -> DagRun:
+        """Wait for the end of a run, however it was started."""
+        path = self.run_path(dag_id, run_id)
+        tasks: list[TaskResult] = []
+        told: set[str] = set()
+
+        def ended() -> str | None:
+            # The run is read before its tasks, so that those of an ended run are final.
+            state = str(self.call("GET", path)["state"])
+            tasks[:] = self._tasks(path)
+            stages = [str(task) for task in tasks if task.state in ENDED]
+            for stage in stages:
+                if stage not in told:
+                    self._progress(stage)
+            told.update(stages)
+            return state if state in ENDED else None
+
+        try:
+            state = self.wait_until(f"the end of {dag_id}", ended, timeout)
+        except AirflowError as error:
+            error.add_note("\n".join(map(str, tasks)))
+            raise
+        self._progress(f"{dag_id} {state}")
+        return DagRun(self, dag_id, run_id, state, tasks)
+
+    def run_path(self, dag_id: str, run_id: str) -> str:
+        """Return where the REST API has a run."""
+        return f"{self.api_path}/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+
+    def _tasks(self, run_path: str) -> Iterator[TaskResult]:
+        offset, total = 0, 1
+        while offset < total:
+            page = self.call("GET", f"{run_path}/taskInstances", limit=PAGE, offset=offset, **self.order_of_tasks)
+            for item in page["task_instances"]:
+                yield TaskResult(*(item[name] for name in TASK_FIELDS))
+            offset, total = offset + PAGE, page["total_entries"]
+
+
+class RealAirflow(AirflowApi):
     """Start Airflow on entering; end it and remove every trace of it on leaving.
 
     DAGs are created paused, and ``run_dag`` unpauses the one that it runs. With ``schedules`` they are
     created unpaused, and schedules and asset events start runs too.
     """
 
-    api_path = "/api/v2"
     health_path = "/api/v2/monitor/health"
     components = frozenset({"scheduler", "dag_processor", "triggerer"})
-    of_no_date: ClassVar[dict[str, Any]] = {"logical_date": None}
-    order_of_tasks: ClassVar[dict[str, Any]] = {"order_by": "id"}
 
     def __init__(
         self,
@@ -159,9 +268,12 @@ class RealAirflow:
         schedules: bool = False,
         progress: Callable[[str], None] | None = None,
         celery: CeleryWorkers | None = None,
+        port: int = 0,
     ) -> None:
-        """Take the settings; ``env`` goes before every other, ``progress`` is told each stage."""
+        """Take the settings; ``env`` goes before every other, ``progress`` is told each stage, port 0 is a free one."""
+        super().__init__(progress)
         self._celery = celery
+        self._port = port
         self._settings = {
             "CORE__DAGS_FOLDER": str(dags_folder.resolve()),
             "CORE__PARALLELISM": str(parallelism),
@@ -169,14 +281,11 @@ class RealAirflow:
             "SCHEDULER__USE_JOB_SCHEDULE": str(schedules),
         }
         self._extra_env = dict(env or {})
-        self._progress = progress or (lambda stage: None)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.base_url = ""
 
     def __enter__(self) -> Self:
         """Start everything and wait until it is healthy."""
-        self.base_url = f"http://127.0.0.1:{_free_port()}"
-        self._client = httpx.Client(base_url=self.base_url, timeout=60, trust_env=False)
+        self.connect(f"http://127.0.0.1:{self._port or free_port()}")
         self.home = Path(tempfile.mkdtemp(prefix="airflow-"))
         try:
             self._start()
@@ -244,7 +353,7 @@ class RealAirflow:
         self.wait_until("the API server", self._health, START_TIMEOUT)
         # The first call builds the execution API; the first task must not have to wait for it.
         self._client.get("/execution/health")
-        self._client.headers["Authorization"] = f"Bearer {self.call('GET', '/auth/token')['access_token']}"
+        self.log_in()
 
     def _start_workers(self, celery: CeleryWorkers) -> None:
         def ready() -> bool:
@@ -308,41 +417,16 @@ class RealAirflow:
                 process.wait()
             shutil.rmtree(self.home, ignore_errors=True)
 
+    def check_alive(self, what: str) -> None:
+        """Fail if a component has died."""
+        for name, process in self._processes.items():
+            if (code := process.poll()) is not None:
+                raise AirflowError(f"{name} ended with {code} before {what}:\n{self._tail(name)}")
+
     def _health(self) -> set[str]:
         reply = self._client.get(self.health_path)
         parts = reply.json() if reply.is_success else {}
         return {name for name, part in parts.items() if part["status"] == "healthy"}
-
-    def wait_until(self, what: str, predicate: Callable[[], T | None], timeout: float) -> T:
-        """Return the first true result of the predicate; fail at the deadline or if a component has died."""
-        deadline = time.monotonic() + timeout
-        while True:
-            for name, process in self._processes.items():
-                if (code := process.poll()) is not None:
-                    raise AirflowError(f"{name} ended with {code} before {what}:\n{self._tail(name)}")
-            # A refused connection is for the next look at the processes to explain.
-            with suppress(httpx.TransportError):
-                if result := predicate():
-                    return result
-            if time.monotonic() > deadline:
-                raise AirflowError(f"waited {timeout} s in vain for {what}")
-            time.sleep(0.3)
-
-    def api(self, method: str, path: str, json: object = None, **query: Any) -> tuple[int, Any]:
-        """Send one request to the REST API; return its status and its decoded body."""
-        headers = {"Accept": "application/json"}
-        reply = self._client.request(method, path, json=json, params=query or None, headers=headers)
-        try:
-            return reply.status_code, reply.json()
-        except ValueError:
-            return reply.status_code, reply.text
-
-    def call(self, method: str, path: str, json: object = None, **query: Any) -> Any:
-        """Send one request that has to succeed; return its decoded body."""
-        status, body = self.api(method, path, json, **query)
-        if status >= httpx.codes.BAD_REQUEST:
-            raise AirflowError(f"{method} {path} answered {status}: {body}")
-        return body
 
     @property
     def pids(self) -> dict[str, int]:
@@ -359,67 +443,16 @@ class RealAirflow:
     def _tail(self, name: str) -> str:
         return self._log(name).read_text(errors="replace")[-LOG_TAIL:]
 
-    def run_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 300) -> DagRun:
-        """Wait until the DAG is parsed, trigger it, and wait for the end of the run."""
-        return self.wait_for_run(dag_id, self.start_dag(dag_id, conf, timeout), timeout)
 
-    def start_dag(self, dag_id: str, conf: Mapping[str, Any] | None = None, timeout: float = 300) -> str:
-        """Wait until the DAG is parsed and trigger it; return the run's id."""
-        path = f"{self.api_path}/dags/{quote(dag_id, safe='')}"
-
-        def parsed() -> bool:
-            if errors := self.call("GET", f"{self.api_path}/importErrors")["import_errors"]:
-                raise AirflowError("\n".join(f"{each['filename']}: {each['stack_trace']}" for each in errors))
-            return self.api("GET", path)[0] == httpx.codes.OK
-
-        self.wait_until(f"the DAG {dag_id}", parsed, timeout)
-        self.call("PATCH", path, {"is_paused": False})
-        run = self.call("POST", f"{path}/dagRuns", {**self.of_no_date, "conf": dict(conf or {})})
-        self._progress(f"{dag_id} triggered")
-        return str(run["dag_run_id"])
-
-    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 300) -> DagRun:
-        """Wait for the end of a run, however it was started."""
-        path = self.run_path(dag_id, run_id)
-        tasks: list[TaskResult] = []
-        told: set[str] = set()
-
-        def ended() -> str | None:
-            # The run is read before its tasks, so that those of an ended run are final.
-            state = str(self.call("GET", path)["state"])
-            tasks[:] = self._tasks(path)
-            stages = [str(task) for task in tasks if task.state in ENDED]
-            for stage in stages:
-                if stage not in told:
-                    self._progress(stage)
-            told.update(stages)
-            return state if state in ENDED else None
-
-        try:
-            state = self.wait_until(f"the end of {dag_id}", ended, timeout)
-        except AirflowError as error:
-            error.add_note("\n".join(map(str, tasks)))
-            raise
-        self._progress(f"{dag_id} {state}")
-        return DagRun(self, dag_id, run_id, state, tasks)
-
-    def run_path(self, dag_id: str, run_id: str) -> str:
-        """Return where the REST API has a run."""
-        return f"{self.api_path}/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
-
-    def _tasks(self, run_path: str) -> Iterator[TaskResult]:
-        offset, total = 0, 1
-        while offset < total:
-            page = self.call("GET", f"{run_path}/taskInstances", limit=PAGE, offset=offset, **self.order_of_tasks)
-            for item in page["task_instances"]:
-                yield TaskResult(*(item[name] for name in TASK_FIELDS))
-            offset, total = offset + PAGE, page["total_entries"]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(*preferred: int) -> int:
+    """Return the first of the ports that is free, or else any that is."""
+    for port in (*preferred, 0):
+        with socket.socket() as probe, suppress(OSError):
+            # As a server does: connections that have just ended keep no port from it.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise OSError("no port of loopback is free")
 
 
 def _kill_session(leader: int) -> None:

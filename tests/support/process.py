@@ -19,13 +19,21 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
-        if not self.has_started():
-            raise RuntimeError(f"{' '.join(self._command[1:])} did not start: exit status {self._process.wait(10)}.")
+        try:
+            if not self.has_started():
+                code = self._process.wait(10)
+                raise RuntimeError(f"{' '.join(self._command[1:])} did not start: exit status {code}.")
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.terminate()
         self._process.wait(20)
         self._process.stdout.close()

@@ -12,7 +12,52 @@ import httpx
 from tests.support.process import ServerProcess
 
 
-class SandboxProcess(ServerProcess):
+class SandboxControl:
+    """The control paths of a sandbox that runs."""
+
+    url: str
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the sandbox counted."""
+        return self._control("GET", "stats")
+
+    def reset(self) -> None:
+        """Zero the counts, drop faults and overrides."""
+        self._control("POST", "reset")
+
+    def fault(self, **fields: Any) -> None:
+        """Make a fault active."""
+        self._control("POST", "faults", fields)
+
+    def clear_faults(self) -> None:
+        """End all faults."""
+        self._control("DELETE", "faults")
+
+    def set_security(self, security: str, **fields: Any) -> None:
+        """Change a security's quote from now on."""
+        self._control("POST", f"securities/{security}", fields)
+
+    def publish(self, security: str, **fields: Any) -> dict[str, Any]:
+        """Publish an announcement, and return it."""
+        published: dict[str, Any] = self._control("POST", "announcements", {"security": security, **fields})
+        return published
+
+    def change_secret(self, client_id: str, client_secret: str) -> None:
+        """Have the identity server refuse a client's secret from now on, and take another one."""
+        self._control("POST", f"clients/{client_id}", {"client_secret": client_secret})
+
+    def issued_tokens(self) -> list[str]:
+        """Return every access token that was issued."""
+        tokens: list[str] = self._control("GET", "tokens")["tokens"]
+        return tokens
+
+    def _control(self, method: str, path: str, body: Any = None) -> Any:
+        response = httpx.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30, trust_env=False)
+        response.raise_for_status()
+        return response.json() if response.content else None
+
+
+class SandboxProcess(SandboxControl, ServerProcess):
     """Runs ``python -m openmarkets_provider.sandbox`` on a free port of loopback."""
 
     def __init__(self, *options: str) -> None:
@@ -32,29 +77,3 @@ class SandboxProcess(ServerProcess):
     def connection_json(self) -> str:
         """The Airflow connection, as ``AIRFLOW_CONN_OPENMARKETS_DEFAULT`` takes it."""
         return json.dumps(self.connection)
-
-    def stats(self) -> dict[str, Any]:
-        """Return what the sandbox counted."""
-        return self._control("GET", "stats")
-
-    def reset(self) -> None:
-        """Zero the counts, drop faults and overrides."""
-        self._control("POST", "reset")
-
-    def fault(self, **fields: Any) -> None:
-        """Make a fault active."""
-        self._control("POST", "faults", fields)
-
-    def set_security(self, security: str, **fields: Any) -> None:
-        """Change a security's quote from now on."""
-        self._control("POST", f"securities/{security}", fields)
-
-    def publish(self, security: str, **fields: Any) -> dict[str, Any]:
-        """Publish an announcement, and return it."""
-        published: dict[str, Any] = self._control("POST", "announcements", {"security": security, **fields})
-        return published
-
-    def _control(self, method: str, path: str, body: Any = None) -> Any:
-        response = httpx.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30, trust_env=False)
-        response.raise_for_status()
-        return response.json() if response.content else None

@@ -20,6 +20,7 @@ FILES_SINCE = {
     "airflow/test_fleet.py": "3.3",
     "airflow/test_fleet_triggers.py": "3.3",
     "airflow/test_real_airflow.py": "3.3",
+    "airflow/test_ui.py": "3.3",
     "hooks/test_meter.py": "3.3",
     "hooks/test_variable_store.py": "3.3",
     "test_docs_code.py": "3.3",
