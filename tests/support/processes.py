@@ -8,9 +8,30 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import tests.support.versions  # noqa: F401 (it quietens httpx, whose lines would fill files that are kept small)
 from openmarkets_provider.client import throttle, token_source
+from tests.support.databases import POSTGRES_DRIVERS
 
 FORK = multiprocessing.get_context("fork")
+
+# It has loaded Airflow once: faster than to start each process, and without the tests' threads. There is one server
+# for all tests, which loads what the last call names.
+FORK_SERVER = multiprocessing.get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(
+    [
+        __name__,
+        "airflow.providers.common.compat.sdk",
+        "airflow.providers.postgres.hooks.postgres",
+        "openmarkets_provider.client.client",
+        "openmarkets_provider.hooks.openmarkets",
+        "openmarkets_provider.landing.sql",
+        "openmarkets_provider.transfers.openmarkets_to_object_storage",
+        "openmarkets_provider.transfers.openmarkets_to_sql",
+        "pyarrow.parquet",
+        "s3fs",
+        f"sqlalchemy.dialects.postgresql.{POSTGRES_DRIVERS[0]}",
+    ]
+)
 
 
 class NoMasker:

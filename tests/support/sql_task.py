@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,22 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.context import context
-from tests.support.databases import POSTGRES_DRIVERS
+from tests.support.processes import FORK_SERVER
 
 PATIENCE = 60
-
-# A server that has loaded Airflow once forks each process: faster than to start them, and without the tests' threads.
-_fork = multiprocessing.get_context("forkserver")
-_fork.set_forkserver_preload(
-    [
-        "airflow.providers.postgres.hooks.postgres",
-        "openmarkets_provider.client.client",
-        "openmarkets_provider.hooks.openmarkets",
-        "openmarkets_provider.landing.sql",
-        "openmarkets_provider.transfers.openmarkets_to_sql",
-        f"sqlalchemy.dialects.postgresql.{POSTGRES_DRIVERS[0]}",
-    ]
-)
 
 
 class SqlTask:
@@ -44,7 +30,7 @@ class SqlTask:
         self.temp, self._output = folder / "temp", folder / "output"
         self.temp.mkdir(parents=True)
         arguments = (dict(os.environ), str(self.temp), str(self._output), loads)
-        self._process = _fork.Process(target=_work, args=arguments)
+        self._process = FORK_SERVER.Process(target=_work, args=arguments)
         self._process.start()
 
     def signal(self, number: int) -> None:

@@ -7,7 +7,6 @@ that point is reached, or the kernel ends the process there.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -23,13 +22,8 @@ from openmarkets_provider import queries
 from openmarkets_provider.sandbox.securities import SECURITIES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import context
+from tests.support.processes import FORK_SERVER
 from tests.support.s3_server import S3Server
-
-# Forked from a process that has imported everything, and has no threads.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [__name__, "tests.support.versions", "airflow.providers.common.compat.sdk", "pyarrow.parquet", "s3fs", "httpx"]
-)
 
 WAIT = 60
 MANY = [security.code for security in SECURITIES.values() if security.option is None][:300]
@@ -73,8 +67,8 @@ class Load:
     def __init__(
         self, environment: dict[str, str], arguments: dict[str, Any], before: Callable[[], None] | None = None
     ) -> None:
-        self._pipe, other = PROCESSES.Pipe(duplex=False)
-        self._process = PROCESSES.Process(target=run, args=(other, environment, arguments, before), daemon=True)
+        self._pipe, other = FORK_SERVER.Pipe(duplex=False)
+        self._process = FORK_SERVER.Process(target=run, args=(other, environment, arguments, before), daemon=True)
         self._process.start()
         other.close()
 
@@ -437,7 +431,7 @@ class TestTwiceAtOnce:
         arguments = of(where, partition)
         expected = undisturbed(start, tmp_path, arguments)
         old_files(where, partition)
-        meeting = PROCESSES.Barrier(2)
+        meeting = FORK_SERVER.Barrier(2)
         loads = [start(where, MeetAtTheFirstFile(meeting), **arguments) for _ in range(2)]
         for load in loads:
             assert load.outcome()["rows"] == 25
@@ -462,7 +456,7 @@ class TestTwiceAtOnce:
         where = local(tmp_path)
         arguments = of(where, None)
         expected = undisturbed(start, tmp_path, arguments)
-        goes_on = PROCESSES.Barrier(2)
+        goes_on = FORK_SERVER.Barrier(2)
         slow = start(where, MeetAtTheFirstFile(goes_on), **arguments)
         wait_until(lambda: where.left() != [])
         (its_file,) = where.left()
