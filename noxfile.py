@@ -36,15 +36,18 @@ def tests(session: nox.Session, airflow: str) -> None:
     """Run the tests on one Airflow, all or those that pytest's arguments after ``--`` name."""
     constraints = "constraints.txt" if airflow == OWN else f"constraints/airflow-{airflow}.txt"
     session.install("--constraint", constraints, "--group", "test", "--group", "demo", "--editable", f".[{EXTRAS}]")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    report = RESULTS / f"{airflow} {session.python}.xml"
-    report.unlink(missing_ok=True)
-    session.run("python", "-m", "pytest", "-q", f"--junitxml={report}", *WITHOUT, *session.posargs)
+    arguments = session.posargs
+    if not arguments:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        report = RESULTS / f"{airflow} {session.python}.xml"
+        report.unlink(missing_ok=True)
+        arguments = [f"--junitxml={report}"]
+    session.run("python", "-m", "pytest", "-q", *WITHOUT, *arguments)
 
 
 @nox.session(venv_backend="none", tags=["matrix"])
 def table(session: nox.Session) -> None:
-    """Print what the last runs came to."""
+    """Print what the last runs of all tests came to."""
     lines = []
     for airflow, pythons in AIRFLOWS.items():
         for python in pythons:
