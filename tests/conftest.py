@@ -40,18 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that are marked for a later Airflow than this, and say what one process has to run.
-
-    Real Airflows run one after another. What stands in one file shares servers.
-    """
+    """Leave out the tests that are marked for a later Airflow than this."""
     late = {item for item in items if any(not at_least(mark.args[0]) for mark in item.iter_markers("since"))}
     config.hook.pytest_deselected(items=list(late))
     items[:] = [item for item in items if item not in late]
-    for item in items:
-        together = "airflow" if item.get_closest_marker("airflow") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
     config.stash[LEFT_OUT] = f"{len(late)} tests, {len(collect_ignore)} files"
 
 
