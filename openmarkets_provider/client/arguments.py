@@ -266,8 +266,9 @@ def check_json(arguments: Mapping[str, Any], final: Final) -> None:
             json.dumps(value, allow_nan=False, ensure_ascii=False, default=later).encode()
         except (TypeError, ValueError, RecursionError) as error:
             name = key if isinstance(key, str) and key.isidentifier() else brief(key)
+            problem = "nested too deep" if isinstance(error, RecursionError) else error
             raise OpenmarketsQueryError(
-                f"query: argument {name:.100}: {error}; a query holds texts, numbers, booleans, None, lists and "
+                f"query: argument {name:.100}: {problem}; a query holds texts, numbers, booleans, None, lists and "
                 "dicts only (times as ISO 8601 texts)."
             ) from None
 

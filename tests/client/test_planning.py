@@ -372,7 +372,7 @@ def circle() -> list[Any]:
         (["\ud800"], "surrogates not allowed"),
         (10**5000, "Exceeds the limit"),
         (circle(), "Circular reference"),
-        (nested(100_000), "maximum recursion depth"),
+        (nested(100_000), "nested too deep"),
     ],
     ids=["set", "bytes", "object", "proxy", "nan", "inf", "tuple key", "surrogate", "huge", "circle", "deep"],
 )

@@ -384,6 +384,7 @@ class TestTestConnection:
         assert airflow_connection.test_connection()[0] is True
 
 
+@pytest.mark.filterwarnings("ignore:'return' in a 'finally' block:SyntaxWarning")
 def test_the_form_of_older_airflows_has_the_same_fields():
     from flask import Flask
     from wtforms import Form

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -129,8 +131,16 @@ class TestPokeMode:
         task._hook.close()
 
     def test_it_waits_until_the_condition_is_met(self, openmarkets_sandbox):
-        openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus=[["PRE_OPEN", 1], ["OPEN", None]])
-        assert sensor(push_value=True).execute({}) is True
+        openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="PRE_OPEN")
+
+        def open_after_some_polls() -> None:
+            while openmarkets_sandbox.stats()["requests"].get("market_data", 0) <= 3:
+                time.sleep(0.01)
+            openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN")
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(open_after_some_polls)
+            assert sensor(push_value=True).execute({}) is True
         assert openmarkets_sandbox.stats()["requests"]["market_data"] > 3
 
     def test_a_timeout_fails_or_skips(self, openmarkets_sandbox):

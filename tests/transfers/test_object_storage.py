@@ -162,9 +162,10 @@ class TestOneFile:
         assert openmarkets_sandbox.stats()["by_path"].get("POST /market-data/securities/information/v2") == 1
 
     def test_a_package_that_is_missing_is_named_before_anything_is_pulled(self, openmarkets_sandbox, here, monkeypatch):
-        monkeypatch.setitem(sys.modules, "zstandard", None)
-        with pytest.raises(AirflowFailException, match=r"pip install 'airflow-provider-openmarkets\[zstd\]'"):
-            land(here / "x.csv.zst", format="csv")
+        monkeypatch.delitem(sys.modules, "openmarkets_provider.landing.parquet", raising=False)
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(AirflowFailException, match=r"pip install 'airflow-provider-openmarkets\[parquet\]'"):
+            land(here / "x.parquet")
         assert openmarkets_sandbox.stats()["by_path"] == {}
 
 

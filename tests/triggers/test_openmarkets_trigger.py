@@ -72,9 +72,17 @@ def test_the_value_that_a_worker_gets_is_json(openmarkets_sandbox):
     assert type(value["close_price"]) is float
 
 
-def test_it_polls_until_the_condition_is_met(openmarkets_sandbox):
-    openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus=[["PRE_OPEN", 1], ["OPEN", None]])
-    (event,) = events(trigger())
+async def test_it_polls_until_the_condition_is_met(openmarkets_sandbox):
+    openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="PRE_OPEN")
+
+    async def open_after_some_polls() -> None:
+        while openmarkets_sandbox.stats()["requests"].get("market_data", 0) <= 3:
+            await asyncio.sleep(0.01)
+        openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN")
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(open_after_some_polls())
+        (event,) = [event async for event in trigger().run()]
     assert isinstance(event, TaskSuccessEvent)
     assert openmarkets_sandbox.stats()["requests"]["market_data"] > 3
     assert openmarkets_sandbox.stats()["token_requests_total"] <= 1
