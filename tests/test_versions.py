@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -18,7 +19,8 @@ from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOp
 from tests.support.databases import POSTGRES_DRIVERS
 from tests.support.versions import at_least, has_module, what_airflow_says_of_a_timeout
 
-PAGE = (Path(__file__).parent.parent / "docs" / "versions.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "versions.md").read_text()
 ROWS = re.findall(r"^\| (?!What \|)([^|-][^|]*) \| ([\d.]+) \| ([^|]*) \|$", PAGE, re.MULTILINE)
 
 
@@ -61,6 +63,14 @@ CHECKS: dict[str, Callable[[], None]] = {
     "`incremental=True`": incremental,
     "watchers whose memory outlives the triggerer": memory,
 }
+
+
+def test_the_page_names_the_versions_of_the_matrix():
+    told = {
+        airflow: tuple(pythons.split(", ")) for airflow, pythons in re.findall(r"^\| ([\d.]+) \| (.*) \|$", PAGE, re.M)
+    }
+    noxfile = (ROOT / "noxfile.py").read_text()
+    assert told == ast.literal_eval(re.search(r"^AIRFLOWS = ({.*?^})", noxfile, re.M | re.S)[1])
 
 
 def test_the_table_has_what_is_checked_here():

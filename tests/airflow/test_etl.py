@@ -7,6 +7,7 @@ import gzip
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def trades_in(lake: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def trades_in_table(lake: Path) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(lake / "etl.db") as connection:
+    with closing(sqlite3.connect(lake / "etl.db")) as connection:
         return sorted(connection.execute(f"select {', '.join(KEY[:-1])} from trades"))
 
 
@@ -218,7 +219,7 @@ def test_mapped_tasks_land_side_by_side(landed, lake):
     for code in ("BHP", "CBA"):
         rows = [json.loads(line) for line in (lake / "mapped" / f"{code}.jsonl").read_text().splitlines()]
         assert [row["security_code"] for row in rows] == [code] * 5
-    with sqlite3.connect(lake / "etl.db") as connection:
+    with closing(sqlite3.connect(lake / "etl.db")) as connection:
         assert sorted(connection.execute("select security_code, count(*) from bars group by 1")) == [
             ("BHP", 5),
             ("CBA", 5),
@@ -233,7 +234,7 @@ def test_mapped_tasks_that_would_overwrite_each_other_fail(landed, lake):
 
 def test_snapshots_pile_up_and_a_cleared_one_takes_its_own_place(airflow, landed, lake):
     def counts() -> list[tuple[str, int]]:
-        with sqlite3.connect(lake / "etl.db") as connection:
+        with closing(sqlite3.connect(lake / "etl.db")) as connection:
             return sorted(connection.execute("select load_id, count(*) from snapshots group by 1"))
 
     assert [count for _, count in counts()] == [2]

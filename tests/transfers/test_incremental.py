@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,7 +107,7 @@ def landed(folder: Path) -> list[str]:
 
 
 def in_table(database: Path) -> list[str]:
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         return [number for (number,) in connection.execute("select trade_number from trades order by trade_date_time")]
 
 
@@ -233,7 +234,7 @@ def test_a_destination_that_is_gone_is_not_filled_with_its_end_only(openmarkets_
     deployment.run(to_table(trades("2026-03-04")), "first")
     for path in lake.glob("*/*"):
         path.unlink()
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         connection.execute("drop table trades")
     for task in (to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))):
         with pytest.raises(AirflowFailException, match=r"is gone, or empty, .* delete the key 'openmarkets_"):
