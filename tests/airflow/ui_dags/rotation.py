@@ -1,4 +1,4 @@
-"""Tasks that run, wait and begin while the client secret of their connection is rotated."""
+"""Tasks that run and wait while the client secret of their connection is rotated, and tasks that begin after it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def rotation() -> None:
     OpenmarketsOperator(
         task_id="long", query=queries.time_series(MANY, start="2026-03-02", end="2026-03-03"), **CONNECTION
     )
-    OpenmarketsOperator.partial(task_id="mapped", max_active_tis_per_dagrun=1, **CONNECTION).expand(
-        query=[queries.quotes([code]) for code in ("BHP", "CBA", "CSL")]
-    )
-    OpenmarketsSensor(
+    waits = OpenmarketsSensor(
         task_id="waits",
         query=queries.quotes(["WOW"]),
         condition="[0].trading_status == 'OPEN'",
         poke_interval=3,
         deferrable=True,
         **CONNECTION,
+    )
+    waits >> OpenmarketsOperator.partial(task_id="begin", **CONNECTION).expand(
+        query=[queries.quotes([code]) for code in ("BHP", "CBA", "CSL")]
     )
 
 
