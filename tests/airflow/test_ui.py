@@ -24,7 +24,7 @@ from tests.ui import EXAMPLES
 pytestmark = pytest.mark.airflow
 
 DAGS = Path(__file__).parent / "ui_dags"
-PLANTED = "wattle-7316"
+PLANTED = "ticket-7316"
 """No secret; it is put wherever one could come, to see that it would be found there."""
 CLIENT, SECRET = "sandbox-client", "sandbox-secret"
 SMALL_CLIENT, SMALL_SECRET = "sandbox-market-data-client", "sandbox-market-data-secret"
@@ -60,7 +60,7 @@ def connect(ui: UiProcess, conn_id: str, login: str, password: str, **changes: A
     made = {
         "connection_id": conn_id,
         "conn_type": "openmarkets",
-        "description": f"Ordered as {PLANTED}",
+        "description": f"Set up for {PLANTED}",
         "login": login,
         "password": password,
         "host": f"{ui.sandbox.url}/identity",
@@ -102,7 +102,7 @@ def added(ui: UiProcess, outcomes: dict[str, str], connections: Connections) -> 
     sections["placeholders"] = json.dumps(shown)
     form.fill(
         {
-            "Description": f"Ordered as {PLANTED}",
+            "Description": f"Set up for {PLANTED}",
             "Identity URL": f"{ui.sandbox.url}/identity",
             "Identity port": str(urlsplit(ui.sandbox.url).port),
             "Client ID": CLIENT,

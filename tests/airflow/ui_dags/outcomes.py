@@ -1,4 +1,4 @@
-"""Tasks that end in every way that a person reads of in a log. Marked: wattle-7316."""
+"""Tasks that end in every way that a person reads of in a log. Marked: ticket-7316."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def outcomes() -> None:
     OpenmarketsOperator(task_id="fails", query=queries.accounts(), openmarkets_conn_id="market_data_only", retries=3)
     OpenmarketsOperator(
         task_id="rate_limited",
-        query=queries.request("news", "GET", "announcements/v1", params={"marked": "wattle-7316"}),
+        query=queries.request("news", "GET", "announcements/v1", params={"marked": "ticket-7316"}),
     )
     OpenmarketsSensor(
         task_id="waits",
@@ -28,8 +28,8 @@ def outcomes() -> None:
 
     @task
     def prints() -> str:
-        print("wattle-7316")
-        return "wattle-7316"
+        print("ticket-7316")
+        return "ticket-7316"
 
     prints()
 
