@@ -60,12 +60,9 @@ def fetch_token(http: httpx.Client, settings: Settings, scope: str) -> tuple[str
             status=error.status,
             scope=scope,
         ) from None
-    body = response.content
-    if response.status_code != 200:
-        # A server may repeat the request in an error, as debug pages do, and errors quote what it says.
-        for form in (*secret_forms(settings), settings.client_secret):
-            body = body.replace(form.encode(), b"***")
-    return read_token_reply(scope, response.status_code, response.headers, body)
+    # A server may repeat the request in an error, as debug pages do, and errors quote what it says.
+    hidden = (*secret_forms(settings), settings.client_secret)
+    return read_token_reply(scope, response.status_code, response.headers, response.content, hidden)
 
 
 class ClientCredentialsAuth(httpx.Auth):

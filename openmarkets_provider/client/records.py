@@ -6,6 +6,7 @@ Arithmetic is decimal and exact.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
@@ -37,14 +38,17 @@ class _WrongError(Exception):
     """A value of a wrong type."""
 
 
-def invalid_securities(call: ApiCall, reply: Any) -> list[Any]:
-    """Return the securities that a reply says it does not know."""
+def invalid_securities(call: ApiCall, reply: Any) -> list[str]:
+    """Return the securities that a reply says it does not know; what is no text is written as JSON.
+
+    An error that names them must be able to go from a triggerer to a task.
+    """
     listed = reply.get("invalidSecurities") if isinstance(reply, dict) and call.rows is not None else None
     if listed is None:
         return []
     if not isinstance(listed, list):
         raise _invalid(call, "invalidSecurities", "a list", listed)
-    return listed
+    return [each if isinstance(each, str) else f"{json.dumps(each, default=str):.200}" for each in listed]
 
 
 def records(call: ApiCall, reply: Any) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from decimal import Context, Decimal, InvalidOperation, localcontext
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -37,6 +38,10 @@ _WHY_REFUSED = (
     "neither does one outside your API plan. A new token does not help; ask Openmarkets what your plan holds."
 )
 
+
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"/\\]))")
+"""What a server may write in JSON for a character of a token."""
+_LONGEST_ESCAPE = 6
 
 _decoder = msgspec.json.Decoder()
 _exact_decoder = msgspec.json.Decoder(float_hook=Decimal)
@@ -86,25 +91,20 @@ def read_reply(
             return decode(body, exact=call.exact)
         except ValueError as error:
             problem = error
-    request_id = _printable(headers.get("x-request-id") or request_id)
-    quoted = _without_token(body, sent_headers or {})
+    token = (sent_headers or {}).get("Authorization", "").removeprefix("Bearer ")
+    hidden = [token] if token else []
+    request_id = _printable(headers.get("x-request-id") or request_id, hidden)
     if problem is None:
-        raise _api_error(call, status, headers, quoted, request_id)
-    kind = _printable(headers.get("content-type", "no content type"))
+        raise _api_error(call, status, headers, body, request_id, hidden)
+    kind = _printable(headers.get("content-type", "no content type"), hidden)
     raise OpenmarketsInvalidResponse(
         f"{call.label}: the reply ({status}, {kind}, {len(body)} bytes) is {problem} [request id {request_id}]"
         + doubt(call),
         status=status,
-        detail=_text(quoted),
+        detail=_text(body, hidden),
         request_id=request_id,
         endpoint=call.label,
     )
-
-
-def _without_token(body: bytes, sent_headers: Mapping[str, str]) -> bytes:
-    """Hide the access token in a reply that repeats our headers, as debug pages do."""
-    token = sent_headers.get("Authorization", "").removeprefix("Bearer ").encode()
-    return body.replace(token, b"***") if token else body
 
 
 def unreadable_reply(call: ApiCall, error: OpenmarketsInvalidResponse, request_id: str) -> OpenmarketsError:
@@ -120,9 +120,14 @@ def unreadable_reply(call: ApiCall, error: OpenmarketsInvalidResponse, request_i
 
 
 def _api_error(
-    call: ApiCall, status: int, headers: Mapping[str, str], body: bytes, request_id: str
+    call: ApiCall,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    request_id: str,
+    hidden: Collection[str] = (),
 ) -> OpenmarketsError:
-    title, detail = _words(body)
+    title, detail = _words(body, hidden)
     wait = retry_after(headers.get("retry-after"))
     kind: type[OpenmarketsApiError] = OpenmarketsApiError
     advice = ""
@@ -149,17 +154,20 @@ def _api_error(
     )
 
 
-def read_token_reply(scope: str, status: int, headers: Mapping[str, str], body: bytes) -> tuple[str, float]:
+def read_token_reply(
+    scope: str, status: int, headers: Mapping[str, str], body: bytes, hidden: Collection[str] = ()
+) -> tuple[str, float]:
     """Return access token and lifetime in seconds from a token reply (RFC 6749, sections 5.1 and 5.2).
 
+    :param hidden: texts that are taken out of what an error quotes.
     :raises OpenmarketsAuthError: the client or the scope is refused, or the reply is not a token.
     :raises OpenmarketsRateLimited: too many token requests.
     :raises OpenmarketsServerError: the identity server failed.
     """
     request_id = headers.get("x-request-id")
-    request_id = None if request_id is None else _printable(request_id)
+    request_id = None if request_id is None else _printable(request_id, hidden)
     if status != 200:
-        raise _token_error(scope, status, headers, body, request_id)
+        raise _token_error(scope, status, headers, body, request_id, hidden)
 
     def invalid(problem: str) -> OpenmarketsAuthError:
         return OpenmarketsAuthError(
@@ -182,7 +190,7 @@ def read_token_reply(scope: str, status: int, headers: Mapping[str, str], body: 
     if not value.isascii() or not value.isprintable() or " " in value:
         raise invalid("access_token holds characters that no bearer token can have")
     if not isinstance(kind, str) or kind.lower() != "bearer":
-        raise invalid(f"token_type is {_printable(repr(kind))} and not 'Bearer'")
+        raise invalid(f"token_type is {_printable(repr(kind), hidden)} and not 'Bearer'")
     if isinstance(lifetime, bool) or not isinstance(lifetime, int | float):
         raise invalid("expires_in is missing or not a number of seconds")
     if not 0 < lifetime <= MAX_LIFETIME:
@@ -191,9 +199,14 @@ def read_token_reply(scope: str, status: int, headers: Mapping[str, str], body: 
 
 
 def _token_error(
-    scope: str, status: int, headers: Mapping[str, str], body: bytes, request_id: str | None
+    scope: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    request_id: str | None,
+    hidden: Collection[str],
 ) -> OpenmarketsError:
-    title, detail = _words(body)
+    title, detail = _words(body, hidden)
     if title is None and b"access_token" in body:
         # A token in a reply that should hold none (a 201, say): it must not be repeated in a log.
         detail = None
@@ -257,14 +270,14 @@ def _seconds_until(value: str) -> float:
     return (moment - datetime.datetime.now(datetime.UTC)).total_seconds()
 
 
-def _words(body: bytes) -> tuple[str | None, str | None]:
+def _words(body: bytes, hidden: Collection[str]) -> tuple[str | None, str | None]:
     """Find what a server says in an error body: problem details, OAuth error, ``message``, or plain text."""
     reply = _object(body)
-    for title, detail in (("error", "error_description"), ("title", "detail"), ("message", "detail")):
-        if isinstance(reply.get(title), str):
-            said = reply.get(detail)
-            return _printable(reply[title]), _printable(said) if isinstance(said, str) and said else None
-    return None, _text(body)
+    for name, more in (("error", "error_description"), ("title", "detail"), ("message", "detail")):
+        if isinstance(title := reply.get(name), str):
+            said = reply.get(more)
+            return _printable(title, hidden), _printable(said, hidden) if isinstance(said, str) and said else None
+    return None, _text(body, hidden)
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -276,13 +289,28 @@ def _object(body: bytes) -> dict[str, Any]:
     return reply if isinstance(reply, dict) else {}
 
 
-def _text(body: bytes) -> str | None:
-    return _printable(body[: 4 * (MAX_TEXT + 1)].decode("utf-8", "replace")).strip() or None
+def _text(body: bytes, hidden: Collection[str]) -> str | None:
+    # No more than is shown, and the rest of what is to be hidden and begins in it.
+    longest = 4 * (MAX_TEXT + 1) + _LONGEST_ESCAPE * max(map(len, hidden), default=0)
+    return _printable(body[:longest].decode("utf-8", "replace"), hidden).strip() or None
 
 
-def _printable(text: str) -> str:
-    """Cut a server's words, and take out what could forge a line of a log."""
+def _printable(text: str, hidden: Collection[str]) -> str:
+    """Cut a server's words, and take out what could forge a line of a log, and what is to be hidden."""
+    text = _without(text, hidden)
     if len(text) <= MAX_TEXT and text.isprintable():
         return text
     words = "".join(character if character.isprintable() else " " for character in text[: MAX_TEXT + 1])
     return words if len(words) <= MAX_TEXT else words[:MAX_TEXT] + "…"
+
+
+def _without(text: str, hidden: Collection[str]) -> str:
+    """Hide what a server repeats of our request, as debug pages do, be it with the escapes of JSON."""
+    if not hidden:
+        return text
+    plain = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[2], text)
+    if any(each in plain for each in hidden):
+        text = plain
+    for each in hidden:
+        text = text.replace(each, "***")
+    return text

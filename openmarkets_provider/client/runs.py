@@ -229,14 +229,14 @@ def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def unknown_securities(call: ApiCall, invalid: Sequence[Any]) -> OpenmarketsQueryError:
+def unknown_securities(call: ApiCall, invalid: Sequence[str]) -> OpenmarketsQueryError:
     """Say which securities of a call the API does not know."""
     return OpenmarketsQueryError(
         f"{_unknown(call, invalid)} With on_invalid='warn' the query goes on without them.", securities=list(invalid)
     )
 
 
-def _unknown(call: ApiCall, invalid: Sequence[Any]) -> str:
+def _unknown(call: ApiCall, invalid: Sequence[str]) -> str:
     return f"{call.label}: the API does not know the securities {invalid!r:.1000}."
 
 

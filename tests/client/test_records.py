@@ -138,6 +138,8 @@ def test_records_that_are_no_objects_are_an_invalid_response(record: Any):
 def test_securities_that_the_reply_calls_invalid_are_told():
     call = call_of("quotes")
     assert invalid_securities(call, {"quotes": [], "invalidSecurities": ["X.ASX@TM"]}) == ["X.ASX@TM"]
+    odd = {"quotes": [], "invalidSecurities": [10**300, Decimal("1.5"), {"securityCode": "X"}]}
+    assert invalid_securities(call, odd) == ["1" + 199 * "0", '"1.5"', '{"securityCode": "X"}']
     assert invalid_securities(call, {"quotes": [], "invalidSecurities": None}) == []
     assert invalid_securities(call, {"quotes": []}) == []
     assert invalid_securities(call_of("accounts"), [{"invalidSecurities": ["X"]}]) == []

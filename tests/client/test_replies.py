@@ -554,3 +554,54 @@ def test_any_token_reply_is_a_token_or_a_typed_error(status: int, headers: dict[
     assert value.isascii()
     assert value.isprintable()
     assert 0 < lifetime <= 31 * 86400
+
+
+# What a server repeats of a request
+
+
+def escaped(text: str) -> str:
+    """Write every character of a text as JSON allows to."""
+    return "".join(f"\\u{ord(character):04X}" for character in text)
+
+
+REPEATED = "abc+def/ghi=="
+PLACES = [
+    ('{"title": "bad", "detail": "%s"}', {}),
+    ('{"error": "%s"}', {}),
+    ('{"unheard of": "%s"}', {}),
+    ("<p>%s</p>", {}),
+    ("{}", {"x-request-id": "%s"}),
+    ("no JSON", {"content-type": "%s"}),
+]
+
+
+@pytest.mark.parametrize("write", [str, escaped, lambda text: text.replace("+", "\\u002b").replace("/", "\\/")])
+@pytest.mark.parametrize(("body", "headers"), PLACES)
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_token_that_a_reply_repeats_is_in_no_error(write, body, headers, status):
+    sent = f"Bearer {REPEATED}"
+    told = {name: text.replace("%s", write(sent)) for name, text in headers.items()}
+    answer = body.replace("%s", write(sent)).encode()
+    if status == 200:
+        answer = b"x" + answer
+    with pytest.raises(OpenmarketsApiError) as caught:
+        read_reply(CALL, status, told, answer, "sent-id", {"Authorization": sent})
+    shown = f"{caught.value} {caught.value.as_dict()}"
+    assert REPEATED not in shown
+    assert write(REPEATED) not in shown
+    if "%s" in body:
+        assert "***" in shown
+
+
+def test_what_is_to_be_hidden_and_goes_on_behind_what_is_shown_is_hidden_whole():
+    secret = "s" * 4000
+    body = b"<p>" + b"-" * 450 + escaped(secret).encode()
+    with pytest.raises(OpenmarketsError) as caught:
+        read_token_reply(SCOPE, 400, {}, body, [secret])
+    assert "---***" in str(caught.value)
+    assert escaped("s") not in str(caught.value)
+
+
+def test_escapes_are_shown_as_they_are_where_nothing_is_to_be_hidden():
+    error = token_error(400, rb"C:\\u0041 \/ is missing")
+    assert rb"C:\\u0041 \/ is missing".decode() in str(error)
