@@ -27,6 +27,10 @@ MAX_DEFERRAL = timedelta(hours=24)
 """Longest time that a task is put off at once."""
 NOT_RESUMED = ("Trigger timeout", "Trigger/execution timeout")
 """What Airflow 3 and Airflow 2 give as the error of a task that no triggerer resumed in time."""
+TIMED_OUT = (
+    "The task's execution_timeout ended a call that is not safe to repeat. It may have been carried out all the same: "
+    "check before you send it again."
+)
 _TRIGGERER_GRACE = timedelta(minutes=5)
 
 
@@ -84,6 +88,8 @@ class QueryOperator(BaseOperator):
         return super().resume_execution(next_method, next_kwargs, context)
 
     def _answer(self, context: Context, deferrals: int, held: int) -> Any:
+        from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
+
         from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
         hook = OpenmarketsHook(self.openmarkets_conn_id)
@@ -92,6 +98,11 @@ class QueryOperator(BaseOperator):
         except OpenmarketsError as error:
             self._fail_or_wait(error, deferrals, held)
             raise
+        except AirflowTaskTimeout:
+            # It may come at any moment, also while the request is under way.
+            if is_repeatable(self.query):
+                raise
+            raise AirflowFailException(TIMED_OUT) from None
         finally:
             hook.close()
 

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from datetime import date
 from decimal import Decimal
 
@@ -8,6 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import (
     DAG,
     AirflowFailException,
+    AirflowTaskTimeout,
     TaskDeferred,
     XComArg,
 )
@@ -110,6 +115,37 @@ def test_an_order_whose_fate_is_unknown_is_never_sent_again_not_even_by_retries(
     with pytest.raises(AirflowFailException):
         operator(queries.request("oms", "POST", "orders/v4", json=ORDER)).execute({})
     assert openmarkets_sandbox.stats()["by_path"]["POST /oms/orders/v4"] == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "path", "error"),
+    [
+        (queries.request("oms", "POST", "orders/v4", json=ORDER), "POST /oms/orders/v4", AirflowFailException),
+        (queries.quotes("BHP"), "POST /market-data/pricing/quotes/v3", AirflowTaskTimeout),
+    ],
+)
+def test_a_timeout_of_the_task_while_an_order_is_under_way_is_final(openmarkets_sandbox, query, path, error):
+    openmarkets_sandbox.fault(target=path.partition(" ")[2], kind="delay", seconds=20)
+
+    def timeout(*_):
+        raise AirflowTaskTimeout("Timeout")
+
+    def end_when_it_arrived():
+        while not openmarkets_sandbox.stats()["by_path"].get(path):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    # As Airflow ends a task after execution_timeout.
+    before = signal.signal(signal.SIGALRM, timeout)
+    watcher = threading.Thread(target=end_when_it_arrived)
+    try:
+        watcher.start()
+        with pytest.raises(error):
+            operator(query, retries=3).execute({})
+    finally:
+        watcher.join()
+        signal.signal(signal.SIGALRM, before)
+    assert openmarkets_sandbox.stats()["by_path"][path] == 1
 
 
 def test_an_order_that_never_left_may_be_retried(openmarkets_sandbox):
