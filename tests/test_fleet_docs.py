@@ -22,9 +22,12 @@ def test_the_backends_are_all_there():
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) - {"cache_backend"} == set(settings.CACHE_BACKENDS)
 
 
-def test_the_connection_shown_has_fields_that_there_are():
-    (shown,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
-    assert json.loads(shown).keys() <= CONNECTION_FIELDS.keys()
+def test_the_connections_shown_have_fields_that_there_are():
+    of_redis, of_openmarkets = map(json.loads, re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL))
+    assert of_openmarkets.keys() <= CONNECTION_FIELDS.keys()
+    fields = {"port": None, "login": None, **of_redis["redis_default"]}
+    assert fields.pop("conn_type") == "redis"
+    assert redis_store.redis_options(**fields)["ssl"] is True
 
 
 @pytest.mark.parametrize(

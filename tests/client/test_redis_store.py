@@ -221,12 +221,13 @@ def test_what_goes_over_tls_needs_the_right_authority():
             redis_store(server, extra={"ssl": True, "ssl_ca_certs": "/nowhere/ca.pem"}).load(KEY)
 
 
-@pytest.fixture
-def user(empty_redis: RedisServer) -> Iterator[RedisStore]:
+@pytest.fixture(params=[0, 1])
+def user(empty_redis: RedisServer, request: pytest.FixtureRequest) -> Iterator[RedisStore]:
     """A store whose user may do what the documents say that it must be allowed to."""
     rules = "on >secret ~openmarkets:* +getrange +get +set +del +exists +pttl +pexpire +eval +evalsha +script|load"
+    rules += " +select" if request.param else ""
     empty_redis.client().execute_command("ACL", "SETUSER", "openmarkets", *rules.split())
-    yield redis_store(empty_redis, login="openmarkets", password="secret")
+    yield redis_store(empty_redis, login="openmarkets", password="secret", extra={"db": request.param})
     empty_redis.client().acl_deluser("openmarkets")
 
 
