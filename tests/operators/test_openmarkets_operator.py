@@ -25,6 +25,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsServerError,
 )
 from openmarkets_provider.operators.openmarkets import OpenmarketsOperator
+from openmarkets_provider.sandbox.server import SandboxServer
 from tests.support.holds import end_holds
 from tests.support.versions import exceptions, serde, what_airflow_says_of_a_timeout
 
@@ -117,6 +118,14 @@ def test_an_order_whose_fate_is_unknown_is_never_sent_again_not_even_by_retries(
     assert openmarkets_sandbox.stats()["by_path"]["POST /oms/orders/v4"] == 1
 
 
+@pytest.fixture
+def own_sandbox(monkeypatch):
+    """A sandbox that a test may leave with requests under way."""
+    with SandboxServer() as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(sandbox.connection))
+        yield sandbox
+
+
 @pytest.mark.parametrize(
     ("query", "path", "error"),
     [
@@ -124,14 +133,14 @@ def test_an_order_whose_fate_is_unknown_is_never_sent_again_not_even_by_retries(
         (queries.quotes("BHP"), "POST /market-data/pricing/quotes/v3", AirflowTaskTimeout),
     ],
 )
-def test_a_timeout_of_the_task_while_an_order_is_under_way_is_final(openmarkets_sandbox, query, path, error):
-    openmarkets_sandbox.fault(target=path.partition(" ")[2], kind="delay", seconds=20)
+def test_a_timeout_of_the_task_while_an_order_is_under_way_is_final(own_sandbox, query, path, error):
+    own_sandbox.fault(target=path.partition(" ")[2], kind="delay", seconds=20)
 
     def timeout(*_):
         raise AirflowTaskTimeout("Timeout")
 
     def end_when_it_arrived():
-        while not openmarkets_sandbox.stats()["by_path"].get(path):
+        while not own_sandbox.stats()["by_path"].get(path):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGALRM)
 
@@ -145,7 +154,7 @@ def test_a_timeout_of_the_task_while_an_order_is_under_way_is_final(openmarkets_
     finally:
         watcher.join()
         signal.signal(signal.SIGALRM, before)
-    assert openmarkets_sandbox.stats()["by_path"][path] == 1
+    assert own_sandbox.stats()["by_path"][path] == 1
 
 
 def test_an_order_that_never_left_may_be_retried(openmarkets_sandbox):
