@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryEr
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 from tests.support.versions import serde
 
-VALUES = [None, 0, "", "é", [], {"a": [1, 2.5, None, True]}, "x" * 1000, 10**30]
+VALUES = [None, 0, "", "é", [], {"a": [1, 2.5, None, True]}, "x" * 1000, 2**64 - 1]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
@@ -50,12 +51,13 @@ def nested(depth: int) -> list[Any]:
 
 @pytest.mark.parametrize(
     "value",
-    [object(), evaluate("&a", {}), [evaluate("&a", {})], nested(1_000_000), 10**5000],
-    ids=["object", "expression reference", "list of it", "deep", "huge"],
+    [object(), evaluate("&a", {}), [evaluate("&a", {})], nested(1_000_000), 10**5000, [2**64], math.inf, [math.nan]],
+    ids=["object", "expression reference", "list of it", "deep", "huge", "65 bits", "infinity", "not a number"],
 )
-def test_what_json_cannot_hold_is_a_typed_error(value: Any):
-    with pytest.raises(OpenmarketsError, match="not JSON"):
+def test_what_airflow_could_not_pass_on_or_store_is_a_typed_error(value: Any):
+    with pytest.raises(OpenmarketsError, match=r"can't go to XCom: .*transfer") as caught:
         ensure_fits_xcom(value, DEFAULT_MAX_XCOM_BYTES)
+    assert not caught.value.transient
 
 
 ROW = {

@@ -10,6 +10,7 @@ from typing import Any
 from openmarkets_provider.conditions import Conditions
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.triggers._memory import MAX_ITEMS, Memory, canonical, digest
+from openmarkets_provider.xcom import ensure_airflow_takes
 
 MAX_PART_BYTES = 16_384
 """Largest item, and largest key, in a payload: Airflow logs it and keeps it in its metadata database."""
@@ -104,13 +105,9 @@ def described(item: Any, key: Any) -> tuple[dict[str, Any], int]:
 
 
 def _size(value: Any) -> int:
-    """Return the size of a value as JSON, after it went through all that an event goes through."""
-    import msgspec
-
-    # Between the triggerer's processes: MessagePack, whose integers have 64 bits.
-    msgspec.msgpack.encode(value)
-    # Into the database: JSON, which PostgreSQL takes without NaN only.
-    return len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+    """Return the size of a value as JSON, when Airflow can take it."""
+    ensure_airflow_takes(value)
+    return len(json.dumps(value, ensure_ascii=False).encode())
 
 
 def _named(argument: str, evaluate: Callable[[str], Any], expression: str) -> Any:
