@@ -44,6 +44,7 @@ Query = dict[str, Any]
 """What to ask of the APIs, as JSON-able data. Made by the functions of ``openmarkets_provider.queries``."""
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_DECIDES_REPEATING = ("api", "method", "path", "safe_to_repeat")
 
 
 class ApiCall(NamedTuple):
@@ -200,27 +201,34 @@ def window(query: Query) -> tuple[Any, Any] | None:
     return (given["start"], given["end"]) if "start" in given else None
 
 
-def is_repeatable(query: Query) -> bool:
-    """Tell whether every call of a rendered query is safe to repeat."""
-    name, arguments = _arguments(query, _always)
-    return _request_call(arguments, _always).safe_to_repeat if name == "request" else ENDPOINTS[name].safe_to_repeat
-
-
-def check_reads_only(query: Query, who: str) -> None:
-    """Check that a rendered query may be sent again and again.
-
-    :param who: what repeats it, such as ``a sensor``, for the text of the error.
-    :raises OpenmarketsQueryError: it is not known to be safe to repeat.
-    """
-    if not is_repeatable(query):
-        raise OpenmarketsQueryError(
-            f"query: {query['method']} {query['api']} {query['path']} is not known to be safe to repeat, and {who} "
-            "repeats it. If it only reads, say so with safe_to_repeat=True."
-        )
-
-
 def _always(value: Any) -> bool:
     return True
+
+
+def is_repeatable(query: Query) -> bool:
+    """Tell whether every call of a rendered query is safe to repeat."""
+    name = endpoint_of(query)
+    if name != "request":
+        return ENDPOINTS[name].safe_to_repeat
+    return _request_call(_arguments(query, _always)[1], _always).safe_to_repeat
+
+
+def check_reads_only(query: Query, who: str, final: Final = _always) -> None:
+    """Check that a query may be carried out again and again.
+
+    :param who: what repeats it, such as ``a sensor``, for the text of the error.
+    :param final: tells what of the query is known; without it all is, the query being rendered. What is not decides
+        nothing yet.
+    :raises OpenmarketsQueryError: it is not known to be safe to repeat, or is no query.
+    """
+    if endpoint_of(query) != "request" or not all(final(query.get(name)) for name in _DECIDES_REPEATING):
+        return
+    # The others have no say in it, and may still be templates.
+    if not is_repeatable({**query, "params": None, "json": None}):
+        raise OpenmarketsQueryError(
+            f"query: {query['method']} {query['api']} {query['path']} is not known to be safe to repeat, and {who} "
+            "repeats it. Send it with OpenmarketsOperator; if it only reads, say so with safe_to_repeat=True."
+        )
 
 
 def _arguments(query: Query, final: Final) -> tuple[str, dict[str, Any]]:

@@ -46,7 +46,8 @@ class OpenmarketsSensor(BaseSensorOperator):
     :param deferrable: wait in the triggerer, which ends the task without a worker. The default is the setting
         ``[operators] default_deferrable``. Not with ``exponential_backoff``.
     :param kwargs: those of ``BaseSensorOperator``: ``poke_interval``, ``timeout``, ``mode``, ``soft_fail``, ...
-    :raises OpenmarketsQueryError: when the DAG is parsed: the condition or a literal argument is malformed.
+    :raises OpenmarketsQueryError: when the DAG is parsed: the condition or a literal argument is malformed, or a
+        literal request is not known to be safe to repeat.
     """
 
     template_fields: Sequence[str] = ("query", "condition", "openmarkets_conn_id")
@@ -79,6 +80,7 @@ class OpenmarketsSensor(BaseSensorOperator):
             raise ValueError("exponential_backoff does not go with deferrable=True; choose one of them.")
         if is_literal(query):
             check(query)
+            check_reads_only(query, "a sensor", is_literal)
         check_condition(condition)
         self._failures = 0
         self._left_alone: float = 0.0

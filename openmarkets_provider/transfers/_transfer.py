@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from openmarkets_provider._airflow import Asset
 from openmarkets_provider._query_operator import QueryOperator
 from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import is_repeatable
-from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.client.planning import check_reads_only
 from openmarkets_provider.transfers._incremental import check, incrementally
 
 if TYPE_CHECKING:
@@ -52,9 +51,8 @@ class Transfer(QueryOperator):
         **kwargs: Any,
     ) -> None:
         query = kwargs["query"]
-        if isinstance(query, dict) and all(is_literal(query.get(name)) for name in _DECIDES_REPEATING):
-            # What the others hold, perhaps a template, has no say in it.
-            _check_repeatable({**query, "params": None, "json": None} if "json" in query else query)
+        if is_literal(query):
+            check_reads_only(query, "a transfer", is_literal)
         if incremental:
             check(query)
             if not isinstance(overlap, timedelta) or overlap < timedelta(0):
@@ -110,7 +108,7 @@ class Transfer(QueryOperator):
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> dict[str, Any]:
         """Land the query's rows, and return what was landed: destination, rows, bytes, files and range."""
-        _check_repeatable(self.query)
+        check_reads_only(self.query, "a transfer")
         started = time.monotonic()
         self._landing = True
         try:
@@ -173,17 +171,6 @@ class Transfer(QueryOperator):
 
     def _assets(self) -> list[Any]:
         return [outlet for outlet in self.outlets if isinstance(outlet, Asset)]
-
-
-_DECIDES_REPEATING = ("endpoint", "api", "method", "path", "safe_to_repeat")
-
-
-def _check_repeatable(query: Query) -> None:
-    if isinstance(query, dict) and query.get("endpoint") == "request" and not is_repeatable(query):
-        raise OpenmarketsQueryError(
-            "A load may be carried out again, and this request is not known to be safe to repeat. Send it with "
-            "OpenmarketsOperator; if it only reads, say so: queries.request(..., safe_to_repeat=True)."
-        )
 
 
 def _source_of(hook: OpenmarketsHook, query: Query) -> tuple[str, str]:

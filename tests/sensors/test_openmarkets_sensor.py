@@ -94,10 +94,17 @@ class TestParsing:
         with pytest.raises(ValueError, match="exponential_backoff"):
             sensor(exponential_backoff=True, deferrable=True)
 
+    def test_a_query_that_is_not_safe_to_repeat_is_refused_while_the_dag_is_parsed(self):
+        with pytest.raises(OpenmarketsQueryError, match="not known to be safe to repeat, and a sensor repeats it"):
+            sensor(query=queries.request("oms", "POST", "orders/v4", json={"code": "{{ params.code }}"}))
+
     @pytest.mark.parametrize("deferrable", [False, True])
     @pytest.mark.parametrize(("soft", "kind"), [(False, AirflowFailException), (True, AirflowSkipException)])
-    def test_a_query_that_is_not_safe_to_repeat_is_never_polled(self, openmarkets_sandbox, deferrable, soft, kind):
-        task = sensor(query=queries.request("oms", "POST", "orders/v4", json={}), deferrable=deferrable, soft_fail=soft)
+    def test_one_that_is_known_when_it_is_rendered_is_never_polled(self, openmarkets_sandbox, deferrable, soft, kind):
+        query = queries.request("oms", "POST", "{{ params.path }}", json={})
+        with DAG("dag", schedule=None, params={"path": "orders/v4"}):
+            task = sensor(query=query, deferrable=deferrable, soft_fail=soft)
+        task.render_template_fields({"params": {"path": "orders/v4"}})
         with pytest.raises(kind, match="not known to be safe to repeat"):
             task.execute({})
         assert openmarkets_sandbox.stats()["requests"].get("oms", 0) == 0
