@@ -110,7 +110,7 @@ class QueryOperator(BaseOperator):
         """Fail for good, or defer, or return for Airflow's retries to go on."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
-        if not error.transient or (error.sent and not is_repeatable(self.query)):
+        if not error.transient:
             raise AirflowFailException(str(error)) from without_frames(error)
         if error.retry_after is None or error.retry_after <= MAX_WAIT or (is_held(error) and not self.deferrable):
             return

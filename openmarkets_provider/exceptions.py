@@ -12,7 +12,8 @@ from typing import Any
 class OpenmarketsError(Exception):
     """Base of every error of this provider.
 
-    :ivar transient: True when the same call may succeed later without anyone changing anything.
+    :ivar transient: True when the same call may be sent again, and succeed later without anyone changing anything. So
+        of a call that is not safe to repeat only while it has not been sent.
     :ivar sent: False when it is certain that no byte of the API request left this machine.
     :ivar retry_after: seconds to wait before a further attempt makes sense; None when nobody said.
     """

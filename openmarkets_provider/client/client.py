@@ -311,6 +311,9 @@ def _persist(attempt: Callable[[], Flow[T]], meter: Meter, *, safe_to_repeat: bo
         except OpenmarketsError as error:
             wait = pause(error, number, safe_to_repeat=safe_to_repeat)
             if wait is None:
+                if error.sent and not safe_to_repeat:
+                    # Whoever repeats what is transient must not repeat this.
+                    error.transient = False
                 raise
             log.info("%s Trying again in %.1f s (attempt %d failed).", error, wait, number)
             meter.count(f"retries.{getattr(error, 'status', None) or 'transport'}")

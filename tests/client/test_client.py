@@ -380,6 +380,8 @@ class TestUnsafeCall:
         assert type(caught.value) is kind
         assert (DOUBT in str(caught.value)) == doubtful
         assert caught.value.sent
+        # Whoever repeats what is transient must not repeat this.
+        assert not caught.value.transient
         assert sandbox.stats()["by_path"][ORDERS] == 1
 
     def test_is_sent_again_when_it_can_not_have_left(self, run: Runner, make_client: MakeClient) -> None:
