@@ -114,17 +114,17 @@ def finalise_open(query: Query) -> dict[str, Any]:
     return given | {"end": end} if end == given["start"] else finalise(query)
 
 
-def claim_again(query: Query, data: Mapping[str, str], watermark: str | None) -> Claim | None:
+def claim_again(query: Query, data: Mapping[str, str], watermark: str | None, first: str | None) -> Claim | None:
     """Return a claim that was kept as data, or None where a new one has to be made.
 
     It has to be when nothing is loaded, since the query may have been corrected then; and when somebody has begun
-    anew since, and the destination is not loaded up to where the claim begins.
+    anew since, or another run was first, and something between the claim and what is loaded would be missing.
     """
     if watermark is None:
         return None
     given = finalise_open(query)
-    start, end = (_bound(given, read_moment(data[bound])) for bound in ("start", "end"))
-    return Claim(start, end) if start <= _bound(given, read_moment(watermark)) else None
+    kept = Claim(*(_bound(given, read_moment(data[bound])) for bound in ("start", "end")))
+    return kept if extended(first, watermark, kept) else None
 
 
 def limited_to(query: Query, start: Moment, end: Moment) -> Query:
@@ -132,9 +132,18 @@ def limited_to(query: Query, start: Moment, end: Moment) -> Query:
     return {**query, "start": to_text(start), "end": to_text(end)}
 
 
-def later(one: str | None, other: str) -> str:
-    """Return the later one of two watermarks, as texts."""
-    return other if one is None or read_moment(one) < read_moment(other) else one
+def extended(first: str | None, watermark: str | None, landed: Claim) -> tuple[str, str] | None:
+    """Return from where and how far a destination is loaded, as texts, when a claim has landed, too.
+
+    :param first: where the first load began, as text; None, as ``watermark``, when nothing was loaded.
+    :returns: None when something between the two is not loaded.
+    """
+    start, end = landed.as_data().values()
+    if first is None or watermark is None:
+        return start, end
+    if read_moment(end) < read_moment(first) or read_moment(watermark) < read_moment(start):
+        return None
+    return min(first, start, key=read_moment), max(watermark, end, key=read_moment)
 
 
 def fingerprint(query: Query) -> str:

@@ -16,8 +16,8 @@ from openmarkets_provider.landing.incremental import (
     check_state,
     claim,
     claim_again,
+    extended,
     fingerprint,
-    later,
     limited_to,
 )
 
@@ -99,7 +99,7 @@ def incrementally(task: Transfer, context: Context, land: Callable[[Query], Land
             f"{own['destination']} is gone, or empty, and was loaded up to {watermark}. To load it anew from the "
             f"query's start, {advice}."
         )
-    claimed = claim_again(task.query, kept, watermark) if kept else None
+    claimed = claim_again(task.query, kept, watermark, state.get("first")) if kept else None
     if claimed is None:
         claimed = claim(task.query, watermark, state.get("first"), task.overlap, datetime.now(UTC))
         if claimed is None:
@@ -112,10 +112,19 @@ def incrementally(task: Transfer, context: Context, land: Callable[[Query], Land
     start, end = task.range_to_pull(task.query, claimed, watermark)
     task.log.info("Loaded up to %s; this task loads %s to %s.", watermark or "nothing yet", start, end)
     landed = land(limited_to(task.query, start, end))
-    reached = _checked(check_state, of_asset.get(key), advice).get("watermark")
+    # Others may have loaded the same table meanwhile, or somebody has begun anew.
+    state = _checked(check_state, of_asset.get(key), advice)
+    reached = extended(state.get("first"), state.get("watermark"), claimed)
+    if reached is None:
+        raise OpenmarketsError(
+            f"{own['destination']} was loaded from {state['first']} to {state['watermark']} by another run, while this "
+            f"one loaded {to_text(claimed.start)} to {to_text(claimed.end)}: what lies between the two is not loaded. "
+            "Run the task again.",
+            transient=True,
+        )
     new = {
-        "first": state.get("first") or to_text(claimed.start),
-        "watermark": later(reached, to_text(claimed.end)),
+        "first": reached[0],
+        "watermark": reached[1],
         # Without a row there may be no file.
         "landed": bool(state.get("landed") or landed.rows),
     }

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.client.planning import window
 from openmarkets_provider.client.ranges import read_moment, to_text
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.landing.incremental import Claim, claim, claim_again, fingerprint, later, limited_to
+from openmarkets_provider.landing.incremental import Claim, claim, claim_again, extended, fingerprint, limited_to
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 3, 20, 1, 30, tzinfo=UTC)
@@ -104,17 +104,17 @@ def test_a_query_without_a_range_is_refused():
 def test_a_claim_is_kept_as_data(query):
     taken = claim(query, None, None, DAY, NOW)
     assert taken is not None
-    assert claim_again(query, taken.as_data(), to_text(taken.end)) == taken
+    assert claim_again(query, taken.as_data(), to_text(taken.end), to_text(taken.start)) == taken
     # Nothing was loaded: the query may have been corrected since.
-    assert claim_again(query, taken.as_data(), None) is None
+    assert claim_again(query, taken.as_data(), None, "2026-03-02") is None
 
 
 def test_a_claim_that_would_leave_a_gap_is_dropped():
     kept = claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
     assert kept is not None
     # Somebody has begun anew, and the destination is not loaded up to where the claim begins.
-    assert claim_again(bars(), kept.as_data(), "2026-03-10") is None
-    assert claim_again(bars(), kept.as_data(), "2026-03-11") == kept
+    assert claim_again(bars(), kept.as_data(), "2026-03-10", "2026-03-02") is None
+    assert claim_again(bars(), kept.as_data(), "2026-03-11", "2026-03-02") == kept
 
 
 def test_a_query_is_limited_to_a_claim():
@@ -124,10 +124,28 @@ def test_a_query_is_limited_to_a_claim():
     assert window(limited) == (datetime(2026, 3, 9, 5, 6, 7, 8, tzinfo=UTC), read_moment("2026-03-12"))
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "loaded"),
+    [
+        (12, 15, (10, 15)),
+        (11, 12, (10, 12)),
+        (8, 10, (8, 12)),
+        (8, 15, (8, 15)),
+        (13, 15, None),
+        (8, 9, None),
+    ],
+    ids=["after", "within", "before", "around", "gap after", "gap before"],
+)
+def test_what_is_loaded_grows_by_what_touches_it(start, end, loaded):
+    landed = Claim(date(2026, 3, start), date(2026, 3, end))
+    texts = loaded and tuple(f"2026-03-{day:02}" for day in loaded)
+    assert extended("2026-03-10", "2026-03-12", landed) == texts
+    assert extended(None, None, landed) == (f"2026-03-{start:02}", f"2026-03-{end:02}")
+
+
 def test_the_later_watermark_counts_whatever_its_offset():
-    assert later(None, "2026-03-12") == "2026-03-12"
-    assert later("2026-03-12", "2026-03-11") == "2026-03-12"
-    assert later("2026-03-11T23:00:00+00:00", "2026-03-12T00:00:00+11:00") == "2026-03-11T23:00:00+00:00"
+    landed = Claim(date(2026, 3, 10), datetime(2026, 3, 12, tzinfo=timezone(timedelta(hours=11))))
+    assert extended("2026-03-10", "2026-03-11T23:00:00+00:00", landed) == ("2026-03-10", "2026-03-11T23:00:00+00:00")
 
 
 def test_a_fingerprint_is_of_everything_but_the_range_and_the_order():
@@ -157,7 +175,7 @@ def test_whatever_is_repeated_and_in_whatever_order_no_day_is_missing(ends, over
     def load(number: int, end: int, *, crash: bool) -> None:
         nonlocal watermark, began
         query = make(start=str(first), end=str(first + end * DAY))
-        taken = claim_again(query, kept[number], watermark) if number in kept else None
+        taken = claim_again(query, kept[number], watermark, began) if number in kept else None
         taken = taken or claim(query, watermark, began, overlap * DAY, NOW)
         if taken is None:
             return
@@ -165,8 +183,9 @@ def test_whatever_is_repeated_and_in_whatever_order_no_day_is_missing(ends, over
         start, stop = (read_moment(to_text(bound)) for bound in taken[:2])
         loaded.update(start + hours * timedelta(hours=1) for hours in range(int((stop - start) / timedelta(hours=1))))
         if not crash:
-            began = began or to_text(taken.start)
-            watermark = later(watermark, to_text(taken.end))
+            reached = extended(began, watermark, taken)
+            assert reached is not None
+            began, watermark = reached
 
     for number, end in enumerate(ends):
         load(number, end, crash=number in crashes)

@@ -19,8 +19,10 @@ from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from openmarkets_provider import queries
-from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.landing.landed import Landed
+from openmarkets_provider.transfers._incremental import incrementally
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 
@@ -48,23 +50,24 @@ class Deployment:
         self.tasks: defaultdict[tuple[str, str], Store] = defaultdict(Store)
 
     def run(self, task: Any, run_id: str, run_type: str = "scheduled") -> Any:
+        return task.execute(self.context(task, run_id, run_type))
+
+    def context(self, task: Any, run_id: str, run_type: str = "scheduled") -> Any:
         outer = self
 
         class Assets:
             def __getitem__(self, asset: Asset) -> Store:
                 return outer.assets[asset.name]
 
-        return task.execute(
-            {
-                "run_id": run_id,
-                "ti": SimpleNamespace(dag_id=task.dag_id, task_id=task.task_id, run_id=run_id, map_index=-1),
-                "dag": task.get_dag(),
-                "dag_run": SimpleNamespace(run_type=DagRunType(run_type), run_id=run_id),
-                "task_state_store": self.tasks[task.task_id, run_id],
-                "asset_state_store": Assets(),
-                "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
-            }
-        )
+        return {
+            "run_id": run_id,
+            "ti": SimpleNamespace(dag_id=task.dag_id, task_id=task.task_id, run_id=run_id, map_index=-1),
+            "dag": task.get_dag(),
+            "dag_run": SimpleNamespace(run_type=DagRunType(run_type), run_id=run_id),
+            "task_state_store": self.tasks[task.task_id, run_id],
+            "asset_state_store": Assets(),
+            "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
+        }
 
 
 @pytest.fixture
@@ -276,6 +279,36 @@ def test_a_table_takes_several_queries_each_with_a_watermark_of_its_own(openmark
     }
     everything = pulled(trades("2026-03-04")) + pulled(trades("2026-03-03", ["CBA"]))
     assert sorted(in_table(database)) == sorted(everything)
+
+
+def test_first_loads_of_a_table_at_once_leave_no_gap_behind_the_watermark(openmarkets_sandbox, deployment, database):
+    early = to_table(trades("2026-03-03"))
+    late = to_table(queries.trades("BHP", start="2026-03-05", end="2026-03-06"))
+
+    def land(query: queries.Query) -> Landed:
+        deployment.run(early, "early")
+        return Landed("table", 1, None, [], None)
+
+    with pytest.raises(OpenmarketsError, match="what lies between the two is not loaded") as caught:
+        incrementally(late, deployment.context(late, "late"), land)
+    assert caught.value.transient
+    # Airflow's retry.
+    deployment.run(late, "late")
+    assert in_table(database) == pulled(trades("2026-03-06"))
+
+
+def test_a_first_load_that_ends_after_a_later_one_moves_no_watermark(openmarkets_sandbox, deployment, database):
+    early = to_table(trades("2026-03-03"))
+    late = to_table(queries.trades("BHP", start="2026-03-05", end="2026-03-06"))
+
+    def land(query: queries.Query) -> Landed:
+        deployment.run(late, "late")
+        return Landed("table", 1, None, [], None)
+
+    with pytest.raises(OpenmarketsError, match="what lies between the two is not loaded"):
+        incrementally(early, deployment.context(early, "early"), land)
+    with pytest.raises(AirflowFailException, match="is before 2026-03-04T13:00:00"):
+        deployment.run(early, "early")
 
 
 def test_a_backfill_is_refused(openmarkets_sandbox, deployment, lake):
