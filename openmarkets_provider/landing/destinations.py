@@ -15,6 +15,8 @@ CHUNK = 8 << 20
 """Bytes that are sent at a time: they are held in memory, and a killed task waits for them."""
 _URL = re.compile(r"(?P<scheme>[a-zA-Z][\w.+-]*)://(?P<rest>.*)", re.DOTALL)
 _TEMPLATE = re.compile(r"\{[{%#]")
+# Of a URL that is mistyped, too; but an absolute path may have an @.
+_AUTHORITY = re.compile(r"^[^/]*?(?::|//)/*|:/+")
 
 
 class Store(NamedTuple):
@@ -94,6 +96,18 @@ def is_path(destination: Any) -> bool:
     return isinstance(destination, os.PathLike) or hasattr(destination, "joinpath")
 
 
+def shown(destination: Any) -> str:
+    """Return a destination as a message quotes it, without what may be a secret: user and password, and the query."""
+    text = destination if isinstance(destination, str) else repr(destination)
+    if start := _AUTHORITY.search(text):
+        rest, mark, query = text[start.end() :].partition("?")
+        _, at, host = rest.rpartition("@")
+        # A password may hold a question mark.
+        rest = "***" if "@" in query else f"***{at}{host}" if at else rest
+        text = f"{text[: start.end()]}{rest}{mark and '?***'}"
+    return repr(text) if isinstance(destination, str) else text
+
+
 def read_place(destination: Any, *, is_folder: bool) -> Place:
     """Read a destination.
 
@@ -163,8 +177,7 @@ _EXAMPLES = "Write a URL such as s3://bucket/bars.parquet, or an absolute path s
 
 
 def _bad(destination: Any, problem: str) -> OpenmarketsConfigurationError:
-    shown = re.sub(r"//.*@", "//***@", f"{destination!r:.200}")
-    return OpenmarketsConfigurationError(f"destination: {shown} {problem}")
+    return OpenmarketsConfigurationError(f"destination: {shown(destination):.200} {problem}")
 
 
 def _read_path(destination: str, path: str, is_folder: bool) -> Place:

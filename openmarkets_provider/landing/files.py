@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.landing.destinations import shown
 from openmarkets_provider.landing.layout import Layout, Storage
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -91,27 +92,29 @@ def file_format(name: str, compression: str | None, file_name: str | None) -> Fi
     ends = _ends(file_name)
     for end in ends[-2:]:
         if _FORMAT_OF_END.get(end, name) != name:
-            raise ValueError(f"destination: {file_name!r} ends in .{end}, and format is {name!r}. Change one of them.")
+            raise ValueError(
+                f"destination: {shown(file_name)} ends in .{end}, and format is {name!r}. Change one of them."
+            )
     end = ends[-1] if ends else ""
     if end in _FOREIGN_ENDS:
         raise ValueError(
-            f"destination: {file_name!r} ends in .{end}, which is not written here. Formats are {', '.join(FORMATS)}; "
-            "CSV and JSON lines may end in .gz or .zst, too."
+            f"destination: {shown(file_name)} ends in .{end}, which is not written here. Formats are "
+            f"{', '.join(FORMATS)}; CSV and JSON lines may end in .gz or .zst, too."
         )
     named = _COMPRESSION_OF_END.get(end)
     if name == "parquet":
         if named is not None:
             raise ValueError(
-                f"destination: {file_name!r} ends in .{end}, but a Parquet file is compressed inside and read by its "
-                f"own name. Leave .{end} out and use compression={named!r}."
+                f"destination: {shown(file_name)} ends in .{end}, but a Parquet file is compressed inside and read by "
+                f"its own name. Leave .{end} out and use compression={named!r}."
             )
         return FileFormat(name, _checked(compression, COMPRESSIONS, "snappy"))
     chosen = _checked(compression, COMPRESSIONS[:2], named)
     # A name that ends in a template may get any end yet.
     if chosen != named and end and (named or end in _FORMAT_OF_END):
         raise ValueError(
-            f"destination: {file_name!r} ends in .{end}, and compression is {chosen!r}. Readers go by the name: end it "
-            f"in {FileFormat(name, chosen).suffix}, or leave compression out."
+            f"destination: {shown(file_name)} ends in .{end}, and compression is {chosen!r}. Readers go by the "
+            f"name: end it in {FileFormat(name, chosen).suffix}, or leave compression out."
         )
     return FileFormat(name, chosen)
 

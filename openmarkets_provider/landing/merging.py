@@ -1,4 +1,4 @@
-"""The statements that put rows into a table, by its key. Pure."""
+"""The statements that put rows into a table, by its key, and rows as the text that PostgreSQL copies. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,46 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from openmarkets_provider.landing.layout import Storage
+from openmarkets_provider.landing.tables import LOAD_ROW
+
 Merge = Callable[["sa.Table", Sequence[str], "sa.Select[Any]"], list[Any]]
 """Makes the statements from the table, the columns of its key, and the query for the rows."""
+
+
+def rows_of(stage: sa.Table, names: Sequence[str], added: Sequence[Any], distinct: Sequence[str]) -> sa.Select[Any]:
+    """Return the query for the rows that were sent, numbered from ``first`` to ``last``.
+
+    :param names: their columns.
+    :param added: what else each row has.
+    :param distinct: of rows that have these columns in common the last one counts.
+    """
+    sent: Any = stage.c
+    conditions = []
+    if distinct:
+        newest = sa.func.row_number().over(
+            partition_by=[sent[name] for name in distinct], order_by=sent[LOAD_ROW].desc()
+        )
+        sent = sa.select(stage, newest.label("newest")).subquery("ranked").c
+        conditions = [sent.newest == 1]
+    is_wanted = sent[LOAD_ROW].between(sa.bindparam("first"), sa.bindparam("last"))
+    return sa.select(*(sent[name] for name in names), *added).where(is_wanted, *conditions)
+
+
+def copy_text(storages: Sequence[Storage], columns: Sequence[Sequence[Any]]) -> str:
+    """Return rows as COPY of PostgreSQL reads them."""
+    texts = [_copy_texts(storage, values) for storage, values in zip(storages, columns, strict=True)]
+    return "".join(map("%s\n".__mod__, map("\t".join, zip(*texts, strict=True))))
+
+
+def _copy_texts(storage: Storage, values: Sequence[Any]) -> list[str]:
+    if storage in (Storage.TEXT, Storage.JSON):
+        return ["\\N" if value is None else _escaped(value) for value in values]
+    return ["\\N" if value is None else str(value) for value in values]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def upsert_of(dialect: str) -> Merge:

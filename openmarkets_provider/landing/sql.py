@@ -22,8 +22,8 @@ import sqlalchemy as sa
 from openmarkets_provider.client.runs import PROGRESS_EVERY
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, LAST_DIGIT, Column, Layout, Storage
-from openmarkets_provider.landing.merging import insert_only, upsert_of
-from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, Covered
+from openmarkets_provider.landing.merging import copy_text, insert_only, rows_of, upsert_of
+from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, UPSERT, Covered
 from openmarkets_provider.landing.spool import Columns, Spool
 from openmarkets_provider.landing.tables import (
     LOAD_ID,
@@ -49,6 +49,8 @@ _UNDOES_DDL = ("postgresql", "sqlite")
 """Databases that take back a table that a transaction made."""
 _ABOUT_VALUES = ("22", "23", "44", "P0")
 """Classes of PostgreSQL's errors: data, constraints, conditions of views, and what triggers raise."""
+_TELLS_THE_ROW = ("23502", "23514", "44000")
+"""PostgreSQL's errors whose detail is the whole row: NOT NULL, CHECK, and the condition of a view."""
 
 
 class Loader:
@@ -148,9 +150,12 @@ class Loader:
     def _transaction(self, *, keep: bool, alone: bool = True) -> Iterator[sa.Connection]:
         """Yield a connection with one transaction. Whatever ends it early, a signal too, it leaves nothing.
 
+        Only when the answer to its commit is lost nobody knows: then all is there, or nothing.
+
         :param keep: commit at the end.
         :param alone: wait for other loads of the table to end, where the database has a means for it.
         """
+        committing = False
         try:
             with self._engine.connect() as connection:
                 try:
@@ -159,6 +164,7 @@ class Loader:
                     _begin(connection, self._table, alone=alone)
                     yield connection
                     if keep:
+                        committing = True
                         transaction.commit()
                     else:
                         transaction.rollback()
@@ -170,12 +176,17 @@ class Loader:
                     self._driver = None
         except Exception as error:
             if isinstance(error, sa.exc.SQLAlchemyError | self._errors.Error):
-                raise self._failure(error, sent=keep) from error
+                raise self._failure(error, sent=keep, committing=committing) from _cause(error)
             raise
 
     def _try_out(self, connection: sa.Connection) -> None:
         is_unique = self._prepare(connection)
         self._stage.create(connection)
+        if self._mode != UPSERT:
+            read = (LOAD_ID,) if self._mode == APPEND else (*self._layout.key, self._layout.time)
+            columns = [column for column in self._table.c if column.name in read]
+            nothing = sa.delete(self._table).where(sa.text("1 = 0"), *(column.is_not(None) for column in columns))
+            connection.execute(nothing)
         self._put(connection, 0, is_unique=is_unique, have_doubles=False)
 
     def _has_table(self, connection: sa.Connection) -> bool:
@@ -286,7 +297,8 @@ class Loader:
     def _put(self, connection: sa.Connection, rows: int, *, is_unique: bool, have_doubles: bool) -> None:
         """Put the rows that were sent into the table."""
         merge = upsert_of(connection.dialect.name) if is_unique else insert_only
-        chosen = self._chosen(have_doubles=have_doubles)
+        added = [sa.literal(self._load_id).label(LOAD_ID)] if self._mode == APPEND else []
+        chosen = rows_of(self._stage, self._names, added, self._key if have_doubles else ())
 
         def part(first: int, last: int) -> None:
             for statement in merge(self._table, self._key, chosen):
@@ -320,23 +332,6 @@ class Loader:
         if kinds:
             self._attempt(connection, part, 1, rows, lambda row: self._sent(connection, row, self._layout.key))
 
-    def _chosen(self, *, have_doubles: bool) -> sa.Select[Any]:
-        """Return the query for the rows numbered from ``first`` to ``last``; of rows with one key for the last one."""
-        stage: Any = self._stage.c
-        conditions = []
-        if have_doubles:
-            newest = sa.func.row_number().over(
-                partition_by=[stage[name] for name in self._key], order_by=stage[LOAD_ROW].desc()
-            )
-            stage = sa.select(self._stage, newest.label("newest")).subquery("ranked").c
-            conditions = [stage.newest == 1]
-        columns = [stage[name] for name in self._names]
-        if self._mode == APPEND:
-            columns.append(sa.literal(self._load_id).label(LOAD_ID))
-        return sa.select(*columns).where(
-            stage[LOAD_ROW].between(sa.bindparam("first"), sa.bindparam("last")), *conditions
-        )
-
     def _attempt(
         self,
         connection: sa.Connection,
@@ -349,6 +344,9 @@ class Loader:
         refusal = self._tried(connection, work, first, last)
         if refusal is None:
             return
+        if first > last:
+            # Without a row it is the statement.
+            raise self._failure(refusal, sent=False) from _cause(refusal)
         while first < last:
             middle = (first + last) // 2
             if self._tried(connection, work, first, middle) is None:
@@ -360,8 +358,8 @@ class Loader:
             # Not a row by itself, but something that they are together.
             raise OpenmarketsDatabaseError(
                 f"{self._table.fullname}: the rows are refused: {_said(refusal)} Nothing was changed.", sent=True
-            ) from refusal
-        raise self._refused(first, key_of(first), _said(own)) from own
+            ) from _cause(refusal)
+        raise self._refused(first, key_of(first), _said(own)) from _cause(own)
 
     def _tried(
         self, connection: sa.Connection, work: Callable[[int, int], None], first: int, last: int
@@ -380,20 +378,25 @@ class Loader:
 
     def _is_refusal(self, error: Exception) -> bool:
         """Tell whether the fault may be a row's."""
-        origin = _origin(error)
-        # PostgreSQL's code. Its drivers differ in what kind of error they make of a trigger's.
-        state = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
+        # The drivers of PostgreSQL differ in what kind of error they make of a trigger's.
+        state = _state(error)
         if state is not None:
             return state[:2] in _ABOUT_VALUES
-        return isinstance(origin, self._errors.IntegrityError | self._errors.DataError | ValueError | OverflowError)
+        return isinstance(
+            _origin(error), self._errors.IntegrityError | self._errors.DataError | ValueError | OverflowError
+        )
 
-    def _failure(self, error: Exception, *, sent: bool) -> OpenmarketsDatabaseError:
+    def _failure(self, error: Exception, *, sent: bool, committing: bool = False) -> OpenmarketsDatabaseError:
         """Return what to tell of an error that is no row's."""
         passing = self._errors.OperationalError | self._errors.InterfaceError | self._errors.InternalError
+        is_refusal = self._is_refusal(error)
+        outcome = "Nothing was changed."
+        if committing and not is_refusal:
+            outcome = "Whether the rows are there is not known; running the task again is safe."
         by = f" (conn_id {self._conn_id!r})" if self._conn_id else ""
         return OpenmarketsDatabaseError(
-            f"{self._table.fullname}{by}: {_said(error)} Nothing was changed.",
-            transient=isinstance(_origin(error), passing) and not self._is_refusal(error),
+            f"{self._table.fullname}{by}: {_said(error)} {outcome}",
+            transient=isinstance(_origin(error), passing) and not is_refusal and not _stays(error),
             sent=sent,
         )
 
@@ -432,8 +435,7 @@ def _copy(connection: sa.Connection, stage: sa.Table, layout: Layout, columns: C
     names = ", ".join(map(prepare.format_column, stage.columns))
     statement = f"COPY {prepare.format_table(stage)} ({names}) FROM STDIN WITH (ENCODING 'UTF8')"
     storages = [Storage.INTEGER, *(column.storage for column in layout.columns)]
-    texts = [_copy_texts(storage, values) for storage, values in zip(storages, columns, strict=True)]
-    lines = "".join(map("%s\n".__mod__, map("\t".join, zip(*texts, strict=True)))).encode()
+    lines = copy_text(storages, columns).encode()
     cursor: Any = connection.connection.cursor()
     try:
         if hasattr(cursor, "copy"):
@@ -446,16 +448,6 @@ def _copy(connection: sa.Connection, stage: sa.Table, layout: Layout, columns: C
         cursor.close()
 
 
-def _copy_texts(storage: Storage, values: Sequence[Any]) -> list[str]:
-    if storage in (Storage.TEXT, Storage.JSON):
-        return ["\\N" if value is None else _escaped(value) for value in values]
-    return ["\\N" if value is None else str(value) for value in values]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
 def _insert_many(connection: sa.Connection, stage: sa.Table, layout: Layout, columns: Columns) -> None:
     names = [column.name for column in stage.columns]
     connection.execute(sa.insert(stage), [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
@@ -465,12 +457,32 @@ def _origin(error: BaseException) -> BaseException:
     return getattr(error, "orig", None) or error
 
 
+def _state(error: BaseException) -> str | None:
+    """Return PostgreSQL's code."""
+    origin = _origin(error)
+    return getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
+
+
+def _stays(error: BaseException) -> bool:
+    """Tell whether an error stays although its kind passes: a file that can't be written, an object that won't do."""
+    state, name = _state(error) or "", getattr(_origin(error), "sqlite_errorname", "")
+    # An object that is in use, and a lock, are waited for.
+    is_object = state.startswith("55") and state not in ("55006", "55P03")
+    return is_object or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
+
+
+def _cause(error: Exception) -> Exception | None:
+    """Return an error for the log, or none where its text has the whole row."""
+    return None if _state(error) in _TELLS_THE_ROW else error
+
+
 def _said(error: BaseException) -> str:
     """Return the database's own words, without the statement and its values."""
     origin = _origin(error)
     # PostgreSQL's, in parts.
     parts = getattr(origin, "diag", None)
-    words = [getattr(parts, name, None) or "" for name in ("message_primary", "message_detail")]
+    names = ("message_primary", "message_detail")[: 1 if _state(error) in _TELLS_THE_ROW else 2]
+    words = [getattr(parts, name, None) or "" for name in names]
     text = " ".join((". ".join(filter(None, words)) or str(origin)).split())
     text = text[:_MAX_SAID].rstrip(".")
     return text if text.endswith(("?", "!")) else f"{text}."

@@ -6,6 +6,7 @@ place in one step: on a disk by renaming it, in a bucket by an upload that count
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -117,31 +118,38 @@ class Folder(ABC):
 class LocalFolder(Folder):
     """A folder of this machine, or one that it has mounted.
 
-    Temporary files are in the folder itself, with names that readers of folders pass over. Each is locked as long as
-    its task lives, so that the next task knows those that a dead one left.
+    Temporary files are in the folder itself, or beside the target where the only file is a link, which may lead to
+    another file system. They have names that readers of folders pass over, and each is locked as long as its task
+    lives, so that the next task knows those that a dead one left.
     """
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._path = Path(os.path.realpath(place.path))
+        self._path = self._scratch = Path(os.path.realpath(place.path))
 
     @property
     def scratch(self) -> str:
-        """The folder itself."""
-        return str(self._path)
+        """The folder of the temporary files."""
+        return str(self._scratch)
 
     def prepare(self, names: Collection[str]) -> None:
         """Make the folder, and remove what dead tasks left in it."""
-        with self.told(f"The folder {self._path} can't be made"):
-            self._path.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            path = self._target(name)
-            if path.exists() and not path.is_file():
-                raise OpenmarketsConfigurationError(f"destination: {path} is there and is not a file; name another.")
-        with self.told(f"The folder {self._path} can't be read"):
-            for path in self._path.iterdir():
-                if _TEMPORARY.fullmatch(path.name):
-                    _remove_if_dead(path)
+        with self.told(f"What is in {self._path} can't be told"):
+            for name in names:
+                path = self._target(name)
+                if path.exists() and not path.is_file():
+                    raise OpenmarketsConfigurationError(
+                        f"destination: {path} is there and is not a file; name another."
+                    )
+                if len(names) == 1 and (self._path / name).is_symlink():
+                    self._scratch = path.parent
+        for folder in dict.fromkeys((self._path, self._scratch)):
+            with self.told(f"The folder {folder} can't be made"):
+                folder.mkdir(parents=True, exist_ok=True)
+            with self.told(f"The folder {folder} can't be read"):
+                for path in folder.iterdir():
+                    if _TEMPORARY.fullmatch(path.name):
+                        _remove_if_dead(path)
 
     def existing(self, names: Collection[str]) -> set[str]:
         """Return those of the names that have a file."""
@@ -156,7 +164,7 @@ class LocalFolder(Folder):
     @contextmanager
     def stage(self) -> Iterator[IO[bytes]]:
         """Give a hidden file beside the destination."""
-        with self.told(f"No file can be made in {self._path}"):
+        with self.told(f"No file can be made in {self._scratch}"):
             file = self._make()
         try:
             yield file
@@ -190,7 +198,7 @@ class LocalFolder(Folder):
     def _make(self) -> IO[bytes]:
         while True:
             # Not by tempfile: its files are readable by nobody else.
-            file = (self._path / f".openmarkets-{secrets.token_hex(8)}.part").open("x+b")
+            file = (self._scratch / f".openmarkets-{secrets.token_hex(8)}.part").open("x+b")
             if _is_locked(file) and os.fstat(file.fileno()).st_nlink:
                 return file
             # Another task found it before it was locked, and took it for a dead one's.
@@ -376,21 +384,23 @@ def _chunk(size: int) -> int:
 
 
 _PERMANENT = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError, ValueError)
+_PERMANENT_NUMBERS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV)
 # By their names: they are botocore's, which need not be installed.
-_MALFORMED = ("ParamValidationError",)
+_PERMANENT_NAMES = ("ParamValidationError", "NoCredentialsError", "PartialCredentialsError")
+# The last one is also what comes of a service that gives credentials and can't be reached for a moment.
 _WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
 
 
 def _explained(doing: str, error: Exception) -> OpenmarketsError:
     name = type(error).__name__
-    lacks_credentials = name in _WITHOUT_CREDENTIALS
+    is_permanent = isinstance(error, _PERMANENT) or name in _PERMANENT_NAMES
     # Some tell of all that would have been right, in hundreds of lines.
     told = re.sub(r"\s+", " ", str(error))
     text = f"{doing}: {name}: {told if len(told) <= MAX_TOLD else told[:MAX_TOLD] + '...'}"
     hint = " Are there credentials: a connection (conn_id), or some in the worker's environment?"
     return OpenmarketsError(
-        f"{text}{hint if lacks_credentials else ''}",
-        transient=not (lacks_credentials or name in _MALFORMED or isinstance(error, _PERMANENT)),
+        f"{text}{hint if name in _WITHOUT_CREDENTIALS else ''}",
+        transient=not (is_permanent or getattr(error, "errno", None) in _PERMANENT_NUMBERS),
     )
 
 
@@ -434,5 +444,7 @@ class PartitionSpool(Generic[Key]):
         for key, batches in self._batches.items():
             self._places.setdefault(key, []).append(self._file.tell())
             pickle.dump(batches, self._file, pickle.HIGHEST_PROTOCOL)
+        # Else a full disk would show only when rows are read, as their place is looked for.
+        self._file.flush()
         self._batches.clear()
         self._held = 0

@@ -112,7 +112,12 @@ def _text(length: int) -> TypeEngine[Any]:
 
 def ddl(statement: Any, connection: sa.Connection) -> str:
     """Return a statement as text, for people."""
-    return " ".join(str(statement.compile(dialect=connection.dialect)).split())
+    return _undoubled(connection, " ".join(str(statement.compile(dialect=connection.dialect)).split()))
+
+
+def _undoubled(connection: sa.Connection, text: str) -> str:
+    """Return names, or a statement, as they are without values: for some drivers a % in them is doubled."""
+    return text.replace("%%", "%") if "format" in connection.dialect.paramstyle else text
 
 
 def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) -> None:
@@ -152,7 +157,7 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
     _check_columns(connection, table, layout, there)
     _check_types(connection, table, layout, there)
     _check_others(connection, table, mode, there)
-    unique = bool(layout.key) and set(layout.key) in keys
+    unique = set(layout.key) in keys and set(layout.key) not in _deferrable_keys(connection, table)
     if mode == UPSERT and not unique:
         index = sa.Index(f"{table.name}_key", *(table.c[name] for name in layout.key), unique=True)
         raise OpenmarketsDatabaseError(
@@ -202,12 +207,17 @@ class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none 
 
 def _as_declared(connection: sa.Connection, table: sa.Table) -> dict[str, TypeEngine[Any]]:
     """Return the types of a table of PostgreSQL by column: SQLAlchemy 1.4 knows no domains, and no negative scales."""
-    name = connection.dialect.identifier_preparer.format_table(table)
     wanted = sa.text(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
         "WHERE attrelid = CAST(:name AS regclass) AND attnum > 0 AND NOT attisdropped"
     )
-    return {column: _Declared(kind) for column, kind in connection.execute(wanted, {"name": name})}
+    found = connection.execute(wanted, {"name": _quoted(connection, table)})
+    return {column: _Declared(kind) for column, kind in found}
+
+
+def _quoted(connection: sa.Connection, table: sa.Table) -> str:
+    """Return a table's name for a value that PostgreSQL reads a name from."""
+    return _undoubled(connection, connection.dialect.identifier_preparer.format_table(table))
 
 
 def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, there: Mapping[str, Any]) -> None:
@@ -226,6 +236,7 @@ def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, t
         f"{column.type.compile(connection.dialect)}"
         for column in missing
     )
+    adding = _undoubled(connection, adding)
     raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
 
 
@@ -290,3 +301,16 @@ def _unique_keys(connection: sa.Connection, table: sa.Table) -> list[set[str | N
     with suppress(NotImplementedError):
         keys += (unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema))
     return [set(key) for key in keys if key]
+
+
+def _deferrable_keys(connection: sa.Connection, table: sa.Table) -> list[set[str]]:
+    """Return the sets of columns that PostgreSQL may look at later: ON CONFLICT does not go by them, nor past them."""
+    if connection.dialect.name != "postgresql":
+        return []
+    wanted = sa.text(
+        "SELECT array_agg(CAST(attname AS text)) FROM pg_constraint "
+        "JOIN pg_attribute ON attrelid = conrelid AND attnum = ANY (conkey) "
+        "WHERE conrelid = CAST(:name AS regclass) AND contype IN ('p', 'u') AND condeferrable "
+        "GROUP BY pg_constraint.oid"
+    )
+    return [set(names) for (names,) in connection.execute(wanted, {"name": _quoted(connection, table)})]

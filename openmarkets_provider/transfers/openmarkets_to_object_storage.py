@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ from openmarkets_provider.client.arguments import aligned, is_literal
 from openmarkets_provider.client.planning import finalise, window
 from openmarkets_provider.client.ranges import read_moment
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.landing.destinations import LOCAL, STORES, Place, is_path, read_place, static_url
+from openmarkets_provider.landing.destinations import LOCAL, STORES, Place, is_path, read_place, shown, static_url
 from openmarkets_provider.landing.files import FileFormat, file_format
 from openmarkets_provider.landing.incremental import limited_to
 from openmarkets_provider.landing.landed import Landed, range_of
@@ -21,7 +21,7 @@ from openmarkets_provider.landing.storage import Folder, LocalFolder, PartitionS
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import IO
 
     from airflow.providers.common.compat.sdk import Context
@@ -65,9 +65,9 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         query's range has to cover whole ones, 400 at most; those that it gave no rows for lose the file they had. A
         folder holds what one format, compression and query give.
     :param if_exists: of a file that is there: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and
-        ``partition`` the span from the first missing file to the last one is pulled, and the missing ones are written.
-        So less may be written than the query gives. A partition without rows has no file, and is asked for again each
-        time.
+        ``partition`` the span from the first missing file to the last one is pulled (of weekly bars the whole range),
+        and the missing ones are written. So less may be written than the query gives. A partition without rows has no
+        file, and is asked for again each time.
     :param compression: ``infer``: by the end of the file's name, snappy for Parquet. Or None, ``gzip``, ``zstd``,
         ``snappy``.
     :param incremental: pull only what is new since the last load of this destination (Airflow 3.3 or later). Needs
@@ -215,7 +215,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         return {each: name for each, name in names.items() if name not in existing}
 
     def _pull(self, hook: OpenmarketsHook, query: Query, target: _Target) -> _Published:
-        if len(target.names) < len(target.partitions):
+        # From the first missing day to the last one need not be whole weeks.
+        if len(target.names) < len(target.partitions) and query.get("frequency") != "Weekly":
             missing = [each for each in target.partitions if each in target.names]
             query = limited_to(query, missing[0].start, missing[-1].end)
         with ExitStack() as stack:
@@ -239,7 +240,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         partial = getattr(context["dag"].get_task(self.task_id), "partial_kwargs", None)
         if partial is None or "destination" in partial:
             raise OpenmarketsConfigurationError(
-                f"destination: all mapped tasks would write {self._given!r}, and the last one would be left. Put "
+                f"destination: all mapped tasks would write {shown(self._given)}, and the last one would be left. Put "
                 "something of each into it, such as {{ ti.map_index }}, or map it with the query: "
                 ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
             )
@@ -280,7 +281,11 @@ class _Target(NamedTuple):
                 if partition in self.names:
                     with self._told():
                         spool.add(partition, rows_of_it)
-        return {each: self._encode_one(spool.take(each), stack) for each in spool.waiting()}
+        return {each: self._encode_one(self._taken(spool, each), stack) for each in spool.waiting()}
+
+    def _taken(self, spool: PartitionSpool[Partition], key: Partition) -> Iterator[list[Any]]:
+        with self._told():
+            yield from spool.take(key)
 
     def _encode_one(self, batches: Iterable[list[Any]], stack: ExitStack) -> tuple[IO[bytes], int]:
         file = stack.enter_context(self.where.stage())
@@ -316,12 +321,14 @@ def _publish(
         for each, name in names.items():
             if each in files:
                 file, count = files[each]
+                # Before it is there: a task can be killed as it appears.
+                done.append(name)
                 size += where.publish(file, name)
                 rows += count
-                done.append(name)
     except BaseException:
         for name in done if take_back else ():
-            where.remove(name)
+            with suppress(OpenmarketsError):
+                where.remove(name)
         raise
     return _Published(rows, size, [where.url(name) for name in done])
 
@@ -350,7 +357,7 @@ def _check_partition(partition: str | None, query: Query) -> None:
     if layout.time is None:
         raise OpenmarketsQueryError(
             f"partition: rows of {layout.name} have no time that a range selects them by (nor have raw records). Put "
-            "what tells the files apart into the destination, such as s3://bucket/quotes/exchange_date={{ ds }}/"
+            "what tells the files apart into the destination, such as s3://bucket/quotes/run={{ run_id }}/"
             "part-0.parquet, and leave partition out."
         )
     if partition != "day" and query.get("frequency") == "Weekly":

@@ -156,8 +156,9 @@ class OpenmarketsToSqlOperator(Transfer):
 
 
 def _check_table(table: str) -> None:
-    # A template that has no value renders as the text None.
-    if not isinstance(table, str) or not _TABLE.fullmatch(table) or table in ("None", STAGE):
+    # A template that has no value renders as the text None. Not every database tells capitals from small letters.
+    is_name = isinstance(table, str) and _TABLE.fullmatch(table) and table != "None"
+    if not is_name or table.rpartition(".")[2].casefold() == STAGE.casefold():
         raise OpenmarketsConfigurationError(
             f"table must be 'table' or 'schema.table', without quotes and blanks, not {table!r:.200}. Was it rendered "
             "as you meant?"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from airflow.providers.amazon.aws.fs.s3 import schemes
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.landing.destinations import STORES, Place, read_place, static_url
@@ -74,12 +76,29 @@ class TestDestinations:
             "https://key:the-secret@host/x",
             "s3://KEY:ab/the-secret@b/x",
             "s3://KEY/the-secret@b/x",
+            "https://key:" + "the-secret" * 20 + "@host/x",
+            "https://key:the-secret@host/x?of=b@the-secret",
+            "https://key:the-secret?the-secret@host/x",
+            "s3:/KEY:the-secret@b/x",
+            "s3:KEY:the-secret@b/x",
+            "s3//KEY:the-secret@b/x",
+            "KEY:the-secret@b/x",
+            "/data/s3://KEY:the-secret@b/x",
+            "https://account.blob.core.windows.net/box/x.csv?sv=2024&sig=the-secret",
+            "abfs://box/x.csv?sv=2024&sig=the-secret",
+            "https:/host/x.csv?sig=the-secret",
+            ObjectStoragePath("s3://KEY:the-secret@b/x"),
         ],
     )
     def test_credentials_in_a_url_are_refused_and_not_shown(self, destination):
         with pytest.raises(OpenmarketsConfigurationError) as error:
             read_place(destination, is_folder=False)
         assert "the-secret" not in str(error.value)
+
+    @pytest.mark.parametrize("destination", ["/data/me@example.com//x?.csv", "/data//me@example.com/x", "me@home/x"])
+    def test_of_a_path_without_a_scheme_all_is_shown(self, destination):
+        with pytest.raises(OpenmarketsConfigurationError, match=re.escape(f"destination: {destination!r} ")):
+            read_place(destination, is_folder=False)
 
     @pytest.mark.parametrize(
         ("destination", "url"),

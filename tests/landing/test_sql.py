@@ -6,6 +6,7 @@ import logging
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -406,6 +407,40 @@ class TestTablesThatAreThere:
         load(database, [thing(note="2")])
         assert notes(database) == [("A", "2")]
 
+    @pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
+    @pytest.mark.parametrize("when", ["DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"])
+    def test_one_that_may_be_looked_at_later_will_not_do(self, postgres, driver, when):
+        database = PostgresDatabase(postgres, driver)
+        load(database)
+        database.execute(
+            f"ALTER TABLE things DROP CONSTRAINT things_pkey, ADD CONSTRAINT late UNIQUE (code, at) {when}"
+        )
+        loader = Loader(engine_of(database), THINGS, "things", UPSERT)
+        with pytest.raises(OpenmarketsDatabaseError, match=r"exactly the columns code, at.*To add one: ") as refused:
+            loader.rehearse()
+        database.execute(str(refused.value).partition("To add one: ")[2])
+        # PostgreSQL refuses an upsert as long as the constraint is there, too.
+        with pytest.raises(OpenmarketsDatabaseError, match="exactly the columns code, at"):
+            loader.rehearse()
+        with pytest.raises(OpenmarketsDatabaseError, match="code, at is unique in the table"):
+            Loader(engine_of(database), THINGS, "things", APPEND).rehearse()
+        replaced = Covered("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",)])
+        for note in "12":
+            load(database, [thing(note="0"), thing(note=note)], mode=REPLACE_RANGE, replaced=replaced)
+        assert notes(database) == [("A", "2")]
+        database.execute("ALTER TABLE things DROP CONSTRAINT late")
+        load(database, [thing(note="3")])
+        assert notes(database) == [("A", "3")]
+
+    def test_its_name_may_have_a_percent_sign(self, database):
+        for _ in range(2):
+            assert load(database, [thing()], table="100%") == 1
+        database.execute('ALTER TABLE "100%" DROP COLUMN note')
+        with pytest.raises(OpenmarketsDatabaseError, match=r'ALTER TABLE "100%" ADD note'):
+            load(database, [thing()], table="100%")
+        with pytest.raises(OpenmarketsDatabaseError, match=r'or: CREATE TABLE "50%"'):
+            load(database, [thing()], table="50%", create=False)
+
     def test_it_is_there_when_it_has_a_row(self, database):
         engine = engine_of(database)
         loader = Loader(engine, THINGS, "things", UPSERT)
@@ -451,24 +486,42 @@ class TestTablesThatAreThere:
         assert in_postgres.tables() == []
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("mode", "change", "said"),
         [
-            ("ALTER TABLE things ALTER COLUMN volume TYPE text[] USING NULL", 'column "volume" is of type text'),
-            ("REVOKE INSERT ON things FROM loader", "permission denied for table things"),
-            ("REVOKE TEMPORARY ON DATABASE test FROM public, loader", "permission denied to create temporary tables"),
+            (
+                UPSERT,
+                "ALTER TABLE things ALTER COLUMN volume TYPE text[] USING NULL",
+                'column "volume" is of type text',
+            ),
+            (UPSERT, "REVOKE INSERT ON things FROM loader", "permission denied for table things"),
+            (APPEND, "REVOKE SELECT ON things FROM loader", "permission denied for table things"),
+            (APPEND, "REVOKE DELETE ON things FROM loader", "permission denied for table things"),
+            (REPLACE_RANGE, "REVOKE DELETE ON things FROM loader", "permission denied for table things"),
+            (
+                UPSERT,
+                "REVOKE TEMPORARY ON DATABASE test FROM public, loader",
+                "permission denied to create temporary tables",
+            ),
+            (
+                UPSERT,
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
+                "AS $$ BEGIN RAISE 'books are closed'; END $$; "
+                "CREATE TRIGGER t BEFORE INSERT ON things FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+                r"^things: books are closed\. Nothing was changed\.$",
+            ),
         ],
     )
-    def test_a_rehearsal_finds_out_what_would_be_refused_whatever_the_rows_are(self, in_postgres, change, said):
+    def test_a_rehearsal_finds_out_what_would_be_refused_whatever_the_rows_are(self, in_postgres, mode, change, said):
         in_postgres.execute("DROP ROLE IF EXISTS somebody")
         in_postgres.execute("CREATE ROLE somebody LOGIN PASSWORD 'something'")
         in_postgres.execute("GRANT CREATE ON SCHEMA public TO somebody")
         as_owner = in_postgres.url
         in_postgres.url = as_owner.replace(f"loader:{in_postgres.server.password}", "somebody:something")
-        load(in_postgres)
+        load(in_postgres, mode=mode)
         in_postgres.execute(change.replace("loader", "somebody"))
         try:
             with pytest.raises(OpenmarketsDatabaseError, match=said) as refused:
-                Loader(engine_of(in_postgres), THINGS, "things", UPSERT).rehearse()
+                Loader(engine_of(in_postgres), THINGS, "things", mode).rehearse()
         finally:
             in_postgres.execute("GRANT TEMPORARY ON DATABASE test TO public")
         assert (refused.value.row, refused.value.transient) == (None, False)
@@ -641,6 +694,17 @@ class TestBadRows:
         assert (refused.value.row, refused.value.key["code"]) == (place + 1, f"C{place}")
         assert not refused.value.transient
         assert in_postgres.execute("SELECT count(*) FROM things") == [(0,)]
+
+    @pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
+    @pytest.mark.parametrize("constraint", ["ADD CHECK (volume > 0)", "ALTER note SET NOT NULL"])
+    def test_what_else_is_in_the_row_is_not_told(self, postgres, driver, constraint):
+        database = PostgresDatabase(postgres, driver)
+        load(database)
+        database.execute(f"ALTER TABLE things {constraint}")
+        row = thing(volume=-1, price=Decimal("98765.43"))
+        with pytest.raises(OpenmarketsDatabaseError, match=r"row 1 \(code=A, .*violates.*constraint") as refused:
+            load(database, [row])
+        assert "98765.43" not in "".join(traceback.format_exception(refused.value))
 
     def test_a_unique_column_of_the_user_that_two_rows_share(self, database, before):
         database.execute("CREATE UNIQUE INDEX volumes ON things (volume)")
@@ -867,6 +931,56 @@ def test_a_failure_names_the_connection_and_ends_in_one_mark(in_postgres):
     with pytest.raises(OpenmarketsDatabaseError, match=r"things \(conn_id 'db'\): conn.* Nothing was ch") as down:
         load(in_postgres, [thing()], conn_id="db")
     assert not re.search(r"[?!.]\.( |$)", str(down.value))
+
+
+@pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
+@pytest.mark.parametrize(("state", "passes"), [("55000", False), ("55P02", False), ("55006", True), ("55P03", True)])
+def test_of_the_states_of_an_object_only_those_that_end_by_themselves_may_pass(postgres, driver, state, passes):
+    database = PostgresDatabase(postgres, driver)
+    load(database)
+    database.execute(
+        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '{state}'; END $$; "
+        "CREATE TRIGGER t BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    with pytest.raises(OpenmarketsDatabaseError, match=state) as refused:
+        load(database, [thing()])
+    assert refused.value.transient == passes
+
+
+@pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
+@pytest.mark.parametrize(
+    ("at_commit", "said", "passes"),
+    [
+        ("RAISE 'books are closed'", r"books are closed\. Nothing was changed\.$", False),
+        (
+            "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60)",
+            r"\. Whether the rows are there is not known; running the task again is safe\.$",
+            True,
+        ),
+    ],
+    ids=["refused", "lost"],
+)
+def test_that_nothing_was_changed_is_not_said_when_the_answer_to_the_commit_is_lost(
+    postgres, driver, at_commit, said, passes
+):
+    database = PostgresDatabase(postgres, driver)
+    load(database)
+    database.execute(
+        f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {at_commit}; END $$; CREATE CONSTRAINT "
+        "TRIGGER t AFTER INSERT ON things DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()"
+    )
+    with pytest.raises(OpenmarketsDatabaseError, match=said) as failed:
+        load(database, [thing()])
+    assert failed.value.transient == passes
+
+
+@pytest.mark.parametrize("place", ["/no/test.db?uri=true", "/test.db?mode=ro&uri=true", "?uri=true"])
+def test_a_file_that_can_not_be_written_does_not_pass(in_sqlite, place):
+    load(in_sqlite)
+    in_sqlite.url = in_sqlite.url.replace("sqlite:///", "sqlite:///file:").replace("/test.db", place)
+    with pytest.raises(OpenmarketsDatabaseError, match=r"things: (unable to open|attempt to write a read)") as refused:
+        load(in_sqlite, [thing()])
+    assert (refused.value.transient, refused.value.sent) == (False, False)
 
 
 def test_progress_is_told(in_sqlite, monkeypatch, caplog):

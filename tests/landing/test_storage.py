@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
+from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, PartialCredentialsError
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 from openmarkets_provider.landing import storage
@@ -160,12 +161,19 @@ class TestLocal:
         land(folder, "day=1/x", b"")
         assert folder.is_there()
 
-    def test_a_link_is_followed(self, local, tmp_path):
-        (tmp_path / "real").mkdir()
+    def test_a_link_is_followed_and_what_is_temporary_is_beside_its_target(self, local, tmp_path):
+        """The target may be on another file system, into which nothing can be renamed."""
         (tmp_path / "bars/x").symlink_to(tmp_path / "real/y")
-        land(local, "x", b"new")
-        assert (tmp_path / "bars/x").is_symlink()
-        assert (tmp_path / "real/y").read_bytes() == b"new"
+        dead = tmp_path / "real/.openmarkets-0123456789abcdef.part"
+        for _ in range(2):
+            local.prepare(["x"])
+            with local.stage() as file:
+                assert Path(file.name).parent == tmp_path / "real"
+                file.write(b"new")
+                local.publish(file, "x")
+            assert (tmp_path / "bars/x").is_symlink()
+            assert files(tmp_path / "real") == {"y": b"new"}
+            dead.write_bytes(b"half")
 
     def test_folders_of_partitions_are_made_when_they_get_their_file(self, local, tmp_path):
         with local.stage() as file:
@@ -188,6 +196,38 @@ class TestLocal:
         with pytest.raises(OpenmarketsError, match="bars can't be made: NotADirectoryError") as error:
             folder.prepare(["x"])
         assert not error.value.transient
+
+    def test_a_name_that_is_too_long_is_an_error_that_does_not_pass(self, local):
+        with pytest.raises(OpenmarketsError, match=r"bars can't be told: OSError: .*File name too long") as error:
+            local.prepare(["x" * 300])
+        assert not error.value.transient
+
+
+def failed(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (failed(errno.ENOSPC), True),
+        (failed(errno.EIO), True),
+        (failed(errno.EROFS), False),
+        (failed(errno.ENAMETOOLONG), False),
+        (failed(errno.ELOOP), False),
+        (failed(errno.EXDEV), False),
+        (NoCredentialsError(), False),
+        (PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"), False),
+        # The service of a container that gives them was not there for a moment.
+        (CredentialRetrievalError(provider="container-role", error_msg="Could not connect"), True),
+    ],
+    ids=str,
+)
+def test_what_may_pass_is_told_from_what_does_not(local, error, passes):
+    with pytest.raises(OpenmarketsError) as told, local.told("It can't be done"):
+        raise error
+    assert told.value.transient is passes
+    assert ("Are there credentials" in str(told.value)) == ("Credential" in type(error).__name__)
 
 
 def remote(where: str = "s3://bucket/bars") -> RemoteFolder:
@@ -400,6 +440,14 @@ class TestPartitionSpool:
             for rows in ([{"a": 1}], [{"a": 2}], [{"a": 3, "b": 1}], [{"a": 4}]):
                 spool.add("x", rows)
             assert list(spool.take("x")) == [[{"a": 1}, {"a": 2}], [{"a": 3, "b": 1}], [{"a": 4}]]
+
+    def test_a_full_disk_shows_as_soon_as_rows_go_there(self, monkeypatch):
+        monkeypatch.setattr(storage, "MAX_SPOOLED_ROWS", 1)
+        file = Path("/dev/full").open("r+b")  # noqa: SIM115
+        with pytest.raises(OSError, match="No space left"):
+            PartitionSpool(file).add("x", [{"a": 1}])
+        with pytest.raises(OSError, match="No space left"):
+            file.close()
 
     def test_the_rows_that_were_given_are_not_changed(self, tmp_path):
         with (tmp_path / "spool").open("w+b") as file:

@@ -330,6 +330,15 @@ class TestIfExists:
         calls = [path for path in openmarkets_sandbox.stats()["by_path"] if "timeseries" in path]
         assert len(calls) == 3
 
+    def test_skip_of_weekly_bars_pulls_the_whole_range_again(self, openmarkets_sandbox, here):
+        """Days without a bar are always missing, and from the first to the last one need not be whole weeks."""
+        week = queries.time_series("BHP", start="2026-03-07", end="2026-03-14", frequency="Weekly")
+        (first,) = land(here, week, format="csv", partition="day", if_exists="skip")["files"]
+        assert land(here, week, format="csv", partition="day", if_exists="skip")["files"] == []
+        two_weeks = {**week, "end": "2026-03-21"}
+        (second,) = land(here, two_weeks, format="csv", partition="day", if_exists="skip")["files"]
+        assert first != second
+
     @pytest.mark.parametrize("mode", ["error", "skip"])
     def test_one_that_appears_meanwhile_counts_too(self, openmarkets_sandbox, s3, mode):
         def appear(sock, request):
@@ -430,6 +439,7 @@ class TestParsing:
             ({"destination": Path("/data/x.parquet")}, r"is a PosixPath.*pass str\(path\)"),
             ({"destination": ObjectStoragePath("s3://b/x.parquet")}, r"is a ObjectStoragePath.*pass str\(path\)"),
             ({"destination": "/data/x.csv"}, r"ends in \.csv, and format is 'parquet'"),
+            ({"destination": "s3://K:secret@b/{{ ds }}.csv"}, r"destination: 's3://\*\*\*@b/{{ ds }}.csv' ends in"),
             ({"destination": "/data/{{ ds }}.csv"}, r"ends in \.csv, and format is 'parquet'"),
             ({"format": "orc"}, "format must be one of parquet, csv, jsonl, not 'orc'"),
             ({"compression": "rar"}, "compression must be"),

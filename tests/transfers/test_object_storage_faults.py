@@ -6,6 +6,7 @@ that point is reached, or the kernel ends the process there.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from openmarkets_provider import queries
+from openmarkets_provider.landing import storage
 from openmarkets_provider.sandbox.securities import SECURITIES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import context
@@ -132,22 +134,22 @@ class Remote:
     """A destination in an object store."""
 
     def __init__(self, server: S3Server, scratch: Path) -> None:
-        self._server = server
+        self.server = server
         self._scratch = scratch
         self.environment = {"AIRFLOW_CONN_FAULTS_S3": server.connection_json, "TMPDIR": str(scratch)}
 
     def url(self, name: str) -> str:
-        return f"s3://faults_s3@{self._server.BUCKET}/{name}"
+        return f"s3://faults_s3@{self.server.BUCKET}/{name}"
 
     def files(self) -> dict[str, bytes]:
-        keys = self._server.keys()
-        return {key: self._server.read(key) for key in keys}
+        keys = self.server.keys()
+        return {key: self.server.read(key) for key in keys}
 
     def left(self) -> list[str]:
-        return sorted([*(upload["Key"] for upload in self._server.uploads()), *os.listdir(self._scratch)])
+        return sorted([*(upload["Key"] for upload in self.server.uploads()), *os.listdir(self._scratch)])
 
     def put(self, name: str, content: bytes) -> None:
-        self._server.put(name, content)
+        self.server.put(name, content)
 
 
 @pytest.fixture
@@ -349,6 +351,20 @@ class TestTerminated:
         assert all(content in (old[name], expected.get(name)) for name, content in where.files().items())
         assert again(start, where, arguments) == expected
 
+    def test_as_a_file_has_just_appeared_where_there_may_be_none(self, start, where):
+        arguments = of(where, "day") | {"if_exists": "error"}
+        if isinstance(where, Local):
+            load = start(where, end_when_the_third_file_is_there, **arguments)
+        else:
+            hold = where.server.hold("PUT /bucket/bars/.*2026-03-04")
+            load = start(where, **arguments)
+            assert hold.reached.wait(WAIT)
+            load.terminate()
+            hold.release()
+        assert load.outcome().startswith("Killed: ")
+        assert (where.files(), where.left()) == ({}, [])
+        assert len(again(start, where, arguments)) == 5
+
     def test_while_uploading(self, start, openmarkets_sandbox, s3, tmp_path):
         where = Remote(s3, tmp_path / "scratch")
         (tmp_path / "scratch").mkdir()
@@ -380,6 +396,13 @@ class TestFullDisk:
         assert "File too large" in outcome
         assert (where.files(), where.left()) == (old, [])
         assert again(start, where, arguments) == expected
+
+    def test_rows_that_can_not_be_read_again_are_told(self, start, where):
+        arguments = of(where, "day")
+        outcome = start(where, fail_to_read_what_waits, **arguments).outcome()
+        assert outcome.startswith("OpenmarketsError: Rows can't be written into a temporary file in ")
+        assert "Input/output error" in outcome
+        assert (where.files(), where.left()) == ({}, [])
 
 
 class TestFailingApi:
@@ -422,6 +445,15 @@ class TestFailingStore:
         assert where.left() == []
         s3.reset()
         assert again(start, where, arguments) == expected
+
+    def test_one_that_can_not_be_taken_back_hides_neither_the_error_nor_the_others(self, start, s3, tmp_path):
+        where = Remote(s3, tmp_path / "scratch")
+        (tmp_path / "scratch").mkdir()
+        s3.fail("PUT /bucket/bars/.*2026-03-04", 500, "InternalError", times=99)
+        s3.fail("DELETE /bucket/bars/.*2026-03-02", 403, "AccessDenied", times=99)
+        outcome = start(where, **of(where, "day"), if_exists="error").outcome()
+        assert f"{DAYS[2]}/part-0.csv can't be written" in outcome
+        assert list(where.files()) == [f"bars/{DAYS[0]}/part-0.csv"]
 
 
 class TestTwiceAtOnce:
@@ -493,6 +525,23 @@ def end_at_the_third_file() -> None:
     at_file(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def end_when_the_third_file_is_there() -> None:
+    """Ask the process to end when its third file is in place, as its folder is about to be written to the disk."""
+    at_event(
+        "open", lambda arguments: str(arguments[0]).endswith(DAYS[2]), lambda: os.kill(os.getpid(), signal.SIGTERM)
+    )
+
+
+def fail_to_read_what_waits() -> None:
+    """Let rows wait in a file that can't be read."""
+    storage.MAX_SPOOLED_ROWS = 1
+
+    def fail() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    at_event("pickle.find_class", lambda arguments: True, fail)
+
+
 class MeetAtTheFirstFile:
     """Lets processes wait for each other as they are about to put their first file in place."""
 
@@ -505,10 +554,15 @@ class MeetAtTheFirstFile:
 
 def at_file(number: int, act: Callable[[], object]) -> None:
     """Do something before a process renames a temporary file, when it is so many times."""
+    at_event("os.rename", lambda arguments: str(arguments[0]).endswith(".part"), act, number)
+
+
+def at_event(name: str, matches: Callable[[tuple[Any, ...]], bool], act: Callable[[], object], number: int = 1) -> None:
+    """Do something before a process does what has that name in Python's audit, when it is so many times."""
     seen: list[object] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "os.rename" and str(arguments[0]).endswith(".part"):
+        if event == name and matches(arguments):
             seen.append(arguments)
             if len(seen) == number:
                 act()

@@ -23,6 +23,7 @@ from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
 WEEK = {"start": "2026-03-02", "end": "2026-03-07"}
 WEEKEND = {"start": "2026-03-07", "end": "2026-03-09"}
 SERIES = "/market-data/pricing/timeseries"
+RESERVED = ["openmarkets_load", "Openmarkets_Load", "main.OPENMARKETS_LOAD"]
 
 
 @pytest.fixture(params=["postgres", "sqlite"])
@@ -247,7 +248,7 @@ class TestParsing:
         with pytest.raises(AirflowFailException, match="conn_id must be the id of a connection"):
             task.execute(context())
 
-    @pytest.mark.parametrize("table", ["", "a.b.c", 'a"b', "a b", ".a", "a.", "a;b--\n", None, 5])
+    @pytest.mark.parametrize("table", ["", "a.b.c", 'a"b', "a b", ".a", "a.", "a;b--\n", None, 5, "None", *RESERVED])
     def test_a_table_has_a_plain_name(self, table):
         with pytest.raises(ValueError, match=r"table must be 'table' or 'schema\.table'"):
             to_table(queries.quotes("BHP"), table)
@@ -323,7 +324,7 @@ class TestConnections:
     @pytest.mark.parametrize("path", ["/no/such/folder/test.db", "/"])
     def test_a_file_that_can_not_be_opened(self, openmarkets_sandbox, monkeypatch, path):
         monkeypatch.setenv("AIRFLOW_CONN_DB", json.dumps({"conn_type": "sqlite", "host": path}))
-        with pytest.raises(OpenmarketsDatabaseError, match=r"rows \(conn_id 'db'\): unable to open database file\. N"):
+        with pytest.raises(AirflowFailException, match=r"rows \(conn_id 'db'\): unable to open database file\. N"):
             run(queries.quotes("BHP"))
 
     # Before, Airflow has SQLAlchemy 1.4, which does not know psycopg 3.
