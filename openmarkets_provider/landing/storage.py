@@ -14,6 +14,7 @@ import pickle
 import posixpath
 import re
 import secrets
+import stat
 import tempfile
 import threading
 import time
@@ -137,7 +138,8 @@ class LocalFolder(Folder):
         with self.told(f"What is in {self._path} can't be told"):
             for name in names:
                 path = self._target(name)
-                if path.exists() and not path.is_file():
+                mode = _mode(path)
+                if mode is not None and not stat.S_ISREG(mode):
                     raise OpenmarketsConfigurationError(
                         f"destination: {path} is there and is not a file; name another."
                     )
@@ -154,7 +156,7 @@ class LocalFolder(Folder):
     def existing(self, names: Collection[str]) -> set[str]:
         """Return those of the names that have a file."""
         with self.told(f"What is in {self._path} can't be told"):
-            return {name for name in names if self._target(name).exists()}
+            return {name for name in names if _mode(self._target(name)) is not None}
 
     def is_there(self) -> bool:
         """Tell whether a folder in it has a file."""
@@ -221,6 +223,14 @@ def _is_locked(file: IO[bytes]) -> bool:
         # Some file systems of a network know no locks; a file that can't be locked is never taken for a dead task's.
         pass
     return True
+
+
+def _mode(path: Path) -> int | None:
+    """Return what kind of file there is, or None; ``Path.exists`` hides faults, on Python 3.14 all of them."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _remove_if_dead(path: Path) -> None:
