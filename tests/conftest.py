@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.postgres import postgres  # noqa: F401 (a fixture)
 from tests.support.redis_server import empty_redis, redis_server  # noqa: F401 (fixtures)
@@ -17,6 +18,10 @@ from tests.support.s3_server import s3, s3_server  # noqa: F401 (fixtures)
 from tests.support.versions import FILES_SINCE, at_least
 
 collect_ignore = [file for file, needed in FILES_SINCE.items() if not at_least(needed)]
+
+# How long an example takes tells of the machine only.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 LEFT_OUT = pytest.StashKey[str]()
 

@@ -37,6 +37,7 @@ from openmarkets_provider.client.ranges import (
     exchange_span,
     split,
     to_text,
+    to_utc,
 )
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 
@@ -108,7 +109,8 @@ def check(query: Query) -> Query:
 def plan(query: Query, now: datetime | None = None) -> Plan:
     """Turn a rendered query that names its securities or accounts itself into the calls that answer it.
 
-    :param now: the present exchange time, without an offset: pieces that lie wholly after it are not asked for.
+    :param now: the present exchange time, without an offset but with its ``fold``: pieces that lie wholly after it are
+        not asked for.
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
     name = endpoint_of(query)
@@ -334,7 +336,8 @@ def _intraday(given: Mapping[str, Any], now: datetime | None) -> Sequence[Span]:
 
 
 def _begun(spans: Iterator[Span], now: datetime | None) -> Sequence[Span]:
-    return [span for span in spans if now is None or span.start <= now]
+    # In UTC: an exchange time may come twice, and only the `fold` of `now` tells which it is.
+    return [span for span in spans if now is None or to_utc(span.start) <= to_utc(now)]
 
 
 def _times(span: Span) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -138,7 +139,7 @@ class RedisStore:
         return bytes(data) or None
 
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
-        """Replace a record, unless the lock is somebody else's by now."""
+        """Replace a record, unless the lock is lost by now; where there is no record, unless somebody else has it."""
         milliseconds = max(1, int((seconds + KEPT_LONGER) * 1000))
         with self._errors():
             if lease is None:
@@ -196,9 +197,9 @@ class RedisStore:
             yield
         # The last: a host that no name server could be asked for.
         except (RedisError, OSError, UnicodeError) as error:
-            text = str(error) or type(error).__name__
+            # A server may repeat what it did not understand, and cut it.
+            text = re.split(r",\s*with\s+args", str(error), maxsplit=1)[0] or type(error).__name__
             if password := self._options.get("password"):
-                # A server may repeat what it did not understand.
                 text = text.replace(password, "***")
             raise OSError(f"{self._options['host']}:{self._options['port']}: {text}") from None
 

@@ -44,7 +44,7 @@ PROGRESS_EVERY = 5.0
 """Seconds between two lines about the progress of a run."""
 _INFORMATION = "security_information"
 _OF_SECURITIES = ("securities", listing_of, listing)
-_OF_PORTFOLIOS = ("portfolioCodes", lambda record: _text_or_none(record.get("portfolioCode")), lambda code: code)
+_OF_PORTFOLIOS = ("portfolioCodes", lambda record: _code(record.get("portfolioCode")), lambda code: code)
 _ONE_FOR_EACH: Mapping[str, tuple[str, Callable[[Row], Any], Callable[[str], Any]]] = {
     _INFORMATION: _OF_SECURITIES,
     "quotes": _OF_SECURITIES,
@@ -224,9 +224,9 @@ class Run:
         return type(error)(f"{piece}{error}", **vars(error))
 
 
-def _text_or_none(value: Any) -> str | None:
-    # Records are not checked yet: what is no text may not even be hashable.
-    return value if isinstance(value, str) else None
+def _code(value: Any) -> str | None:
+    # Records are not checked yet: what is neither a text nor a whole number may not even be hashable.
+    return str(value) if isinstance(value, int | str) else None
 
 
 def unknown_securities(call: ApiCall, invalid: Sequence[str]) -> OpenmarketsQueryError:

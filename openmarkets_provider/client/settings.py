@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
@@ -141,8 +142,8 @@ def _is_file(path: str) -> bool:
 
 def _base_url(name: str, value: str) -> str:
     """Check a base URL and return it without its trailing slash."""
-    # Before anything that repeats the URL in a message.
-    if "@" in value:
+    # Before anything that repeats the URL in a message. NFKC, which urlsplit looks at, too, makes '@' of what looks so.
+    if "@" in unicodedata.normalize("NFKC", unquote(value)):
         raise OpenmarketsConfigurationError(f"{name}: credentials (an '@') in the URL are not allowed.")
     try:
         parts = urlsplit(value)

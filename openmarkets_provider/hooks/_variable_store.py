@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from openmarkets_provider.client.file_store import SWEEP_AFTER
-
 log = logging.getLogger(__name__)
 
 # No word that Airflow takes for a secret: what it masks stays in the masker of a triggerer until that ends, and
@@ -26,6 +24,8 @@ log = logging.getLogger(__name__)
 PREFIX = "openmarkets_cache_"
 TIMEOUT = 10.0
 """Longest time in seconds that Airflow may take: the task goes on without the store then."""
+SWEEP_AFTER = 8 * 86_400.0
+"""Seconds past its use: reading and deleting are two steps, and in between a host may renew what is used every week."""
 _OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}")
 _SWEPT_AT_ONCE = 10
 _MESSAGE_LENGTH = 200

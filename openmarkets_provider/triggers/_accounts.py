@@ -84,6 +84,10 @@ class Account:
             if self._looked_up < since:
                 begun = asyncio.get_running_loop().time()
                 await self._look_up()
+                # At the start there is nothing that polls could go on with.
+                while self._client is None and self._error is None:
+                    await asyncio.sleep(_LOOK_UP_AGAIN)
+                    await self._look_up()
                 self._looked_up = begun
         if self._client is None or self._error is not None:
             raise (self._error or RuntimeError("no look-up")).with_traceback(None)
@@ -95,9 +99,10 @@ class Account:
                 found = await OpenmarketsHook(self._conn_id).aclient()
         except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
             self._failed += 1
-            wrong = isinstance(error, OpenmarketsError)
-            if wrong or self._client is None or self._failed >= FAILED_LOOK_UPS:
+            if isinstance(error, OpenmarketsError) or self._failed >= FAILED_LOOK_UPS:
                 self._error = error
+            elif self._client is None:
+                log.warning("Connection %r can't be looked up; looking again: %s", self._conn_id, error)
             else:
                 log.warning("Connection %r can't be looked up; polls go on as before: %s", self._conn_id, error)
             return

@@ -44,7 +44,7 @@ def state_key(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Memory:
-    """Digests of keys, the ones that were last seen longest ago first."""
+    """Digests of keys, by the last poll that listed them and brought something new, the earliest first."""
 
     digests: tuple[str, ...] = ()
 
@@ -52,7 +52,8 @@ class Memory:
         """Return the memory after a further poll.
 
         It holds all keys of that poll, else they would be new at the next one, and as many others as fit, so that an
-        item that flickers is not new again. It is this memory itself when it holds them all.
+        item that flickers is not new again: those that came last in the order. It is this memory itself, in the same
+        order, when it holds them all.
 
         :param digests: those of all items of the poll, at most ``MAX_ITEMS``.
         """

@@ -12,10 +12,12 @@ import contextvars
 import json
 import logging
 import math
+import threading
 from collections.abc import AsyncGenerator, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from openmarkets_provider.client.throttle import MAX_HOLD
 from openmarkets_provider.conditions import Conditions
 from openmarkets_provider.hooks._meter import AirflowMeter
 from openmarkets_provider.triggers._accounts import Account
@@ -41,7 +43,7 @@ class Reading:
     :ivar next_in: seconds until the next poll.
     """
 
-    __slots__ = ("_conditions", "_outcome", "_traceback", "next_in")
+    __slots__ = ("_conditions", "_lock", "_outcome", "_traceback", "next_in")
 
     def __init__(self, outcome: Outcome, next_in: float) -> None:
         self.next_in = next_in
@@ -49,6 +51,8 @@ class Reading:
         # That of the poll: each of those who raise the error would add to it.
         self._traceback = None if outcome.error is None else outcome.error.__traceback__
         self._conditions = Conditions(outcome.result)
+        # Watchers evaluate in threads.
+        self._lock = threading.Lock()
 
     @property
     def error(self) -> Exception | None:
@@ -75,7 +79,8 @@ class Reading:
         :raises Exception: as :meth:`result`.
         """
         self.result()
-        return self._conditions.evaluate(expression)
+        with self._lock:
+            return self._conditions.evaluate(expression)
 
 
 async def readings(
@@ -84,8 +89,9 @@ async def readings(
     """Poll a query for ever; use it with ``contextlib.aclosing``.
 
     The first poll begins after the call, at once but for a short time in which others may join. The next one follows
-    ``interval`` seconds after the last one's end, whatever that came to, or when the server asked to; where others poll
-    the same already, the second comes with theirs. Whoever is slow to take a reading gets the newest one.
+    ``interval`` seconds after the last one's end, whatever that came to, or when the server asked to, an hour later at
+    most; where others poll the same already, the second comes with theirs. Whoever is slow to take a reading gets the
+    newest one.
 
     :param conn_id: id of a connection of type ``openmarkets``.
     :param query: rendered. Whatever is wrong with it is an error of each reading.
@@ -260,7 +266,7 @@ class _Group:
 
 
 def _retry_after(error: Exception | None) -> float:
-    return getattr(error, "retry_after", None) or 0.0
+    return min(getattr(error, "retry_after", None) or 0.0, MAX_HOLD)
 
 
 def _key(query: Query, wanted: Wanted | None) -> Hashable:

@@ -71,10 +71,11 @@ async def poll(ask: Ask, query: Query, wanted: Sequence[Wanted | None]) -> dict[
 
 
 async def _poll_together(ask: Ask, query: Query, wanted: Sequence[Wanted]) -> dict[Wanted | None, Outcome]:
-    """Ask for everybody's securities at once, and give each what it would have got alone.
+    """Ask for everybody's securities at once, and give each what it would have got alone, unless too much fails.
 
     A call that is refused, or whose reply can't be read, is sent again for one half and for the other, until those are
-    found whose fault it is. Any other failure is everybody's.
+    found whose fault it is. When ``FAILED_PARTS`` calls have failed before one succeeded, the last one's error goes to
+    all who have no outcome yet, even to those who would have got something alone; so does any other failure at once.
     """
     outcomes: dict[Wanted | None, Outcome] = {}
     failed, succeeded = 0, False

@@ -47,7 +47,8 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
     3.3 on the asset's state store remembers what fired, so that a triggerer that is killed or restarted loses nothing,
     and repeats what was not confirmed yet. Before 3.3, a restart is a first poll.
 
-    Errors are logged and end nothing: the query is polled again, ever more seldom down to once in 15 minutes.
+    Errors are logged and end nothing: the query is polled again, ever more seldom down to once in 15 minutes, or as
+    long as the server asks, up to an hour.
 
     Guide: ``docs/events.md``. What a message means: ``docs/errors.md``.
 
@@ -145,7 +146,8 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
             )
             return []
         try:
-            news = find_news(reading.evaluate, self.items, self.key, self._memory)
+            # In a thread: thousands of items would keep the other triggers waiting.
+            news = await asyncio.to_thread(find_news, reading.evaluate, self.items, self.key, self._memory)
         except OpenmarketsError as error:
             self._complain(str(error))
             return []
@@ -311,7 +313,13 @@ def _check(conn_id: Any, query: Any, items: Any, key: Any, poll_interval: Any) -
     """
     arguments = {"openmarkets_conn_id": conn_id, "query": query, "items": items, "key": key}
     for name, value in arguments.items():
-        if not all(map(is_literal, _leaves(value))):
+        try:
+            literal = all(map(is_literal, _leaves(value)))
+        except RecursionError:
+            raise OpenmarketsQueryError(
+                f"{name}: nested too deep; put fewer lists and dicts into each other."
+            ) from None
+        if not literal:
             raise OpenmarketsQueryError(
                 f"{name}: a watcher belongs to no run, so that Airflow renders no template and knows no task's result "
                 f"in {value!r:.200}. Write the value itself; a query without a range gives what is current."

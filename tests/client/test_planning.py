@@ -1078,6 +1078,19 @@ def test_no_trades_are_asked_for_of_days_to_come(now: str, days: list[str]):
     assert len(calls) == len(days) * 2
 
 
+@pytest.mark.parametrize(
+    ("start", "asked"),
+    [
+        ("2026-04-05T02:30:00+11:00", True),
+        ("2026-04-05T02:10:00+10:00", True),
+        ("2026-04-05T03:05:00+10:00", False),
+    ],
+)
+def test_what_has_begun_is_asked_for_in_the_hour_that_comes_twice(start: str, asked: bool):
+    query = VALID["trades"] | {"start": start, "end": "2026-04-06"}
+    assert len(plan(query, datetime.fromisoformat("2026-04-05T02:10:00").replace(fold=1))) == asked
+
+
 def test_no_bars_are_asked_for_of_pieces_to_come():
     query = VALID["intraday_time_series"] | {"start": "2026-01-05", "end": "2027-01-05"}
     first, second = plan(query, datetime.fromisoformat("2026-01-12T00:00:00"))

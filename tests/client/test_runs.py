@@ -1128,6 +1128,15 @@ def test_a_portfolio_that_nothing_is_said_of_is_told(
     assert "portfolios/cash/by-portfolio/v2: the reply holds nothing of ['TYPO']" in caplog.text
 
 
+def test_a_portfolio_whose_code_the_api_writes_as_a_number_is_not_missing(
+    run: Runner, make_client: MakeClient, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+):
+    sandbox.fault(target="oms", kind="body", body=[{"portfolioCode": 123}])
+    (row,) = run(make_client(), queries.portfolio_details(portfolios="123, 456"))
+    assert row["portfolio_code"] == "123"
+    assert "the reply holds nothing of ['456']" in caplog.text
+
+
 def test_a_quote_that_is_left_out_without_a_word_is_told(
     run: Runner, make_client: MakeClient, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ):

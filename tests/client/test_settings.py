@@ -154,6 +154,9 @@ def test_what_is_not_a_url_is_refused(url: str):
         "https://user:hunter2@[::1",
         "https://user:hunter2@host?x",
         "https://user:hunter2\\@host",
+        "https://user:hunter2\uff20host",
+        "https://user:hunter2\ufe6bhost",
+        "https://user:hunter2%40host",
     ],
 )
 def test_credentials_in_a_url_are_refused_and_not_repeated(url: str):

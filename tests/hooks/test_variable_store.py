@@ -32,7 +32,7 @@ from airflow.sdk.execution_time.comms import (
 from openmarkets_provider.client.file_store import FileStore
 from openmarkets_provider.hooks import _variable_store
 from openmarkets_provider.hooks._stores import stores_of
-from openmarkets_provider.hooks._variable_store import PREFIX, VariableStore
+from openmarkets_provider.hooks._variable_store import PREFIX, SWEEP_AFTER, VariableStore
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
@@ -168,11 +168,11 @@ class TestRecords:
 
 class TestSweep:
     def test_a_save_deletes_what_is_long_past_its_use(self, store, supervisor):
-        long_ago = f"{at(time.time() - 3700)} AAAA"
+        long_ago = f"{at(time.time() - SWEEP_AFTER - 100)} AAAA"
         kept = {
             PREFIX + "1" * 32: f"{at(time.time() + 1)} AAAA",
-            # Somebody may be writing it anew.
-            PREFIX + "2" * 32: f"{at(time.time() - 3000)} AAAA",
+            # Somebody may be writing it anew: a DAG that runs once a week, for one.
+            PREFIX + "2" * 32: f"{at(time.time() - 7 * 86400)} AAAA",
             PREFIX + "3" * 32: "not of this version",
             PREFIX + "mine": long_ago,
             "mine": long_ago,
@@ -182,7 +182,9 @@ class TestSweep:
         assert supervisor.values.keys() == {PREFIX + KEY, *kept}
 
     def test_a_save_looks_at_a_few_only_and_in_time_at_all(self, store, supervisor):
-        supervisor.values = {f"{PREFIX}{number:032x}": f"{at(time.time() - 3700)} AAAA" for number in range(25)}
+        supervisor.values = {
+            f"{PREFIX}{number:032x}": f"{at(time.time() - SWEEP_AFTER - 100)} AAAA" for number in range(25)
+        }
         store.save(KEY, DATA, 60)
         assert supervisor.asked.count("GetVariable") == supervisor.asked.count("DeleteVariable") == 10
         while len(supervisor.values) > 1:
@@ -190,7 +192,7 @@ class TestSweep:
 
     @pytest.mark.parametrize("question", ["GetVariableKeys", "GetVariable", "DeleteVariable"])
     def test_a_sweep_that_fails_is_no_failure_of_the_save(self, store, supervisor, question):
-        supervisor.values[PREFIX + OTHER] = f"{at(time.time() - 3700)} AAAA"
+        supervisor.values[PREFIX + OTHER] = f"{at(time.time() - SWEEP_AFTER - 100)} AAAA"
         supervisor.instead[question] = lambda _: ErrorResponse(error=ErrorType.GENERIC_ERROR)
         store.save(KEY, DATA, 60)
         assert PREFIX + KEY in supervisor.values

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -18,12 +20,16 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.triggers._memory import digest
+from openmarkets_provider.triggers._polls import Reading
+from openmarkets_provider.triggers._together import Outcome
 from openmarkets_provider.triggers.events import OpenmarketsEventTrigger
 from tests.support.triggerer import StateStores, Triggerer
 
 NEWS = queries.request("news", "GET", "announcements/v1", params={"security": "BHP.ASX@TM"})
 BHP = "BHP.ASX@TM"
 NEWS_PATH = "GET /news/announcements/v1"
+DEEP: list[Any] = functools.reduce(lambda inner, _: [inner], range(2000), [])
 
 
 def watch(**changes: Any) -> OpenmarketsEventTrigger:
@@ -87,6 +93,8 @@ def seen(stores: StateStores, asset: str = "a") -> int:
             "query: POST oms orders/v4 is not known to be",
         ),
         ({"query": queries.request("oms", "DELETE", "orders/1")}, "safe_to_repeat=True"),
+        ({"query": {**NEWS, "params": {"a": DEEP}}}, "^query: nested too deep"),
+        ({"items": DEEP}, "^items: nested too deep"),
     ],
 )
 def test_what_can_not_work_fails_the_dags_parsing(changes: dict[str, Any], says: str):
@@ -381,6 +389,26 @@ async def test_polls_that_break_off_are_begun_again(openmarkets_sandbox, stores,
         await triggerer.until(lambda: triggerer.stored[1])
         assert keys(triggerer.stored[1]) == [published]
         assert "broke off" in caplog.text
+
+
+async def test_the_event_loop_goes_on_while_a_large_poll_is_compared_once_for_all_watchers():
+    looked_at: list[str] = []
+    go_on = threading.Event()
+
+    class Item(dict[str, Any]):
+        def items(self):
+            looked_at.append(self["announcementId"])
+            assert go_on.wait(10)
+            return super().items()
+
+    reading, watchers = Reading(Outcome([Item(announcementId="1")]), 1.0), [watch() for _ in range(5)]
+    looks = [asyncio.create_task(watcher._look(reading)) for watcher in watchers]
+    while not looked_at:
+        await asyncio.sleep(0.01)
+    go_on.set()
+    assert await asyncio.gather(*looks) == [[]] * 5
+    assert looked_at == ["1"]
+    assert [watcher._memory.digests for watcher in watchers] == [(digest("1"),)] * 5
 
 
 # --- Airflow before 3.3

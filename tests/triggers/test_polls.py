@@ -585,12 +585,32 @@ async def test_a_poll_under_way_when_the_connection_changes_is_finished(offended
     assert {tuple(call) for call in there.calls} == {("CBA.ASX@TM",)}
 
 
-async def test_a_connection_that_is_not_there_is_the_error_of_each_reading(monkeypatch):
+async def test_a_connection_that_is_not_there_is_the_error_of_each_reading(monkeypatch, caplog):
+    monkeypatch.setattr(accounts, "_LOOK_UP_AGAIN", 0.01)
     monkeypatch.delenv(CONNECTION, raising=False)
     (reading,) = await take(queries.quotes("BHP"), conn_id="nowhere")
     assert isinstance(reading.error, AirflowNotFoundException)
     with pytest.raises(AirflowNotFoundException):
         reading.evaluate("@")
+    assert caplog.text.count("looking again") == accounts.FAILED_LOOK_UPS - 1
+
+
+async def test_a_first_look_up_that_fails_is_repeated_for_all_and_fails_nobody(
+    openmarkets_sandbox, monkeypatch, caplog
+):
+    monkeypatch.delenv(CONNECTION)
+    # Each with an interval of its own: three groups that wait for one look-up.
+    gone, *others = (Waiter(queries.quotes("BHP"), LONG + number) for number in range(3))
+    async with asyncio.timeout(60):
+        while "looking again" not in caplog.text:
+            assert not any(waiter.seen for waiter in (gone, *others))
+            await asyncio.sleep(0.01)
+    monkeypatch.setenv(CONNECTION, json.dumps(openmarkets_sandbox.connection))
+    await gone.cancel()
+    for waiter in others:
+        assert codes_of(await waiter.has(1)) == ["BHP"]
+        await waiter.cancel()
+    assert caplog.text.count("looking again") == 1
 
 
 async def test_a_connection_that_can_not_be_looked_up_now_and_then_fails_nobody(openmarkets_sandbox, monkeypatch):
@@ -650,10 +670,11 @@ async def test_each_reading_is_one_poll_whatever_it_came_to(openmarkets_sandbox)
     assert market_data(openmarkets_sandbox) == 4 + 4 + 1
 
 
-async def test_a_rest_that_the_server_asks_for_is_kept(openmarkets_sandbox):
-    openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=61, times=None)
+@pytest.mark.parametrize(("status", "asked", "rest"), [(429, 61, 61), (503, 61, 61), (503, 31_536_000, 3600)])
+async def test_a_rest_that_the_server_asks_for_is_kept_up_to_an_hour(openmarkets_sandbox, status, asked, rest):
+    openmarkets_sandbox.fault(target="market_data", kind="status", status=status, retry_after=asked, times=None)
     waiter = Waiter(queries.securities(), 0.05)
-    assert 60 < round((await waiter.has(1)).next_in, 3) <= 61
+    assert rest - 1 < round((await waiter.has(1)).next_in, 3) <= rest
     await asyncio.sleep(0.5)
     assert len(waiter.seen) == 1
     assert market_data(openmarkets_sandbox) == 1
