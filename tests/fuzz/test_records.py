@@ -187,7 +187,7 @@ def test_state_of_incremental_loads(stored, kept):
             return
         try:
             if claimed:
-                claim_again(QUERY, claimed, state.get("watermark"))
+                claim_again(QUERY, claimed, state.get("watermark"), state.get("first"))
             claim(QUERY, state.get("watermark"), state.get("first"), timedelta(days=1), datetime.now(UTC))
         except OpenmarketsError as error:
             check_error(error)
