@@ -75,7 +75,7 @@ def test_each_host_asks_for_a_token_once_at_most_and_a_new_one_never(token_reque
 def test_nobody_went_on_without_the_variables(airflow: RealAirflow, run: DagRun):
     logs = [run.log(task.task_id, task.map_index) for task in run.tasks]
     logs += airflow.component_logs().values()
-    assert not [log for log in logs if "not shared" in log]
+    assert [line for log in logs for line in log.splitlines() if "not shared" in line] == []
 
 
 def test_variables_say_what_they_are_and_nothing_more(airflow: RealAirflow, run: DagRun, sandbox: SandboxProcess):
