@@ -22,8 +22,11 @@ log = logging.getLogger(__name__)
 # No word that Airflow takes for a secret: what it masks stays in the masker of a triggerer until that ends, and
 # what is held here can be read by nobody anyway.
 PREFIX = "openmarkets_cache_"
-TIMEOUT = 10.0
-"""Longest time in seconds that Airflow may take: the task goes on without the store then."""
+TIMEOUT = 30.0
+"""Longest time in seconds that Airflow may take: the task goes on without the store then.
+
+A triggerer (3.3.2) takes a few seconds for its first answer, and on a host that is busy more than ten.
+"""
 SWEEP_AFTER = 8 * 86_400.0
 """Seconds past its use: reading and deleting are two steps, and in between a host may renew what is used every week."""
 _OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}")
