@@ -350,7 +350,7 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("It is left alone for 5 seconds", fallback_store.TRY_AGAIN, 5),
     ("may take 1 second;", redis_store.TIMEOUT, 1),
     ("a lock in it ends 5 seconds after its holder is gone", redis_store.LEASE, 5),
-    ("Airflow gets 10 seconds to answer", _variable_store.TIMEOUT, 10),
+    ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
 ]
 SHORT_LIFE = "a token of 60 seconds is renewed from 12 seconds before its end, and not sent in the last 6"
 
