@@ -9,8 +9,6 @@ from openmarkets_provider.exceptions import OpenmarketsError
 
 DEFAULT_MAX_XCOM_BYTES = 1 << 20
 """Largest result, as JSON, that tasks pass on through XCom: it ends up in Airflow's metadata database."""
-
-
 _INSTEAD = (
     "land it with a transfer (OpenmarketsToObjectStorageOperator, OpenmarketsToSqlOperator), or use "
     "OpenmarketsHook.stream(query) in a @task."

@@ -12,6 +12,7 @@ from openmarkets_provider.client.ranges import to_text
 from openmarkets_provider.client.schemas import SCHEMAS
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.landing.incremental import (
+    Claim,
     check_claim,
     check_state,
     claim,
@@ -114,22 +115,26 @@ def incrementally(task: Transfer, context: Context, land: Callable[[Query], Land
     landed = land(limited_to(task.query, start, end))
     # Others may have loaded the same table meanwhile, or somebody has begun anew.
     state = _checked(check_state, of_asset.get(key), advice)
+    of_asset.set(key, own | _loaded(own["destination"], state, claimed, landed))
+    return landed
+
+
+def _loaded(destination: str, state: dict[str, Any], claimed: Claim, landed: Landed) -> dict[str, Any]:
+    """Return how far a destination is loaded when a claim has landed, too.
+
+    :raises OpenmarketsError: another run left something between; transient.
+    """
     reached = extended(state.get("first"), state.get("watermark"), claimed)
     if reached is None:
         raise OpenmarketsError(
-            f"{own['destination']} was loaded from {state['first']} to {state['watermark']} by another run, while this "
+            f"{destination} was loaded from {state['first']} to {state['watermark']} by another run, while this "
             f"one loaded {to_text(claimed.start)} to {to_text(claimed.end)}: what lies between the two is not loaded. "
             "Run the task again.",
             transient=True,
         )
-    new = {
-        "first": reached[0],
-        "watermark": reached[1],
-        # Without a row there may be no file.
-        "landed": bool(state.get("landed") or landed.rows),
-    }
-    of_asset.set(key, own | new)
-    return landed
+    first, watermark = reached
+    # Without a row there may be no file.
+    return {"first": first, "watermark": watermark, "landed": bool(state.get("landed") or landed.rows)}
 
 
 def _checked(check: Callable[[Any], T], stored: Any, advice: str) -> T:

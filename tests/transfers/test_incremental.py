@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -281,16 +282,22 @@ def test_a_table_takes_several_queries_each_with_a_watermark_of_its_own(openmark
     assert sorted(in_table(database)) == sorted(everything)
 
 
+def beside(deployment: Deployment, other: Any) -> Callable[[queries.Query], Landed]:
+    """Return what lands a query's rows while another task runs as a whole."""
+
+    def land(query: queries.Query) -> Landed:
+        deployment.run(other, "other")
+        return Landed("table", 1, None, [], None)
+
+    return land
+
+
 def test_first_loads_of_a_table_at_once_leave_no_gap_behind_the_watermark(openmarkets_sandbox, deployment, database):
     early = to_table(trades("2026-03-03"))
     late = to_table(queries.trades("BHP", start="2026-03-05", end="2026-03-06"))
 
-    def land(query: queries.Query) -> Landed:
-        deployment.run(early, "early")
-        return Landed("table", 1, None, [], None)
-
     with pytest.raises(OpenmarketsError, match="what lies between the two is not loaded") as caught:
-        incrementally(late, deployment.context(late, "late"), land)
+        incrementally(late, deployment.context(late, "late"), beside(deployment, early))
     assert caught.value.transient
     # Airflow's retry.
     deployment.run(late, "late")
@@ -301,12 +308,8 @@ def test_a_first_load_that_ends_after_a_later_one_moves_no_watermark(openmarkets
     early = to_table(trades("2026-03-03"))
     late = to_table(queries.trades("BHP", start="2026-03-05", end="2026-03-06"))
 
-    def land(query: queries.Query) -> Landed:
-        deployment.run(late, "late")
-        return Landed("table", 1, None, [], None)
-
     with pytest.raises(OpenmarketsError, match="what lies between the two is not loaded"):
-        incrementally(early, deployment.context(early, "early"), land)
+        incrementally(early, deployment.context(early, "early"), beside(deployment, late))
     with pytest.raises(AirflowFailException, match="is before 2026-03-04T13:00:00"):
         deployment.run(early, "early")
 
