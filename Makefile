@@ -6,6 +6,9 @@ UV := $(BIN)/python -m uv
 COVERED := $(BIN)/python -m coverage run --parallel-mode -m pytest
 SOURCES := openmarkets_provider tests example_dags docs release noxfile.py
 
+# Where it is set, as in many images, each of the many processes would compile the whole of Airflow anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # System packages that the tests need, each with a file that it brings.
 SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redis-server chromium=/usr/bin/chromium
 
@@ -70,7 +73,7 @@ docs: .venv/installed ## write docs/queries.md from the code, and build the site
 
 constraints: .venv/installed ## resolve the pinned versions anew
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
-		--group dev --all-extras --output-file constraints.txt pyproject.toml
+		--group dev --group sbom --all-extras --output-file constraints.txt pyproject.toml
 	for older in $(basename $(wildcard constraints/*.in)); do $(UV) pip compile --quiet --universal --upgrade \
 		--no-header --no-annotate --python-version 3.11 --group pyproject.toml:test --group pyproject.toml:demo \
 		--all-extras --output-file $$older.txt pyproject.toml $$older.in || exit 1; done

@@ -87,14 +87,13 @@ class Installed:
 
     def bill_of_materials(self, version: Version, epoch: str) -> dict[str, Any]:
         """Return what is installed with the package, as CycloneDX has it."""
+        alone: list[Argument] = [tool("python"), "-m", "uv", "tool", "run", "--quiet", "--python", sys.executable]
         described: list[Argument] = ["--mc-type", "library", "--pyproject", ROOT / "pyproject.toml"]
         env = plain_environment(SOURCE_DATE_EPOCH=epoch)
         told = run(
-            tool("cyclonedx-py"),
-            "environment",
-            "--output-reproducible",
-            *described,
-            self.venv,
+            *alone,
+            *("--constraints", ROOT / "constraints.txt", "--from", "cyclonedx-bom", "cyclonedx-py", "environment"),
+            *("--output-reproducible", *described, self.venv),
             cwd=self.folder,
             env=env,
         )
