@@ -215,7 +215,7 @@ class OpenmarketsClient:
         return None
 
     def close(self) -> None:
-        """Close the connections of this process; the next call opens new ones."""
+        """Close the connections of this process, as soon as no thread uses them; the next call opens new ones."""
         for key in [key for key in self._clients if key[0] == os.getpid()]:
             self._clients.pop(key).close()
 

@@ -58,7 +58,7 @@ def sync_client(
     # httpx has no total time-out and offers no public place for one: its pool takes the network from here.
     inner._pool._network_backend = _DeadlineBackend(inner._pool._network_backend)  # noqa: SLF001
     transport = _LimitedTransport(inner, timeout)
-    client = httpx.Client(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
+    client = _Client(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
     # Nobody has to close a hook: its connections go with it.
     weakref.finalize(client, transport.close).atexit = False
     return client
@@ -74,6 +74,39 @@ def async_client(
     inner._pool._network_backend = _AsyncClosingBackend(inner._pool._network_backend)  # noqa: SLF001
     transport = _AsyncLimitedTransport(inner, timeout)
     return httpx.AsyncClient(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
+
+
+class _Client(httpx.Client):
+    """A client whose ``close`` lets the requests that are under way in other threads end, and waits for none of them.
+
+    httpx would close a socket under a thread that reads from it, by when its number may be another's, and would leave
+    open what is just being connected.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._over = False
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        with self._lock:
+            self._under_way += 1
+        try:
+            return super().send(request, **options)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                last = self._over and not self._under_way
+            if last:
+                super().close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._over = True
+            idle = not self._under_way
+        if idle:
+            super().close()
 
 
 def _transport_options(base_url: str, ca_bundle: str | None, connections: int, kept: int) -> dict[str, Any]:

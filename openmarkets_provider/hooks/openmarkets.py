@@ -156,7 +156,10 @@ class OpenmarketsHook(BaseHook):
         return ask()
 
     def close(self) -> None:
-        """Close the connections that this process holds. The next call opens new ones."""
+        """Close the connections that this process holds. The next call opens new ones.
+
+        Waits for nothing: requests that other threads have sent get their replies, and the last closes.
+        """
         if "client" in self.__dict__:
             self.client.close()
 

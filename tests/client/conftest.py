@@ -136,7 +136,7 @@ def make_client(
         return client
 
     yield make
-    # A run that failed has left a thread with what it had sent; it would open a connection that nobody closes.
+    # A run that failed has left a thread with what it had sent; what it logs is not for the next test.
     for thread in threading.enumerate():
         if thread.name.startswith("openmarkets_"):
             thread.join(THREAD_TIMEOUT)

@@ -523,6 +523,25 @@ class TestLife:
                 client.close()
                 client.close()
 
+    def test_close_waits_for_nobody_and_lets_what_is_under_way_end(self, make_client: MakeClient) -> None:
+        asked, released = threading.Event(), threading.Event()
+
+        def held(sock: socket.socket, request: bytes) -> None:
+            asked.set()
+            assert released.wait(WELL_BELOW_A_HANG)
+            echo(sock, request)
+
+        with ThreadPoolExecutor(1) as pool, HostileServer(held) as server:
+            client = make_client(oms_url=server.url)
+            answer = pool.submit(client.run, thing())
+            assert asked.wait(WELL_BELOW_A_HANG)
+            client.close()
+            released.set()
+            assert answer.result(WELL_BELOW_A_HANG) == "/echo/thing"
+            # Nothing was sent again, and no connection stays.
+            assert len(server.requests) == 1
+            assert server.closed.wait(WELL_BELOW_A_HANG)
+
     async def test_goes_on_after_aclose(self, make_client: MakeClient) -> None:
         with HostileServer(echo) as server:
             client = make_client(oms_url=server.url)
