@@ -14,7 +14,7 @@ SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redi
 
 FUZZ_MINUTES ?= 5
 
-.PHONY: fuzz demo ui screenshots test covered-airflow covered-rest test-matrix smoke unit lint format bench docs constraints version release audit clean system
+.PHONY: fuzz demo ui screenshots test covered-slow covered-rest test-matrix smoke unit lint format bench docs constraints version release audit clean system
 
 demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
 	$(BIN)/python -m tests.demo
@@ -23,18 +23,18 @@ ui: .venv/installed ## a real Airflow to look at, with the sandbox and a connect
 	$(BIN)/python -m tests.ui $(if $(DAGS),--dags "$(DAGS)")
 
 # Two halves that mostly wait, so they go side by side.
-test: .venv/installed system ## run every test, and check the coverage; what those in a real Airflow say is shown at the end
+test: .venv/installed system ## run every test, and check the coverage; what those in a real Airflow and the slow ones say is shown at the end
 	$(BIN)/python -m coverage erase
-	$(MAKE) --no-print-directory --jobs=2 --keep-going covered-airflow covered-rest; \
-		status=$$?; cat airflow-tests.log; exit $$status
+	$(MAKE) --no-print-directory --jobs=2 --keep-going covered-slow covered-rest; \
+		status=$$?; cat slow-tests.log; exit $$status
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-covered-airflow:
-	@$(COVERED) -m airflow >airflow-tests.log 2>&1
+covered-slow:
+	@$(COVERED) -m "airflow or slow" >slow-tests.log 2>&1
 
 covered-rest:
-	@$(COVERED) -m "not airflow"
+	@$(COVERED) -m "not airflow and not slow"
 
 test-matrix: .venv/installed system ## run the tests on every supported Airflow, and print a table
 	$(BIN)/nox --tags matrix
@@ -95,7 +95,7 @@ system: ## install the system packages that the tests need, or say which are mis
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
 clean:
-	rm -rf .venv .nox dist demo_output screenshots airflow-tests.log docs/_build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .nox dist demo_output screenshots slow-tests.log docs/_build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv

@@ -127,6 +127,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Started:
     return Started(tmp_path_factory.mktemp("start"))
 
 
+@pytest.mark.slow
 def test_who_follows_the_first_page_sees_what_it_shows(started: Started):
     greeting, output = blocks(START, "text")
     assert re.fullmatch(re.escape(greeting).replace(r"\.\.\.", ".*"), started.greeting)
@@ -143,6 +144,7 @@ def warehouse(postgres: Postgres) -> Postgres:
     return postgres
 
 
+@pytest.mark.slow
 def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
     started: Started, warehouse: Postgres, s3, openmarkets_sandbox, tmp_path: Path
 ):

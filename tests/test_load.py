@@ -17,6 +17,8 @@ from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsInvalid
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from tests.support.faulty_server import FAULTS, RARE, WRITE_FAULTS, FaultyServer, volume_of
 
+pytestmark = pytest.mark.slow
+
 TASKS, SECURITIES = 20, 500
 """Each security is a call."""
 AT_ONCE = 4

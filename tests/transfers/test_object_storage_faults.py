@@ -27,6 +27,8 @@ from tests.support.context import context
 from tests.support.processes import FORK_SERVER
 from tests.support.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 WAIT = 60
 MANY = [security.code for security in SECURITIES.values() if security.option is None][:300]
 SOME, FEW = MANY[:100], MANY[:5]
