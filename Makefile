@@ -3,7 +3,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
-COVERED := $(BIN)/python -m coverage run --parallel-mode -m pytest
 SOURCES := openmarkets_provider tests example_dags docs release noxfile.py
 
 # Where it is set, as in many images, each of the many processes would compile the whole of Airflow anew.
@@ -14,7 +13,7 @@ SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redi
 
 FUZZ_MINUTES ?= 5
 
-.PHONY: fuzz demo ui screenshots test covered-slow covered-rest test-matrix smoke unit lint format bench docs constraints version release audit clean system
+.PHONY: coverage fuzz demo ui screenshots test slow-half quick-half test-matrix smoke unit lint format bench docs constraints version release audit clean system
 
 demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
 	$(BIN)/python -m tests.demo
@@ -23,18 +22,15 @@ ui: .venv/installed ## a real Airflow to look at, with the sandbox and a connect
 	$(BIN)/python -m tests.ui $(if $(DAGS),--dags "$(DAGS)")
 
 # Two halves that mostly wait, so they go side by side.
-test: .venv/installed system ## run every test, and check the coverage; what those in a real Airflow and the slow ones say is shown at the end
-	$(BIN)/python -m coverage erase
-	$(MAKE) --no-print-directory --jobs=2 --keep-going covered-slow covered-rest; \
+test: .venv/installed system ## run every test; what those in a real Airflow and the slow ones say is shown at the end
+	$(MAKE) --no-print-directory --jobs=2 --keep-going slow-half quick-half; \
 		status=$$?; cat slow-tests.log; exit $$status
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report
 
-covered-slow:
-	@$(COVERED) -m "airflow or slow" >slow-tests.log 2>&1
+slow-half:
+	@$(BIN)/python -m pytest -m "airflow or slow" >slow-tests.log 2>&1
 
-covered-rest:
-	@$(COVERED) -m "not airflow and not slow"
+quick-half:
+	@$(BIN)/python -m pytest -m "not airflow and not slow"
 
 test-matrix: .venv/installed system ## run the tests on every supported Airflow, and print a table
 	$(BIN)/nox --tags matrix
@@ -44,6 +40,10 @@ smoke: .venv/installed system ## run the main job in a real Airflow 2.11
 
 unit: .venv/installed system ## run the tests that need no running Airflow
 	$(BIN)/python -m pytest -m "not airflow"
+
+coverage: .venv/installed system ## check which lines the tests of make unit run; to trace them takes twice their CPU, so make test does not
+	$(BIN)/python -m coverage run -m pytest -m "not airflow"
+	$(BIN)/python -m coverage report
 
 fuzz: .venv/installed ## fuzz all that reads bytes from outside, each target for FUZZ_MINUTES
 	$(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES)
