@@ -12,6 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as TookTooLong
 
 CHROMIUM = "/usr/bin/chromium"
 OPTIONS = (
@@ -28,6 +29,8 @@ PICTURES = "OPENMARKETS_PICTURES"
 """The environment variable that names the folder where pictures of the pages go; without it none are taken."""
 PATIENCE = 60
 """Seconds that anything on a page may take, on a busy machine."""
+SOON = 10
+"""Seconds in which something must have come of a click."""
 
 
 class Browser:
@@ -161,6 +164,11 @@ class Form:
         """Open one of the accordions, which closes the others."""
         button = self.dialogue.get_by_role("button", name=section, exact=True)
         button.click()
+        try:
+            button.and_(self._page.locator("[aria-expanded=true]")).wait_for(timeout=SOON * 1000)
+        except TookTooLong:
+            # Seen once: a click on a form that had only just come did nothing. A person clicks again.
+            button.click()
         self.dialogue.locator("[data-part=item-content][data-state=open]").get_by_role("group").first.wait_for()
 
     def field(self, label: str) -> Locator:
