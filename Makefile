@@ -41,7 +41,7 @@ smoke: .venv/installed system ## run the main job in a real Airflow 2.11
 unit: .venv/installed system ## run the tests that need no running Airflow
 	$(BIN)/python -m pytest -m "not airflow"
 
-coverage: .venv/installed system ## check which lines the tests of make unit run; to trace them takes twice their CPU, so make test does not
+coverage: .venv/installed system ## check which lines the tests of make unit run; make test does not, since tracing takes long
 	$(BIN)/python -m coverage run -m pytest -m "not airflow"
 	$(BIN)/python -m coverage report
 

@@ -13,6 +13,7 @@ from packaging.version import Version
 from release.build import members, metadata_of
 from release.common import NAME, PACKAGE, ROOT, Argument, Refused, plain_environment, run, tool
 
+UV: tuple[Argument, ...] = (tool("python"), "-m", "uv")
 HOOK = f"{PACKAGE}.hooks.openmarkets.OpenmarketsHook"
 IMPORT_ALL = """
 import importlib, sys
@@ -34,14 +35,14 @@ class Installed:
         self.folder, self.wheel, self.constraints = folder, wheel, constraints
         self.venv = folder / "venv"
         self.python = self.venv / "bin" / "python"
-        run(tool("python"), "-m", "uv", "venv", "--quiet", "--python", sys.executable, self.venv, cwd=folder)
+        run(*UV, "venv", "--quiet", "--python", sys.executable, self.venv, cwd=folder)
         extras = ",".join(metadata_of(wheel).get_all("Provides-Extra", []))
         self.install(f"{NAME}[{extras}] @ {wheel.as_uri()}")
         self.env = plain_environment(AIRFLOW_HOME=str(folder / "airflow"))
 
     def install(self, *requirements: str) -> None:
         """Install something more."""
-        command: list[Argument] = [tool("python"), "-m", "uv", "pip", "install", "--quiet", "--python", self.python]
+        command: list[Argument] = [*UV, "pip", "install", "--quiet", "--python", self.python]
         run(*command, "--constraint", self.constraints, *requirements, cwd=self.folder)
 
     def run(self, program: str, *arguments: str) -> str:
@@ -87,12 +88,11 @@ class Installed:
 
     def bill_of_materials(self, version: Version, epoch: str) -> dict[str, Any]:
         """Return what is installed with the package, as CycloneDX has it."""
-        alone: list[Argument] = [tool("python"), "-m", "uv", "tool", "run", "--quiet", "--python", sys.executable]
         described: list[Argument] = ["--mc-type", "library", "--pyproject", ROOT / "pyproject.toml"]
         env = plain_environment(SOURCE_DATE_EPOCH=epoch)
         told = run(
-            *alone,
-            *("--constraints", ROOT / "constraints.txt", "--from", "cyclonedx-bom", "cyclonedx-py", "environment"),
+            *(*UV, "tool", "run", "--quiet", "--python", sys.executable, "--constraints", ROOT / "constraints.txt"),
+            *("--from", "cyclonedx-bom", "cyclonedx-py", "environment"),
             *("--output-reproducible", *described, self.venv),
             cwd=self.folder,
             env=env,

@@ -158,7 +158,7 @@ class OpenmarketsHook(BaseHook):
     def close(self) -> None:
         """Close the connections that this process holds. The next call opens new ones.
 
-        Waits for nothing: requests that other threads have sent get their replies, and the last closes.
+        Waits for nothing: what other threads have sent gets its reply, and then the connections are closed.
         """
         if "client" in self.__dict__:
             self.client.close()
