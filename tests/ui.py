@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
 from tests.support.airflow import AirflowError, RealAirflow, free_port
 from tests.support.sandbox_process import SandboxProcess
 
@@ -95,8 +96,9 @@ def sandbox_connection(conn_id: str, connection: dict[str, Any]) -> dict[str, An
         "connection_id": conn_id,
         **{name: connection[name] for name in ("conn_type", "login", "password", "host")},
         "port": urlsplit(connection["host"]).port,
-        # All URLs are there, and Airflow warns in the log of every task of a value as short as "test".
-        "extra": json.dumps({name: url for name, url in connection["extra"].items() if name != "environment"}),
+        # As the form saves it, which shows when it is opened again what is named here. All URLs are there, and Airflow
+        # warns in the log of every task of an environment as short as "test".
+        "extra": json.dumps(dict.fromkeys(CONNECTION_FIELDS) | connection["extra"] | {"environment": None}),
         "description": "The Openmarkets sandbox on this machine",
     }
 

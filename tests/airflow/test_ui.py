@@ -186,6 +186,29 @@ class TestForm:
         assert (title, colour) == (GOOD, "green")
         assert text == f"Access token obtained from {ui.sandbox.url}/identity for: market-data-api, oms-api."
 
+    def test_the_connection_that_is_there_shows_all_fields_when_it_is_edited(self, connections: Connections):
+        connections.go()
+        form = connections.edit("openmarkets_default")
+        form.wait_for_sections("Standard Fields", "Extra Fields", "Advanced", "Extra Fields JSON")
+        form.open("Extra Fields")
+        extra_fields = form.dialogue.inner_text()
+        form.open("Advanced")
+        shown = {*extra_fields.splitlines(), *form.dialogue.inner_text().splitlines()}
+        assert {field["label"] for field in CONNECTION_FIELDS.values()} <= shown
+
+    def test_editing_shows_what_extra_holds_and_what_is_added_to_it_as_json(
+        self, ui: UiProcess, connections: Connections
+    ):
+        connect(ui, "by_rest", CLIENT, SECRET)
+        connections.go()
+        form = connections.edit("by_rest")
+        form.wait_for_sections("Standard Fields", "Advanced", "Extra Fields JSON")
+        form.begin_json('"timeout": 60,')
+        form.open("Extra Fields")
+        assert form.input("Timeout (seconds)").input_value() == "60"
+        form.save()
+        assert connection(ui, "by_rest")["extra"] == urls(ui) | {"timeout": 60}
+
 
 class TestRed:
     """Each says what is wrong and what to do about it."""

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from playwright.sync_api import Locator, Page, sync_playwright
-from playwright.sync_api import TimeoutError as TookTooLong
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 OPTIONS = (
@@ -29,8 +28,11 @@ PICTURES = "OPENMARKETS_PICTURES"
 """The environment variable that names the folder where pictures of the pages go; without it none are taken."""
 PATIENCE = 60
 """Seconds that anything on a page may take, on a busy machine."""
-SOON = 10
-"""Seconds in which something must have come of a click."""
+# It is gone two seconds after it came, which is less than looking for it may take.
+KEEP_WHAT_IS_TOLD = """() => new MutationObserver(() => {
+    const told = document.querySelector("[role=region][aria-label^=Notifications] [role=status]")
+    if (told) window.told ??= ["title", "description"].map(part => told.querySelector(`[data-part=${part}]`).innerText)
+}).observe(document.body, {childList: true, subtree: true})"""
 
 
 class Browser:
@@ -117,7 +119,10 @@ class Connections:
 
     def go(self) -> None:
         """Go there by the address."""
-        self.page.goto("/connections")
+        # A form that is opened before this came shows the keys of Extra, and no field of ours.
+        with self.page.expect_response("**/ui/connections/hook_meta") as fields:
+            self.page.goto("/connections")
+        fields.value.finished()
 
     def row(self, conn_id: str) -> Locator:
         """Return the row of a connection in the list."""
@@ -142,12 +147,9 @@ class Connections:
         """Push Test; return the heading of what is told, its text, and the colour that the button's sign has then."""
         # A page without what the last test told, which stays while the mouse is on it.
         self.go()
+        self.page.evaluate(KEEP_WHAT_IS_TOLD)
         self.row(conn_id).get_by_role("button", name="Test Connection").click()
-        told = self.page.get_by_role("region", name="Notifications").get_by_role("status")
-        # Both at once: it is gone two seconds after it came.
-        title, text = told.evaluate(
-            "e => ['title', 'description'].map(p => e.querySelector(`[data-part=${p}]`).innerText)"
-        )
+        title, text = self.page.wait_for_function("() => window.told").json_value()
         sign = self.row(conn_id).get_by_role("button", name="Test Connection").locator("svg")
         return title, text, str(sign.get_attribute("color"))
 
@@ -162,14 +164,27 @@ class Form:
 
     def open(self, section: str) -> None:
         """Open one of the accordions, which closes the others."""
-        button = self.dialogue.get_by_role("button", name=section, exact=True)
+        button = self._page.get_by_role("button", name=section, exact=True)
+        item = self.dialogue.locator("[data-scope=accordion][data-part=item]").filter(has=button)
         button.click()
-        try:
-            button.and_(self._page.locator("[aria-expanded=true]")).wait_for(timeout=SOON * 1000)
-        except TookTooLong:
-            # Seen once: a click on a form that had only just come did nothing. A person clicks again.
-            button.click()
-        self.dialogue.locator("[data-part=item-content][data-state=open]").get_by_role("group").first.wait_for()
+        # Not by its data-state, which it has for the time of an animation only.
+        item.get_by_role("region").get_by_role("group").first.wait_for()
+
+    def wait_for_sections(self, *sections: str) -> None:
+        """Wait until there are these accordions and no others."""
+        buttons = self.dialogue.locator("[data-scope=accordion][data-part=item-trigger]")
+        expect(buttons).to_have_text(sections, timeout=PATIENCE * 1000)
+
+    def begin_json(self, text: str) -> None:
+        """Write into Extra Fields JSON, after its first brace."""
+        self.open("Extra Fields JSON")
+        editor = self.dialogue.get_by_role("textbox", name="Editor content")
+        editor.press("Control+Home")
+        editor.press("ArrowRight")
+        # At once: typed key by key, it is completed meanwhile.
+        self._page.keyboard.insert_text(text)
+        # It is taken when the editor is left. A click on an accordion would be lost, since that moves them.
+        self.dialogue.get_by_role("heading").click()
 
     def field(self, label: str) -> Locator:
         """Return what belongs to a label: the input and its help."""
