@@ -78,7 +78,11 @@ class RedisServer:
         text = "".join(f'{name} "{value}"\n' for name, value in settings.items())
         log = (self._home / "log").open("ab")
         with log:
-            self._process = subprocess.Popen([self._program, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log)
+            # In a session of its own: when the shell that runs the tests as a job ends, the kernel wakes what is
+            # paused in the job.
+            self._process = subprocess.Popen(
+                [self._program, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
         assert self._process.stdin is not None
         with self._process.stdin as stdin:
             stdin.write(text.encode())
