@@ -96,8 +96,8 @@ def sandbox_connection(conn_id: str, connection: dict[str, Any]) -> dict[str, An
         "connection_id": conn_id,
         **{name: connection[name] for name in ("conn_type", "login", "password", "host")},
         "port": urlsplit(connection["host"]).port,
-        # As the form saves it, which shows when it is opened again what is named here. All URLs are there, and Airflow
-        # warns in the log of every task of an environment as short as "test".
+        # With every field, as the form saves it: opened again, it shows those that are named. No environment: all URLs
+        # are there, and Airflow warns in the log of every task of a value as short as "test".
         "extra": json.dumps(dict.fromkeys(CONNECTION_FIELDS) | connection["extra"] | {"environment": None}),
         "description": "The Openmarkets sandbox on this machine",
     }

@@ -135,6 +135,16 @@ class TestMakeUi:
         scopes = "market-data-api, news-api, oms-api"
         assert text == f"Access token obtained from {ui.sandbox.url}/identity for: {scopes}."
 
+    def test_its_connection_shows_all_fields_when_it_is_edited(self, connections: Connections):
+        connections.go()
+        form = connections.edit("openmarkets_default")
+        form.wait_for_sections("Standard Fields", "Extra Fields", "Advanced", "Extra Fields JSON")
+        form.open("Extra Fields")
+        extra_fields = form.dialogue.inner_text()
+        form.open("Advanced")
+        shown = {*extra_fields.splitlines(), *form.dialogue.inner_text().splitlines()}
+        assert {field["label"] for field in CONNECTION_FIELDS.values()} <= shown
+
 
 class TestForm:
     def test_the_standard_fields_have_our_names_and_placeholders(self, added: dict[str, str]):
@@ -186,16 +196,6 @@ class TestForm:
         assert (title, colour) == (GOOD, "green")
         assert text == f"Access token obtained from {ui.sandbox.url}/identity for: market-data-api, oms-api."
 
-    def test_the_connection_that_is_there_shows_all_fields_when_it_is_edited(self, connections: Connections):
-        connections.go()
-        form = connections.edit("openmarkets_default")
-        form.wait_for_sections("Standard Fields", "Extra Fields", "Advanced", "Extra Fields JSON")
-        form.open("Extra Fields")
-        extra_fields = form.dialogue.inner_text()
-        form.open("Advanced")
-        shown = {*extra_fields.splitlines(), *form.dialogue.inner_text().splitlines()}
-        assert {field["label"] for field in CONNECTION_FIELDS.values()} <= shown
-
     def test_editing_shows_what_extra_holds_and_what_is_added_to_it_as_json(
         self, ui: UiProcess, connections: Connections
     ):
@@ -208,6 +208,11 @@ class TestForm:
         assert form.input("Timeout (seconds)").input_value() == "60"
         form.save()
         assert connection(ui, "by_rest")["extra"] == urls(ui) | {"timeout": 60}
+
+    def test_editing_shows_all_fields_where_extra_holds_none(self, ui: UiProcess, connections: Connections):
+        ui.call("POST", "/api/v2/connections", {"connection_id": "bare", "conn_type": "openmarkets", "extra": "{}"})
+        connections.go()
+        connections.edit("bare").wait_for_sections("Standard Fields", "Extra Fields", "Advanced", "Extra Fields JSON")
 
 
 class TestRed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +104,31 @@ def table() -> Iterator[list[tuple[str, ...]]]:
     print("\n\n| fault | when | token requests | warnings | in use afterwards |\n|---|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
+
+
+JOB = """
+import os, signal, socket, time
+from tests.support.redis_server import RedisServer
+with RedisServer() as server:
+    server.pause()
+    shell = os.getppid()
+    os.kill(shell, signal.SIGKILL)
+    while os.getppid() == shell:
+        time.sleep(0.001)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
+        connection.sendall(b"PING\\r\\n")
+        try:
+            print("it answers", connection.recv(99))
+        except TimeoutError:
+            print("no answer")
+"""
+
+
+def test_a_paused_redis_answers_nothing_after_the_end_of_the_shell_that_began_the_tests():
+    # Of the group of an ended shell's job the kernel wakes all that is paused.
+    begun = ["bash", "-c", 'trap "" HUP; set -m; "$0" -c "$1" & wait', sys.executable, JOB]
+    told = subprocess.run(begun, stdout=subprocess.PIPE, text=True, timeout=60, start_new_session=True, check=False)
+    assert told.stdout == "no answer\n"
 
 
 def killed(fleet: Fleet) -> Callable[[], None]:
