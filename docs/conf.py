@@ -79,7 +79,7 @@ def with_inherited_arguments(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
     """Show those arguments of an operator's bases, too, that its docstring describes; its own signature lacks them."""
-    from openmarkets_provider._query_operator import QueryOperator
+    from openmarkets_provider.operators.base import QueryOperator
 
     if what != "class" or not issubclass(obj, QueryOperator):
         return signature, returned

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from openmarkets_provider import queries
-from openmarkets_provider.client import ranges
-from openmarkets_provider.client.endpoints import ENDPOINTS, Endpoint, find_endpoint
+from openmarkets_provider.client.drivers import Flow, drive
 from openmarkets_provider.client.environments import SCOPES
-from openmarkets_provider.client.flows import Flow, drive
-from openmarkets_provider.client.planning import ApiCall, Query, endpoint_of, plan, subject_of
-from openmarkets_provider.client.records import FALLBACK_MULTIPLIER, records, rows
-from openmarkets_provider.client.replies import decode
-from openmarkets_provider.client.runs import Run
-from openmarkets_provider.client.schemas import SCHEMAS, Kind, Schema
+from openmarkets_provider.client.http.replies import decode
+from openmarkets_provider.client.run import Run
+from openmarkets_provider.query import exchange_time as ranges
+from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
+from openmarkets_provider.query.plan import ApiCall, Query, endpoint_of, plan, subject_of
+from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, records, rows
+from openmarkets_provider.query.schema import SCHEMAS, Kind, Schema
 
 PAGE = Path(__file__).parent / "queries.md"
 

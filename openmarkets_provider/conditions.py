@@ -8,8 +8,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from openmarkets_provider.client.arguments import is_literal
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.query.arguments import is_literal
 
 _COMPILED = 4096
 """Expressions that are kept; jmespath itself keeps fewer than a triggerer may have sensors."""

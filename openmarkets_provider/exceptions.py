@@ -6,33 +6,41 @@ user can do. No error carries a token, a client secret or a request body.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+_NOTES = "__notes__"
 
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsError(Exception):
     """Base of every error of this provider.
 
+    :ivar message: the text.
     :ivar transient: True when the same call may be sent again, and succeed later without anyone changing anything. So
         of a call that is not safe to repeat only while it has not been sent.
     :ivar sent: False when it is certain that no byte of the API request left this machine.
     :ivar retry_after: seconds to wait before a further attempt makes sense; None when nobody said.
     """
 
+    message: str = field(kw_only=False)
     transient: bool = False
     sent: bool = False
     retry_after: float | None = None
 
-    def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message)
-        # Attributes and not positional arguments: pickling an exception replays `args` alone and then
-        # restores `__dict__`.
-        self.__dict__.update(details)
+    def __post_init__(self) -> None:
+        """Set what Exception shows, and what pickling replays before it restores the attributes."""
+        super().__init__(self.message)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the error as plain data, for another process; :func:`from_dict` makes it again."""
-        return {"kind": type(self).__name__, "message": str(self), "details": dict(vars(self))}
+        details = asdict(self)
+        if notes := getattr(self, _NOTES, None):
+            details[_NOTES] = list(notes)
+        return {"kind": type(self).__name__, "message": details.pop("message"), "details": details}
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsConfigurationError(OpenmarketsError, ValueError):
     """A connection field or a setting is missing or not allowed. The text names the field.
 
@@ -42,6 +50,7 @@ class OpenmarketsConfigurationError(OpenmarketsError, ValueError):
     scope: str | None = None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsQueryError(OpenmarketsError, ValueError):
     """A query or a condition is malformed, or names what the API does not know.
 
@@ -53,6 +62,7 @@ class OpenmarketsQueryError(OpenmarketsError, ValueError):
     securities: list[Any] | None = None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsTransportError(OpenmarketsError):
     """No answer: host not found, connection refused or lost, time-out.
 
@@ -60,11 +70,12 @@ class OpenmarketsTransportError(OpenmarketsError):
     :ivar request_id: the ``X-Request-ID`` that was sent, which support asks for; None for a token request.
     """
 
-    transient = True
+    transient: bool = True
     endpoint: str | None = None
     request_id: str | None = None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsAuthError(OpenmarketsError):
     """The identity server gave no usable access token (RFC 6749, section 5).
 
@@ -90,6 +101,7 @@ class OpenmarketsScopeNotInPlan(OpenmarketsAuthError):
     """The client may not use this API: its scope is not in the plan."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsApiError(OpenmarketsError):
     """An Openmarkets server answered with an error.
 
@@ -111,30 +123,36 @@ class OpenmarketsNotFound(OpenmarketsApiError):
     """The path or the thing it names does not exist (404, 410)."""
 
 
-class OpenmarketsUserContextRequired(OpenmarketsApiError):
-    """The API refuses the call although the token is good (401 with a new token, 403)."""
+class OpenmarketsAccessRefused(OpenmarketsApiError):
+    """The API refuses the call although the token is good (401 with a new token, 403).
+
+    Either the endpoint needs a user, which this grant has none of, or it is not in the API plan.
+    """
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsRateLimited(OpenmarketsApiError):
     """Too many requests (429). ``retry_after`` says for how many seconds, where the server told.
 
-    :ivar held: True when another call was told so, and this one was not sent.
+    :ivar on_hold: True when another call was told so, and this one was not sent.
     """
 
-    transient = True
-    held: bool = False
+    transient: bool = True
+    on_hold: bool = False
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsServerError(OpenmarketsApiError):
     """The server failed (408, 425, 5xx)."""
 
-    transient = True
+    transient: bool = True
 
 
 class OpenmarketsInvalidResponse(OpenmarketsApiError):
     """The reply is not what the API promises: not JSON, too large, wrongly encoded, a type that is wrong."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsDatabaseError(OpenmarketsError):
     """A database does not take rows: it failed, its table is not as needed, or it refuses one of them.
 
@@ -146,9 +164,9 @@ class OpenmarketsDatabaseError(OpenmarketsError):
     key: dict[str, str] | None = None
 
 
-def is_held(error: BaseException) -> bool:
+def is_on_hold(error: BaseException) -> bool:
     """Tell whether a call was not sent because another one had been told to wait: no failure of its own."""
-    return isinstance(error, OpenmarketsRateLimited) and error.held
+    return isinstance(error, OpenmarketsRateLimited) and error.on_hold
 
 
 def without_frames(error: OpenmarketsError) -> OpenmarketsError:
@@ -168,7 +186,9 @@ def from_dict(data: dict[str, Any]) -> OpenmarketsError:
         case {"kind": str(name), "message": str(message), "details": dict(details)}:
             kind = globals().get(name)
             if isinstance(kind, type) and issubclass(kind, OpenmarketsError):
+                # Another version of this package may know other details.
+                names = {each.name for each in fields(kind)} - {"message"} | {_NOTES}
                 error = kind(message)
-                vars(error).update(details)
+                vars(error).update({name: value for name, value in details.items() if name in names})
                 return error
     raise ValueError(f"not an error of this provider: {data!r:.200}")

@@ -34,9 +34,9 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from openmarkets_provider.client.arguments import ALL, listed
-from openmarkets_provider.client.planning import Query, check
-from openmarkets_provider.client.ranges import to_text
+from openmarkets_provider.query.arguments import ALL, listed
+from openmarkets_provider.query.exchange_time import to_text
+from openmarkets_provider.query.plan import Query, check
 
 __all__ = [
     "Query",

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from openmarkets_provider.client import token_source
+from openmarkets_provider.client.auth import provider as token_source
 from tests.support.processes import NoMasker, in_processes
 from tests.support.sandbox_process import SandboxProcess
 
@@ -52,7 +52,7 @@ LOOK_UP = """
 import json, os, time
 from pathlib import Path
 from openmarkets_provider.client.client import OpenmarketsClient
-from openmarkets_provider.client.file_store import FileStore
+from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.settings import Settings
 class Masker:
     def mask(self, value): pass
@@ -143,8 +143,8 @@ def request_cost(sandbox: SandboxProcess) -> None:
 
 def single_flight(sandbox: SandboxProcess, cache: Path) -> None:
     """Count the token requests of many processes that start at once with an empty cache."""
+    from openmarkets_provider.client.cache.file import FileStore
     from openmarkets_provider.client.client import OpenmarketsClient
-    from openmarkets_provider.client.file_store import FileStore
     from openmarkets_provider.client.settings import Settings
 
     settings = Settings(**settings_of(sandbox))

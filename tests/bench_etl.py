@@ -42,7 +42,7 @@ OURS = """
 def work():
     from openmarkets_provider import queries
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.files import file_format
+    from openmarkets_provider.landing.formats import file_format
     from openmarkets_provider.landing.layout import layout_of
     hook = OpenmarketsHook()
     query = queries.time_series(codes, start=start, end=end)
@@ -85,7 +85,7 @@ def added_work(server: BulkServer, folder: Path) -> None:
     """Compare a load with the stream that it lands, and with the least that gets the data at all."""
     from openmarkets_provider import queries
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.files import file_format
+    from openmarkets_provider.landing.formats import file_format
     from openmarkets_provider.landing.layout import layout_of
 
     codes = [f"C{number:04d}" for number in range(SECURITIES)]

@@ -38,7 +38,7 @@ def into_a_table(server: Postgres) -> None:
     from openmarkets_provider import queries
     from openmarkets_provider.landing.layout import layout_of
     from openmarkets_provider.landing.spool import Spool
-    from openmarkets_provider.landing.sql import Loader
+    from openmarkets_provider.landing.table_load import Loader
     from openmarkets_provider.transfers.openmarkets_to_sql import _engine_of
 
     layout = layout_of(queries.time_series(exchange="ASX", start="2025-01-01", end="2026-01-01"))

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 from openmarkets_provider import queries
+from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.client import OpenmarketsClient
-from openmarkets_provider.client.file_store import FileStore
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsError
 from tests.support.limited_server import LimitedServer

@@ -62,7 +62,9 @@ def left_out(pytestconfig: pytest.Config, record_testsuite_property: Callable[[s
 @pytest.fixture(autouse=True)
 def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test token caches of its own."""
-    from openmarkets_provider.client import fallback_store, throttle, token_source
+    from openmarkets_provider.client.auth import provider as token_source
+    from openmarkets_provider.client.cache import fallback as fallback_store
+    from openmarkets_provider.client.ratelimit import hold as throttle
 
     fallback_store._outages.clear()
     throttle._known.clear()

@@ -27,12 +27,12 @@ from airflow.sdk import Asset
 from packaging.requirements import Requirement
 
 from openmarkets_provider import queries
-from openmarkets_provider.client import token_source
+from openmarkets_provider.client.auth import provider as token_source
 from openmarkets_provider.conditions import Conditions
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
 from openmarkets_provider.triggers import events
-from openmarkets_provider.triggers._memory import Memory
-from openmarkets_provider.triggers._news import find_news
+from openmarkets_provider.triggers._new_items import find_news
+from openmarkets_provider.triggers._seen_keys import Memory
 from tests.support.pages import BLOCKS, ROOT, Block
 from tests.support.postgres import Postgres
 from tests.support.process import ServerProcess

@@ -38,9 +38,9 @@ PUBLIC = [
     "openmarkets_provider.queries",
     "openmarkets_provider.exceptions",
     "openmarkets_provider.conditions",
-    "openmarkets_provider.client.stores",
-    "openmarkets_provider.client.store_contract",
-    "openmarkets_provider.sandbox.pytest_plugin",
+    "openmarkets_provider.client.cache.store",
+    "openmarkets_provider.testing.store_contract",
+    "openmarkets_provider.testing.pytest_plugin",
     "openmarkets_provider.sandbox.server",
 ]
 """Beside what Airflow is told of."""
@@ -218,7 +218,7 @@ def test_what_the_pages_import_is_described(site: Site):
     imported = re.findall(r"^from (openmarkets_provider\.[\w.]+) import ([\w, ]+)$", code, re.MULTILINE)
     names = {f"{module}.{name}" for module, found in imported for name in found.split(", ")}
     assert len(names) >= 10
-    assert names - described(site) == {"openmarkets_provider.client.file_store.FileStore"}
+    assert names - described(site) == {"openmarkets_provider.client.cache.file.FileStore"}
 
 
 @pytest.mark.parametrize("kind", ["operators", "sensors", "transfers"])

@@ -21,8 +21,8 @@ GAP = "\0"
 QUIET = ("debug", "info", "INFO")
 """Of these the page tells nothing: they are no trouble."""
 NO_MESSAGES = (
-    "client/schemas.py",
-    "client/store_contract.py",
+    "query/schema.py",
+    "testing/store_contract.py",
     "get_provider_info.py",
     "sandbox/accounts.py",
     "sandbox/data.py",

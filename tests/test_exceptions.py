@@ -71,7 +71,7 @@ def test_an_error_goes_through_json_and_comes_back_the_same(kind: type[Openmarke
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_without_details_comes_back_with_the_defaults(kind: type[OpenmarketsError]):
     error = from_dict(kind("text").as_dict())
-    assert vars(error) == {}
+    assert error.as_dict()["details"] == {**kind("text").as_dict()["details"]}
     assert (error.transient, error.sent) == (kind.transient, False)
     assert all(getattr(error, name) is None for name in NAMES[2:] if hasattr(kind, name))
 
@@ -82,6 +82,16 @@ def test_notes_and_what_was_set_later_come_back():
     error.add_note("a note")
     again = from_dict(json.loads(json.dumps(error.as_dict())))
     assert (again.sent, again.__notes__) == (True, ["a note"])
+
+
+def test_a_detail_that_no_error_has_is_refused():
+    with pytest.raises(TypeError, match="statsu"):
+        OpenmarketsApiError("text", statsu=404)  # type: ignore[call-arg]
+
+
+def test_details_are_given_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        OpenmarketsApiError("text", True)  # type: ignore[misc]
 
 
 def test_as_dict_is_a_copy():

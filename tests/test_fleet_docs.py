@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from openmarkets_provider.client import fallback_store, redis_store, settings, throttle
-from openmarkets_provider.client.retry import MAX_WAIT
+from openmarkets_provider.client import settings
+from openmarkets_provider.client.cache import fallback as fallback_store
+from openmarkets_provider.client.cache import redis as redis_store
+from openmarkets_provider.client.exchange import MAX_WAIT
+from openmarkets_provider.client.ratelimit import hold as throttle
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
-from openmarkets_provider.triggers import _accounts
+from openmarkets_provider.triggers import _connections as _accounts
 
 TEXT = (Path(__file__).parent.parent / "docs" / "fleet.md").read_text()
 PROSE = " ".join(TEXT.split())

@@ -22,12 +22,17 @@ import trustme
 from airflow.providers.common.compat.sdk import Connection
 
 from openmarkets_provider import queries
-from openmarkets_provider.client import fallback_store, file_store, redis_store, retry, settings, tokens
-from openmarkets_provider.client.auth import MAX_TOKEN_REPLY
+from openmarkets_provider.client import exchange as retry
+from openmarkets_provider.client import settings
+from openmarkets_provider.client.auth import token as tokens
+from openmarkets_provider.client.auth.bearer import MAX_TOKEN_REPLY
+from openmarkets_provider.client.cache import fallback as fallback_store
+from openmarkets_provider.client.cache import file as file_store
+from openmarkets_provider.client.cache import redis as redis_store
 from openmarkets_provider.client.client import LOCK_GRACE
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
-from openmarkets_provider.client.replies import MAX_LIFETIME, MAX_TEXT, read_token_reply
-from openmarkets_provider.client.transport import CONNECT_TIMEOUT, MAX_REPLY
+from openmarkets_provider.client.http.clients import CONNECT_TIMEOUT, MAX_REPLY
+from openmarkets_provider.client.http.replies import MAX_LIFETIME, MAX_TEXT, read_token_reply
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsTransportError,
@@ -38,7 +43,7 @@ from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
 from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
-from openmarkets_provider.triggers import _accounts
+from openmarkets_provider.triggers import _connections as _accounts
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES
 from tests.support import hostile
 from tests.support.context import context

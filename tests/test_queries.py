@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider import queries
-from openmarkets_provider.client.expansion import needed
-from openmarkets_provider.client.planning import check, finalise, plan
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.query.expand import needed
+from openmarkets_provider.query.plan import check, plan, resolve
 from tests.support.queries import Later, LazySequence
 from tests.support.versions import moved
 
@@ -146,12 +146,12 @@ def test_a_bound_may_be_a_date_a_datetime_or_a_text(bound: Any, kept: str, momen
     ):
         assert query["start"] == kept
         assert type(query["start"]) is str
-        start = finalise(query)["start"]
+        start = resolve(query)["start"]
         assert start == meant
         assert type(start) is type(meant)
     # A value that a template of native Python objects renders.
     native = queries.trades("BHP", start="{{ x }}", end="2026-02-01") | {"start": bound}
-    assert finalise(native)["start"] == instant
+    assert resolve(native)["start"] == instant
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -16,9 +16,11 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from openmarkets_provider.client.auth import ClientCredentialsAuth, fetch_token, secret_forms
-from openmarkets_provider.client.environments import SCOPES
-from openmarkets_provider.client.flows import (
+from openmarkets_provider.client.auth.bearer import ClientCredentialsAuth, fetch_token, secret_forms
+from openmarkets_provider.client.auth.provider import SecretMasker, TokenSource
+from openmarkets_provider.client.cache.crypto import RecordCipher, record_key
+from openmarkets_provider.client.cache.store import Store
+from openmarkets_provider.client.drivers import (
     Flow,
     GetToken,
     Limited,
@@ -30,17 +32,14 @@ from openmarkets_provider.client.flows import (
     drive,
     drive_many,
 )
-from openmarkets_provider.client.meters import NO_METER, Meter
-from openmarkets_provider.client.planning import ApiCall, Query, endpoint_of, plan
-from openmarkets_provider.client.replies import doubt, read_reply, unreadable_reply
-from openmarkets_provider.client.retry import pause
-from openmarkets_provider.client.runs import Progress, Run
-from openmarkets_provider.client.sealing import RecordCipher, record_key
+from openmarkets_provider.client.environments import SCOPES
+from openmarkets_provider.client.exchange import pause
+from openmarkets_provider.client.http.clients import async_client, sync_client
+from openmarkets_provider.client.http.replies import doubt, read_reply, unreadable_reply
+from openmarkets_provider.client.metrics import NO_METRICS, Metrics
+from openmarkets_provider.client.ratelimit.hold import Throttle, send_when_free
+from openmarkets_provider.client.run import Progress, Run
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
-from openmarkets_provider.client.stores import Store
-from openmarkets_provider.client.throttle import Throttle, send_when_free
-from openmarkets_provider.client.token_source import SecretMasker, TokenSource
-from openmarkets_provider.client.transport import async_client, sync_client
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
     OpenmarketsError,
@@ -49,6 +48,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsRateLimited,
     OpenmarketsTransportError,
 )
+from openmarkets_provider.query.plan import ApiCall, Query, endpoint_of, plan
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class OpenmarketsClient:
     :param masker: told the secret's encoded forms and every token before use.
     :param user_agent: what the client calls itself.
     :param concurrency: most requests of one query at the same time.
-    :param meter: told what is counted and timed.
+    :param metrics: told what is counted and timed.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class OpenmarketsClient:
         masker: SecretMasker,
         user_agent: str,
         concurrency: int = DEFAULT_CONCURRENCY,
-        meter: Meter = NO_METER,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self.settings = settings
         self.stores = stores
@@ -96,7 +96,7 @@ class OpenmarketsClient:
         self._masker = masker
         # Keyed by process: what the parent opened stays referenced in a forked child and is never used there.
         self._clients: dict[tuple[int, str], httpx.Client] = {}
-        self._meter = meter
+        self._metrics = metrics
         cipher = RecordCipher(settings.client_secret)
         self.tokens = TokenSource(
             key=functools.cache(functools.partial(record_key, settings)),
@@ -105,13 +105,13 @@ class OpenmarketsClient:
             cipher=cipher,
             masker=masker,
             wait=settings.timeout + LOCK_GRACE,
-            meter=meter,
+            metrics=metrics,
         )
         self._throttle = Throttle(
             key=functools.cache(lambda api: record_key(settings, f"hold {api} {settings.api_url(api)}")),
             stores=stores,
             cipher=cipher,
-            meter=meter,
+            metrics=metrics,
         )
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, httpx.AsyncClient]]
         self._async_clients = WeakKeyDictionary()
@@ -204,7 +204,7 @@ class OpenmarketsClient:
         :raises OpenmarketsError: no token is to be had.
         """
         self._check_scope(scope)
-        return drive(_persist(functools.partial(_token, scope), self._meter, safe_to_repeat=True), self._perform)
+        return drive(_persist(functools.partial(_token, scope), self._metrics, safe_to_repeat=True), self._perform)
 
     def check_scope(self, scope: str) -> OpenmarketsError | None:
         """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
@@ -226,8 +226,8 @@ class OpenmarketsClient:
 
     def _exchange(self, call: ApiCall) -> Flow[Any]:
         """Send a call, with the retries that it may have."""
-        attempt = functools.partial(_attempt, call, self._base_url(call.api), self._throttle, self._meter)
-        return (yield from _persist(attempt, self._meter, safe_to_repeat=call.safe_to_repeat))
+        attempt = functools.partial(_attempt, call, self._base_url(call.api), self._throttle, self._metrics)
+        return (yield from _persist(attempt, self._metrics, safe_to_repeat=call.safe_to_repeat))
 
     def _perform(self, step: Step) -> Any:
         match step:
@@ -301,7 +301,7 @@ class OpenmarketsClient:
             )
 
 
-def _persist(attempt: Callable[[], Flow[T]], meter: Meter, *, safe_to_repeat: bool) -> Flow[T]:
+def _persist(attempt: Callable[[], Flow[T]], metrics: Metrics, *, safe_to_repeat: bool) -> Flow[T]:
     """Carry out attempts until one succeeds or the retry policy gives up."""
     number = 0
     while True:
@@ -316,15 +316,15 @@ def _persist(attempt: Callable[[], Flow[T]], meter: Meter, *, safe_to_repeat: bo
                     error.transient = False
                 raise
             log.info("%s Trying again in %.1f s (attempt %d failed).", error, wait, number)
-            meter.count(f"retries.{getattr(error, 'status', None) or 'transport'}")
+            metrics.count(f"retries.{getattr(error, 'status', None) or 'transport'}")
             limited = isinstance(error, OpenmarketsRateLimited)
         yield Pause(wait, limited)
 
 
-def _attempt(call: ApiCall, base_url: str, throttle: Throttle, meter: Meter) -> Flow[Any]:
+def _attempt(call: ApiCall, base_url: str, throttle: Throttle, metrics: Metrics) -> Flow[Any]:
     """Send one call once, and tell everyone when the API says 429."""
     try:
-        return (yield from _send_once(call, base_url, throttle, meter))
+        return (yield from _send_once(call, base_url, throttle, metrics))
     except OpenmarketsRateLimited as error:
         # Else it is the identity server's, or the call was held back.
         if error.sent:
@@ -332,21 +332,21 @@ def _attempt(call: ApiCall, base_url: str, throttle: Throttle, meter: Meter) -> 
         raise
 
 
-def _send_once(call: ApiCall, base_url: str, throttle: Throttle, meter: Meter) -> Flow[Any]:
+def _send_once(call: ApiCall, base_url: str, throttle: Throttle, metrics: Metrics) -> Flow[Any]:
     request_id = str(uuid.uuid4())
     try:
         response: httpx.Response = yield from send_when_free(Send(call, request_id), throttle)
     except httpx.HTTPError as error:
         sent = not isinstance(error, _NEVER_SENT)
-        meter.sent(call.label, request_id, None)
+        metrics.sent(call.label, request_id, None)
         advice = f" [request id {request_id}]{doubt(call) if sent else ''}"
         raise _no_answer(call.label, base_url, error, sent=sent, advice=advice, request_id=request_id) from error
     except OpenmarketsInvalidResponse as error:
-        meter.sent(call.label, request_id, error.status)
+        metrics.sent(call.label, request_id, error.status)
         failure = unreadable_reply(call, error, request_id)
         failure.sent = True
         raise failure from None
-    meter.sent(call.label, request_id, response.status_code)
+    metrics.sent(call.label, request_id, response.status_code)
     try:
         return read_reply(
             call, response.status_code, response.headers, response.content, request_id, response.request.headers

@@ -15,15 +15,15 @@ from openmarkets_provider import __version__
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsInvalidClient
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
-from openmarkets_provider.hooks._stores import astores_of, stores_of
+from openmarkets_provider.hooks._token_cache import astores_of, stores_of
 
 if TYPE_CHECKING:
     import httpx
     from airflow.providers.common.compat.sdk import Connection
 
+    from openmarkets_provider.client.cache.store import Store
     from openmarkets_provider.client.client import OpenmarketsClient
     from openmarkets_provider.client.settings import Settings
-    from openmarkets_provider.client.stores import Store
     from openmarkets_provider.queries import Query
 
 T = TypeVar("T")
@@ -272,7 +272,7 @@ _masker = _AirflowMasker()
 
 async def _amask_forms(settings: Settings) -> None:
     # The client tells them from the thread that asks for a token, which can't reach the supervisor (see amask).
-    from openmarkets_provider.client.auth import secret_forms
+    from openmarkets_provider.client.auth.bearer import secret_forms
 
     for form in secret_forms(settings):
         await _masker.amask(form)
@@ -282,7 +282,7 @@ def _make_client(settings: Settings, stores: Sequence[Store], concurrency: int) 
     from airflow import __version__ as airflow_version
 
     from openmarkets_provider.client.client import OpenmarketsClient
-    from openmarkets_provider.hooks._meter import AirflowMeter
+    from openmarkets_provider.hooks._metrics import AirflowMetrics
 
     return OpenmarketsClient(
         settings,
@@ -290,7 +290,7 @@ def _make_client(settings: Settings, stores: Sequence[Store], concurrency: int) 
         masker=_masker,
         user_agent=f"airflow-provider-openmarkets/{__version__} apache-airflow/{airflow_version}",
         concurrency=concurrency,
-        meter=AirflowMeter(),
+        metrics=AirflowMetrics(),
     )
 
 

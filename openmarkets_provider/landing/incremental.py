@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.arguments import CHECKS, aligned, shown
-from openmarkets_provider.client.planning import Query, endpoint_of, finalise
-from openmarkets_provider.client.ranges import read_moment, to_text
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.query.arguments import CHECKS, aligned, shown
+from openmarkets_provider.query.exchange_time import read_moment, to_text
+from openmarkets_provider.query.plan import Query, endpoint_of, resolve
 
 Moment = Any
 """A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""
@@ -87,7 +87,7 @@ def claim(query: Query, watermark: str | None, first: str | None, overlap: timed
     :param now: aware. What lies after it is not there yet, and would be missed for ever.
     :raises OpenmarketsQueryError: the query is malformed, has no range, or begins before the first load did.
     """
-    given = finalise_open(query)
+    given = resolve_open(query)
     end = min(given["end"], _bound(given, now))
     if watermark is None or first is None:
         return Claim(given["start"], end) if given["start"] < end else None
@@ -102,16 +102,16 @@ def claim(query: Query, watermark: str | None, first: str | None, overlap: timed
     return Claim(_bound(given, max(reached - overlap, read_moment(first))), end)
 
 
-def finalise_open(query: Query) -> dict[str, Any]:
+def resolve_open(query: Query) -> dict[str, Any]:
     """Return a query in its final form, whose range may be within one bar and so be empty, but not reversed.
 
     :raises OpenmarketsQueryError: it is malformed, or has no range.
     """
     if "start" not in query or "end" not in query:
         raise OpenmarketsQueryError(f"{endpoint_of(query)}: incremental needs a query with a range (start and end).")
-    given = dict(finalise({**query, "end": FAR}))
+    given = dict(resolve({**query, "end": FAR}))
     end = aligned(given["endpoint"], given, CHECKS["end"](given["endpoint"], "end", to_text(query["end"]), bool))
-    return given | {"end": end} if end == given["start"] else finalise(query)
+    return given | {"end": end} if end == given["start"] else resolve(query)
 
 
 def claim_again(query: Query, data: Mapping[str, str], watermark: str | None, first: str | None) -> Claim | None:
@@ -122,7 +122,7 @@ def claim_again(query: Query, data: Mapping[str, str], watermark: str | None, fi
     """
     if watermark is None:
         return None
-    given = finalise_open(query)
+    given = resolve_open(query)
     kept = Claim(*(_bound(given, read_moment(data[bound])) for bound in ("start", "end")))
     return kept if extended(first, watermark, kept) else None
 
@@ -148,7 +148,7 @@ def extended(first: str | None, watermark: str | None, landed: Claim) -> tuple[s
 
 def fingerprint(query: Query) -> str:
     """Return a short text that two queries share when they differ in nothing but their range and the order of codes."""
-    given = {name: value for name, value in finalise_open(query).items() if name not in ("start", "end")}
+    given = {name: value for name, value in resolve_open(query).items() if name not in ("start", "end")}
     plain = {name: sorted(value) if isinstance(value, list) else value for name, value in given.items()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

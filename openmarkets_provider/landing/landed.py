@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.planning import Query, window
-from openmarkets_provider.client.ranges import to_text
+from openmarkets_provider.query.exchange_time import to_text
+from openmarkets_provider.query.plan import Query, window
 
 
 class Landed(NamedTuple):

@@ -14,9 +14,9 @@ from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openmarkets_provider.client.planning import Query, endpoint_of
-from openmarkets_provider.client.schemas import SCHEMAS, Kind, Row
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+from openmarkets_provider.query.plan import Query, endpoint_of
+from openmarkets_provider.query.schema import SCHEMAS, Kind, Row
 
 if TYPE_CHECKING:
     import msgspec

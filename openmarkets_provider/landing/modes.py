@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import Query, finalise, subject_of, window
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.landing.layout import Layout, layout_of
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.plan import Query, resolve, subject_of, window
 
 APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
 STAGE = "openmarkets_load"
@@ -69,7 +69,7 @@ def rows_covered(query: Query, layout: Layout) -> Covered:
 
     :param query: with a range, and its securities or accounts named.
     """
-    given, time = finalise(query), str(layout.time)
+    given, time = resolve(query), str(layout.time)
     bounds: Any = window(query)
     if subject_of(query) == "accounts":
         # What else comes along, since accounts share it, is not all that there is of those others.

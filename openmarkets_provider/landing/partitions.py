@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.ranges import exchange_date, to_text, to_utc
-from openmarkets_provider.client.schemas import Row
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.query.exchange_time import exchange_date, to_text, to_utc
+from openmarkets_provider.query.schema import Row
 
 Moment = Any
 """A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue
-from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import check, check_reads_only
 from openmarkets_provider.conditions import check_condition, evaluate
-from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_held, without_frames
+from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_on_hold, without_frames
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.plan import check, check_reads_only
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         except OpenmarketsError as error:
             if not error.transient:
                 raise self._permanent(error) from without_frames(error)
-            if not self.silent_fail and not is_held(error):
+            if not self.silent_fail and not is_on_hold(error):
                 self._count_failure(context, error)
             self.log.warning("%s Polling again.", error)
             self._left_alone = error.retry_after or 0.0

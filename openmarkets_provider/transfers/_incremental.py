@@ -7,9 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.ranges import to_text
-from openmarkets_provider.client.schemas import SCHEMAS
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.landing.incremental import (
     Claim,
@@ -21,6 +18,9 @@ from openmarkets_provider.landing.incremental import (
     fingerprint,
     limited_to,
 )
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.exchange_time import to_text
+from openmarkets_provider.query.schema import SCHEMAS
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import Asset
-from openmarkets_provider._query_operator import QueryOperator
-from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import check_reads_only
+from openmarkets_provider.operators.base import QueryOperator
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.plan import check_reads_only
 from openmarkets_provider.transfers._incremental import check, incrementally
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Transfer(QueryOperator):
 
 def _source_of(hook: OpenmarketsHook, query: Query) -> tuple[str, str]:
     """Return the URL of the API and the path that the rows come from."""
-    from openmarkets_provider.client.endpoints import ENDPOINTS
+    from openmarkets_provider.query.endpoints import ENDPOINTS
 
     if query["endpoint"] == "request":
         return hook.client.settings.api_url(query["api"]), query["path"].lstrip("/")

@@ -7,17 +7,17 @@ from contextlib import ExitStack, closing, suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openmarkets_provider.client.arguments import aligned, is_literal
-from openmarkets_provider.client.planning import finalise, window
-from openmarkets_provider.client.ranges import read_moment
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.landing.destinations import LOCAL, STORES, Place, is_path, read_place, shown, static_url
-from openmarkets_provider.landing.files import FileFormat, file_format
+from openmarkets_provider.landing.folders import Folder, LocalFolder, PartitionSpool, RemoteFolder
+from openmarkets_provider.landing.formats import FileFormat, file_format
 from openmarkets_provider.landing.incremental import limited_to
 from openmarkets_provider.landing.landed import Landed, range_of
 from openmarkets_provider.landing.layout import Layout, layout_of
 from openmarkets_provider.landing.partitions import PARTITIONS, Partition, Sorter, covered, widened
-from openmarkets_provider.landing.storage import Folder, LocalFolder, PartitionSpool, RemoteFolder
+from openmarkets_provider.query.arguments import aligned, is_literal
+from openmarkets_provider.query.exchange_time import read_moment
+from openmarkets_provider.query.plan import resolve, window
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
 
     def range_to_pull(self, query: Query, claimed: Claim, watermark: str | None) -> tuple[Any, Any]:
         """Return the range that begins with a partition, and ends with one or where the destination is loaded then."""
-        given = finalise(query)
+        given = resolve(query)
         reached = None if watermark is None else aligned(given["endpoint"], given, read_moment(watermark))
         return widened(str(self.partition), claimed.start, claimed.end, reached)
 

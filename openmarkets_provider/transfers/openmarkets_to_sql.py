@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from openmarkets_provider._airflow import Asset
-from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import Query
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.landing.landed import Landed, range_of
 from openmarkets_provider.landing.layout import layout_of
 from openmarkets_provider.landing.modes import REPLACE_RANGE, STAGE, UPSERT, check_mode, rows_covered
 from openmarkets_provider.landing.spool import Spool
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.plan import Query
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.sql import Loader
+    from openmarkets_provider.landing.table_load import Loader
 
 _TABLE = re.compile(r"""(?:[^.\s"'`\[\]]+\.)?[^.\s"'`\[\]]+""")
 
@@ -108,7 +108,7 @@ class OpenmarketsToSqlOperator(Transfer):
         _check_conn_id(self.conn_id)
         layout = layout_of(query)
         database = _hook_of(self.conn_id)
-        from openmarkets_provider.landing.sql import Loader
+        from openmarkets_provider.landing.table_load import Loader
 
         with _engine_of(database) as engine:
             loader = Loader(
@@ -133,7 +133,7 @@ class OpenmarketsToSqlOperator(Transfer):
 
     def is_there(self) -> bool:
         """Tell whether the table exists and has a row."""
-        from openmarkets_provider.landing.sql import Loader
+        from openmarkets_provider.landing.table_load import Loader
 
         _check_table(self.table)
         _check_conn_id(self.conn_id)
@@ -181,8 +181,8 @@ def _named(hook: OpenmarketsHook, query: Query) -> Query:
     """Return the query with its securities or accounts named: what they are must be known, to know what is replaced."""
     from datetime import UTC, datetime
 
-    from openmarkets_provider.client.expansion import expand, needed
-    from openmarkets_provider.client.ranges import exchange_date
+    from openmarkets_provider.query.exchange_time import exchange_date
+    from openmarkets_provider.query.expand import expand, needed
 
     before = needed(query)
     return query if before is None else expand(query, hook.run(before), exchange_date(datetime.now(UTC)))

@@ -17,18 +17,18 @@ except ImportError as error:
         "an OpenmarketsSensor in a scheduled DAG"
     ) from error
 
-from openmarkets_provider.client.arguments import is_literal
-from openmarkets_provider.client.planning import check, check_reads_only
 from openmarkets_provider.conditions import check_condition
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.triggers._memory import Memory, canonical, state_key
-from openmarkets_provider.triggers._news import find_news, named
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.plan import check, check_reads_only
+from openmarkets_provider.triggers._new_items import find_news, named
+from openmarkets_provider.triggers._seen_keys import Memory, canonical, state_key
 
 if TYPE_CHECKING:
     from airflow.triggers.shared_stream import SharedStreamProducer
 
     from openmarkets_provider.queries import Query
-    from openmarkets_provider.triggers._polls import Reading
+    from openmarkets_provider.triggers._shared_polls import Reading
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +267,7 @@ class _RefusedError(OpenmarketsQueryError, TypeError):
 
 async def _shared_readings(conn_id: str, query: Query, interval: float) -> AsyncGenerator[_SharedReading, None]:
     """Poll for ever, and tell what fails."""
-    from openmarkets_provider.triggers._polls import readings
+    from openmarkets_provider.triggers._shared_polls import readings
 
     name = _name(conn_id, query)
     failures = 0

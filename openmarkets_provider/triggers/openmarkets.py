@@ -8,9 +8,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from openmarkets_provider.exceptions import OpenmarketsError, is_held
+from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold
 from openmarkets_provider.queries import Query
-from openmarkets_provider.triggers._polls import readings
+from openmarkets_provider.triggers._shared_polls import readings
 from openmarkets_provider.xcom import ensure_fits_xcom
 
 
@@ -75,7 +75,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
                     failures = 0
                     self.log.info("The condition is not met yet; polling again in %.0f s.", reading.next_in)
                 except OpenmarketsError as error:
-                    if is_held(error):
+                    if is_on_hold(error):
                         self.log.info("%s Polling again in %.0f s.", error, reading.next_in)
                         continue
                     failures += 1

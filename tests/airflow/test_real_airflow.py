@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.serde import deserialize
 
-from openmarkets_provider.client.file_store import FileStore
-from openmarkets_provider.client.schemas import SCHEMAS, Kind
-from openmarkets_provider.client.sealing import RecordCipher, record_key
+from openmarkets_provider.client.auth.token import Record
+from openmarkets_provider.client.cache.crypto import RecordCipher, record_key
+from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.client.tokens import Record
+from openmarkets_provider.query.schema import SCHEMAS, Kind
 from tests.support.airflow import DagRun, RealAirflow
 from tests.support.sandbox_process import SandboxProcess
 from tests.support.statsd import StatsdServer

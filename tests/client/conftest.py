@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import pytest
 
+from openmarkets_provider.client.cache.fallback import FallbackStore
+from openmarkets_provider.client.cache.file import FileStore
+from openmarkets_provider.client.cache.redis import RedisStore, redis_options
+from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.client import OpenmarketsClient
-from openmarkets_provider.client.fallback_store import FallbackStore
-from openmarkets_provider.client.file_store import FileStore
-from openmarkets_provider.client.redis_store import RedisStore, redis_options
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.client.stores import Store
 from openmarkets_provider.queries import Query
 from openmarkets_provider.sandbox.server import Client, SandboxServer
 from tests.support import hostile

@@ -42,8 +42,8 @@ from openmarkets_provider.exceptions import (
     from_dict,
 )
 from openmarkets_provider.sandbox.server import SandboxServer
+from tests.client.auth.test_bearer import NEEDS_A_USER, NEW_ORDER
 from tests.client.conftest import USER_AGENT, MakeClient, RecordingMasker, Runner, texts_of, token_reply
-from tests.client.test_auth import NEEDS_A_USER, NEW_ORDER
 from tests.support import hostile
 from tests.support.hostile import HostileServer
 
@@ -627,7 +627,7 @@ class TestLife:
             from pathlib import Path
             from openmarkets_provider import queries
             from openmarkets_provider.client.client import OpenmarketsClient
-            from openmarkets_provider.client.file_store import FileStore
+            from openmarkets_provider.client.cache.file import FileStore
             from openmarkets_provider.client.settings import Settings
             from tests.client.conftest import RecordingMasker
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from openmarkets_provider.client.replies import MAX_RETRY_AFTER
+from openmarkets_provider.client.http.replies import MAX_RETRY_AFTER
 from openmarkets_provider.exceptions import OpenmarketsError, from_dict
 
 STEPS, STEPS_A_BYTE = 60_000, 40

@@ -10,12 +10,11 @@ import msgspec
 import pytest
 
 from openmarkets_provider import queries
+from openmarkets_provider.client.auth.token import Record
+from openmarkets_provider.client.cache.redis import redis_options
 from openmarkets_provider.client.client import OpenmarketsClient
-from openmarkets_provider.client.planning import check, plan
-from openmarkets_provider.client.redis_store import redis_options
+from openmarkets_provider.client.ratelimit.hold import Hold
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.client.throttle import Hold
-from openmarkets_provider.client.tokens import Record
 from openmarkets_provider.conditions import evaluate
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
@@ -24,6 +23,7 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.hooks.openmarkets import settings_of
 from openmarkets_provider.landing.incremental import check_claim, check_state, claim
+from openmarkets_provider.query.plan import check, plan
 from tests.client.conftest import token_reply
 from tests.fuzz.bounds import bounded
 from tests.fuzz.strategies import nested

@@ -9,15 +9,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openmarkets_provider.client.cache.redis import redis_options
 from openmarkets_provider.client.client import _request
-from openmarkets_provider.client.planning import check, plan, window
-from openmarkets_provider.client.redis_store import redis_options
+from openmarkets_provider.client.http.clients import sync_client
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.client.transport import sync_client
 from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
 from openmarkets_provider.hooks.openmarkets import settings_of
+from openmarkets_provider.query.plan import check, plan, window
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import changed, literals, python_values, scalars, texts, values, write
 from tests.fuzz.test_replies import QUERIES

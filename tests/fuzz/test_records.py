@@ -11,14 +11,14 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmarkets_provider.client.file_store import FileStore
-from openmarkets_provider.client.sealing import RecordCipher
-from openmarkets_provider.client.stores import MAX_BYTES
-from openmarkets_provider.client.throttle import MAX_HOLD, Hold
-from openmarkets_provider.client.tokens import Failure, Instant, Record, Step, Token, decide, now
+from openmarkets_provider.client.auth.token import Failure, Instant, Record, Step, Token, decide, now
+from openmarkets_provider.client.cache.crypto import RecordCipher
+from openmarkets_provider.client.cache.file import FileStore
+from openmarkets_provider.client.cache.store import MAX_BYTES
+from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, Hold
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsServerError, from_dict
 from openmarkets_provider.landing.incremental import check_claim, check_state, claim, claim_again
-from openmarkets_provider.triggers._memory import Memory, canonical, digest
+from openmarkets_provider.triggers._seen_keys import Memory, canonical, digest
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import changed, nested, python_values, scalars, texts, values
 from tests.fuzz.test_queries import size_of

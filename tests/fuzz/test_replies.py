@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider.client.client import OpenmarketsClient, _request
-from openmarkets_provider.client.flows import Flow, drive
-from openmarkets_provider.client.planning import ApiCall, Query
-from openmarkets_provider.client.replies import MAX_RETRY_AFTER, read_reply, read_token_reply, retry_after
-from openmarkets_provider.client.retry import MAX_WAIT, pause
-from openmarkets_provider.client.runs import Run
+from openmarkets_provider.client.drivers import Flow, drive
+from openmarkets_provider.client.exchange import MAX_WAIT, pause
+from openmarkets_provider.client.http.replies import MAX_RETRY_AFTER, read_reply, read_token_reply, retry_after
+from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.conditions import Conditions
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.query.plan import ApiCall, Query
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import bodies, headers, http_statuses, retry_afters

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider.client.client import OpenmarketsClient, _send_once
-from openmarkets_provider.client.flows import drive
-from openmarkets_provider.client.meters import NO_METER
-from openmarkets_provider.client.planning import ApiCall
+from openmarkets_provider.client.drivers import drive
+from openmarkets_provider.client.metrics import NO_METRICS
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.query.plan import ApiCall
 from tests.client.conftest import token_reply
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import bodies, bomb, http_statuses, retry_afters, texts
@@ -156,7 +156,7 @@ def test_replies_of_an_api(reply):
     there = wire()
     there.token, there.reply = token_reply("t0ken"), reply
     client = there.client
-    attempt = _send_once(CALL, client.settings.oms_url, client._throttle, NO_METER)
+    attempt = _send_once(CALL, client.settings.oms_url, client._throttle, NO_METRICS)
     with bounded(len(reply) + (3 << 19 if BOMB in reply else 200_000)):
         try:
             drive(attempt, client._perform)

@@ -23,7 +23,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
 )
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
-from openmarkets_provider.hooks._stores import cache_dir
+from openmarkets_provider.hooks._token_cache import cache_dir
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
 from tests.support.versions import secrets_masker
 

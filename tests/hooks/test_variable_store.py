@@ -29,9 +29,9 @@ from airflow.sdk.execution_time.comms import (
     _ResponseFrame,
 )
 
-from openmarkets_provider.client.file_store import FileStore
+from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.hooks import _variable_store
-from openmarkets_provider.hooks._stores import stores_of
+from openmarkets_provider.hooks._token_cache import stores_of
 from openmarkets_provider.hooks._variable_store import PREFIX, SWEEP_AFTER, VariableStore
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
@@ -331,7 +331,7 @@ class TestTokens:
         monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(made))
 
         def new_host(name: str) -> OpenmarketsHook:
-            from openmarkets_provider.client import token_source
+            from openmarkets_provider.client.auth import provider as token_source
 
             token_source._slots.clear()
             token_source._warned.clear()

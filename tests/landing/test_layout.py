@@ -7,9 +7,9 @@ from decimal import Decimal
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.client.schemas import SCHEMAS
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.landing.layout import OTHER_FIELDS, RECORD, Storage, layout_of
+from openmarkets_provider.query.schema import SCHEMAS
 from tests.support.queries import of_every_kind
 
 EVERY = of_every_kind("2026-03-02", "2026-03-03")

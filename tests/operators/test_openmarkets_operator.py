@@ -18,12 +18,12 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from openmarkets_provider import queries
-from openmarkets_provider._query_operator import MAX_DEFERRALS, MAX_HELD_DEFERRALS
 from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
     OpenmarketsRateLimited,
     OpenmarketsServerError,
 )
+from openmarkets_provider.operators.base import MAX_DEFERRALS, MAX_HELD_DEFERRALS
 from openmarkets_provider.operators.openmarkets import OpenmarketsOperator
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.support.holds import end_holds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from openmarkets_provider.client import throttle
+from openmarkets_provider.client.ratelimit import hold as throttle
 
 
 def end_holds() -> None:

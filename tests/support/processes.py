@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import tests.support.versions  # noqa: F401 (it quietens httpx, whose lines would fill files that are kept small)
-from openmarkets_provider.client import throttle, token_source
+from openmarkets_provider.client.auth import provider as token_source
+from openmarkets_provider.client.ratelimit import hold as throttle
 from tests.support.databases import POSTGRES_DRIVERS
 
 FORK = multiprocessing.get_context("fork")
@@ -24,7 +25,7 @@ FORK_SERVER.set_forkserver_preload(
         "airflow.providers.postgres.hooks.postgres",
         "openmarkets_provider.client.client",
         "openmarkets_provider.hooks.openmarkets",
-        "openmarkets_provider.landing.sql",
+        "openmarkets_provider.landing.table_load",
         "openmarkets_provider.transfers.openmarkets_to_object_storage",
         "openmarkets_provider.transfers.openmarkets_to_sql",
         "pyarrow.parquet",

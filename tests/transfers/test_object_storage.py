@@ -28,7 +28,7 @@ from airflow.providers.common.compat.sdk import (
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, OpenmarketsServerError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.landing.files import FORMATS
+from openmarkets_provider.landing.formats import FORMATS
 from openmarkets_provider.landing.incremental import Claim
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import OutletEvents
@@ -218,7 +218,7 @@ class TestPartitions:
 
     def test_what_waits_for_its_partition_need_not_fit_into_memory(self, openmarkets_sandbox, here, monkeypatch):
         land(here / "a", partition="day", format="csv")
-        monkeypatch.setattr("openmarkets_provider.landing.storage.MAX_SPOOLED_ROWS", 2)
+        monkeypatch.setattr("openmarkets_provider.landing.folders.MAX_SPOOLED_ROWS", 2)
         land(here / "b", partition="day", format="csv")
         assert files(here / "a") == files(here / "b")
         assert [(here / "a" / name).read_bytes() for name in files(here / "a")] == [

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.landing import storage
+from openmarkets_provider.landing import folders as storage
 from openmarkets_provider.sandbox.securities import SECURITIES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import context

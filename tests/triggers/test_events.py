@@ -20,9 +20,9 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.triggers._memory import digest
-from openmarkets_provider.triggers._polls import Reading
-from openmarkets_provider.triggers._together import Outcome
+from openmarkets_provider.triggers._quote_batching import Outcome
+from openmarkets_provider.triggers._seen_keys import digest
+from openmarkets_provider.triggers._shared_polls import Reading
 from openmarkets_provider.triggers.events import OpenmarketsEventTrigger
 from tests.support.triggerer import StateStores, Triggerer
 

@@ -11,7 +11,8 @@ import pytest
 @pytest.fixture(autouse=True, scope="module")
 def fresh_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let a page know nothing of the tokens of another one."""
-    from openmarkets_provider.client import throttle, token_source
+    from openmarkets_provider.client.auth import provider as token_source
+    from openmarkets_provider.client.ratelimit import hold as throttle
 
     throttle._known.clear()
     token_source._slots.clear()

@@ -1,0 +1,1 @@
+"""Access tokens: their life, who gets one, the token request."""

@@ -1,0 +1,1 @@
+"""Where processes share small records."""

@@ -1,0 +1,227 @@
+"""The store that all hosts of a fleet share: Redis, with locks that expire and can't be overrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from openmarkets_provider.client.cache.store import MAX_BYTES
+from openmarkets_provider.query.arguments import brief
+
+if TYPE_CHECKING:
+    import redis
+    from redis.lock import Lock
+
+TIMEOUT = 1.0
+"""Seconds that a connection, and that an answer may take: the file store is there for a Redis that is slower."""
+LEASE = 5.0
+"""Seconds for which a lock stays taken when its holder is gone."""
+HEARTBEAT = 1.0
+"""Seconds between the times at which a holder renews its lease."""
+LOCK_POLL = 0.05
+KEPT_LONGER = 60.0
+"""Seconds that a record stays past its use: the clocks of hosts differ."""
+DEFAULT_PORT = 6379
+
+_FLAGS = ("ssl", "ssl_check_hostname")
+_TEXTS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_keyfile", "ssl_certfile")
+_CERT_REQS = ("required", "optional", "none")
+_DIGITS = 9
+"""Of the number of a database, at most."""
+
+# A lock that is gone though nobody took it (Redis started anew) stops nobody from saving where nothing is.
+_SAVE_LEASED = """
+local owner = redis.call('get', KEYS[2])
+if owner == ARGV[3] or (not owner and redis.call('exists', KEYS[1]) == 0) then
+    redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+"""
+
+_clients: dict[str, redis.Redis] = {}
+# A child's connections would be its parent's.
+os.register_at_fork(after_in_child=_clients.clear)
+
+
+def redis_options(
+    *, host: str | None, port: int | None, login: str | None, password: str | None, extra: Any
+) -> dict[str, Any]:
+    """Turn the fields of an Airflow connection to Redis into arguments of ``redis.Redis``.
+
+    They mean what they mean to Airflow's own hook for Redis, which ignores what it doesn't know in Extra, too.
+
+    :param extra: the decoded Extra: ``db``, ``ssl``, ``ssl_cert_reqs``, ``ssl_ca_certs``, ``ssl_keyfile``,
+        ``ssl_certfile``, ``ssl_check_hostname``.
+    :raises ValueError: a field is missing or not allowed; the text names it.
+    """
+    if not isinstance(extra, Mapping):
+        raise ValueError('Extra is not a JSON object; write {"db": 0}.')
+    if not host:
+        raise ValueError("host is empty; give the name or address of the Redis server.")
+    if set("/@") & set(host):
+        # Not shown: what looks like a URL may hold a password.
+        raise ValueError("host is not the name or address of a server; leave out redis:// and everything like it.")
+    given = {name: value for name, value in extra.items() if value is not None and value != ""}
+    if _flag("cluster", given.get("cluster", False)):
+        raise ValueError("cluster: a Redis in cluster mode can't be used; give a single server, or one with replicas.")
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port or DEFAULT_PORT,
+        "db": _database(given.get("db", 0)),
+        "username": login or None,
+        "password": None if str(password).lower() in ("none", "false", "") else password,
+    }
+    options |= {name: _flag(name, given[name]) for name in _FLAGS if name in given}
+    options |= {name: _text(name, given[name]) for name in _TEXTS if name in given}
+    if options.get("ssl"):
+        # Not the default of redis-py before 6.
+        options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
+    if options.get("ssl_cert_reqs", _CERT_REQS[0]) not in _CERT_REQS:
+        asked = brief(options["ssl_cert_reqs"])
+        raise ValueError(f"ssl_cert_reqs: {asked} is not allowed; choose {', '.join(_CERT_REQS)}.")
+    return options
+
+
+def _database(value: Any) -> int:
+    # A connection from a URI gives texts.
+    short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _DIGITS
+    number = int(value) if short else value
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**_DIGITS:
+        raise ValueError(f"db: {brief(value)} is not the number of a database.")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    # Likewise.
+    flag = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(flag, bool):
+        raise ValueError(f"{name}: {brief(value)} is neither true nor false.")
+    return flag
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: {brief(value)} is not a text.")
+    return value
+
+
+class RedisStore:
+    """Records in a Redis, each sealed, under names that tell nothing, and gone soon after their end.
+
+    A lock is a key with an owner and an expiry, which its holder keeps putting off. What a holder saves after it has
+    lost the lock, because it was stopped for longer than that, is dropped.
+
+    :param options: what :func:`redis_options` made.
+    """
+
+    name = "redis"
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = dict(options)
+
+    def load(self, key: str) -> bytes | None:
+        """Read a record; None when there is none, or something that can't be one."""
+        from redis.exceptions import ResponseError
+
+        with self._errors():
+            try:
+                # Of what is longer, and so not ours, only as much is read.
+                data: Any = self._client().getrange(_record(key), 0, MAX_BYTES - 1)
+            except ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                return None
+        # Redis takes what is missing for empty.
+        return bytes(data) or None
+
+    def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
+        """Replace a record, unless the lock is lost by now; where there is no record, unless somebody else has it."""
+        milliseconds = max(1, int((seconds + KEPT_LONGER) * 1000))
+        with self._errors():
+            if lease is None:
+                self._client().set(_record(key), data, px=milliseconds)
+            else:
+                self._client().eval(_SAVE_LEASED, 2, _record(key), _lock(key), data, milliseconds, lease)
+
+    @contextmanager
+    def lock(self, key: str, timeout: float) -> Iterator[str | None]:
+        """Hold the key's lock; while it is held, a thread keeps it from expiring."""
+        owner = os.urandom(16).hex()
+        with self._errors():
+            lock = self._client().lock(_lock(key), timeout=LEASE, sleep=LOCK_POLL, thread_local=False)
+            held = lock.acquire(blocking_timeout=timeout, token=owner)
+        if not held:
+            yield None
+            return
+        process = os.getpid()
+        released = threading.Event()
+        threading.Thread(target=_keep, args=(lock, released), name="openmarkets-lease", daemon=True).start()
+        try:
+            yield owner
+        finally:
+            released.set()
+            # A child forked meanwhile must leave it to its parent. A lock that can't be released expires.
+            if os.getpid() == process:
+                with suppress(OSError), self._errors():
+                    lock.release()
+
+    def _client(self) -> redis.Redis:
+        """Return the client that all stores of this process with the same options share."""
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        name = json.dumps(self._options, sort_keys=True)
+        if name not in _clients:
+            # Version 3 of the protocol keeps redis-py from noticing connections that the server has closed.
+            client = redis.Redis(
+                **self._options,
+                protocol=2,
+                socket_timeout=TIMEOUT,
+                socket_connect_timeout=TIMEOUT,
+                retry=Retry(NoBackoff(), 0),
+            )
+            return _clients.setdefault(name, client)
+        return _clients[name]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Make an OSError of whatever Redis, or the way to it, failed with."""
+        from redis.exceptions import RedisError
+
+        try:
+            yield
+        # The last: a host that no name server could be asked for.
+        except (RedisError, OSError, UnicodeError) as error:
+            # A server may repeat what it did not understand, and cut it.
+            text = re.split(r",\s*with\s+args", str(error), maxsplit=1)[0] or type(error).__name__
+            if password := self._options.get("password"):
+                text = text.replace(password, "***")
+            raise OSError(f"{self._options['host']}:{self._options['port']}: {text}") from None
+
+
+def _keep(lock: Lock, released: threading.Event) -> None:
+    """Put the end of a lock off until it is released or lost."""
+    from redis.exceptions import LockError, RedisError
+
+    while not released.wait(HEARTBEAT):
+        try:
+            lock.reacquire()
+        except LockError:
+            return
+        except (RedisError, OSError):
+            # It may answer the next time, before the lock ends.
+            continue
+
+
+def _record(key: str) -> str:
+    # In braces, so that a script may use both of a key wherever Redis is in parts.
+    return f"openmarkets:{{{key}}}:record"
+
+
+def _lock(key: str) -> str:
+    return f"openmarkets:{{{key}}}:lock"

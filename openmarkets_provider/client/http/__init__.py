@@ -1,0 +1,1 @@
+"""HTTP: clients, deadlines, bounds, replies."""

@@ -1,0 +1,1 @@
+"""What a 429 means for everyone, and the pace of one run."""

@@ -1,0 +1,1 @@
+"""What a site or a DAG author runs in tests of its own."""

@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import logging
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from openmarkets_provider.client.auth import provider as token_source
+from openmarkets_provider.client.auth.provider import TokenSource
+from openmarkets_provider.client.auth.token import Instant, Record, Token, now
+from openmarkets_provider.client.cache.crypto import RecordCipher
+from openmarkets_provider.client.cache.file import FileStore
+from openmarkets_provider.client.cache.store import Store
+from openmarkets_provider.exceptions import (
+    OpenmarketsConfigurationError,
+    OpenmarketsError,
+    OpenmarketsInvalidClient,
+    OpenmarketsRateLimited,
+    OpenmarketsServerError,
+)
+
+SCOPE = "market-data-api"
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.moved = 0.0
+
+    def __call__(self) -> Instant:
+        return Instant(1e9 + self.moved, 100 + self.moved, "boot")
+
+
+class Identity:
+    """Hands out t1, t2, ...; fails, or waits for the gate, where told."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.lifetime = 3600.0
+        self.failure: OpenmarketsError | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self, scope: str) -> tuple[str, float]:
+        with self._lock:
+            self.asked += 1
+            number = self.asked
+        self.entered.set()
+        assert self.gate.wait(20)
+        if self.failure is not None:
+            raise self.failure
+        return f"t{number}", self.lifetime
+
+
+class Masker:
+    def __init__(self) -> None:
+        self.masked: list[tuple[str, str]] = []
+
+    def mask(self, value: str) -> None:
+        self.masked.append(("sync", value))
+
+    async def amask(self, value: str) -> None:
+        self.masked.append(("async", value))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def identity() -> Identity:
+    return Identity()
+
+
+@pytest.fixture
+def masker() -> Masker:
+    return Masker()
+
+
+class Counted(Counter[str]):
+    """A metrics that remembers."""
+
+    def count(self, name: str, by: int = 1) -> None:
+        self[name] += by
+
+    def time(self, name: str, seconds: float) -> None:
+        self[name] += 1
+
+
+@pytest.fixture
+def metrics() -> Counted:
+    return Counted()
+
+
+@pytest.fixture
+def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker, metrics: Counted):
+    """Make sources that share a directory, as the processes of a host do: each has a memory of its own."""
+    made = iter(range(1000))
+
+    def source(*stores: Store, shared: bool = True, wait: float = 10) -> TokenSource:
+        process = next(made)
+        if shared and not stores:
+            stores = (_OneKey(FileStore(tmp_path / "cache")),)
+        return TokenSource(
+            key=lambda scope: f"{scope}-{process}",
+            fetch=identity,
+            stores=stores,
+            cipher=_OneKeyCipher("secret"),
+            masker=masker,
+            wait=wait,
+            metrics=metrics,
+            clock=clock,
+        )
+
+    return source
+
+
+class _OneKey:
+    """Lets sources with different keys, and so different memories, meet in one file."""
+
+    name = "file"
+
+    def __init__(self, store: FileStore) -> None:
+        self.store = store
+
+    def load(self, key: str) -> bytes | None:
+        return self.store.load("shared")
+
+    def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
+        self.store.save("shared", data, seconds, lease)
+
+    def lock(self, key: str, timeout: float):
+        return self.store.lock("shared", timeout)
+
+
+class _OneKeyCipher(RecordCipher):
+    def seal(self, key: str, record: Record) -> bytes:
+        return super().seal("shared", record)
+
+    def open(self, key: str, data: bytes, kind: type) -> Record | None:
+        return super().open("shared", data, kind)
+
+
+def test_a_token_is_asked_for_once_and_then_comes_from_memory_and_from_the_store(make, identity):
+    first, second = make(), make()
+    assert [first.get(SCOPE).value, first.get(SCOPE).value, second.get(SCOPE).value] == ["t1", "t1", "t1"]
+    assert identity.asked == 1
+
+
+def test_every_token_is_masked_before_it_is_handed_out(make, masker):
+    make().get(SCOPE)
+    make().renew(SCOPE)
+    asyncio.run(make().aget(SCOPE))
+    assert masker.masked == [("sync", "t1"), ("sync", "t2"), ("async", "t2")]
+
+
+def test_without_a_store_a_token_stays_in_the_memory_of_the_process(make, identity):
+    first, second = make(shared=False), make(shared=False)
+    assert [first.get(SCOPE).value, first.get(SCOPE).value, second.get(SCOPE).value] == ["t1", "t1", "t2"]
+
+
+def test_threads_that_start_at_once_make_one_request(make, identity):
+    source = make()
+    with ThreadPoolExecutor(32) as pool:
+        assert {token.value for token in pool.map(lambda _: source.get(SCOPE), range(200))} == {"t1"}
+    assert identity.asked == 1
+
+
+def test_a_token_near_its_end_is_renewed_by_one_while_the_others_go_on_with_the_old(make, identity, clock):
+    sources = [make() for _ in range(6)]
+    for source in sources:
+        assert source.get(SCOPE).value == "t1"
+    clock.moved = 3400
+    identity.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        identity.entered.clear()
+        renewing = pool.submit(sources[0].get, SCOPE)
+        assert identity.entered.wait(10)
+        assert {source.get(SCOPE).value for source in sources[1:]} == {"t1"}
+        assert sources[0].get(SCOPE).value == "t1"
+        identity.gate.set()
+        assert renewing.result(10).value == "t2"
+    assert {source.get(SCOPE).value for source in sources} == {"t2"}
+    assert identity.asked == 2
+
+
+def test_a_renewal_that_fails_keeps_the_old_token_and_is_tried_again_later(make, identity, clock, caplog):
+    source = make()
+    source.get(SCOPE)
+    clock.moved = 3400
+    identity.failure = OpenmarketsServerError("down", status=503)
+    assert [source.get(SCOPE).value for _ in range(5)] == ["t1"] * 5
+    assert identity.asked == 2
+    assert "could not be renewed" in caplog.text
+    clock.moved = 3403
+    identity.failure = None
+    assert source.get(SCOPE).value == "t3"
+
+
+def test_a_dead_token_is_replaced(make, identity, clock):
+    source = make()
+    source.get(SCOPE)
+    clock.moved = 3600
+    assert source.get(SCOPE).value == "t2"
+
+
+def test_a_failure_is_asked_for_once_and_told_to_everyone(make, identity):
+    identity.failure = OpenmarketsInvalidClient("no", status=401, error="invalid_client")
+    for _ in range(10):
+        with pytest.raises(OpenmarketsInvalidClient, match="no"):
+            make().get(SCOPE)
+    assert identity.asked == 1
+
+
+def test_after_its_time_a_failure_is_asked_for_again(make, identity, clock):
+    identity.failure = OpenmarketsServerError("down", status=503)
+    source = make()
+    with pytest.raises(OpenmarketsServerError):
+        source.get(SCOPE)
+    identity.failure = None
+    clock.moved = 2.1
+    assert source.get(SCOPE).value == "t2"
+
+
+def test_what_is_no_error_of_ours_is_not_remembered_and_frees_the_locks(make, identity):
+    source = make()
+    identity.failure = KeyboardInterrupt()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        source.get(SCOPE)
+    identity.failure = None
+    assert source.get(SCOPE).value == "t2"
+
+
+def test_a_refused_token_is_replaced_once_for_all_who_were_refused(make, identity):
+    sources = [make() for _ in range(8)]
+    refused = [source.get(SCOPE) for source in sources]
+    with ThreadPoolExecutor(8) as pool:
+        fresh = list(pool.map(lambda pair: pair[0].get(SCOPE, rejected=pair[1]), zip(sources, refused, strict=True)))
+    assert {token.value for token in fresh} == {"t2"}
+    assert identity.asked == 2
+
+
+def test_a_replacement_that_is_refused_too_costs_no_further_request_for_a_while(make, identity, clock):
+    one, other = make(), make()
+    first = one.get(SCOPE)
+    second = one.get(SCOPE, rejected=first)
+    assert one.get(SCOPE, rejected=second) == second
+    assert other.get(SCOPE, rejected=second) == second
+    assert identity.asked == 2
+    clock.moved = 31
+    assert other.get(SCOPE, rejected=second).value == "t3"
+
+
+def test_renew_asks_whatever_is_known_and_shares_what_came(make, identity):
+    source, other = make(), make()
+    identity.failure = OpenmarketsInvalidClient("no", status=401)
+    with pytest.raises(OpenmarketsInvalidClient):
+        source.renew(SCOPE)
+    identity.failure = None
+    assert source.renew(SCOPE).value == "t2"
+    assert other.get(SCOPE).value == "t2"
+
+
+def test_a_failed_renewal_by_hand_takes_nobodys_token_away(make, identity):
+    token = make().get(SCOPE)
+    identity.failure = OpenmarketsServerError("down", status=503)
+    with pytest.raises(OpenmarketsServerError):
+        make().renew(SCOPE)
+    assert make().get(SCOPE) == token
+    assert identity.asked == 2
+
+
+def test_a_rate_limit_of_the_identity_server_is_shared_with_the_time_that_is_left(make, identity, clock):
+    identity.failure = OpenmarketsRateLimited("slow", status=429, retry_after=100.0)
+    with pytest.raises(OpenmarketsRateLimited):
+        make().get(SCOPE)
+    clock.moved = 40
+    with pytest.raises(OpenmarketsRateLimited) as raised:
+        make().get(SCOPE)
+    assert raised.value.retry_after == pytest.approx(60)
+
+
+class BrokenStore:
+    """A store whose disk is full, read-only, or gone, at every call or at some."""
+
+    name = "broken"
+
+    def __init__(self, *broken: str) -> None:
+        self.broken = broken
+        self.data: bytes | None = None
+
+    def _fail(self, what: str) -> None:
+        if what in self.broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def load(self, key: str) -> bytes | None:
+        self._fail("load")
+        return self.data
+
+    def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
+        self._fail("save")
+        self.data = data
+
+    @contextmanager
+    def lock(self, key: str, timeout: float):
+        self._fail("lock")
+        yield "held"
+
+
+@pytest.mark.parametrize("broken", [["load", "save", "lock"], ["save"], ["lock"], ["load"]])
+def test_a_store_that_cannot_be_used_costs_one_warning_and_no_token(make, identity, caplog, broken):
+    source = make(BrokenStore(*broken))
+    assert [source.get(SCOPE).value for _ in range(3)] == ["t1"] * 3
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "No space left on device" in warnings[0].getMessage()
+
+
+def test_a_stale_record_that_cannot_be_overwritten_does_not_win_over_memory(make, identity, clock):
+    store = BrokenStore("save")
+    moment = clock()
+    store.data = _OneKeyCipher("secret").seal("", Record(moment, Token("old", SCOPE, moment, 3600)))
+    source = make(store)
+    assert source.get(SCOPE).value == "old"
+    clock.moved = 3600
+    assert [source.get(SCOPE).value for _ in range(3)] == ["t1"] * 3
+
+
+class HeldStore(BrokenStore):
+    @contextmanager
+    def lock(self, key: str, timeout: float):
+        yield None
+
+
+def test_a_lock_that_somebody_keeps_for_too_long_is_done_without(make, identity, caplog):
+    assert make(HeldStore()).get(SCOPE).value == "t1"
+    assert "going on without" in caplog.text
+
+
+def test_waiting_for_another_thread_has_an_end(make, identity):
+    source = make(wait=0.05)
+    identity.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(source.get, SCOPE)
+        assert identity.entered.wait(10)
+        identity.entered.clear()
+        second = pool.submit(source.get, SCOPE)
+        assert identity.entered.wait(10)
+        identity.gate.set()
+        assert {first.result(10).value, second.result(10).value} == {"t1", "t2"}
+
+
+async def test_coroutines_share_one_request_and_the_loop_goes_on(make, identity):
+    source = make()
+    identity.gate.clear()
+    waiting = [asyncio.create_task(source.aget(SCOPE)) for _ in range(500)]
+    # The loop is free while all of them wait: this very line of the test is the proof.
+    assert await asyncio.to_thread(identity.entered.wait, 10)
+    assert not any(task.done() for task in waiting)
+    identity.gate.set()
+    assert {token.value for token in await asyncio.gather(*waiting)} == {"t1"}
+    assert identity.asked == 1
+
+
+async def test_cancelling_one_waiter_leaves_the_others_waiting(make, identity):
+    source = make()
+    identity.gate.clear()
+    first, second = (asyncio.create_task(source.aget(SCOPE)) for _ in range(2))
+    assert await asyncio.to_thread(identity.entered.wait, 10)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    identity.gate.set()
+    assert (await second).value == "t1"
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_makes_no_noise(make, identity):
+    source = make()
+    identity.gate.clear()
+    identity.failure = OpenmarketsServerError("down")
+    task = asyncio.create_task(source.aget(SCOPE))
+    assert await asyncio.to_thread(identity.entered.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    identity.gate.set()
+    while any(pending for pending in source._pending.values()):
+        await asyncio.sleep(0.001)
+    gc.collect()
+
+
+async def test_async_errors_and_replacements_are_those_of_sync(make, identity):
+    source = make()
+    first = await source.aget(SCOPE)
+    assert await source.aget(SCOPE) == first
+    second = await source.aget(SCOPE, rejected=first)
+    assert second.value == "t2"
+    assert await source.aget(SCOPE, rejected=second) == second
+    identity.failure = OpenmarketsInvalidClient("no", status=401)
+    with pytest.raises(OpenmarketsInvalidClient):
+        await make(shared=False).aget(SCOPE)
+
+
+def test_a_source_serves_several_event_loops_one_after_another(make, identity):
+    source = make(shared=False)
+    for _ in range(3):
+        assert asyncio.run(source.aget(SCOPE)).value == "t1"
+    assert identity.asked == 1
+
+
+def test_a_child_forked_while_a_thread_holds_the_lock_does_not_hang(make, identity):
+    source = make(shared=False)
+    identity.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(source.get, SCOPE)
+        assert identity.entered.wait(10)
+        child = os.fork()
+        if child == 0:
+            identity.gate.set()
+            try:
+                os._exit(0 if source.get(SCOPE).value == "t2" else 1)
+            finally:
+                os._exit(2)
+        _, status = os.waitpid(child, 0)
+        identity.gate.set()
+        assert held.result(10).value == "t1"
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_forked_child_warns_for_itself(make, caplog):
+    make(BrokenStore("save")).get(SCOPE)
+    assert token_source._warned
+    child = os.fork()
+    if child == 0:
+        os._exit(len(token_source._warned))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_real_clock_is_the_default(identity, masker):
+    source = TokenSource(
+        key=lambda scope: "real", fetch=identity, stores=(), cipher=RecordCipher("s"), masker=masker, wait=1
+    )
+    assert source.get(SCOPE).obtained.elapsed(now()) < 60
+
+
+def test_what_is_wrong_on_this_side_is_not_held_against_a_corrected_connection(make, identity):
+    identity.failure = OpenmarketsConfigurationError("ca_bundle")
+    source = make()
+    with pytest.raises(OpenmarketsConfigurationError):
+        source.get(SCOPE)
+    identity.failure = None
+    assert make().get(SCOPE).value == "t2"
+
+
+def test_what_happens_is_counted(make, identity, clock, metrics):
+    first, second = make(), make()
+    first.get(SCOPE)
+    first.get(SCOPE)
+    second.get(SCOPE)
+    assert metrics == {
+        "token.requests": 1,
+        "token.request_time": 1,
+        "token.lock_wait": 1,
+        "token.hits.memory": 1,
+        "token.hits.file": 1,
+    }
+    clock.moved = 3600 - 200
+    first.get(SCOPE)
+    assert (metrics["token.renewals"], metrics["token.requests"]) == (1, 2)

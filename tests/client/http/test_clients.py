@@ -1,0 +1,592 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import random
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+
+from openmarkets_provider.client.http import clients as transport
+from openmarkets_provider.client.http.clients import async_client, limits, sync_client
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsInvalidResponse
+from tests.support import hostile
+from tests.support.hostile import HostileServer
+
+TIMEOUT = 0.4
+WELL_BELOW_A_HANG = 10.0
+
+Fetch = Callable[..., httpx.Response]
+
+
+def fetch_sync(
+    url: str, *, timeout: float = 5.0, ca_bundle: str | None = None, bound: int | None = None, **options: Any
+) -> httpx.Response:
+    with sync_client(url, timeout=timeout, ca_bundle=ca_bundle, user_agent="t/1") as http:
+        return http.request("GET", "/thing", extensions={} if bound is None else limits(bound), **options)
+
+
+def fetch_async(
+    url: str, *, timeout: float = 5.0, ca_bundle: str | None = None, bound: int | None = None, **options: Any
+) -> httpx.Response:
+    async def fetch() -> httpx.Response:
+        async with async_client(url, timeout=timeout, ca_bundle=ca_bundle, user_agent="t/1") as http:
+            return await http.request("GET", "/thing", extensions={} if bound is None else limits(bound), **options)
+
+    return asyncio.run(fetch())
+
+
+@pytest.fixture(params=[fetch_sync, fetch_async], ids=["sync", "async"])
+def fetch(request: pytest.FixtureRequest) -> Fetch:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+def server_tls(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def secure(authority: trustme.CA) -> Iterator[HostileServer]:
+    with HostileServer(hostile.answering(hostile.reply(b'"safe"')), tls=server_tls(authority)) as server:
+        yield server
+
+
+def dripping(start: bytes, drop: bytes) -> hostile.Handler:
+    """Send something small again and again, always before a single read would time out."""
+
+    def handle(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(start)
+        while True:
+            sock.sendall(drop)
+            time.sleep(0.1)
+
+    return handle
+
+
+def stalling(start: bytes) -> hostile.Handler:
+    """Send something and then nothing more."""
+
+    def handle(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(start)
+        hostile.silent(sock, request)
+
+    return handle
+
+
+class TestTotalTimeout:
+    @pytest.mark.parametrize(
+        "handler",
+        [
+            pytest.param(dripping(b"HTTP/1.1 200 OK\r\nX-A: ", b"a"), id="header"),
+            pytest.param(dripping(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), id="headers"),
+            pytest.param(dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), id="informational"),
+            pytest.param(dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"x"), id="body"),
+            pytest.param(
+                dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"), id="chunks"
+            ),
+            pytest.param(
+                dripping(
+                    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"")[:10],
+                    b"\0\0\0\xff\xff",
+                ),
+                id="gzip of nothing",
+            ),
+            pytest.param(stalling(b"HTTP/1.1 200 OK\r\nX-"), id="stalled header"),
+            pytest.param(stalling(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n["), id="stalled body"),
+            pytest.param(hostile.silent, id="no answer"),
+        ],
+    )
+    def test_ends_an_exchange_that_goes_on(self, fetch: Fetch, handler: hostile.Handler) -> None:
+        with HostileServer(handler) as server:
+            began = time.monotonic()
+            with pytest.raises(httpx.TimeoutException):
+                fetch(server.url, timeout=TIMEOUT)
+            assert time.monotonic() - began < WELL_BELOW_A_HANG
+            assert server.closed.wait(WELL_BELOW_A_HANG)
+
+    def test_ends_a_tls_handshake_without_an_end(self, fetch: Fetch) -> None:
+        with HostileServer(hostile.silent, waits=False) as server:
+            began = time.monotonic()
+            with pytest.raises(httpx.TimeoutException):
+                fetch(server.url.replace("http:", "https:"), timeout=TIMEOUT)
+            assert time.monotonic() - began < WELL_BELOW_A_HANG
+
+    async def test_leaves_no_connection_open_on_the_event_loop(self) -> None:
+        with HostileServer(hostile.silent, waits=False) as server:
+            url = server.url.replace("http:", "https:")
+            async with async_client(url, timeout=0.3, ca_bundle=None, user_agent="t/1") as http:
+                with pytest.raises(httpx.TimeoutException):
+                    await http.get("/")
+                assert await asyncio.to_thread(server.closed.wait, WELL_BELOW_A_HANG)
+
+    @pytest.mark.parametrize("pause", [60.0, 0.1], ids=["not at all", "slowly"])
+    def test_ends_a_request_that_nobody_reads(self, fetch: Fetch, pause: float) -> None:
+        done = threading.Event()
+
+        def handle(sock: socket.socket, request: bytes) -> None:
+            while not done.wait(pause) and sock.recv(1 << 16):
+                pass
+
+        with HostileServer(handle, waits=False) as server:
+            began = time.monotonic()
+            with pytest.raises(httpx.TimeoutException):
+                fetch(server.url, timeout=TIMEOUT, content=bytes(64 << 20))
+            done.set()
+            assert time.monotonic() - began < WELL_BELOW_A_HANG
+
+    def test_covers_the_tls_exchange_too(self, fetch: Fetch, authority: trustme.CA, bundle: str) -> None:
+        handler = dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"x")
+        with HostileServer(handler, tls=server_tls(authority)) as server:
+            began = time.monotonic()
+            with pytest.raises(httpx.TimeoutException):
+                fetch(server.url, timeout=TIMEOUT, ca_bundle=bundle)
+            assert time.monotonic() - began < WELL_BELOW_A_HANG
+
+    def test_holds_across_the_reads_of_a_stream(self) -> None:
+        handler = dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"x")
+        with (
+            HostileServer(handler) as server,
+            sync_client(server.url, timeout=TIMEOUT, ca_bundle=None, user_agent="t/1") as http,
+            http.stream("GET", "/") as response,
+        ):
+            pieces = response.iter_bytes()
+            assert next(pieces) == b"x"
+            with pytest.raises(httpx.ReadTimeout):
+                list(pieces)
+
+    def test_counts_the_time_that_the_reader_takes(self) -> None:
+        with (
+            HostileServer(stalling(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")) as server,
+            sync_client(server.url, timeout=TIMEOUT, ca_bundle=None, user_agent="t/1") as http,
+            http.stream("GET", "/") as response,
+        ):
+            pieces = response.iter_bytes()
+            assert next(pieces) == b"x"
+            time.sleep(1.5 * TIMEOUT)
+            with pytest.raises(httpx.ReadTimeout, match="total time-out"):
+                next(pieces)
+
+    def test_starts_anew_with_each_request(self) -> None:
+        def slow(sock: socket.socket, request: bytes) -> None:
+            time.sleep(0.3)
+            sock.sendall(hostile.reply())
+
+        with (
+            HostileServer(slow) as server,
+            sync_client(server.url, timeout=1.0, ca_bundle=None, user_agent="t/1") as http,
+        ):
+            assert [http.get("/").status_code for _ in range(4)] == [200] * 4
+        assert server.connections == 1
+
+
+class TestConnection:
+    def test_a_refused_connection_is_a_connect_error(self, fetch: Fetch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        with pytest.raises(httpx.ConnectError):
+            fetch(f"http://127.0.0.1:{port}")
+
+    def test_a_reset_is_a_read_error(self, fetch: Fetch) -> None:
+        with HostileServer(hostile.reset) as server, pytest.raises(httpx.ReadError):
+            fetch(server.url)
+
+    @pytest.mark.parametrize(
+        "handler",
+        [
+            pytest.param(hostile.ending(b"HTTP/1.1 200 OK\r\n", b"X-Long: " + b"x" * 4096 + b"\r\n"), id="headers"),
+            pytest.param(hostile.ending(b"HTTP/1.1 200 OK\r\nX-Long: ", b"x" * 65536), id="header"),
+            pytest.param(hostile.ending(b"", b"no HTTP at all"), id="not HTTP"),
+            pytest.param(hostile.ending(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[1,2"), id="body cut short"),
+            pytest.param(
+                hostile.ending(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n[1,2\r\n"),
+                id="no last chunk",
+            ),
+            pytest.param(hostile.ending(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), id="negative length"),
+            pytest.param(
+                hostile.ending(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"), id="two lengths"
+            ),
+            pytest.param(hostile.ending(b""), id="nothing"),
+        ],
+    )
+    def test_what_is_not_http_is_a_protocol_error(self, fetch: Fetch, handler: hostile.Handler) -> None:
+        with HostileServer(handler) as server, pytest.raises(httpx.RemoteProtocolError):
+            fetch(server.url)
+
+    def test_redirects_are_not_followed(self, fetch: Fetch) -> None:
+        with HostileServer(hostile.answering(hostile.reply())) as other:
+            away = hostile.reply(b"", 302, [f"Location: {other.url}/elsewhere"])
+            with HostileServer(hostile.answering(away)) as server:
+                assert fetch(server.url).status_code == 302
+        assert other.connections == 0
+
+    def test_netrc_is_not_used(self, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login somebody password else\ndefault login x password y\n")
+        netrc.chmod(0o600)
+        monkeypatch.setenv("NETRC", str(netrc))
+        with HostileServer(hostile.answering(hostile.reply())) as server:
+            fetch(server.url)
+        assert hostile.header(server.requests[0], "authorization") is None
+
+    def test_headers_say_who_asks_and_what_is_understood(self, fetch: Fetch) -> None:
+        with HostileServer(hostile.answering(hostile.reply())) as server:
+            fetch(server.url)
+        [request] = server.requests
+        assert hostile.header(request, "user-agent") == "t/1"
+        assert hostile.header(request, "accept") == "application/json"
+        assert hostile.header(request, "accept-encoding") == "gzip"
+
+
+def encoded(data: bytes, encoding: str = "gzip", *, framed: bool = True) -> bytes:
+    """Return a reply with a content encoding, and its length or an end by closing."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n"
+    head += f"Content-Length: {len(data)}\r\n\r\n" if framed else "Connection: close\r\n\r\n"
+    return head.encode() + data
+
+
+class TestBody:
+    @pytest.mark.parametrize("framed", [True, False], ids=["length", "close"])
+    @pytest.mark.parametrize(
+        ("data", "encoding", "expected"),
+        [
+            pytest.param(gzip.compress(b"[1]"), "gzip", b"[1]", id="gzip"),
+            pytest.param(gzip.compress(b"[1]"), " GZip ", b"[1]", id="letter case"),
+            pytest.param(b"[1]", "identity", b"[1]", id="identity"),
+            pytest.param(b"[1]", "", b"[1]", id="empty name"),
+            pytest.param(gzip.compress(b""), "gzip", b"", id="gzip of nothing"),
+            pytest.param(b"", "gzip", b"", id="nothing"),
+            pytest.param(gzip.compress(bytes(5 << 20)), "gzip", bytes(5 << 20), id="several pieces"),
+        ],
+    )
+    def test_is_decoded(self, fetch: Fetch, data: bytes, encoding: str, expected: bytes, framed: bool) -> None:
+        with HostileServer(hostile.ending(encoded(data, encoding, framed=framed))) as server:
+            response = fetch(server.url)
+        assert response.content == expected
+        assert response.headers.get("content-encoding", "") in ("", "identity")
+
+    @pytest.mark.parametrize("cut", [1 << 20, (1 << 20) + 1, (3 << 20) - 1])
+    def test_is_whole_however_it_arrives(self, fetch: Fetch, cut: int) -> None:
+        # sizes around the one of a piece, and a network that cuts anywhere
+        chance = random.Random(cut)
+        content = chance.randbytes(1000) * (cut // 1000) + chance.randbytes(cut % 1000)
+        data = gzip.compress(content)
+
+        def handle(sock: socket.socket, request: bytes) -> None:
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+            at = 0
+            while part := data[at : at + chance.randint(1, 2000)]:
+                sock.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+                at += len(part)
+            sock.sendall(b"0\r\n\r\n")
+
+        with HostileServer(handle) as server:
+            assert fetch(server.url).content == content
+
+    @pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "deflate", "zstd", "gzip, identity", "x" * 9999])
+    def test_is_refused_in_an_encoding_that_was_not_asked_for(self, fetch: Fetch, encoding: str) -> None:
+        with HostileServer(hostile.answering(encoded(gzip.compress(b"[1]"), encoding))) as server:
+            with pytest.raises(OpenmarketsInvalidResponse, match="content encoding") as caught:
+                fetch(server.url)
+            assert server.closed.wait(WELL_BELOW_A_HANG), "the connection of a refused reply stays open"
+        assert caught.value.status == 200
+        assert caught.value.endpoint == "GET /thing"
+        assert caught.value.sent
+        assert len(str(caught.value)) < 300
+
+    @pytest.mark.parametrize("framed", [True, False], ids=["length", "close"])
+    @pytest.mark.parametrize(
+        ("data", "problem"),
+        [
+            pytest.param(b"[1]", "damaged gzip", id="not gzip"),
+            pytest.param(gzip.compress(b"[1]" * 99)[:10] + b"\xff" * 9, "damaged gzip", id="damaged"),
+            pytest.param(gzip.compress(b"[1]")[:-5] + b"\0" * 5, "damaged gzip", id="wrong checksum"),
+            pytest.param(zlib.compress(b"[1]"), "damaged gzip", id="zlib"),
+            pytest.param(gzip.compress(os.urandom(4000))[:-1000], "ends too early", id="truncated"),
+            pytest.param(gzip.compress(b"[1]")[:-1], "ends too early", id="truncated checksum"),
+            pytest.param(gzip.compress(b"[1]")[:11], "ends too early", id="truncated before any content"),
+            pytest.param(gzip.compress(b"[1]")[:1], "ends too early", id="truncated in its header"),
+            pytest.param(gzip.compress(b"[1]") + b"more", "goes on after", id="trailing data"),
+            pytest.param(gzip.compress(b"[1]") + gzip.compress(b"[2]"), "goes on after", id="two members"),
+        ],
+    )
+    def test_of_bad_gzip_is_refused(self, fetch: Fetch, data: bytes, problem: str, framed: bool) -> None:
+        answer = encoded(data, framed=framed)
+        with HostileServer(hostile.answering(answer) if framed else hostile.ending(answer)) as server:
+            with pytest.raises(OpenmarketsInvalidResponse, match=problem) as caught:
+                fetch(server.url)
+            assert not framed or server.closed.wait(WELL_BELOW_A_HANG)
+        assert caught.value.status == 200
+
+    def test_that_trails_the_gzip_in_a_chunk_of_its_own_is_refused(self, fetch: Fetch) -> None:
+        data = gzip.compress(b"[1]")
+        start = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+        start += b"%x\r\n%b\r\n" % (len(data), data)
+        with (
+            HostileServer(hostile.ending(start, b"1000\r\n" + b"x" * 4096 + b"\r\n")) as server,
+            pytest.raises(OpenmarketsInvalidResponse, match="goes on after"),
+        ):
+            fetch(server.url)
+
+    def test_may_be_as_large_as_its_bound_and_no_larger(self, fetch: Fetch) -> None:
+        with HostileServer(hostile.answering(hostile.reply(b"x" * 1000))) as server:
+            assert len(fetch(server.url, bound=1000).content) == 1000
+            with pytest.raises(OpenmarketsInvalidResponse, match="larger than 999 bytes"):
+                fetch(server.url, bound=999)
+
+    def test_without_an_end_is_refused(self, fetch: Fetch) -> None:
+        with HostileServer(hostile.ending(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536)) as server:
+            with pytest.raises(OpenmarketsInvalidResponse, match="larger than") as caught:
+                fetch(server.url, bound=1 << 20)
+            assert server.closed.wait(WELL_BELOW_A_HANG)
+        assert caught.value.sent
+
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    @pytest.mark.parametrize("attack", ["bomb", "endless", "trailing"])
+    def test_never_needs_much_memory(self, kind: str, attack: str) -> None:
+        # in a process of its own, whose highest memory use is this exchange's
+        bound = 16 << 20
+        squeezer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        zeros = squeezer.compress(bytes(64 << 20)) + squeezer.flush(zlib.Z_FULL_FLUSH)
+        gzip_head = gzip.compress(b"")[:10]
+        start, more = {
+            # 4 GB in 4 MB
+            "bomb": (encoded(gzip_head, framed=False) + zeros * 64, b""),
+            "endless": (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * (1 << 20)),
+            "trailing": (encoded(gzip.compress(b"{}"), framed=False), b"x" * (1 << 20)),
+        }[attack]
+        script = """
+            import resource, sys
+            from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+            from tests.client.http.test_clients import fetch_async, fetch_sync
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            fetch = {"sync": fetch_sync, "async": fetch_async}[sys.argv[2]]
+            try:
+                fetch(sys.argv[1], timeout=20.0, bound=int(sys.argv[3]))
+            except OpenmarketsInvalidResponse as error:
+                print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+        """
+        with HostileServer(hostile.ending(start, more)) as server:
+            command = [sys.executable, "-c", textwrap.dedent(script), server.url, kind, str(bound)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        kilobytes, _, message = done.stdout.partition(" ")
+        assert message, "the reply was taken"
+        # the pieces and their whole, and what the modules that are imported late take
+        assert int(kilobytes) < (2 * bound + (24 << 20)) / 1024
+
+
+class TestTls:
+    def test_works_with_the_authority_of_the_bundle(self, fetch: Fetch, secure: HostileServer, bundle: str) -> None:
+        assert fetch(secure.url, ca_bundle=bundle).content == b'"safe"'
+
+    def test_an_unknown_authority_is_refused(self, fetch: Fetch, secure: HostileServer) -> None:
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            fetch(secure.url)
+        assert secure.requests == []
+
+    def test_another_hosts_certificate_is_refused(self, fetch: Fetch, authority: trustme.CA, bundle: str) -> None:
+        with HostileServer(hostile.silent, tls=server_tls(authority, "openmarkets.example")) as server:
+            with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                fetch(server.url, ca_bundle=bundle)
+            assert server.requests == []
+
+    def test_a_server_without_tls_is_a_connect_error(self, fetch: Fetch) -> None:
+        with (
+            HostileServer(hostile.ending(b"HTTP/1.1 400 Speak plainly\r\n\r\n"), waits=False) as server,
+            pytest.raises(httpx.ConnectError),
+        ):
+            fetch(server.url.replace("http:", "https:"))
+
+    @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], ids=["head", "body"])
+    def test_noise_on_the_connection_is_a_transport_error(
+        self, fetch: Fetch, authority: trustme.CA, bundle: str, start: bytes
+    ) -> None:
+        def handle(sock: socket.socket, request: bytes) -> None:
+            sock.sendall(start)
+            os.write(sock.fileno(), b"this is no TLS record" * 99)
+
+        with (
+            HostileServer(handle, tls=server_tls(authority)) as server,
+            pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)),
+        ):
+            fetch(server.url, ca_bundle=bundle)
+
+    def test_a_server_that_wants_a_client_certificate_is_a_transport_error(
+        self, fetch: Fetch, authority: trustme.CA, bundle: str
+    ) -> None:
+        context = server_tls(authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+        authority.configure_trust(context)
+        with HostileServer(hostile.silent, tls=context) as server, pytest.raises(httpx.TransportError):
+            fetch(server.url, ca_bundle=bundle)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"this is no PEM file",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            b"\0\xff" * 999,
+        ],
+        ids=["empty", "text", "no certificate", "binary"],
+    )
+    def test_a_bundle_without_certificates_is_named(self, fetch: Fetch, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "ca.pem"
+        path.write_bytes(content)
+        with pytest.raises(OpenmarketsConfigurationError, match=f"ca_bundle: '{path}'"):
+            fetch("https://127.0.0.1:1", ca_bundle=str(path))
+
+    def test_a_bundle_that_went_away_is_named(self, fetch: Fetch, tmp_path: Path) -> None:
+        with pytest.raises(OpenmarketsConfigurationError, match=r"ca_bundle: .*gone\.pem"):
+            fetch("https://127.0.0.1:1", ca_bundle=str(tmp_path / "gone.pem"))
+
+    def test_the_environments_bundle_is_named_when_it_can_not_be_used(
+        self, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        transport._ssl_context.cache_clear()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+        with pytest.raises(OpenmarketsConfigurationError, match="SSL_CERT_FILE"):
+            fetch("https://127.0.0.1:1")
+
+    def test_one_context_serves_all_clients_of_a_process(self, bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = []
+        original = ssl.create_default_context
+
+        def create(*args: Any, **kwargs: Any) -> ssl.SSLContext:
+            made.append(original(*args, **kwargs))
+            return made[-1]
+
+        transport._ssl_context.cache_clear()
+        monkeypatch.setattr(ssl, "create_default_context", create)
+        for port in range(1, 4):
+            sync_client(f"https://h:{port}", timeout=1, ca_bundle=bundle, user_agent="t/1").close()
+            asyncio.run(async_client(f"https://h:{port}", timeout=1, ca_bundle=bundle, user_agent="t/1").aclose())
+        assert len(made) == 1
+
+
+class TestProxy:
+    @pytest.fixture
+    def proxy(self) -> Iterator[HostileServer]:
+        with HostileServer(hostile.answering(hostile.reply(b"", 407))) as server:
+            yield server
+
+    @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+    @pytest.mark.parametrize("scheme", ["http://", ""], ids=["URL", "host and port"])
+    def test_of_the_environment_is_used_and_may_refuse(
+        self, fetch: Fetch, proxy: HostileServer, monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
+    ) -> None:
+        monkeypatch.setenv(name, f"{scheme}somebody:pass%40word@127.0.0.1:{proxy.port}")
+        with pytest.raises(httpx.ProxyError):
+            fetch("https://openmarkets.invalid/api")
+        [request] = proxy.requests
+        assert hostile.target(request) == "CONNECT openmarkets.invalid:443"
+        assert hostile.header(request, "proxy-authorization") == "Basic c29tZWJvZHk6cGFzc0B3b3Jk"
+
+    @pytest.mark.parametrize("excepted", ["127.0.0.1", "127.0.0.1:{port}", "x.example,127.0.0.1", "*"])
+    def test_is_not_used_for_excepted_hosts(
+        self,
+        fetch: Fetch,
+        proxy: HostileServer,
+        monkeypatch: pytest.MonkeyPatch,
+        excepted: str,
+        secure: HostileServer,
+        bundle: str,
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", excepted.format(port=secure.port))
+        assert fetch(secure.url, ca_bundle=bundle).content == b'"safe"'
+        assert proxy.connections == 0
+
+    @pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
+    def test_never_sees_what_goes_to_this_machine_in_clear(
+        self, fetch: Fetch, proxy: HostileServer, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setenv(name, proxy.url)
+        with HostileServer(hostile.answering(hostile.reply(b'"directly"'))) as server:
+            assert fetch(server.url).content == b'"directly"'
+        assert proxy.connections == 0
+
+    def test_carries_tls_through_a_tunnel(
+        self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, secure: HostileServer, bundle: str
+    ) -> None:
+        def tunnel(sock: socket.socket, request: bytes) -> None:
+            with socket.create_connection(("127.0.0.1", secure.port)) as onward:
+                sock.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+                # request and reply, each in whatever parts
+                for end in (sock, onward):
+                    end.settimeout(0.05)
+                while True:
+                    for source, sink in ((sock, onward), (onward, sock)):
+                        try:
+                            data = source.recv(1 << 16)
+                        except TimeoutError:
+                            continue
+                        if not data:
+                            return
+                        sink.sendall(data)
+
+        with HostileServer(tunnel) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            assert fetch(secure.url, ca_bundle=bundle).content == b'"safe"'
+            assert [hostile.target(request) for request in proxy.requests] == [f"CONNECT 127.0.0.1:{secure.port}"]
+
+    def test_that_is_silent_does_not_outlast_the_total_timeout(
+        self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with HostileServer(hostile.silent) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            began = time.monotonic()
+            with pytest.raises(httpx.TimeoutException):
+                fetch("https://openmarkets.invalid", timeout=TIMEOUT)
+            assert time.monotonic() - began < WELL_BELOW_A_HANG
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "ftp://somebody:hush@127.0.0.1:1",
+            "socks5://somebody:hush@127.0.0.1:1",
+            "http://somebody:hush@127.0.0.1:99999",
+            "http://somebody:hush@127.0.0.1:port",
+            "http://somebody:hu#sh@127.0.0.1:1",
+            "http://somebody:hush@[::1",
+            "http://somebody:hush@",
+            "http://",
+            "somebody:hush",
+        ],
+    )
+    def test_that_can_not_be_is_a_configuration_error_without_its_credentials(
+        self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, url: str
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        with pytest.raises(OpenmarketsConfigurationError, match="proxy that the environment names for https") as caught:
+            fetch("https://openmarkets.invalid")
+        assert "hu" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__

@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, PartialCredentialsError
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
+from openmarkets_provider.landing import folders as storage
+from openmarkets_provider.landing.destinations import CHUNK, read_place
+from openmarkets_provider.landing.folders import Folder, LocalFolder, PartitionSpool, RemoteFolder
+from tests.support.hostile import reply, reset
+from tests.support.s3_server import SECRET
+
+WAIT = 60
+PART = r"PUT /bucket/bars/x\?partNumber={}&"
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalFolder:
+    folder = LocalFolder(read_place(str(tmp_path / "bars"), is_folder=True))
+    folder.prepare(["x"])
+    return folder
+
+
+def land(folder: Folder, name: str, content: bytes) -> int:
+    with folder.stage() as file:
+        file.write(content)
+        return folder.publish(file, name)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def before_locking(act: Callable[[], None]) -> Iterator[None]:
+    """Do something whenever a file is about to be locked. A hook stays for ever in Python, so this one is emptied."""
+    acts = [act]
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "fcntl.flock" and acts:
+            acts[0]()
+
+    sys.addaudithook(hook)
+    try:
+        yield
+    finally:
+        acts.clear()
+
+
+class TestLocal:
+    def test_a_file_is_there_once_it_is_complete(self, local, tmp_path):
+        land(local, "x", b"old")
+        with local.stage() as file:
+            file.write(b"new")
+            assert local.existing(["x", "y"]) == {"x"}
+            assert (tmp_path / "bars/x").read_bytes() == b"old"
+            assert local.publish(file, "x") == 3
+            assert (tmp_path / "bars/x").read_bytes() == b"new"
+        assert files(tmp_path) == {"bars/x": b"new"}
+        assert local.url("x") == f"file://{tmp_path}/bars/x"
+
+    def test_temporary_files_have_names_that_readers_of_folders_pass_over(self, local, tmp_path):
+        import pyarrow.dataset as ds
+
+        with local.stage() as file:
+            name = Path(file.name).name
+            assert name.startswith(".")
+            assert not name.endswith((".parquet", ".csv", ".jsonl", ".gz", ".zst"))
+            assert ds.dataset(tmp_path / "bars").files == []
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_what_is_not_published_vanishes(self, local, tmp_path, error):
+        land(local, "x", b"old")
+
+        def fail() -> None:
+            with local.stage() as file:
+                file.write(b"new")
+                raise error
+
+        with pytest.raises(error):
+            fail()
+        assert files(tmp_path) == {"bars/x": b"old"}
+
+    def test_the_usual_permissions_are_given(self, local, tmp_path):
+        before = os.umask(0o027)
+        try:
+            land(local, "x", b"")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "bars/x").stat().st_mode) == 0o640
+
+    def test_what_dead_tasks_left_is_removed_and_what_others_write_is_not(self, local, tmp_path, caplog):
+        dead = tmp_path / "bars/.openmarkets-0123456789abcdef.part"
+        foreign = tmp_path / "bars/.other.part"
+        for path in (dead, foreign):
+            path.write_bytes(b"half")
+        with local.stage() as living, caplog.at_level(logging.INFO):
+            living.write(b"twin's")
+            local.prepare(["x"])
+            assert not dead.exists()
+            assert Path(living.name).exists()
+            local.publish(living, "x")
+        assert files(tmp_path / "bars") == {"x": b"twin's", ".other.part": b"half"}
+        assert "a task that was killed" in caplog.text
+
+    def test_a_temporary_file_is_locked_from_the_beginning_to_the_end(self, local):
+        with local.stage() as file:
+            path = Path(file.name)
+            with path.open("r+b") as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert not path.exists()
+
+    def test_a_file_that_was_removed_before_it_was_locked_is_made_again(self, local, tmp_path):
+        """Another task's cleaning may come between the making of a file and its lock."""
+        opened: list[str] = []
+
+        def clean() -> None:
+            # Only the first one: as it is being locked, it goes.
+            if not opened:
+                opened.extend(map(str, (tmp_path / "bars").glob(".openmarkets-*")))
+                os.unlink(opened[0])
+
+        with before_locking(clean), local.stage() as file:
+            assert Path(file.name).exists()
+            assert file.name not in opened
+        assert len(opened) == 1
+
+    def test_where_nothing_can_be_locked_files_land_and_none_is_taken_for_a_dead_tasks(self, local, tmp_path):
+        (tmp_path / "bars/.openmarkets-0123456789abcdef.part").write_bytes(b"half")
+
+        def refuse() -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        with before_locking(refuse):
+            local.prepare(["x"])
+            land(local, "x", b"new")
+        assert files(tmp_path / "bars") == {"x": b"new", ".openmarkets-0123456789abcdef.part": b"half"}
+
+    def test_it_is_there_when_it_holds_more_than_temporary_files(self, tmp_path):
+        folder = LocalFolder(read_place(str(tmp_path / "new"), is_folder=True))
+        assert not folder.is_there()
+        folder.prepare(["day=1/x"])
+        with folder.stage():
+            assert not folder.is_there()
+        land(folder, "day=1/x", b"")
+        assert folder.is_there()
+
+    def test_a_link_is_followed_and_what_is_temporary_is_beside_its_target(self, local, tmp_path):
+        """The target may be on another file system, into which nothing can be renamed."""
+        (tmp_path / "bars/x").symlink_to(tmp_path / "real/y")
+        dead = tmp_path / "real/.openmarkets-0123456789abcdef.part"
+        for _ in range(2):
+            local.prepare(["x"])
+            with local.stage() as file:
+                assert Path(file.name).parent == tmp_path / "real"
+                file.write(b"new")
+                local.publish(file, "x")
+            assert (tmp_path / "bars/x").is_symlink()
+            assert files(tmp_path / "real") == {"y": b"new"}
+            dead.write_bytes(b"half")
+
+    def test_folders_of_partitions_are_made_when_they_get_their_file(self, local, tmp_path):
+        with local.stage() as file:
+            file.write(b"new")
+            assert [path.name for path in (tmp_path / "bars").iterdir()] == [Path(file.name).name]
+            local.publish(file, "day=1/x")
+        assert files(tmp_path) == {"bars/day=1/x": b"new"}
+        local.remove("day=1/x")
+        local.remove("day=1/x")
+        assert files(tmp_path) == {}
+
+    def test_what_is_no_file_is_not_replaced(self, local, tmp_path):
+        (tmp_path / "bars/x").mkdir()
+        with pytest.raises(OpenmarketsConfigurationError, match="x is there and is not a file"):
+            local.prepare(["x"])
+
+    def test_a_folder_that_can_not_be_made_is_an_error_that_does_not_pass(self, tmp_path):
+        (tmp_path / "file").write_bytes(b"")
+        folder = LocalFolder(read_place(str(tmp_path / "file/bars"), is_folder=True))
+        with pytest.raises(OpenmarketsError, match="bars can't be made: NotADirectoryError") as error:
+            folder.prepare(["x"])
+        assert not error.value.transient
+
+    def test_a_name_that_is_too_long_is_an_error_that_does_not_pass(self, local):
+        with pytest.raises(OpenmarketsError, match=r"bars can't be told: OSError: .*File name too long") as error:
+            local.prepare(["x" * 300])
+        assert not error.value.transient
+
+
+def failed(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (failed(errno.ENOSPC), True),
+        (failed(errno.EIO), True),
+        (failed(errno.EROFS), False),
+        (failed(errno.ENAMETOOLONG), False),
+        (failed(errno.ELOOP), False),
+        (failed(errno.EXDEV), False),
+        (NoCredentialsError(), False),
+        (PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"), False),
+        # The service of a container that gives them was not there for a moment.
+        (CredentialRetrievalError(provider="container-role", error_msg="Could not connect"), True),
+    ],
+    ids=str,
+)
+def test_what_may_pass_is_told_from_what_does_not(local, error, passes):
+    with pytest.raises(OpenmarketsError) as told, local.told("It can't be done"):
+        raise error
+    assert told.value.transient is passes
+    assert ("Are there credentials" in str(told.value)) == ("Credential" in type(error).__name__)
+
+
+def remote(where: str = "s3://bucket/bars") -> RemoteFolder:
+    place = read_place(where, is_folder=True)
+    return RemoteFolder(place, ObjectStoragePath(f"s3://{place.bucket}", conn_id="landing_s3").fs)
+
+
+LARGE = b"".join(bytes([number]) * CHUNK for number in range(2)) + b"the rest"
+
+
+class TestRemote:
+    @pytest.mark.parametrize(("content", "puts"), [(b"", 1), (b"small", 1), (LARGE, 3)])
+    def test_an_object_is_uploaded_whole(self, s3, content, puts):
+        folder = remote()
+        folder.prepare(["x"])
+        assert folder.existing(["x"]) == set()
+        assert land(folder, "x", content) == len(content)
+        assert s3.read("bars/x") == content
+        assert folder.existing(["x", "y"]) == {"x"}
+        assert sum(request.startswith("PUT /bucket/bars/x") for request in s3.requests) == puts
+        folder.remove("x")
+        folder.remove("x")
+        assert s3.keys() == []
+
+    def test_an_object_is_not_one_of_those_whose_names_go_on(self, s3):
+        s3.put("bars/x/y", b"")
+        assert remote().existing(["x"]) == set()
+
+    @pytest.mark.parametrize("where", ["s3://bucket/bars", "s3://bucket"])
+    def test_it_is_there_when_an_object_is(self, s3, where):
+        folder = remote(where)
+        assert not folder.is_there()
+        s3.put("barsandmore/x", b"")
+        assert folder.is_there() == (where == "s3://bucket")
+        land(folder, "day=1/x", b"")
+        assert folder.is_there()
+
+    def test_whether_it_exists_is_asked_anew_each_time(self, s3):
+        folder = remote()
+        assert folder.existing(["x"]) == set()
+        s3.put("bars/x", b"")
+        assert folder.existing(["x"]) == {"x"}
+
+    def test_a_temporary_file_has_no_name(self, s3, tmp_path, monkeypatch):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with remote().stage() as file:
+            file.write(LARGE)
+            file.flush()
+            assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("part", [1, 3])
+    @pytest.mark.parametrize("kind", ["answers with an error", "cuts the connection"])
+    def test_a_part_that_fails_for_good_leaves_the_old_object_and_no_parts(self, s3, part, kind):
+        s3.put("bars/x", b"old")
+        if kind == "cuts the connection":
+            s3.fault(PART.format(part), reset, times=99)
+        else:
+            s3.fail(PART.format(part), 500, "InternalError", times=99)
+        with pytest.raises(OpenmarketsError, match=r"s3://bucket/bars/x can't be written: ") as error:
+            land(remote(), "x", LARGE)
+        assert error.value.transient
+        assert SECRET not in repr(error.value)
+        assert s3.read("bars/x") == b"old"
+        assert s3.uploads() == []
+
+    def test_a_part_that_was_cut_once_is_sent_again_as_a_whole(self, s3):
+        s3.fault(PART.format(2), reset)
+        land(remote(), "x", LARGE)
+        assert s3.read("bars/x") == LARGE
+
+    def test_an_upload_that_can_not_be_completed_leaves_the_old_object(self, s3):
+        s3.put("bars/x", b"old")
+        s3.fail("POST /bucket/bars/x.uploadId", 503, "ServiceUnavailable", times=99)
+        with pytest.raises(OpenmarketsError) as error:
+            land(remote(), "x", LARGE)
+        assert error.value.transient
+        assert s3.read("bars/x") == b"old"
+        assert s3.uploads() == []
+
+    def test_one_request_that_fails_leaves_the_old_object(self, s3):
+        s3.put("bars/x", b"old")
+        s3.fault("PUT /bucket/bars/x", reset, times=99)
+        with pytest.raises(OpenmarketsError):
+            land(remote(), "x", b"new")
+        assert s3.read("bars/x") == b"old"
+
+    def test_a_killed_task_takes_back_the_parts_that_it_has_sent(self, s3):
+        s3.put("bars/x", b"old")
+        hold = s3.hold(PART.format(2))
+        told = threading.Event()
+
+        def on_signal(number: int, frame: object) -> None:
+            told.set()
+            raise KeyboardInterrupt
+
+        def kill() -> None:
+            assert hold.reached.wait(WAIT)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert told.wait(WAIT)
+            hold.release()
+
+        before = signal.signal(signal.SIGUSR1, on_signal)
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                land(remote(), "x", LARGE + LARGE)
+        finally:
+            killer.join()
+            signal.signal(signal.SIGUSR1, before)
+        assert s3.read("bars/x") == b"old"
+        assert s3.uploads() == []
+
+    def test_a_bucket_that_is_missing_is_told_before_anything_is_pulled(self, s3):
+        with pytest.raises(OpenmarketsError, match="There is no bucket 'nowhere'") as error:
+            remote("s3://nowhere/bars").prepare(["x"])
+        assert not error.value.transient
+
+    def test_a_name_that_no_bucket_can_have_does_not_pass_by_itself(self, s3):
+        with pytest.raises(OpenmarketsError, match=r"ParamValidationError: .*Invalid bucket name") as error:
+            remote("s3://a bucket/bars").prepare(["x"])
+        assert not error.value.transient
+        assert len(str(error.value)) < 400
+
+    def test_who_may_not_look_at_the_bucket_may_write_to_it(self, s3):
+        s3.fail("HEAD /bucket ", 403, "AccessDenied", times=99)
+        remote().prepare(["x"])
+
+    def test_missing_credentials_are_told(self, s3):
+        from s3fs import S3FileSystem
+
+        s3.fault("HEAD /bucket", lambda sock, request: sock.sendall(reply(b"", 403)), times=99)
+        anonymous = S3FileSystem(anon=True, endpoint_url=s3.url)
+        with pytest.raises(OpenmarketsError, match="there are no credentials") as error:
+            RemoteFolder(read_place("s3://bucket/bars", is_folder=True), anonymous).prepare(["x"])
+        assert not error.value.transient
+
+    def test_a_refused_write_does_not_pass_by_itself(self, s3):
+        s3.fail("PUT /bucket/bars/x", 403, "AccessDenied", times=99)
+        with pytest.raises(OpenmarketsError, match="PermissionError: The message of AccessDenied") as error:
+            land(remote(), "x", b"new")
+        assert not error.value.transient
+
+    def test_a_server_that_is_gone_may_come_back(self):
+        from s3fs import S3FileSystem
+
+        from tests.support.s3_server import closed_port
+
+        gone = S3FileSystem(key="key", secret=SECRET, endpoint_url=f"http://127.0.0.1:{closed_port()}")
+        gone.config_kwargs = {"retries": {"max_attempts": 0}}
+        with pytest.raises(OpenmarketsError, match="The bucket bucket can't be reached") as error:
+            RemoteFolder(read_place("s3://bucket/bars", is_folder=True), gone).prepare(["x"])
+        assert error.value.transient
+
+    def test_progress_of_a_long_upload_is_told(self, s3, monkeypatch, caplog):
+        monkeypatch.setattr(storage, "PROGRESS_EVERY", 0.05)
+        hold = s3.hold(PART.format(2))
+        lines = threading.Event()
+
+        class Wake(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if re.search(r"8 of 17 MB uploaded, \d+\.\d MB/s", record.getMessage()):
+                    lines.set()
+
+        handler = Wake()
+        storage.log.addHandler(handler)
+        releaser = threading.Thread(target=lambda: (lines.wait(WAIT), hold.release()))
+        releaser.start()
+        try:
+            with caplog.at_level(logging.INFO):
+                land(remote(), "x", LARGE)
+        finally:
+            releaser.join()
+            storage.log.removeHandler(handler)
+        assert lines.is_set()
+        assert SECRET not in caplog.text
+
+
+def test_parts_of_a_very_large_file_are_larger_so_that_ten_thousand_are_enough():
+    for size in (1, CHUNK * 10_000, CHUNK * 10_000 + 1, 5 << 40):
+        chunk = storage._chunk(size)
+        assert chunk >= CHUNK
+        assert chunk % (1 << 18) == 0
+        assert chunk * 10_000 >= size
+
+
+class TestPartitionSpool:
+    @pytest.mark.parametrize("most", [1, 3, 1000])
+    def test_rows_come_back_by_partition_in_their_order_with_their_types(self, tmp_path, monkeypatch, most):
+        monkeypatch.setattr(storage, "MAX_SPOOLED_ROWS", most)
+        rows = [
+            {"n": number, "price": Decimal("1.10") + number, "day": date(2026, 1, 1), "none": None, "json": [{"a": 1}]}
+            for number in range(10)
+        ]
+        with (tmp_path / "spool").open("w+b") as file:
+            spool: PartitionSpool[str] = PartitionSpool(file)
+            for row in rows:
+                spool.add("odd" if row["n"] % 2 else "even", [row])
+            assert sorted(spool.waiting()) == ["even", "odd"]
+            odd = [row for batch in spool.take("odd") for row in batch]
+            even = [row for batch in spool.take("even") for row in batch]
+        assert (even, odd) == (rows[::2], rows[1::2])
+        assert [[type(value) for value in row.values()] for row in even] == [
+            [type(value) for value in row.values()] for row in rows[::2]
+        ]
+
+    def test_a_batch_holds_rows_with_the_same_fields(self, tmp_path):
+        with (tmp_path / "spool").open("w+b") as file:
+            spool: PartitionSpool[str] = PartitionSpool(file)
+            for rows in ([{"a": 1}], [{"a": 2}], [{"a": 3, "b": 1}], [{"a": 4}]):
+                spool.add("x", rows)
+            assert list(spool.take("x")) == [[{"a": 1}, {"a": 2}], [{"a": 3, "b": 1}], [{"a": 4}]]
+
+    def test_a_full_disk_shows_as_soon_as_rows_go_there(self, monkeypatch):
+        monkeypatch.setattr(storage, "MAX_SPOOLED_ROWS", 1)
+        file = Path("/dev/full").open("r+b")  # noqa: SIM115
+        with pytest.raises(OSError, match="No space left"):
+            PartitionSpool(file).add("x", [{"a": 1}])
+        with pytest.raises(OSError, match="No space left"):
+            file.close()
+
+    def test_the_rows_that_were_given_are_not_changed(self, tmp_path):
+        with (tmp_path / "spool").open("w+b") as file:
+            spool: PartitionSpool[str] = PartitionSpool(file)
+            given = [{"a": 1}]
+            spool.add("x", given)
+            spool.add("x", [{"a": 2}])
+        assert given == [{"a": 1}]

@@ -1,0 +1,100 @@
+"""What an event trigger remembers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.configuration import conf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openmarkets_provider.triggers._seen_keys import MAX_ITEMS, Memory, digest, state_key
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=3), parts, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.lists(st.integers(0, 40), max_size=20)
+
+
+def digests(keys: Any) -> list[str]:
+    return [digest(key) for key in keys]
+
+
+@given(JSON, JSON)
+def test_keys_that_are_the_same_json_and_only_those_have_the_same_digest(one: Any, other: Any):
+    def text(value: Any) -> str:
+        return json.dumps(value, sort_keys=True)
+
+    assert (digest(one) == digest(other)) == (text(one) == text(other))
+
+
+def test_the_order_of_an_objects_names_does_not_matter():
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+
+
+@given(st.lists(KEYS, max_size=8))
+def test_all_keys_of_every_poll_are_remembered_while_there_is_room(polls: list[list[int]]):
+    memory = Memory()
+    for poll in polls:
+        memory = memory.after(digests(poll))
+    assert set(memory.digests) == set(digests(key for poll in polls for key in poll))
+    assert len(set(memory.digests)) == len(memory.digests)
+    assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
+
+
+@given(KEYS)
+def test_a_poll_without_news_changes_nothing(poll: list[int]):
+    memory = Memory().after(digests(range(41)))
+    assert memory.after(digests(poll)) is memory
+
+
+@given(KEYS, KEYS)
+def test_two_memories_joined_hold_what_either_holds(one: list[int], other: list[int]):
+    joined = Memory().after(digests(one)).joined(Memory().after(digests(other)))
+    assert set(joined.digests) == set(digests(one + other))
+
+
+def test_a_full_memory_holds_the_latest_poll_and_what_was_seen_last():
+    memory = Memory().after(digests(range(MAX_ITEMS)))
+    memory = memory.after(digests([0, "new"]))
+    assert len(memory.digests) == MAX_ITEMS
+    assert set(digests(["new", 0, 2])) <= set(memory.digests)
+    assert digest(1) not in memory.digests
+    latest = digests(range(MAX_ITEMS, 2 * MAX_ITEMS))
+    assert memory.after(latest).digests == tuple(latest)
+
+
+def test_a_full_memory_is_well_below_airflows_limit():
+    full = Memory().after(digests(range(MAX_ITEMS)))
+    assert len(json.dumps(full.to_json())) < 0.7 * conf.getint("state_store", "max_value_storage_bytes")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "",
+        [],
+        {},
+        {"format": 2, "count": 0, "seen": ""},
+        {"format": 1, "count": 1, "seen": ""},
+        {"format": 1, "count": 2, "seen": "AAAAAAAA"},
+        {"format": 1, "count": 1, "seen": "AAAAAA\n!"},
+        {"format": 1, "count": 1, "seen": None},
+        {"format": 1, "count": "1", "seen": "AAAAAAAA"},
+    ],
+)
+def test_a_damaged_memory_is_told(stored: Any):
+    with pytest.raises(ValueError, match=r"memory of format 1|base64|Only|character"):
+        Memory.from_json(stored)
+
+
+def test_a_memory_is_of_one_watcher():
+    parts = ("openmarkets_default", {"endpoint": "orders"}, "@", "order_id")
+    keys = {state_key(*parts), *(state_key(*parts[:at], "other", *parts[at + 1 :]) for at in range(len(parts)))}
+    assert len(keys) == 5
+    assert state_key(*parts) == state_key(*parts)
+    assert all(len(key) < 60 for key in keys)
