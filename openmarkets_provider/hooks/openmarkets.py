@@ -86,7 +86,7 @@ class OpenmarketsHook(BaseHook):
 
         :param api: ``market_data``, ``news`` or ``oms``.
         """
-        return self.client.http(api)
+        return self.client.httpx(api)
 
     def run(self, query: Query) -> Any:
         """Answer a query.
@@ -272,7 +272,7 @@ _masker = _AirflowMasker()
 
 async def _amask_forms(settings: Settings) -> None:
     # The client tells them from the thread that asks for a token, which can't reach the supervisor (see amask).
-    from openmarkets_provider.client.auth.bearer import secret_forms
+    from openmarkets_provider.client.auth.token_request import secret_forms
 
     for form in secret_forms(settings):
         await _masker.amask(form)

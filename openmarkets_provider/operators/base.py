@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseOperator
-from openmarkets_provider.client.exchange import MAX_WAIT, spread
+from openmarkets_provider.client.exchange import MAX_WAIT
+from openmarkets_provider.client.ratelimit.hold import spread
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold, without_frames
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.plan import check, is_repeatable

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -16,22 +16,20 @@ import msgspec
 from openmarkets_provider.client.auth.token import Clock, Instant, Seconds, now
 from openmarkets_provider.client.cache.crypto import RecordCipher
 from openmarkets_provider.client.cache.store import Store
-from openmarkets_provider.client.drivers import Flow, Pause, Send
-from openmarkets_provider.client.exchange import DEFAULT_HOLD, MAX_WAIT, spread
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
-from openmarkets_provider.exceptions import OpenmarketsRateLimited
 
 log = logging.getLogger(__name__)
 
 MAX_HOLD = 3600.0
 """Longest time in seconds for which a 429 is held against everyone."""
-MAX_HELD = 5 * MAX_WAIT
-"""Seconds that one call waits in all, while the API sends one task after another away."""
+DEFAULT_HOLD = 5.0
+"""Seconds for which an API is left alone that said 429 and not for how long."""
+MAX_SPREAD = 15.0
+"""Longest time in seconds over which those who were told to wait come back."""
 LOOK_EVERY = 1.0
 """Seconds for which an event loop goes by what it has seen in the store: a look takes a thread."""
 _LOOKS = 0.1
 """Largest part of its time that a process looks: a slow store must not slow every call."""
-_COME_BACK = 2 * MAX_WAIT
 _LOCK_WAIT = 2.0
 
 
@@ -222,31 +220,11 @@ def _of(key: str) -> _Known:
     return _known.get(key) or _known.setdefault(key, _Known())
 
 
-def send_when_free(send: Send, throttle: Throttle) -> Flow[Any]:
-    """Send a call as soon as its API may be called. The waits are no attempts of the call: it was not sent.
+def spread(seconds: float) -> float:
+    """Return how many seconds longer than asked one of many waits, so that they don't all come back at once.
 
-    :raises OpenmarketsRateLimited: that is too far off to be waited for.
+    :param seconds: what they were all asked to wait; 0 is at once for everyone.
     """
-    call, waited = send.call, 0.0
-    while True:
-        try:
-            return (yield send)
-        except Held as held:
-            left = held.seconds
-        if left > MAX_WAIT:
-            problem, later = f"told another call to wait (429), and {left:.0f} s of that are left", left
-        elif waited >= MAX_HELD:
-            problem, later = f"has sent one call after another away (429) for {waited:.0f} s", _COME_BACK
-        else:
-            wait = left + spread(left)
-            throttle.tell(call.api, left, wait)
-            yield Pause(wait, limited=True)
-            waited += wait
-            continue
-        raise OpenmarketsRateLimited(
-            f"{call.label}: not sent, since the {call.api} API {problem}.",
-            status=429,
-            endpoint=call.label,
-            retry_after=later + spread(later),
-            on_hold=True,
-        )
+    if not seconds:
+        return 0.0
+    return random.uniform(0.0, min(max(1.0, seconds / 2), MAX_SPREAD))  # noqa: S311
