@@ -48,7 +48,8 @@ from openmarkets_provider.exceptions import (
     OpenmarketsRateLimited,
     OpenmarketsTransportError,
 )
-from openmarkets_provider.query.plan import ApiCall, Query, endpoint_of, plan
+from openmarkets_provider.query.plan import ApiCall, plan
+from openmarkets_provider.query.query import Query, endpoint_of
 
 log = logging.getLogger(__name__)
 
