@@ -22,7 +22,8 @@ from openmarkets_provider.client.http.replies import decode
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.query import exchange_time as ranges
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
-from openmarkets_provider.query.plan import ApiCall, Query, endpoint_of, plan, subject_of
+from openmarkets_provider.query.plan import ApiCall, plan
+from openmarkets_provider.query.query import Query, endpoint_of, subject_of
 from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, records, rows
 from openmarkets_provider.query.schema import SCHEMAS, Kind, Schema
 

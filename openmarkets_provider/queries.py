@@ -36,7 +36,7 @@ from typing import Any
 
 from openmarkets_provider.query.arguments import ALL, listed
 from openmarkets_provider.query.exchange_time import to_text
-from openmarkets_provider.query.plan import Query, check
+from openmarkets_provider.query.query import Query, check
 
 __all__ = [
     "Query",

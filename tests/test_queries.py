@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.expand import needed
-from openmarkets_provider.query.plan import check, plan, resolve
+from openmarkets_provider.query.plan import plan
+from openmarkets_provider.query.query import check, resolve
 from tests.support.queries import Later, LazySequence
 from tests.support.versions import moved
 

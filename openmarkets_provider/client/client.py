@@ -35,7 +35,8 @@ from openmarkets_provider.client.ratelimit.hold import Throttle
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.query.plan import ApiCall, Query, endpoint_of, plan
+from openmarkets_provider.query.plan import ApiCall, plan
+from openmarkets_provider.query.query import Query, endpoint_of
 
 LOCK_GRACE = 5.0
 """Seconds longer than one token request may take that somebody else's is waited for."""

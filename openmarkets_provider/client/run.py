@@ -26,7 +26,8 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.query.arguments import is_security
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
 from openmarkets_provider.query.expand import expand, needed
-from openmarkets_provider.query.plan import ApiCall, Plan, Query, plan, resolve, subject_of, window
+from openmarkets_provider.query.plan import ApiCall, Plan, plan
+from openmarkets_provider.query.query import Query, resolve, subject_of, window
 from openmarkets_provider.query.rows import (
     Listing,
     full_name,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.arguments import CHECKS, aligned, shown
 from openmarkets_provider.query.exchange_time import read_moment, to_text
-from openmarkets_provider.query.plan import Query, endpoint_of, resolve
+from openmarkets_provider.query.query import Query, endpoint_of, resolve
 
 Moment = Any
 """A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""

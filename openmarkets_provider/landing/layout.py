@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
-from openmarkets_provider.query.plan import Query, endpoint_of
+from openmarkets_provider.query.query import Query, endpoint_of
 from openmarkets_provider.query.schema import SCHEMAS, Kind, Row
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from openmarkets_provider.client.exchange import MAX_WAIT
 from openmarkets_provider.client.ratelimit.hold import spread
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold, without_frames
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import check, is_repeatable
+from openmarkets_provider.query.query import check, is_repeatable
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

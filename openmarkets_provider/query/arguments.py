@@ -27,7 +27,6 @@ ALL = "*"
 _SECURITY = re.compile(r"(?P<code>[\w-]{1,50})(?:\.(?P<exchange>[\w-]{1,50}))?(?:@(?P<source>[\w-]{1,50}))?", re.ASCII)
 _WORD = re.compile(r"[\w-]{1,50}", re.ASCII)
 _JINJA = re.compile(r"\{[{%#]")
-_MAX_PATH = 2000
 _MAX_CODE = 100
 _NO_CODE = set("/\\[]'\"*")
 
@@ -117,7 +116,7 @@ def _full_security(name: str, argument: str, value: Any) -> str:
 def _code(name: str, argument: str, value: Any) -> str:
     code = value.strip() if isinstance(value, str) else ""
     # Cut, since text that was encoded very often takes as many rounds.
-    plain = _decoded(code[:_MAX_CODE])
+    plain = decode_percent(code[:_MAX_CODE])
     if not code or len(code) > _MAX_CODE or not plain.isprintable() or plain in (".", "..") or set(plain) & _NO_CODE:
         raise OpenmarketsQueryError(
             f"{name}: {argument}: {shown(value)} is malformed; a code is a text such as '12345', without slashes, "
@@ -203,49 +202,11 @@ CHECKS: Mapping[str, Callable[[str, str, Any, Final], Any]] = {
 """Argument of a typed query to the function that checks it and returns what the planner needs."""
 
 
-def relative_path(path: Any) -> str:
-    """Return the path without its leading slash, or refuse one that could lead out of the API's base URL."""
-    if not isinstance(path, str) or not path.strip("/"):
-        raise OpenmarketsQueryError(f"request: path must be a text such as 'securities/v1', not {shown(path)}.")
-    if len(path) > _MAX_PATH:
-        raise OpenmarketsQueryError(f"request: path has {len(path)} characters; {_MAX_PATH} are the most.")
-    decoded = _decoded(path)
-    segments = re.split(r"[/\\]", decoded.removeprefix("/"))
-    # What stands before a colon in the first segment is a scheme (RFC 3986, section 4.2), which would get lost.
-    if ":" in segments[0] or decoded.startswith("//") or "\\" in decoded or ".." in segments or "." in segments:
-        raise OpenmarketsQueryError(
-            f"request: path {path!r} must be relative to the API's base URL: no scheme, no host, no '..'."
-        )
-    if not decoded.isprintable() or " " in decoded or "?" in path or "#" in path:
-        raise OpenmarketsQueryError(
-            f"request: path {path!r} must not hold blanks, control characters, '?' or '#'; "
-            "put the query string into params."
-        )
-    return path.removeprefix("/")
-
-
-def _decoded(text: str) -> str:
+def decode_percent(text: str) -> str:
     """Undo percent-encoding, however often it was done."""
     while (further := unquote(text)) != text:
         text = further
     return text
-
-
-def check_params(params: Any, final: Final) -> None:
-    """Refuse what makes no query string.
-
-    :raises OpenmarketsQueryError: it is no dict of texts, numbers, booleans and lists of them.
-    """
-    if not isinstance(params, Mapping):
-        raise OpenmarketsQueryError(f"request: params must be a dict, not {kind(params)}.")
-    for key, value in params.items():
-        if not isinstance(key, str):
-            raise OpenmarketsQueryError(f"request: the names in params must be texts, not {kind(key)}.")
-        for item in value if isinstance(value, list | tuple) else [value]:
-            if final(item) and not isinstance(item, str | int | float):
-                raise OpenmarketsQueryError(
-                    f"request: params[{key!r}] must be a text, a number, a boolean or a list of them, not {kind(item)}."
-                )
 
 
 def check_json(arguments: Mapping[str, Any], final: Final) -> None:

@@ -14,7 +14,7 @@ from itertools import chain
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.arguments import ALL, DEFAULT_DATA_SOURCE, is_security
 from openmarkets_provider.query.exchange_time import exchange_date
-from openmarkets_provider.query.plan import Query, ResolvedQuery, resolve, subject_of, window
+from openmarkets_provider.query.query import Query, ResolvedQuery, resolve, subject_of, window
 from openmarkets_provider.query.schema import Row
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from openmarkets_provider.landing.layout import Layout, layout_of
 from openmarkets_provider.landing.partitions import PARTITIONS, Partition, Sorter, covered, widened
 from openmarkets_provider.query.arguments import aligned, is_literal
 from openmarkets_provider.query.exchange_time import read_moment
-from openmarkets_provider.query.plan import resolve, window
+from openmarkets_provider.query.query import resolve, window
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:

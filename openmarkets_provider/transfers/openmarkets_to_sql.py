@@ -15,7 +15,7 @@ from openmarkets_provider.landing.layout import layout_of
 from openmarkets_provider.landing.modes import REPLACE_RANGE, STAGE, UPSERT, check_mode, rows_covered
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import Query
+from openmarkets_provider.query.query import Query
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from openmarkets_provider.client.run import unknown_securities
 from openmarkets_provider.exceptions import OpenmarketsApiError, OpenmarketsInvalidResponse, OpenmarketsQueryError
 from openmarkets_provider.query.arguments import DEFAULT_EXCHANGE
-from openmarkets_provider.query.plan import plan, resolve
+from openmarkets_provider.query.plan import plan
+from openmarkets_provider.query.query import resolve
 from openmarkets_provider.query.rows import Listing, listing, listing_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ except ImportError as error:
 from openmarkets_provider.conditions import check_condition
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import check, check_reads_only
+from openmarkets_provider.query.query import check, check_reads_only
 from openmarkets_provider.triggers._new_items import find_news, named
 from openmarkets_provider.triggers._seen_keys import Memory, canonical, state_key
 

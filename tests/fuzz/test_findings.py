@@ -23,7 +23,8 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.hooks.openmarkets import settings_of
 from openmarkets_provider.landing.incremental import check_claim, check_state, claim
-from openmarkets_provider.query.plan import check, plan
+from openmarkets_provider.query.plan import plan
+from openmarkets_provider.query.query import check
 from tests.client.conftest import token_reply
 from tests.fuzz.bounds import bounded
 from tests.fuzz.strategies import nested

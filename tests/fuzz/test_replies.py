@@ -17,7 +17,8 @@ from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.conditions import Conditions
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.query.plan import ApiCall, Query
+from openmarkets_provider.query.plan import ApiCall
+from openmarkets_provider.query.query import Query
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import bodies, headers, http_statuses, retry_afters

@@ -12,7 +12,7 @@ import pytest
 from openmarkets_provider import queries
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
 from openmarkets_provider.query.endpoints import ENDPOINTS, find_endpoint
-from openmarkets_provider.query.plan import Query
+from openmarkets_provider.query.query import Query
 from tests.client.conftest import MakeClient
 from tests.support import hostile
 from tests.support.hostile import HostileServer

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.expand import expand, needed
-from openmarkets_provider.query.plan import Query, plan, resolve
+from openmarkets_provider.query.plan import plan
+from openmarkets_provider.query.query import Query, resolve
 from tests.client.conftest import MakeClient
 
 TODAY = date(2026, 1, 15)

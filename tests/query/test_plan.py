@@ -20,19 +20,11 @@ from hypothesis import strategies as st
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.endpoints import MAX_SECURITIES
 from openmarkets_provider.query.exchange_time import MAX_DAYS, Span, exchange_span, to_utc
-from openmarkets_provider.query.plan import (
-    ApiCall,
-    check,
-    endpoint_of,
-    is_literal,
-    is_repeatable,
-    plan,
-    resolve,
-    subject_of,
-    window,
-)
+from openmarkets_provider.query.plan import ApiCall, plan
+from openmarkets_provider.query.query import check, endpoint_of, is_repeatable, resolve, subject_of, window
 from openmarkets_provider.query.rows import within
 from openmarkets_provider.query.schema import SCHEMAS
 from tests.query.test_exchange_time import INSTANTS, LENGTHS, RANGES, SYDNEY, instants_of, written
