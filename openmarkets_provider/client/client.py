@@ -10,15 +10,15 @@ import os
 import ssl
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from openmarkets_provider.client.auth.bearer import ClientCredentialsAuth, fetch_token, secret_forms
-from openmarkets_provider.client.auth.provider import SecretMasker, TokenSource
-from openmarkets_provider.client.cache.crypto import RecordCipher, record_key
+from openmarkets_provider.client.auth.provider import SecretMasker, TokenProvider
+from openmarkets_provider.client.cache.crypto import EntryCipher, entry_key
 from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.drivers import (
     Flow,
@@ -37,7 +37,7 @@ from openmarkets_provider.client.exchange import pause
 from openmarkets_provider.client.http.clients import async_client, sync_client
 from openmarkets_provider.client.http.replies import doubt, read_reply, unreadable_reply
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
-from openmarkets_provider.client.ratelimit.hold import Throttle, send_when_free
+from openmarkets_provider.client.ratelimit.hold import Holds, send_when_free
 from openmarkets_provider.client.run import Progress, Run
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
 from openmarkets_provider.exceptions import (
@@ -72,7 +72,7 @@ class OpenmarketsClient:
     or on another event loop. Threads may share a client.
 
     :param settings: credentials, servers and limits.
-    :param stores: what is shared with other processes, the nearest first; none shares nothing.
+    :param store: what is shared with other processes; None shares nothing.
     :param masker: told the secret's encoded forms and every token before use.
     :param user_agent: what the client calls itself.
     :param concurrency: most requests of one query at the same time.
@@ -83,33 +83,33 @@ class OpenmarketsClient:
         self,
         settings: Settings,
         *,
-        stores: Sequence[Store],
+        store: Store | None,
         masker: SecretMasker,
         user_agent: str,
         concurrency: int = DEFAULT_CONCURRENCY,
         metrics: Metrics = NO_METRICS,
     ) -> None:
         self.settings = settings
-        self.stores = stores
+        self.store = store
         self._concurrency = concurrency
         self._user_agent = user_agent
         self._masker = masker
         # Keyed by process: what the parent opened stays referenced in a forked child and is never used there.
         self._clients: dict[tuple[int, str], httpx.Client] = {}
         self._metrics = metrics
-        cipher = RecordCipher(settings.client_secret)
-        self.tokens = TokenSource(
-            key=functools.cache(functools.partial(record_key, settings)),
+        cipher = EntryCipher(settings.client_secret)
+        self.tokens = TokenProvider(
+            key=functools.partial(entry_key, settings),
             fetch=self._fetch_token,
-            stores=stores,
+            store=store,
             cipher=cipher,
             masker=masker,
             wait=settings.timeout + LOCK_GRACE,
             metrics=metrics,
         )
-        self._throttle = Throttle(
-            key=functools.cache(lambda api: record_key(settings, f"hold {api} {settings.api_url(api)}")),
-            stores=stores,
+        self._holds = Holds(
+            key=lambda api: entry_key(settings, f"hold {api} {settings.api_url(api)}"),
+            store=store,
             cipher=cipher,
             metrics=metrics,
         )
@@ -209,7 +209,7 @@ class OpenmarketsClient:
     def check_scope(self, scope: str) -> OpenmarketsError | None:
         """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
         try:
-            self.tokens.renew(scope)
+            self.tokens.refresh(scope)
         except OpenmarketsError as error:
             return error
         return None
@@ -226,13 +226,13 @@ class OpenmarketsClient:
 
     def _exchange(self, call: ApiCall) -> Flow[Any]:
         """Send a call, with the retries that it may have."""
-        attempt = functools.partial(_attempt, call, self._base_url(call.api), self._throttle, self._metrics)
+        attempt = functools.partial(_attempt, call, self._base_url(call.api), self._holds, self._metrics)
         return (yield from _persist(attempt, self._metrics, safe_to_repeat=call.safe_to_repeat))
 
     def _perform(self, step: Step) -> Any:
         match step:
             case Send(call, request_id):
-                self._throttle.check(call.api)
+                self._holds.check(call.api)
                 http = self.http(call.api)
                 return http.send(_request(http, call, request_id))
             case GetToken(scope):
@@ -240,7 +240,7 @@ class OpenmarketsClient:
             case Pause(seconds, _):
                 time.sleep(seconds)
             case Limited(api, asked):
-                self._throttle.limited(api, asked)
+                self._holds.record(api, asked)
 
     async def _aperform(self, step: Step) -> Any:
         match step:
@@ -249,12 +249,12 @@ class OpenmarketsClient:
                 rooms = self._rooms.setdefault(asyncio.get_running_loop(), {})
                 # Here and not in httpx's pool, where waiting for a connection ends in a time-out.
                 async with rooms.setdefault(call.api, asyncio.Semaphore(MAX_ASYNC_CONCURRENCY)):
-                    await self._throttle.acheck(call.api)
+                    await self._holds.acheck(call.api)
                     return await http.send(_request(http, call, request_id))
             case Pause(seconds, _):
                 await asyncio.sleep(seconds)
             case Limited(api, asked):
-                await self._throttle.alimited(api, asked)
+                await self._holds.arecord(api, asked)
 
     def _fetch_token(self, scope: str) -> tuple[str, float]:
         for form in secret_forms(self.settings):
@@ -321,10 +321,10 @@ def _persist(attempt: Callable[[], Flow[T]], metrics: Metrics, *, safe_to_repeat
         yield Pause(wait, limited)
 
 
-def _attempt(call: ApiCall, base_url: str, throttle: Throttle, metrics: Metrics) -> Flow[Any]:
+def _attempt(call: ApiCall, base_url: str, holds: Holds, metrics: Metrics) -> Flow[Any]:
     """Send one call once, and tell everyone when the API says 429."""
     try:
-        return (yield from _send_once(call, base_url, throttle, metrics))
+        return (yield from _send_once(call, base_url, holds, metrics))
     except OpenmarketsRateLimited as error:
         # Else it is the identity server's, or the call was held back.
         if error.sent:
@@ -332,10 +332,10 @@ def _attempt(call: ApiCall, base_url: str, throttle: Throttle, metrics: Metrics)
         raise
 
 
-def _send_once(call: ApiCall, base_url: str, throttle: Throttle, metrics: Metrics) -> Flow[Any]:
+def _send_once(call: ApiCall, base_url: str, holds: Holds, metrics: Metrics) -> Flow[Any]:
     request_id = str(uuid.uuid4())
     try:
-        response: httpx.Response = yield from send_when_free(Send(call, request_id), throttle)
+        response: httpx.Response = yield from send_when_free(Send(call, request_id), holds)
     except httpx.HTTPError as error:
         sent = not isinstance(error, _NEVER_SENT)
         metrics.sent(call.label, request_id, None)

@@ -8,7 +8,7 @@ from urllib.parse import quote, quote_plus
 
 import httpx
 
-from openmarkets_provider.client.auth.provider import TokenSource
+from openmarkets_provider.client.auth.provider import TokenProvider
 from openmarkets_provider.client.auth.token import Token
 from openmarkets_provider.client.http.clients import limits
 from openmarkets_provider.client.http.replies import read_token_reply
@@ -75,7 +75,7 @@ class ClientCredentialsAuth(httpx.Auth):
     :param base_url: the API's base URL. A request to another origin is refused: the token goes nowhere else.
     """
 
-    def __init__(self, tokens: TokenSource, scope: str, base_url: str) -> None:
+    def __init__(self, tokens: TokenProvider, scope: str, base_url: str) -> None:
         self._tokens = tokens
         self._scope = scope
         self._origin = _origin(httpx.URL(base_url))
