@@ -32,8 +32,8 @@ NO_MESSAGES = (
 NOTHING_WRONG = (
     # What Airflow shows of a value, a Variable or a good connection.
     "Token(scope=",
-    "Record(token=",
-    "What the Openmarkets provider's tasks share",
+    "TokenEntry(token=",
+    "Shared by the tasks of the Openmarkets provider",
     "Access token obtained from",
     "ask Openmarkets, or choose only what is in it",
     "airflow-provider-openmarkets/",

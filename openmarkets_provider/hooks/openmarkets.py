@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from openmarkets_provider import __version__
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsInvalidClient
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
-from openmarkets_provider.hooks._token_cache import astores_of, stores_of
+from openmarkets_provider.hooks._token_cache import astore_of, store_of
 
 if TYPE_CHECKING:
     import httpx
@@ -65,17 +65,17 @@ class OpenmarketsHook(BaseHook):
         :raises AirflowNotFoundException: there is no such connection.
         """
         settings = settings_of(self.get_connection(self.openmarkets_conn_id))
-        return _make_client(settings, stores_of(settings), self.concurrency)
+        return _make_client(settings, store_of(settings), self.concurrency)
 
     async def aclient(self) -> OpenmarketsClient:
         """Return :attr:`client`, looked up without blocking the event loop."""
         if "client" not in self.__dict__:
             connection = await get_async_connection(self.openmarkets_conn_id, hook=type(self))
             settings = settings_of(connection)
-            stores = await astores_of(settings)
+            store = await astore_of(settings)
             await _amask_forms(settings)
             # Two coroutines may have looked it up at once: the first one's client stays.
-            self.__dict__.setdefault("client", _make_client(settings, stores, self.concurrency))
+            self.__dict__.setdefault("client", _make_client(settings, store, self.concurrency))
         return self.client
 
     def get_conn(self, api: str = "market_data") -> httpx.Client:
@@ -278,7 +278,7 @@ async def _amask_forms(settings: Settings) -> None:
         await _masker.amask(form)
 
 
-def _make_client(settings: Settings, stores: Sequence[Store], concurrency: int) -> OpenmarketsClient:
+def _make_client(settings: Settings, store: Store | None, concurrency: int) -> OpenmarketsClient:
     from airflow import __version__ as airflow_version
 
     from openmarkets_provider.client.client import OpenmarketsClient
@@ -286,7 +286,7 @@ def _make_client(settings: Settings, stores: Sequence[Store], concurrency: int) 
 
     return OpenmarketsClient(
         settings,
-        stores=stores,
+        store=store,
         masker=_masker,
         user_agent=f"airflow-provider-openmarkets/{__version__} apache-airflow/{airflow_version}",
         concurrency=concurrency,

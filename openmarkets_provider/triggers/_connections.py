@@ -107,7 +107,7 @@ class Account:
                 log.warning("Connection %r can't be looked up; polls go on as before: %s", self._conn_id, error)
             return
         self._failed, self._error = 0, None
-        if self._client is None or (found.settings, found.stores) != (self._client.settings, self._client.stores):
+        if self._client is None or (found.settings, found.store) != (self._client.settings, self._client.store):
             old, self._client = self._client, found
             if old is not None:
                 log.info("Connection %r has changed; polls go on with what it holds now.", self._conn_id)

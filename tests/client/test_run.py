@@ -137,7 +137,7 @@ def make(make_client: MakeClient, tmp_path: Path, masker: RecordingMasker) -> It
         given = make_client(**settings).settings
         client = OpenmarketsClient(
             given,
-            stores=[FileStore(tmp_path / "tokens")],
+            store=FileStore(tmp_path / "tokens"),
             masker=masker,
             user_agent=USER_AGENT,
             concurrency=concurrency,

@@ -67,7 +67,7 @@ def valid_replies() -> list[tuple[Query, dict[str, Any]]]:
             identity_url=connection["host"],
             **connection["extra"],
         )
-        client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="fuzz")
+        client = OpenmarketsClient(settings, store=None, masker=NoMasker(), user_agent="fuzz")
         links = client.run({"endpoint": "portfolio_links", "raw": False})
         codes = {"accounts": links[0]["account_code"], "portfolios": links[0]["portfolio_code"]}
         found = []
