@@ -21,31 +21,32 @@ from openmarkets_provider.exceptions import (
     OpenmarketsScopeNotInPlan,
 )
 from openmarkets_provider.query.arguments import is_security
+from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
-from openmarkets_provider.query.expand import expand, needed
+from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.plan import ApiCall, Plan, plan
 from openmarkets_provider.query.query import Query, resolve, subject_of, window
 from openmarkets_provider.query.rows import (
     Listing,
+    find_missing_multipliers,
     full_name,
-    invalid_securities,
-    keys,
-    listing,
     listing_of,
-    multipliers_of,
-    records,
-    rows,
-    within,
-    without_multiplier,
+    read_invalid_securities,
+    read_multipliers,
+    read_records,
+    row_keys,
+    select_range,
+    to_listing,
+    to_rows,
 )
-from openmarkets_provider.query.schema import SCHEMAS, Row
+from openmarkets_provider.query.schema import Row
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY = 5.0
 """Seconds between two lines about the progress of a run."""
 _INFORMATION = "security_information"
-_OF_SECURITIES = ("securities", listing_of, listing)
+_OF_SECURITIES = ("securities", listing_of, to_listing)
 _OF_PORTFOLIOS = ("portfolioCodes", lambda record: _code(record.get("portfolioCode")), lambda code: code)
 _ONE_FOR_EACH: Mapping[str, tuple[str, Callable[[Row], Any], Callable[[str], Any]]] = {
     _INFORMATION: _OF_SECURITIES,
@@ -78,6 +79,7 @@ class Run:
         self._query: Query = resolve(query)
         self._exchange = exchange
         self.endpoint: str = query["endpoint"]
+        self._schema = ENDPOINTS[self.endpoint].schema
         self._total = 0
         self._window: tuple[Any, Any] | None = None
         self._securities = self._left_out = 0
@@ -93,15 +95,15 @@ class Run:
         :raises OpenmarketsError: the query is malformed, or a call that comes first failed.
         """
         now = datetime.now(UTC).astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
-        before = needed(self._query)
+        before = lookup_query(self._query)
         if before is not None:
             self._query = expand(self._query, (yield from self._look_up(before)), now.date())
         calls = plan(self._query, now)
         self._total, self._securities = len(calls), len(calls.subjects)
         self._window = window(self._query)
-        replies_lack_it = "priceMultiplier" in SCHEMAS[self.endpoint].supplied
+        replies_lack_it = "priceMultiplier" in self._schema.supplied
         if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
-            yield from self._learn([listing(security) for security in calls.subjects])
+            yield from self._learn([to_listing(security) for security in calls.subjects])
         return calls
 
     def ask(self, number: int, call: ApiCall) -> Flow[Answer]:
@@ -134,16 +136,16 @@ class Run:
             raise self._named(error, number, call) from error.__cause__
 
     def _rows(self, call: ApiCall, reply: Any) -> Flow[list[Row]]:
-        given = records(call, reply)
+        given = read_records(call, reply)
         self._check_known(call, reply, given)
         if not call.exact:
             return given
-        missing = without_multiplier(self.endpoint, call, given)
+        missing = find_missing_multipliers(self._schema, call, given)
         if self.endpoint != _INFORMATION:
             yield from self._learn(missing)
-        made = rows(self.endpoint, call, given, self._multipliers)
+        made = to_rows(self._schema, call, given, self._multipliers)
         self._warn_of_guesses(missing)
-        return self._unseen(call, within(self.endpoint, call, made, self._window))
+        return self._unseen(call, select_range(self._schema, call, made, self._window))
 
     def _look_up(self, query: Query) -> Flow[list[Row]]:
         run = Run(query, self._exchange)
@@ -167,8 +169,8 @@ class Run:
         }
         try:
             for call in plan(query):
-                given = records(call, (yield from self._exchange(call)))
-                self._multipliers |= multipliers_of(call, given)
+                given = read_records(call, (yield from self._exchange(call)))
+                self._multipliers |= read_multipliers(call, given)
         except OpenmarketsError as error:
             # The client may not ask. Anything else that went wrong must not end in a guess.
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)
@@ -178,7 +180,7 @@ class Run:
 
     def _check_known(self, call: ApiCall, reply: Any, given: Sequence[Row]) -> None:
         """Refuse, or tell of, what was asked for and is not in the reply."""
-        invalid = invalid_securities(call, reply)
+        invalid = read_invalid_securities(call, reply)
         if self.endpoint in _ONE_FOR_EACH:
             field, of_record, of_code = _ONE_FOR_EACH[self.endpoint]
             found = set(map(of_record, given))
@@ -210,7 +212,7 @@ class Run:
         """
         if self._total == 1 or (call.security is None and call.api != "oms"):
             return made
-        identified: list[Any] = keys(self.endpoint, made) if call.security else list(map(_digest, made))
+        identified: list[Any] = row_keys(self._schema, made) if call.security else list(map(_digest, made))
         if call.security is not None and call.security != self._series:
             self._seen = set()
         seen, self._series = self._seen, call.security
