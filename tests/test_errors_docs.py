@@ -21,6 +21,7 @@ GAP = "\0"
 QUIET = ("debug", "info", "INFO")
 """Of these the page tells nothing: they are no trouble."""
 NO_MESSAGES = (
+    "query/endpoints.py",
     "query/schema.py",
     "testing/store_contract.py",
     "get_provider_info.py",

@@ -11,7 +11,7 @@ from openmarkets_provider.exceptions import OpenmarketsApiError, OpenmarketsInva
 from openmarkets_provider.query.arguments import DEFAULT_EXCHANGE
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import resolve
-from openmarkets_provider.query.rows import Listing, listing, listing_of
+from openmarkets_provider.query.rows import Listing, listing_of, to_listing
 
 if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
@@ -55,7 +55,7 @@ def wanted_of(query: Query) -> Wanted | None:
         return None
     if len({security.partition("@")[2] for security in securities}) > 1:
         return None
-    return Wanted(tuple(securities), tuple(map(listing, securities)))
+    return Wanted(tuple(securities), tuple(map(to_listing, securities)))
 
 
 async def poll(ask: Ask, query: Query, wanted: Sequence[Wanted | None]) -> dict[Wanted | None, Outcome]:
@@ -116,7 +116,7 @@ def _lies_in_the_request(error: Exception) -> bool:
 def _unknown_to_the_api(error: Exception, asked: Query, part: Iterable[Wanted]) -> dict[Wanted | None, Outcome]:
     """Return the errors of those whose securities the API says it does not know."""
     told = error.securities if isinstance(error, OpenmarketsQueryError) else None
-    unknown = {(code, exchange or DEFAULT_EXCHANGE) for code, exchange in map(listing, map(str, told or ()))}
+    unknown = {(code, exchange or DEFAULT_EXCHANGE) for code, exchange in map(to_listing, map(str, told or ()))}
     named: dict[Wanted | None, Outcome] = {}
     for each in part:
         own = [security for security, of in zip(each.securities, each.listings, strict=True) if of in unknown]

@@ -24,8 +24,9 @@ from openmarkets_provider.client.auth.token import TokenEntry
 from openmarkets_provider.client.cache.crypto import EntryCipher, entry_key
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.query.schema import SCHEMAS, Kind
+from openmarkets_provider.query.schema import Kind
 from tests.support.airflow import DagRun, RealAirflow
+from tests.support.queries import SCHEMAS
 from tests.support.sandbox_process import SandboxProcess
 from tests.support.statsd import StatsdServer
 

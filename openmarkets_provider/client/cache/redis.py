@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from openmarkets_provider.client.cache.store import MAX_BYTES
-from openmarkets_provider.query.arguments import brief
+from openmarkets_provider.query.arguments import abbreviate
 
 if TYPE_CHECKING:
     import redis
@@ -81,7 +81,7 @@ def redis_options(
         # redis-py before 6 has another default.
         options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     if options.get("ssl_cert_reqs", _CERT_REQS[0]) not in _CERT_REQS:
-        value = brief(options["ssl_cert_reqs"])
+        value = abbreviate(options["ssl_cert_reqs"])
         raise ValueError(f"ssl_cert_reqs: {value} is not allowed; choose {', '.join(_CERT_REQS)}.")
     return options
 
@@ -91,7 +91,7 @@ def _database(value: Any) -> int:
     short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _DIGITS
     number = int(value) if short else value
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**_DIGITS:
-        raise ValueError(f"db: {brief(value)} is not the number of a database.")
+        raise ValueError(f"db: {abbreviate(value)} is not the number of a database.")
     return number
 
 
@@ -99,13 +99,13 @@ def _flag(name: str, value: Any) -> bool:
     # Here, too.
     flag = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(flag, bool):
-        raise ValueError(f"{name}: {brief(value)} is neither true nor false.")
+        raise ValueError(f"{name}: {abbreviate(value)} is neither true nor false.")
     return flag
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name}: {brief(value)} is not a text.")
+        raise ValueError(f"{name}: {abbreviate(value)} is not a text.")
     return value
 
 

@@ -30,7 +30,7 @@ MAX_SPREAD = 15.0
 """Longest time in seconds over which those who wait for the same hold come back."""
 READ_EVERY = 1.0
 """Seconds between two reads of the store by an event loop: each takes a thread."""
-_READ_SHARE = 0.1
+_READ_SHARE = 0.02
 """Largest part of its time that a process reads the store: a slow store must not slow every call."""
 _LOCK_WAIT = 2.0
 
