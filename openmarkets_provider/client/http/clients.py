@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 import os
 import re
 import ssl
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import dumps
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import httpcore
@@ -37,6 +36,8 @@ from openmarkets_provider.exceptions import (
     OpenmarketsTransportError,
 )
 
+T = TypeVar("T")
+
 CONNECT_TIMEOUT = 10.0
 _NO_ANSWER = (
     httpcore.TimeoutException,
@@ -46,6 +47,8 @@ _NO_ANSWER = (
     httpcore.UnsupportedProtocol,
 )
 """What httpcore raises when there is no reply."""
+_OF_THE_ENCODED_BODY = ("content-encoding", "content-length", "transfer-encoding")
+"""Headers of a reply that no longer hold when its body is decoded."""
 _PLAIN = re.compile(r"(?:[\w/.~@:,=&?+*-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 """A path and a query string that need no encoding."""
 _NEVER_SENT = (
@@ -215,13 +218,35 @@ class _Host:
             extensions={"timeout": request.timeouts or self._timeouts},
         )
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Say that there was no answer, whatever httpcore has for it."""
+
+class _Idle(Generic[T]):
+    """Connections that wait for a request. Threads may share it: each step is a single one of a deque.
+
+    :ivar keep_alive: seconds that a connection may wait; 0 when the client is closed.
+    """
+
+    def __init__(self) -> None:
+        self.keep_alive = KEEP_ALIVE
+        self._connections: deque[tuple[T, float]] = deque()
+
+    def take(self) -> T | None:
+        """Return the connection that was used last, if there is one."""
         try:
-            yield
-        except _NO_ANSWER as error:
-            raise NoAnswer(self._base_url, error) from error
+            return self._connections.pop()[0]
+        except IndexError:
+            return None
+
+    def put_back(self, connection: T) -> None:
+        """Keep a connection for the next request."""
+        self._connections.append((connection, time.monotonic()))
+
+    def pop_expired(self) -> list[T]:
+        """Return the connections that have waited too long, and keep them no more."""
+        expired = []
+        with suppress(IndexError):
+            while self._connections[0][1] <= time.monotonic() - self.keep_alive:
+                expired.append(self._connections.popleft()[0])
+        return expired
 
 
 class HttpClient(_Host):
@@ -234,57 +259,53 @@ class HttpClient(_Host):
         super().__init__(base_url, options)
         self._open = functools.partial(open_connection, base_url, options.ca_bundle, keep_alive=keep_alive)
         self._slots = threading.Semaphore(MAX_CONCURRENCY)
-        # The one that was used last is at the end. Threads take and return by single steps of the interpreter.
-        self._idle: deque[tuple[httpcore.ConnectionPool, float]] = deque([(self._open(), time.monotonic())])
-        self._is_closed = False
+        self._idle: _Idle[httpcore.ConnectionPool] = _Idle()
+        # What is wrong with CA bundle or proxy is found now.
+        self._idle.put_back(self._open())
         # Nobody has to close a hook: its connections go with it.
-        weakref.finalize(self, _close_all, self._idle, os.getpid()).atexit = False
+        weakref.finalize(self, _close, self._idle, os.getpid()).atexit = False
 
     def send(self, request: HttpRequest) -> Reply:
         """Send a request, and read the whole reply.
 
         :raises NoAnswer: there was no answer, or the server's certificate can't be verified.
-        :raises OpenmarketsInvalidResponse: the body is too large, or wrongly encoded.
+        :raises OpenmarketsInvalidResponse: the body is too large, or not encoded as asked for.
         """
         core_request = self._core_request(request)
-        with self._errors(), self._connection() as connection, deadline(self._options.timeout):
-            response = connection.handle_request(core_request)
-            try:
-                reader = _Reader(response, request.max_bytes)
-                for chunk in response.iter_stream():
-                    reader.add(chunk)
-                return reader.reply()
-            finally:
-                response.close()
+        try:
+            with self._connection() as connection, deadline(self._options.timeout):
+                response = connection.handle_request(core_request)
+                try:
+                    headers = _headers(response)
+                    body = Body(headers.get("content-encoding", ""), request.max_bytes)
+                    for chunk in response.iter_stream():
+                        body.add(chunk)
+                    return Reply(response.status, headers, body.read())
+                except UnreadableBodyError as error:
+                    raise _unreadable(response, error) from None
+                finally:
+                    response.close()
+        except _NO_ANSWER as error:
+            raise NoAnswer(self._base_url, error) from error
 
     def close(self) -> None:
         """Close the connections; those that other threads use when their replies have come."""
-        self._is_closed = True
-        _close_all(self._idle, os.getpid())
+        _close(self._idle, os.getpid())
 
     @contextmanager
     def _connection(self) -> Iterator[httpcore.ConnectionPool]:
         if not self._slots.acquire(timeout=self._options.timeout):
             raise httpcore.PoolTimeout("all connections are in use")
         try:
-            try:
-                connection, _ = self._idle.pop()
-            except IndexError:
-                connection = self._open()
+            connection = self._idle.take() or self._open()
             try:
                 yield connection
             finally:
-                self._idle.append((connection, time.monotonic()))
-                self._close_idle()
+                self._idle.put_back(connection)
+                for each in self._idle.pop_expired():
+                    each.close()
         finally:
             self._slots.release()
-
-    def _close_idle(self) -> None:
-        """Close the connections that were not used for long, or all when the client is closed."""
-        oldest = math.inf if self._is_closed else time.monotonic() - KEEP_ALIVE
-        with suppress(IndexError):
-            while self._idle[0][1] < oldest:
-                self._idle.popleft()[0].close()
 
 
 class AsyncHttpClient(_Host):
@@ -298,66 +319,39 @@ class AsyncHttpClient(_Host):
         # The deadline is enough. httpcore gives time-outs to the network only to pass them on.
         self._timeouts = {"connect": options.timeouts["connect"]}
         self._open = functools.partial(open_async_connection, base_url, options.ca_bundle)
-        self._idle: deque[tuple[httpcore.AsyncConnectionPool, float]] = deque([(self._open(), time.monotonic())])
+        self._idle: _Idle[httpcore.AsyncConnectionPool] = _Idle()
+        self._idle.put_back(self._open())
         self.room = asyncio.Semaphore(MAX_ASYNC_CONCURRENCY)
 
     async def send(self, request: HttpRequest) -> Reply:
         """Send a request, as :meth:`HttpClient.send`."""
         core_request = self._core_request(request)
-        connection = self._idle.pop()[0] if self._idle else self._open()
+        connection = self._idle.take() or self._open()
         try:
-            with self._errors():
-                async with async_deadline(self._options.timeout):
-                    response = await connection.handle_async_request(core_request)
-                    try:
-                        reader = _Reader(response, request.max_bytes)
-                        async for chunk in response.aiter_stream():
-                            reader.add(chunk)
-                        return reader.reply()
-                    finally:
-                        await response.aclose()
+            async with async_deadline(self._options.timeout):
+                response = await connection.handle_async_request(core_request)
+                try:
+                    headers = _headers(response)
+                    body = Body(headers.get("content-encoding", ""), request.max_bytes)
+                    async for chunk in response.aiter_stream():
+                        body.add(chunk)
+                    return Reply(response.status, headers, body.read())
+                except UnreadableBodyError as error:
+                    raise _unreadable(response, error) from None
+                finally:
+                    await response.aclose()
+        except _NO_ANSWER as error:
+            raise NoAnswer(self._base_url, error) from error
         finally:
-            self._idle.append((connection, time.monotonic()))
-            while self._idle[0][1] < time.monotonic() - KEEP_ALIVE:
-                await self._idle.popleft()[0].aclose()
+            self._idle.put_back(connection)
+            for each in self._idle.pop_expired():
+                await each.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections that are not in use."""
-        while self._idle:
-            await self._idle.popleft()[0].aclose()
-
-
-class _Reader:
-    """Makes a reply of a response, piece by piece.
-
-    :raises OpenmarketsInvalidResponse: the body can't be read.
-    """
-
-    def __init__(self, response: httpcore.Response, max_bytes: int) -> None:
-        self._status = response.status
-        self._headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        encoding = self._headers.get("content-encoding", "").strip().lower()
-        with self._errors():
-            self._body = Body(encoding, max_bytes)
-
-    def add(self, chunk: bytes) -> None:
-        with self._errors():
-            self._body.add(chunk)
-
-    def reply(self) -> Reply:
-        with self._errors():
-            body = self._body.read()
-        for name in ("content-encoding", "content-length", "transfer-encoding"):
-            # They are about the bytes before they were decoded.
-            self._headers.pop(name, None)
-        return Reply(self._status, self._headers, body)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except UnreadableBodyError as error:
-            raise OpenmarketsInvalidResponse(f"The reply {error}.", status=self._status, sent=True) from None
+        """Close the connections; those that other tasks use when their replies have come."""
+        self._idle.keep_alive = 0.0
+        for each in self._idle.pop_expired():
+            await each.aclose()
 
 
 def httpx_client(
@@ -398,7 +392,8 @@ class _Transport(httpx.BaseTransport):
             # Their names are the same, as httpx makes its errors of httpcore's.
             kind = getattr(httpx, type(error.__cause__).__name__, httpx.TransportError)
             raise kind(str(error.__cause__), request=request) from error
-        return httpx.Response(reply.status, headers=reply.headers, content=reply.body)
+        headers = {name: value for name, value in reply.headers.items() if name not in _OF_THE_ENCODED_BODY}
+        return httpx.Response(reply.status, headers=headers, content=reply.body)
 
     def close(self) -> None:
         self._close()
@@ -426,7 +421,17 @@ def _param(value: str | float | bool | None) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _close_all(idle: deque[tuple[httpcore.ConnectionPool, float]], pid: int) -> None:
+def _headers(response: httpcore.Response) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+
+
+def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> OpenmarketsInvalidResponse:
+    return OpenmarketsInvalidResponse(f"The reply {error}.", status=response.status, sent=True)
+
+
+def _close(idle: _Idle[httpcore.ConnectionPool], pid: int) -> None:
     # In a forked child the connections are the parent's, and another thread of it may have had a lock of theirs.
-    while os.getpid() == pid and idle:
-        idle.popleft()[0].close()
+    if os.getpid() == pid:
+        idle.keep_alive = 0.0
+        for each in idle.pop_expired():
+            each.close()
