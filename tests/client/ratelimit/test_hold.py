@@ -17,25 +17,19 @@ from openmarkets_provider.client.auth.token import Instant
 from openmarkets_provider.client.cache.crypto import RecordCipher
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.client import OpenmarketsClient
-from openmarkets_provider.client.drivers import Pause, Send
-from openmarkets_provider.client.exchange import MAX_SPREAD, MAX_WAIT
 from openmarkets_provider.client.ratelimit import hold as module
 from openmarkets_provider.client.ratelimit.hold import (
     DEFAULT_HOLD,
-    MAX_HELD,
     MAX_HOLD,
     Held,
     Hold,
     Throttle,
-    send_when_free,
 )
 from openmarkets_provider.exceptions import OpenmarketsRateLimited
-from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.client.conftest import AWKWARD, MakeClient, Runner
 
 CIPHER = RecordCipher("secret")
-CALL = ApiCall("oms", "POST", "orders/v4")
 LIMITED = {"kind": "status", "status": 429}
 
 
@@ -250,61 +244,7 @@ def test_threads_that_note_at_once_leave_the_longest(machine: Machine):
     assert left(throttle) == left(machine.process()) == pytest.approx(32)
 
 
-# --- the waits of one call
-
-
-def test_a_call_waits_for_the_hold_and_a_little_longer_and_looks_again(machine: Machine):
-    throttle = machine.process()
-    flow = send_when_free(Send(CALL, "id"), throttle)
-    assert next(flow) == Send(CALL, "id")
-    for seconds in (10.0, 0.3, MAX_WAIT):
-        step = flow.throw(Held(seconds))
-        assert isinstance(step, Pause)
-        assert step.limited
-        assert seconds <= step.seconds <= seconds + max(1.0, min(seconds / 2, MAX_SPREAD))
-        assert next(flow) == Send(CALL, "id")
-    with pytest.raises(StopIteration) as stop:
-        flow.send("reply")
-    assert stop.value.value == "reply"
-
-
-def test_those_who_wait_for_the_same_hold_do_not_come_back_together(machine: Machine):
-    throttle = machine.process()
-
-    def wait() -> float:
-        flow = send_when_free(Send(CALL, "id"), throttle)
-        next(flow)
-        return flow.throw(Held(10.0)).seconds
-
-    waits = [wait() for _ in range(50)]
-    assert max(waits) - min(waits) > 2.5
-
-
-@pytest.mark.parametrize("seconds", [MAX_WAIT + 0.001, 500.0, MAX_HOLD])
-def test_a_long_hold_is_not_waited_for(machine: Machine, seconds: float):
-    flow = send_when_free(Send(CALL, "id"), machine.process())
-    next(flow)
-    with pytest.raises(
-        OpenmarketsRateLimited, match=r"not sent, since the oms API told another call to wait"
-    ) as raised:
-        flow.throw(Held(seconds))
-    assert raised.value.sent is False
-    assert raised.value.transient
-    assert seconds <= raised.value.retry_after <= seconds + MAX_SPREAD
-
-
-def test_holds_one_after_another_are_not_waited_for_without_end(machine: Machine):
-    flow = send_when_free(Send(CALL, "id"), machine.process())
-    waited = 0.0
-    while waited < MAX_HELD:
-        assert next(flow) == Send(CALL, "id")
-        waited += flow.throw(Held(20.0)).seconds
-    next(flow)
-    with pytest.raises(OpenmarketsRateLimited, match=r"one call after another away \(429\) for 3\d\d s") as raised:
-        flow.throw(Held(20.0))
-    # more than is waited for in the worker: the task is deferred
-    assert raised.value.retry_after > MAX_WAIT
-    assert raised.value.sent is False
+# --- what is told of waits
 
 
 class Metrics:
@@ -407,7 +347,7 @@ def test_a_429_of_the_identity_server_holds_no_api(
     client = make()
     with pytest.raises(OpenmarketsRateLimited):
         run(client, ACCOUNTS)
-    assert left(client._throttle) == 0
+    assert left(client.holds) == 0
 
 
 def test_a_stream_of_many_threads_waits_as_a_whole_and_says_so_once(
@@ -419,7 +359,7 @@ def test_a_stream_of_many_threads_waits_as_a_whole_and_says_so_once(
     with pytest.raises(OpenmarketsRateLimited):
         run(first, queries.quotes("BHP"))
     # Some seconds of it are left.
-    first._throttle._store.save(*short_hold(first._throttle, 5.0))
+    first.holds._store.save(*short_hold(first.holds, 5.0))
     client = make(concurrency=16)
     caplog.clear()
     # raw: no call comes before the many
