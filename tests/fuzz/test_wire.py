@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from openmarkets_provider.client.drivers import drive
 
 from openmarkets_provider.client.client import OpenmarketsClient, _send_once
-from openmarkets_provider.client.drivers import drive
 from openmarkets_provider.client.metrics import NO_METRICS
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsError
