@@ -141,13 +141,14 @@ class OpenmarketsClient:
         :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
         """
         io = _BlockingIo(self)
-        http = self.http(api)
-        return httpx_client(
-            self.base_url(api),
-            self._options,
-            lambda request: run_blocking(io.authorize(api, http, request)),
-            http.close,
-        )
+
+        def send(request: HttpRequest) -> Reply:
+            # Looked up each time: a forked process has connections of its own.
+            http = self.http(api)
+            http.check_origin(request)
+            return run_blocking(io.authorize(api, http, request))
+
+        return httpx_client(self.base_url(api), self._options, send, self.close)
 
     def base_url(self, api: str) -> str:
         """Return the base URL of an API.

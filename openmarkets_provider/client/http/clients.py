@@ -204,12 +204,19 @@ class _Host:
             more.append((b"Content-Length", b"%d" % len(content)))
         return HttpRequest(method, url, (*self._headers, *more), content)
 
-    def _core_request(self, request: HttpRequest) -> httpcore.Request:
+    def check_origin(self, request: HttpRequest) -> None:
+        """Refuse a request to another server.
+
+        :raises OpenmarketsConfigurationError: scheme, host or port are not those of the base URL.
+        """
         if (origin := _origin(request.url)) != self._origin:
             raise OpenmarketsConfigurationError(
                 f"A request to {_shown(origin)} was refused: the access token goes to {_shown(self._origin)} only. Use "
                 "a path relative to the API's base URL."
             )
+
+    def _core_request(self, request: HttpRequest) -> httpcore.Request:
+        self.check_origin(request)
         return httpcore.Request(
             request.method,
             request.url,
@@ -381,11 +388,10 @@ class _Transport(httpx.BaseTransport):
         self._close = close
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        content = request.read()
+        # httpx makes one of credentials in a URL.
+        headers = tuple((name, value) for name, value in request.headers.raw if name.lower() != b"authorization")
         timeouts = request.extensions.get("timeout")
-        core = HttpRequest(
-            request.method, core_url(request.url), tuple(request.headers.raw), content, timeouts=timeouts
-        )
+        core = HttpRequest(request.method, core_url(request.url), headers, request.read(), timeouts=timeouts)
         try:
             reply = self._send(core)
         except NoAnswer as error:
