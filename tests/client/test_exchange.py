@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider import exceptions
-from openmarkets_provider.client.cache.crypto import RecordCipher
+from openmarkets_provider.client.cache.crypto import EntryCipher
 from openmarkets_provider.client.exchange import MAX_ATTEMPTS, MAX_HOLD_WAIT, MAX_WAIT, Exchange, pause
 from openmarkets_provider.client.http.clients import NoAnswer, Reply
 from openmarkets_provider.client.io import TaskGroup, ThreadGroup, run_blocking
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
-from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, MAX_SPREAD, OnHold, Throttle, spread
+from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, MAX_SPREAD, Holds, OnHold, spread
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsInvalidResponse,
@@ -161,7 +161,7 @@ class ScriptedIo:
 
 
 def exchange_of(io: ScriptedIo, metrics: Metrics = NO_METRICS) -> Exchange:
-    holds = Throttle(key=lambda api: f"test {api}", stores=[], cipher=RecordCipher("secret"), metrics=metrics)
+    holds = Holds(key=lambda api: f"test {api}", store=None, cipher=EntryCipher("secret"), metrics=metrics)
     return Exchange(io, holds, metrics)
 
 
@@ -387,4 +387,4 @@ def test_holds_one_after_another_are_not_waited_for_without_end():
 def test_every_wait_for_a_hold_is_counted():
     metrics = Recording()
     run_blocking(exchange_of(ScriptedIo(OnHold(20.0), OnHold(1.0), GOOD), metrics).ask(ORDER))
-    assert metrics.counts == ["throttle.held.oms"] * 2
+    assert metrics.counts == ["ratelimit.waits.oms"] * 2
