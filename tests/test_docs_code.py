@@ -29,7 +29,8 @@ from packaging.requirements import Requirement
 from openmarkets_provider import queries
 from openmarkets_provider.client.auth import provider as token_source
 from openmarkets_provider.conditions import Conditions
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
+from openmarkets_provider.hooks._connection_settings import make_settings
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.triggers import events
 from openmarkets_provider.triggers._new_items import find_news
 from openmarkets_provider.triggers._seen_keys import Memory
@@ -268,7 +269,7 @@ def check_connection(conn_id: str, value: Mapping[str, Any] | str) -> None:
         connection = Connection.from_json(json.dumps(value), conn_id=conn_id)
     assert connection.conn_type in ("openmarkets", "aws", "postgres", "redis", "sqlite")
     if connection.conn_type == "openmarkets":
-        settings_of(connection)
+        make_settings(connection)
 
 
 def check_pip(words: list[str]) -> None:

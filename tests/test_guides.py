@@ -39,7 +39,8 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, RELABELING
 from openmarkets_provider.hooks import _variable_store
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
+from openmarkets_provider.hooks._connection_settings import make_settings
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
@@ -116,7 +117,7 @@ def test_the_table_has_every_field_with_its_place_and_type_and_no_other():
 
 
 def test_the_defaults_are_those_of_the_settings():
-    made = settings_of(Connection(conn_id="om", conn_type="openmarkets", login="my-id", password="my-secret"))
+    made = make_settings(Connection(conn_id="om", conn_type="openmarkets", login="my-id", password="my-secret"))
     environment = ENVIRONMENTS[made.environment]
     for name, field in CONNECTION_FIELDS.items():
         default, said = getattr(made, name), FIELDS[field["label"]][2]
@@ -160,7 +161,7 @@ def test_the_example_of_a_field_of_extra_is_taken_and_is_not_the_default(name: s
         extra[name] = str(tmp_path / "company.pem")
         Path(extra[name]).touch()
     given = {"conn_id": "om", "conn_type": "openmarkets", "login": "my-id", "password": "my-secret"}
-    made, default = settings_of(Connection(extra=json.dumps(extra), **given)), settings_of(Connection(**given))
+    made, default = make_settings(Connection(extra=json.dumps(extra), **given)), make_settings(Connection(**given))
     assert name in extra
     assert getattr(made, name) != getattr(default, name)
 
@@ -189,9 +190,9 @@ def test_every_way_to_make_a_connection_gives_the_same(way: str, monkeypatch: py
         monkeypatch.setenv(name, value)
         made = OpenmarketsHook().client.settings
     elif way == "command line":
-        made = settings_of(added_by(shlex.split(WAYS[way])))
+        made = make_settings(added_by(shlex.split(WAYS[way])))
     else:
-        made = settings_of(found_in_secrets_backend(WAYS[way], tmp_path))
+        made = make_settings(found_in_secrets_backend(WAYS[way], tmp_path))
     assert (made.client_id, made.client_secret) == SECRETS
     assert (made.environment, made.scopes, made.timeout) == ("test", ("market-data-api", "oms-api"), 60)
 

@@ -140,7 +140,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         self._left_alone = 0.0
         try:
             # A sensor may wait for longer than a secret lives.
-            value = evaluate(self.condition, self._hook.as_of_now(lambda: self._hook.run(self.query)))
+            value = evaluate(self.condition, self._hook.retry_on_rotation(lambda: self._hook.run(self.query)))
             if value and self.push_value:
                 ensure_fits_xcom(value, self.max_xcom_bytes)
         except OpenmarketsError as error:
