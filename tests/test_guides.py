@@ -42,9 +42,9 @@ from openmarkets_provider.hooks import _variable_store
 from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
-from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES
+from openmarkets_provider.sensors.openmarkets import MAX_FAILURES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
-from openmarkets_provider.triggers import _connections as _accounts
+from openmarkets_provider.triggers import _connections
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES
 from tests.support import hostile
 from tests.support.context import context
@@ -351,7 +351,7 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("none that would have to wait for more than 60 seconds", retry.MAX_WAIT, 60),
     ("is removed an hour (3600 seconds) later", file_store.SWEEP_AFTER, HOUR),
     ("Redis drops a record 60 seconds after its end", redis_store.KEPT_LONGER, 60),
-    ("a connection is looked up again every 60 seconds", _accounts.LOOK_UP_EVERY, 60),
+    ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
     ("A record of up to 60 seconds in the future", tokens.CLOCK_SKEW, 60),
     ("It is left alone for 5 seconds", fallback_store.TRY_AGAIN, 5),
     ("may take 1 second;", redis_store.TIMEOUT, 1),
@@ -487,7 +487,7 @@ def test_a_text_that_looks_like_a_formula_is_landed_as_it_is(openmarkets_sandbox
     [
         ("Up to 60 seconds are waited for in the task", retry.MAX_WAIT, 60),
         ("makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
-        ("three in a row are tolerated", TOLERATED_FAILURES, 3),
+        ("three in a row are tolerated", MAX_FAILURES, 3),
         ("of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),
     ],
 )
