@@ -26,6 +26,7 @@ from openmarkets_provider.client import exchange as retry
 from openmarkets_provider.client import settings
 from openmarkets_provider.client.auth import token as tokens
 from openmarkets_provider.client.auth.bearer import MAX_TOKEN_REPLY
+from openmarkets_provider.client.cache import clock
 from openmarkets_provider.client.cache import fallback as fallback_store
 from openmarkets_provider.client.cache import file as file_store
 from openmarkets_provider.client.cache import redis as redis_store
@@ -341,19 +342,19 @@ HOUR, MINUTE = 3600.0, 60.0
 FIGURES: list[tuple[str, Any, Any]] = [
     ("at most the connection's `timeout` and 5 seconds more", LOCK_GRACE, 5),
     ("at most 64 KiB of the reply are read", MAX_TOKEN_REPLY, 64 << 10),
-    ("until 300 seconds are left", tokens.RENEW_AHEAD, 300),
+    ("until 300 seconds are left", tokens.REFRESH_AHEAD, 300),
     ("until 30 seconds are left", tokens.MARGIN, 30),
-    ("the last fifth counts instead of 300 seconds, and the last tenth instead of 30:", tokens.RENEW_AHEAD, 300),
+    ("the last fifth counts instead of 300 seconds, and the last tenth instead of 30:", tokens.REFRESH_AHEAD, 300),
     ("One of more than 31 days is not believed", MAX_LIFETIME, 31 * 24 * HOUR),
-    ("When the replacement is refused, too, within 30 seconds", tokens.REFUSED_AGAIN, 30),
-    ("an hour (3600 seconds) is the most", tokens.MAX_NEGATIVE, HOUR),
+    ("When the replacement is refused, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
+    ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
     ("4 attempts in all", retry.MAX_ATTEMPTS, 4),
     ("none that would have to wait for more than 60 seconds", retry.MAX_WAIT, 60),
     ("is removed an hour (3600 seconds) later", file_store.SWEEP_AFTER, HOUR),
     ("Redis drops a record 60 seconds after its end", redis_store.KEPT_LONGER, 60),
     ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
-    ("A record of up to 60 seconds in the future", tokens.CLOCK_SKEW, 60),
-    ("It is left alone for 5 seconds", fallback_store.TRY_AGAIN, 5),
+    ("A record of up to 60 seconds in the future", clock.CLOCK_SKEW, 60),
+    ("It is left alone for 5 seconds", fallback_store.RETRY_SECONDS, 5),
     ("may take 1 second;", redis_store.TIMEOUT, 1),
     ("a lock in it ends 5 seconds after its holder is gone", redis_store.LEASE, 5),
     ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
@@ -367,9 +368,9 @@ def test_the_figures_of_the_page_on_tokens_are_those_of_the_code(sentence: str, 
     assert figure == value
 
 
-def step_after(lifetime: float, seconds: float) -> tokens.Step:
-    begun, at = tokens.Instant(0, 0, "boot"), tokens.Instant(seconds, seconds, "boot")
-    return tokens.decide(tokens.Record(begun, tokens.Token("t", "oms-api", begun, lifetime)), at, None)[0]
+def step_after(lifetime: float, seconds: float) -> tokens.Decision:
+    begun, at = clock.Instant(0, 0, "boot"), clock.Instant(seconds, seconds, "boot")
+    return tokens.decide(tokens.TokenEntry(begun, tokens.Token("t", "oms-api", begun, lifetime)), at, None)[0]
 
 
 @pytest.mark.parametrize(
@@ -379,11 +380,11 @@ def test_a_token_is_used_then_renewed_then_dropped_as_the_page_says(lifetime: fl
     assert SHORT_LIFE in PROSE["tokens"]
     moments = (renewed - 0.1, renewed + 0.1, dropped - 0.1, dropped + 0.1)
     steps = [step_after(lifetime, moment) for moment in moments]
-    assert steps == [tokens.Step.USE, tokens.Step.RENEW, tokens.Step.RENEW, tokens.Step.ASK]
+    assert steps == [tokens.Decision.USE, tokens.Decision.REFRESH, tokens.Decision.REFRESH, tokens.Decision.REQUEST]
 
 
 def held(error: OpenmarketsError) -> float:
-    return tokens.negative_seconds(error)
+    return tokens.failure_seconds(error)
 
 
 def test_failures_are_held_for_as_long_as_the_page_and_the_diagram_say():
@@ -428,12 +429,12 @@ def test_the_diagram_has_title_and_description_and_the_figures_of_the_code():
     text = " ".join(drawn())
     for sentence, figure, value in [
         ("the timeout + 5 s at most", LOCK_GRACE, 5),
-        ("From 300 s before its end", tokens.RENEW_AHEAD, 300),
+        ("From 300 s before its end", tokens.REFRESH_AHEAD, 300),
         ("is used until 30 s are left", tokens.MARGIN, 30),
-        ("3300 s: 300 s are left", HOUR - tokens.RENEW_AHEAD, 3300),
+        ("3300 s: 300 s are left", HOUR - tokens.REFRESH_AHEAD, 3300),
         ("3570 s: 30 s are left", HOUR - tokens.MARGIN, 3570),
-        ("an hour at most", tokens.MAX_NEGATIVE, HOUR),
-        ("within 30 s is an error", tokens.REFUSED_AGAIN, 30),
+        ("an hour at most", tokens.MAX_FAILURE, HOUR),
+        ("within 30 s is an error", tokens.REPLACEMENT_TRIAL, 30),
     ]:
         assert sentence in text
         assert figure == value
@@ -582,7 +583,7 @@ def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmar
         # Once before, since what Airflow loads for it is not to be loaded eight times.
         task.execute({})
         by_http["ClientCredentials"].tokens.clear()
-        for record in (tmp_path / "token_cache").glob("*.record"):
+        for record in (tmp_path / "token_cache").glob("*.entry"):
             record.unlink()
         openmarkets_sandbox.reset()
         # A token is new to a process whose memory is empty.

@@ -1,68 +1,46 @@
-"""The only I/O: sends calls, waits between attempts, asks for tokens. Sync and async differ in that alone."""
+"""The client: answers queries, blocking and on an event loop. The two differ in their Io alone."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import logging
 import os
-import ssl
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import httpx
 
-from openmarkets_provider.client.auth.bearer import ClientCredentialsAuth, fetch_token, secret_forms
-from openmarkets_provider.client.auth.provider import SecretMasker, TokenSource
-from openmarkets_provider.client.cache.crypto import RecordCipher, record_key
+from openmarkets_provider.client.auth.bearer import send_authorized
+from openmarkets_provider.client.auth.provider import SecretMasker, TokenProvider
+from openmarkets_provider.client.auth.token import Token
+from openmarkets_provider.client.auth.token_request import fetch_token, secret_forms
+from openmarkets_provider.client.cache.crypto import EntryCipher, entry_key
 from openmarkets_provider.client.cache.store import Store
-from openmarkets_provider.client.drivers import (
-    Flow,
-    GetToken,
-    Limited,
-    Pause,
-    Send,
-    Step,
-    adrive,
-    adrive_many,
-    drive,
-    drive_many,
-)
 from openmarkets_provider.client.environments import SCOPES
-from openmarkets_provider.client.exchange import pause
-from openmarkets_provider.client.http.clients import async_client, sync_client
-from openmarkets_provider.client.http.replies import doubt, read_reply, unreadable_reply
-from openmarkets_provider.client.metrics import NO_METRICS, Metrics
-from openmarkets_provider.client.ratelimit.hold import Throttle, send_when_free
-from openmarkets_provider.client.run import Progress, Run
-from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
-from openmarkets_provider.exceptions import (
-    OpenmarketsConfigurationError,
-    OpenmarketsError,
-    OpenmarketsInvalidResponse,
-    OpenmarketsQueryError,
-    OpenmarketsRateLimited,
-    OpenmarketsTransportError,
+from openmarkets_provider.client.exchange import Exchange
+from openmarkets_provider.client.http.clients import (
+    AsyncHttpClient,
+    HttpClient,
+    HttpRequest,
+    Options,
+    Reply,
+    httpx_client,
 )
-from openmarkets_provider.query.plan import ApiCall, Query, endpoint_of, plan
-
-log = logging.getLogger(__name__)
+from openmarkets_provider.client.io import TaskGroup, ThreadGroup, iterate_blocking, run_blocking
+from openmarkets_provider.client.metrics import NO_METRICS, Metrics
+from openmarkets_provider.client.ratelimit.hold import Holds
+from openmarkets_provider.client.run import Run
+from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.query.plan import ApiCall, plan
+from openmarkets_provider.query.query import Query, endpoint_of
 
 LOCK_GRACE = 5.0
 """Seconds longer than one token request may take that somebody else's is waited for."""
-_NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-)
-
-T = TypeVar("T")
+_IDENTITY = "identity"
 
 
 class OpenmarketsClient:
@@ -72,7 +50,7 @@ class OpenmarketsClient:
     or on another event loop. Threads may share a client.
 
     :param settings: credentials, servers and limits.
-    :param stores: what is shared with other processes, the nearest first; none shares nothing.
+    :param store: what is shared with other processes; None shares nothing.
     :param masker: told the secret's encoded forms and every token before use.
     :param user_agent: what the client calls itself.
     :param concurrency: most requests of one query at the same time.
@@ -83,54 +61,39 @@ class OpenmarketsClient:
         self,
         settings: Settings,
         *,
-        stores: Sequence[Store],
+        store: Store | None,
         masker: SecretMasker,
         user_agent: str,
         concurrency: int = DEFAULT_CONCURRENCY,
         metrics: Metrics = NO_METRICS,
     ) -> None:
         self.settings = settings
-        self.stores = stores
+        self.store = store
         self._concurrency = concurrency
-        self._user_agent = user_agent
         self._masker = masker
-        # Keyed by process: what the parent opened stays referenced in a forked child and is never used there.
-        self._clients: dict[tuple[int, str], httpx.Client] = {}
-        self._metrics = metrics
-        cipher = RecordCipher(settings.client_secret)
-        self.tokens = TokenSource(
-            key=functools.cache(functools.partial(record_key, settings)),
+        self._options = Options(settings.timeout, settings.ca_bundle, user_agent)
+        cipher = EntryCipher(settings.client_secret)
+        self.tokens = TokenProvider(
+            key=functools.partial(entry_key, settings),
             fetch=self._fetch_token,
-            stores=stores,
+            store=store,
             cipher=cipher,
             masker=masker,
             wait=settings.timeout + LOCK_GRACE,
             metrics=metrics,
         )
-        self._throttle = Throttle(
-            key=functools.cache(lambda api: record_key(settings, f"hold {api} {settings.api_url(api)}")),
-            stores=stores,
+        self.holds = Holds(
+            key=lambda api: entry_key(settings, f"hold {api} {settings.api_url(api)}"),
+            store=store,
             cipher=cipher,
             metrics=metrics,
         )
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, httpx.AsyncClient]]
+        self._blocking = Exchange(_BlockingIo(self), self.holds, metrics)
+        self._async = Exchange(_AsyncIo(self), self.holds, metrics)
+        # By process: what the parent opened stays referenced in a forked child and is never used there.
+        self._clients: dict[tuple[int, str], HttpClient] = {}
+        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncHttpClient]]
         self._async_clients = WeakKeyDictionary()
-        self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]]
-        self._rooms = WeakKeyDictionary()
-
-    def http(self, api: str) -> httpx.Client:
-        """Return this process's authenticated client of an API; relative URLs start at the API's base URL.
-
-        :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
-        """
-        return self._clients.get((os.getpid(), api)) or self._open(api, self._base_url(api), self._auth(api))
-
-    def ahttp(self, api: str) -> httpx.AsyncClient:
-        """Return the running event loop's authenticated client of an API, as :meth:`http`."""
-        clients = self._async_clients.setdefault(asyncio.get_running_loop(), {})
-        if api not in clients:
-            clients[api] = async_client(self._base_url(api), auth=self._auth(api), **self._options())
-        return clients[api]
 
     def run(self, query: Query) -> Any:
         """Answer a query.
@@ -139,18 +102,18 @@ class OpenmarketsClient:
         :raises OpenmarketsError: what went wrong, see :mod:`openmarkets_provider.exceptions`.
         """
         if endpoint_of(query) == "request":
-            (call,) = plan(query)
-            return drive(self._exchange(call), self._perform)
-        return [row for batch in self._batches(Run(query, self._exchange)) for row in batch]
+            return run_blocking(self._blocking.ask(_call(query)))
+        return [row for batch in self.stream(query) for row in batch]
 
     async def arun(self, query: Query) -> Any:
         """Answer a query on an event loop, as :meth:`run`."""
         if endpoint_of(query) == "request":
-            (call,) = plan(query)
-            return await adrive(self._exchange(call), self._aperform)
-        return [row async for batch in self._abatches(Run(query, self._exchange)) for row in batch]
+            return await self._async.ask(_call(query))
+        batches = Run(query, self._async).batches(min(self._concurrency, MAX_ASYNC_CONCURRENCY), TaskGroup)
+        async with aclosing(batches):
+            return [row async for batch in batches for row in batch]
 
-    def stream(self, query: Query) -> Iterator[list[Any]]:
+    def stream(self, query: Query) -> Generator[list[Any], None, None]:
         """Answer a query in batches, as they come; in the same order as :meth:`run`.
 
         :return: lists of rows, none of them empty; for ``request`` one with the reply, or the items of its list.
@@ -158,58 +121,60 @@ class OpenmarketsClient:
         :raises OpenmarketsError: while it is iterated, what went wrong.
         """
         if endpoint_of(query) == "request":
-            (call,) = plan(query)
-            return self._one_batch(call)
-        return self._batches(Run(query, self._exchange))
+            return iterate_blocking(_one_batch(self._blocking, _call(query)))
+        return iterate_blocking(Run(query, self._blocking).batches(self._concurrency, ThreadGroup))
 
-    def _one_batch(self, call: ApiCall) -> Iterator[list[Any]]:
-        reply = drive(self._exchange(call), self._perform)
-        if reply not in (None, []):
-            yield reply if isinstance(reply, list) else [reply]
+    def http(self, api: str) -> HttpClient:
+        """Return this process's client of an API."""
+        return self._http(api, self.base_url(api))
 
-    def _batches(self, run: Run) -> Iterator[list[Any]]:
-        calls = drive(run.prepare(), self._perform)
-        progress = Progress(run.endpoint, len(calls))
-        flows = (run.ask(number, call) for number, call in enumerate(calls, 1))
-        batches: Generator[list[Any], None, None]
-        if min(len(calls), self._concurrency) > 1:
-            batches = drive_many(flows, self._perform, self._concurrency, progress.tick, run.batch)
-        else:
-            batches = (drive(run.batch(drive(flow, self._perform)), self._perform) for flow in flows)
-        with contextlib.closing(batches):
-            for batch in batches:
-                progress.add(len(batch))
-                if batch:
-                    yield batch
+    def ahttp(self, api: str) -> AsyncHttpClient:
+        """Return the running event loop's client of an API."""
+        clients = self._async_clients.setdefault(asyncio.get_running_loop(), {})
+        if api not in clients:
+            clients[api] = AsyncHttpClient(self.base_url(api), self._options)
+        return clients[api]
 
-    async def _abatches(self, run: Run) -> AsyncIterator[list[Any]]:
-        calls = await adrive(run.prepare(), self._aperform)
-        progress = Progress(run.endpoint, len(calls))
-        flows = (run.ask(number, call) for number, call in enumerate(calls, 1))
-        concurrency = min(self._concurrency, MAX_ASYNC_CONCURRENCY)
-        batches: AsyncGenerator[list[Any], None]
-        if min(len(calls), concurrency) > 1:
-            batches = adrive_many(flows, self._aperform, concurrency, progress.tick, run.batch)
-        else:
-            batches = (await adrive(run.batch(await adrive(flow, self._aperform)), self._aperform) for flow in flows)
-        async with contextlib.aclosing(batches):
-            async for batch in batches:
-                progress.add(len(batch))
-                if batch:
-                    yield batch
+    def httpx(self, api: str) -> httpx.Client:
+        """Return an authenticated ``httpx.Client`` of an API; relative URLs start at the API's base URL.
+
+        :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
+        """
+        io = _BlockingIo(self)
+        http = self.http(api)
+        return httpx_client(
+            self.base_url(api),
+            self._options,
+            lambda request: run_blocking(io.authorize(api, http, request)),
+            http.close,
+        )
+
+    def base_url(self, api: str) -> str:
+        """Return the base URL of an API.
+
+        :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
+        """
+        if api not in SCOPES:
+            raise OpenmarketsConfigurationError(f"api: {api!r} is unknown; allowed are {', '.join(SCOPES)}.")
+        self._require_scope(SCOPES[api])
+        return self.settings.api_url(api)
 
     def get_access_token(self, scope: str) -> str:
         """Return an access token for a scope, from the cache where one is alive.
 
         :raises OpenmarketsError: no token is to be had.
         """
-        self._check_scope(scope)
-        return drive(_persist(functools.partial(_token, scope), self._metrics, safe_to_repeat=True), self._perform)
+        self._require_scope(scope)
+
+        async def attempt() -> str:
+            return self.tokens.get(scope).value
+
+        return run_blocking(self._blocking.persist(attempt, safe_to_repeat=True))
 
     def check_scope(self, scope: str) -> OpenmarketsError | None:
         """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
         try:
-            self.tokens.renew(scope)
+            self.tokens.refresh(scope)
         except OpenmarketsError as error:
             return error
         return None
@@ -224,75 +189,22 @@ class OpenmarketsClient:
         for client in self._async_clients.pop(asyncio.get_running_loop(), {}).values():
             await client.aclose()
 
-    def _exchange(self, call: ApiCall) -> Flow[Any]:
-        """Send a call, with the retries that it may have."""
-        attempt = functools.partial(_attempt, call, self._base_url(call.api), self._throttle, self._metrics)
-        return (yield from _persist(attempt, self._metrics, safe_to_repeat=call.safe_to_repeat))
-
-    def _perform(self, step: Step) -> Any:
-        match step:
-            case Send(call, request_id):
-                self._throttle.check(call.api)
-                http = self.http(call.api)
-                return http.send(_request(http, call, request_id))
-            case GetToken(scope):
-                return self.tokens.get(scope).value
-            case Pause(seconds, _):
-                time.sleep(seconds)
-            case Limited(api, asked):
-                self._throttle.limited(api, asked)
-
-    async def _aperform(self, step: Step) -> Any:
-        match step:
-            case Send(call, request_id):
-                http = self.ahttp(call.api)
-                rooms = self._rooms.setdefault(asyncio.get_running_loop(), {})
-                # Here and not in httpx's pool, where waiting for a connection ends in a time-out.
-                async with rooms.setdefault(call.api, asyncio.Semaphore(MAX_ASYNC_CONCURRENCY)):
-                    await self._throttle.acheck(call.api)
-                    return await http.send(_request(http, call, request_id))
-            case Pause(seconds, _):
-                await asyncio.sleep(seconds)
-            case Limited(api, asked):
-                await self._throttle.alimited(api, asked)
-
     def _fetch_token(self, scope: str) -> tuple[str, float]:
         for form in secret_forms(self.settings):
             self._masker.mask(form)
-        base_url = self.settings.identity_url
-        http = self._clients.get((os.getpid(), "identity")) or self._open("identity", base_url, None)
-        try:
-            return fetch_token(http, self.settings, scope)
-        except httpx.HTTPError as error:
-            raise _no_answer("POST connect/token", base_url, error, sent=False) from error
+        return fetch_token(self._http(_IDENTITY, self.settings.identity_url), self.settings, scope)
 
-    def _open(self, name: str, base_url: str, auth: httpx.Auth | None) -> httpx.Client:
-        # The identity server is asked once in a token's lifetime: no connection waits for the next time.
-        made = sync_client(base_url, auth=auth, keep_alive=auth is not None, **self._options())
-        client = self._clients.setdefault((os.getpid(), name), made)
-        if client is not made:
-            # Another thread was faster.
-            made.close()
+    def _http(self, name: str, base_url: str) -> HttpClient:
+        key = (os.getpid(), name)
+        client = self._clients.get(key)
+        if client is None:
+            # The identity server is asked once in a token's lifetime: no connection waits for the next time.
+            client = HttpClient(base_url, self._options, keep_alive=name != _IDENTITY)
+            # Another thread may have been faster.
+            client = self._clients.setdefault(key, client)
         return client
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "timeout": self.settings.timeout,
-            "ca_bundle": self.settings.ca_bundle,
-            "user_agent": self._user_agent,
-        }
-
-    def _base_url(self, api: str) -> str:
-        """Return the base URL of an API that the connection may use."""
-        if api not in SCOPES:
-            raise OpenmarketsConfigurationError(f"api: {api!r} is unknown; allowed are {', '.join(SCOPES)}.")
-        self._check_scope(SCOPES[api])
-        return self.settings.api_url(api)
-
-    def _auth(self, api: str) -> ClientCredentialsAuth:
-        return ClientCredentialsAuth(self.tokens, SCOPES[api], self.settings.api_url(api))
-
-    def _check_scope(self, scope: str) -> None:
+    def _require_scope(self, scope: str) -> None:
         if scope not in self.settings.scopes:
             raise OpenmarketsConfigurationError(
                 f"scopes: {scope!r} is not among the connection's scopes ({', '.join(self.settings.scopes)}); "
@@ -301,92 +213,74 @@ class OpenmarketsClient:
             )
 
 
-def _persist(attempt: Callable[[], Flow[T]], metrics: Metrics, *, safe_to_repeat: bool) -> Flow[T]:
-    """Carry out attempts until one succeeds or the retry policy gives up."""
-    number = 0
-    while True:
-        number += 1
-        try:
-            return (yield from attempt())
-        except OpenmarketsError as error:
-            wait = pause(error, number, safe_to_repeat=safe_to_repeat)
-            if wait is None:
-                if error.sent and not safe_to_repeat:
-                    # Whoever repeats what is transient must not repeat this.
-                    error.transient = False
-                raise
-            log.info("%s Trying again in %.1f s (attempt %d failed).", error, wait, number)
-            metrics.count(f"retries.{getattr(error, 'status', None) or 'transport'}")
-            limited = isinstance(error, OpenmarketsRateLimited)
-        yield Pause(wait, limited)
+class _BlockingIo:
+    """Waits by blocking the thread."""
+
+    def __init__(self, client: OpenmarketsClient) -> None:
+        self._client = client
+
+    async def send(self, call: ApiCall, request_id: str) -> Reply:
+        http = self._client.http(call.api)
+        request = _request(http, call, request_id)
+        self._client.holds.check(call.api)
+        return await self.authorize(call.api, http, request)
+
+    async def authorize(self, api: str, http: HttpClient, request: HttpRequest) -> Reply:
+        async def get_token(rejected: Token | None) -> Token:
+            return self._client.tokens.get(SCOPES[api], rejected=rejected)
+
+        async def send(authorized: HttpRequest) -> Reply:
+            return http.send(authorized)
+
+        return await send_authorized(request, get_token, send)
+
+    async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - it blocks by design
+
+    async def record_hold(self, api: str, seconds: float | None) -> None:
+        self._client.holds.record(api, seconds)
 
 
-def _attempt(call: ApiCall, base_url: str, throttle: Throttle, metrics: Metrics) -> Flow[Any]:
-    """Send one call once, and tell everyone when the API says 429."""
+class _AsyncIo:
+    """Waits on the running event loop."""
+
+    def __init__(self, client: OpenmarketsClient) -> None:
+        self._client = client
+
+    async def send(self, call: ApiCall, request_id: str) -> Reply:
+        http = self._client.ahttp(call.api)
+        request = _request(http, call, request_id)
+
+        async def get_token(rejected: Token | None) -> Token:
+            return await self._client.tokens.aget(SCOPES[call.api], rejected=rejected)
+
+        async with http.room:
+            await self._client.holds.acheck(call.api)
+            return await send_authorized(request, get_token, http.send)
+
+    async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
+        await asyncio.sleep(seconds)
+
+    async def record_hold(self, api: str, seconds: float | None) -> None:
+        await self._client.holds.arecord(api, seconds)
+
+
+def _request(http: HttpClient | AsyncHttpClient, call: ApiCall, request_id: str) -> HttpRequest:
     try:
-        return (yield from _send_once(call, base_url, throttle, metrics))
-    except OpenmarketsRateLimited as error:
-        # Else it is the identity server's, or the call was held back.
-        if error.sent:
-            yield Limited(call.api, error.retry_after)
-        raise
-
-
-def _send_once(call: ApiCall, base_url: str, throttle: Throttle, metrics: Metrics) -> Flow[Any]:
-    request_id = str(uuid.uuid4())
-    try:
-        response: httpx.Response = yield from send_when_free(Send(call, request_id), throttle)
-    except httpx.HTTPError as error:
-        sent = not isinstance(error, _NEVER_SENT)
-        metrics.sent(call.label, request_id, None)
-        advice = f" [request id {request_id}]{doubt(call) if sent else ''}"
-        raise _no_answer(call.label, base_url, error, sent=sent, advice=advice, request_id=request_id) from error
-    except OpenmarketsInvalidResponse as error:
-        metrics.sent(call.label, request_id, error.status)
-        failure = unreadable_reply(call, error, request_id)
-        failure.sent = True
-        raise failure from None
-    metrics.sent(call.label, request_id, response.status_code)
-    try:
-        return read_reply(
-            call, response.status_code, response.headers, response.content, request_id, response.request.headers
+        return http.build(
+            call.method, call.path, params=call.params, json=call.json, headers={"X-Request-ID": request_id}
         )
-    except OpenmarketsError as error:
-        error.sent = True
-        raise
+    except OpenmarketsQueryError as error:
+        raise OpenmarketsQueryError(f"{call.label}: {error}") from None
 
 
-def _token(scope: str) -> Flow[str]:
-    value: str = yield GetToken(scope)
-    return value
+def _call(query: Query) -> ApiCall:
+    """Return the only call of a ``request``."""
+    (call,) = plan(query)
+    return call
 
 
-def _request(http: httpx.Client | httpx.AsyncClient, call: ApiCall, request_id: str) -> httpx.Request:
-    try:
-        # Whole and with its query string, since httpx parses a URL again for the base and again for the parameters.
-        query = f"?{httpx.QueryParams(call.params)}" if call.params else ""
-        request = http.build_request(
-            call.method, f"{str(http.base_url).rstrip('/')}/{call.path}{query}", json=call.json
-        )
-    except httpx.InvalidURL as error:
-        raise OpenmarketsQueryError(f"{call.label}: path and params make no URL: {error}") from None
-    request.headers["X-Request-ID"] = request_id
-    return request
-
-
-def _no_answer(
-    label: str, base_url: str, error: httpx.HTTPError, *, sent: bool, advice: str = "", request_id: str | None = None
-) -> OpenmarketsError:
-    """Say why there was no answer."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return OpenmarketsConfigurationError(
-                f"{label}: the TLS certificate of {base_url} can't be verified: {cause.verify_message}. If your "
-                "network has a certificate authority of its own, set ca_bundle in the connection."
-            )
-        cause = cause.__cause__ or cause.__context__
-    what = ": ".join(part for part in (type(error).__name__, str(error)) if part)
-    return OpenmarketsTransportError(
-        f"{label}: no answer from {base_url}: {what}.{advice}", endpoint=label, sent=sent, request_id=request_id
-    )
+async def _one_batch(exchange: Exchange, call: ApiCall) -> AsyncGenerator[list[Any], None]:
+    reply = await exchange.ask(call)
+    if reply not in (None, []):
+        yield reply if isinstance(reply, list) else [reply]

@@ -1,23 +1,40 @@
-"""When a call is sent again: the whole policy. Pure."""
+"""One call: sent, sent again where that is right, and its reply read. The whole retry policy stands here."""
 
 from __future__ import annotations
 
+import logging
 import random
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
-from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsRateLimited
+from openmarkets_provider.client.http.clients import NoAnswer, Reply
+from openmarkets_provider.client.http.replies import doubt, read_reply, unreadable_reply
+from openmarkets_provider.client.io import Group, Io, PacedIo
+from openmarkets_provider.client.metrics import Metrics
+from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, Holds, OnHold, spread
+from openmarkets_provider.exceptions import (
+    OpenmarketsError,
+    OpenmarketsInvalidResponse,
+    OpenmarketsRateLimited,
+)
+from openmarkets_provider.query.plan import ApiCall
+
+log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4
 MAX_WAIT = 60.0
 """Longest pause in seconds. A server that asks for more is not waited for in the worker."""
-DEFAULT_HOLD = 5.0
-"""Seconds for which an API is left alone that said 429 and not for how long."""
-MAX_SPREAD = 15.0
-"""Longest time in seconds over which those who were told to wait come back."""
+MAX_HOLD_WAIT = 5 * MAX_WAIT
+"""Seconds that one call waits for holds in all, while the API sends one task after another away."""
+_COME_BACK = 2 * MAX_WAIT
 _FIRST_WAIT = 0.5
+
+T = TypeVar("T")
 
 
 def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> float | None:
-    """Return the seconds to wait before the next attempt, or None to give up.
+    """Return the seconds to wait before the next attempt, or None to give up. Pure.
 
     :param error: what the attempt came to.
     :param attempt: 1 for the first.
@@ -26,25 +43,115 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
     """
     if not error.transient or attempt >= MAX_ATTEMPTS or (error.sent and not safe_to_repeat):
         return None
-    asked = error.retry_after
-    if asked is not None and asked > MAX_WAIT:
+    retry_after = error.retry_after
+    if retry_after is not None and retry_after > MAX_WAIT:
         return None
     backoff: float = _FIRST_WAIT * 2 ** (attempt - 1)
     # Not for secrecy: it keeps tasks that failed together from coming back together.
     jitter: float = random.uniform(0.5, 1.0)  # noqa: S311
     if isinstance(error, OpenmarketsRateLimited):
-        asked = DEFAULT_HOLD if asked is None else asked
-        return asked + spread(asked)
-    if asked is None:
+        retry_after = DEFAULT_HOLD if retry_after is None else retry_after
+        return retry_after + spread(retry_after)
+    if retry_after is None:
         return backoff * jitter
-    return min(asked + backoff * (jitter - 0.5), MAX_WAIT)
+    return min(retry_after + backoff * (jitter - 0.5), MAX_WAIT)
 
 
-def spread(seconds: float) -> float:
-    """Return how many seconds longer than asked one of many waits, so that they don't all come back at once.
+class Exchange:
+    """Sends calls over an Io, with the retries that they may have.
 
-    :param seconds: what they were all asked to wait; 0 is at once for everyone.
+    :param holds: told of the waits for a hold.
+    :param metrics: told of retries and requests.
     """
-    if not seconds:
-        return 0.0
-    return random.uniform(0.0, min(max(1.0, seconds / 2), MAX_SPREAD))  # noqa: S311
+
+    def __init__(self, io: Io, holds: Holds, metrics: Metrics) -> None:
+        self._io = io
+        self._holds = holds
+        self._metrics = metrics
+
+    def paced(self, group: Group[Any]) -> Exchange:
+        """Return an exchange for the calls of one run, of which each is sent when its group lets it."""
+        return Exchange(PacedIo(self._io, group), self._holds, self._metrics)
+
+    async def ask(self, call: ApiCall) -> Any:
+        """Send a call, and return the JSON of the reply; None when it is empty.
+
+        :raises OpenmarketsError: what went wrong. It is not transient when the call may have been carried out and is
+            not safe to repeat.
+        """
+        return await self.persist(lambda: self._attempt(call), safe_to_repeat=call.safe_to_repeat)
+
+    async def persist(self, attempt: Callable[[], Awaitable[T]], *, safe_to_repeat: bool) -> T:
+        """Make attempts until one succeeds or the retry policy gives up."""
+        number = 0
+        while True:
+            number += 1
+            try:
+                return await attempt()
+            except OpenmarketsError as error:
+                wait = pause(error, number, safe_to_repeat=safe_to_repeat)
+                if wait is None:
+                    if error.sent and not safe_to_repeat:
+                        # Whoever repeats what is transient must not repeat this.
+                        error.transient = False
+                    raise
+                log.info("%s Trying again in %.1f s (attempt %d failed).", error, wait, number)
+                self._metrics.count(f"retries.{getattr(error, 'status', None) or 'transport'}")
+                rate_limited = isinstance(error, OpenmarketsRateLimited)
+            await self._io.sleep(wait, rate_limited=rate_limited)
+
+    async def _attempt(self, call: ApiCall) -> Any:
+        """Send a call once, and read its reply. Tell everyone when the API answers 429."""
+        request_id = str(uuid.uuid4())
+        reply = await self._send(call, request_id)
+        try:
+            return read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
+        except OpenmarketsError as error:
+            error.sent = True
+            if isinstance(error, OpenmarketsRateLimited):
+                await self._io.record_hold(call.api, error.retry_after)
+            raise
+
+    async def _send(self, call: ApiCall, request_id: str) -> Reply:
+        try:
+            reply = await self._send_when_free(call, request_id)
+        except NoAnswer as error:
+            self._metrics.sent(call.label, request_id, None)
+            advice = f" [request id {request_id}]{doubt(call) if error.sent else ''}"
+            raise error.explain(call.label, advice, request_id) from error.__cause__
+        except OpenmarketsInvalidResponse as error:
+            self._metrics.sent(call.label, request_id, error.status)
+            failure = unreadable_reply(call, error, request_id)
+            failure.sent = True
+            raise failure from None
+        self._metrics.sent(call.label, request_id, reply.status)
+        return reply
+
+    async def _send_when_free(self, call: ApiCall, request_id: str) -> Reply:
+        """Send a call as soon as its API may be called. The waits are no attempts of the call: it was not sent.
+
+        :raises OpenmarketsRateLimited: that is too far off to be waited for.
+        """
+        waited = 0.0
+        while True:
+            try:
+                return await self._io.send(call, request_id)
+            except OnHold as hold:
+                left = hold.seconds
+            if left > MAX_WAIT:
+                problem, later = f"told another call to wait (429), and {left:.0f} s of that are left", left
+            elif waited >= MAX_HOLD_WAIT:
+                problem, later = f"has sent one call after another away (429) for {waited:.0f} s", _COME_BACK
+            else:
+                wait = left + spread(left)
+                self._holds.report_wait(call.api, left, wait)
+                await self._io.sleep(wait, rate_limited=True)
+                waited += wait
+                continue
+            raise OpenmarketsRateLimited(
+                f"{call.label}: not sent, since the {call.api} API {problem}.",
+                status=429,
+                endpoint=call.label,
+                retry_after=later + spread(later),
+                on_hold=True,
+            )

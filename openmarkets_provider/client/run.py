@@ -1,17 +1,20 @@
-"""One run of a query: which calls it takes, and rows from their replies. As flows, without I/O."""
+"""One run of a query: which calls it takes, and rows from their replies."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.drivers import Flow
+from openmarkets_provider.client.exchange import Exchange
+from openmarkets_provider.client.io import Group, ThreadGroup, Work, in_order
+from openmarkets_provider.client.progress import Progress
 from openmarkets_provider.exceptions import (
     OpenmarketsAccessRefused,
     OpenmarketsConfigurationError,
@@ -21,30 +24,30 @@ from openmarkets_provider.exceptions import (
     OpenmarketsScopeNotInPlan,
 )
 from openmarkets_provider.query.arguments import is_security
+from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
-from openmarkets_provider.query.expand import expand, needed
-from openmarkets_provider.query.plan import ApiCall, Plan, Query, plan, resolve, subject_of, window
+from openmarkets_provider.query.expand import expand, lookup_query
+from openmarkets_provider.query.plan import ApiCall, Plan, plan
+from openmarkets_provider.query.query import Query, resolve, subject_of, window
 from openmarkets_provider.query.rows import (
     Listing,
+    find_missing_multipliers,
     full_name,
-    invalid_securities,
-    keys,
-    listing,
     listing_of,
-    multipliers_of,
-    records,
-    rows,
-    within,
-    without_multiplier,
+    read_invalid_securities,
+    read_multipliers,
+    read_records,
+    row_keys,
+    select_range,
+    to_listing,
+    to_rows,
 )
-from openmarkets_provider.query.schema import SCHEMAS, Row
+from openmarkets_provider.query.schema import Row
 
 log = logging.getLogger(__name__)
 
-PROGRESS_EVERY = 5.0
-"""Seconds between two lines about the progress of a run."""
 _INFORMATION = "security_information"
-_OF_SECURITIES = ("securities", listing_of, listing)
+_OF_SECURITIES = ("securities", listing_of, to_listing)
 _OF_PORTFOLIOS = ("portfolioCodes", lambda record: _code(record.get("portfolioCode")), lambda code: code)
 _ONE_FOR_EACH: Mapping[str, tuple[str, Callable[[Row], Any], Callable[[str], Any]]] = {
     _INFORMATION: _OF_SECURITIES,
@@ -57,106 +60,124 @@ holdings has no positions."""
 
 
 class Answer(NamedTuple):
-    """A reply to one call of a run; ``known`` is False when the API does not know what the call is about."""
+    """The reply to one call of a run.
+
+    :ivar number: of the call, 1 for the first.
+    :ivar is_known: False when the API does not know what the call is about.
+    """
 
     number: int
     call: ApiCall
     reply: Any
-    known: bool = True
+    is_known: bool = True
 
 
 class Run:
-    """One run of a typed query. Its methods are flows; all but :meth:`ask` belong to one thread.
+    """One run of a typed query.
 
     :param query: rendered.
-    :param exchange: makes the flow that sends a call, with its retries.
+    :param exchange: sends its calls.
     :raises OpenmarketsQueryError: an argument of the query is malformed.
     """
 
-    def __init__(self, query: Query, exchange: Callable[[ApiCall], Flow[Any]]) -> None:
+    def __init__(self, query: Query, exchange: Exchange) -> None:
         self._query: Query = resolve(query)
         self._exchange = exchange
-        self.endpoint: str = query["endpoint"]
+        self._endpoint: str = query["endpoint"]
+        self._schema = ENDPOINTS[self._endpoint].schema
         self._total = 0
         self._window: tuple[Any, Any] | None = None
         self._securities = self._left_out = 0
         self._seen: set[Any] = set()
         self._series: str | None = None
         self._multipliers: dict[Listing, Decimal] = {}
-        self._asked: set[Listing] = set()
+        self._looked_up: set[Listing] = set()
         self._guessed: set[Listing] = set()
 
-    def prepare(self) -> Flow[Plan]:
-        """Find out what the query leaves to the API, and plan its calls.
+    async def batches(
+        self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
+    ) -> AsyncGenerator[list[Row], None]:
+        """Yield the rows of each call, or the API's records when the query wants those, in the order of the plan.
 
-        :raises OpenmarketsError: the query is malformed, or a call that comes first failed.
+        :param concurrency: most calls at the same time.
+        :param open_group: makes a group for so many.
+        :raises OpenmarketsError: what went wrong; the text says with which call.
         """
+        calls = await self._plan()
+        progress = Progress(self._endpoint, len(calls))
+        asks = (partial(self._ask, number, call) for number, call in enumerate(calls, 1))
+        concurrency = min(concurrency, len(calls))
+        async with open_group(concurrency) if concurrency > 1 else nullcontext() as group:
+            if group is not None:
+                self._exchange = self._exchange.paced(group)
+            answers = _one_by_one(asks) if group is None else in_order(group, asks, concurrency, progress.tick)
+            async for answer in answers:
+                batch = await self._batch(answer)
+                progress.add(len(batch))
+                if batch:
+                    yield batch
+
+    async def _plan(self) -> Plan:
+        """Find out what the query leaves to the API, and plan its calls."""
         now = datetime.now(UTC).astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
-        before = needed(self._query)
-        if before is not None:
-            self._query = expand(self._query, (yield from self._look_up(before)), now.date())
+        first = lookup_query(self._query)
+        if first is not None:
+            self._query = expand(self._query, await self._look_up(first), now.date())
         calls = plan(self._query, now)
         self._total, self._securities = len(calls), len(calls.subjects)
         self._window = window(self._query)
-        replies_lack_it = "priceMultiplier" in SCHEMAS[self.endpoint].supplied
+        replies_lack_it = "priceMultiplier" in self._schema.supplied
         if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
-            yield from self._learn([listing(security) for security in calls.subjects])
+            await self._learn_multipliers([to_listing(security) for security in calls.subjects])
         return calls
 
-    def ask(self, number: int, call: ApiCall) -> Flow[Answer]:
-        """Send one call of the plan.
-
-        :param number: 1 for the first.
-        """
+    async def _ask(self, number: int, call: ApiCall) -> Answer:
         try:
-            return Answer(number, call, (yield from self._exchange(call)))
+            return Answer(number, call, await self._exchange.ask(call))
         except OpenmarketsError as error:
-            unknown = isinstance(error, OpenmarketsNotFound) and error.status == 404 and call.security is not None
-            if not unknown or self._query["on_invalid"] != "warn":
-                raise self._named(error, number, call) from error.__cause__
+            is_unknown = isinstance(error, OpenmarketsNotFound) and error.status == 404 and call.security is not None
+            if not is_unknown or self._query["on_invalid"] != "warn":
+                raise self._name_call(error, number, call) from error.__cause__
             log.warning("%s It is left out.", error)
-            return Answer(number, call, None, known=False)
+            return Answer(number, call, None, is_known=False)
 
-    def batch(self, answer: Answer) -> Flow[list[Row]]:
-        """Turn one answer into rows, or into the API's records when the query wants those. In the order of the plan."""
-        number, call, reply, known = answer
-        if not known:
+    async def _batch(self, answer: Answer) -> list[Row]:
+        """Turn one answer into rows. In the order of the plan, since rows at a seam may come twice."""
+        number, call, reply, is_known = answer
+        if not is_known:
             self._left_out += 1
             if self._left_out == self._total > 1:
                 raise OpenmarketsQueryError(
-                    f"{self.endpoint}: the API knows none of the {self._securities} securities."
+                    f"{self._endpoint}: the API knows none of the {self._securities} securities."
                 )
             return []
         try:
-            return (yield from self._rows(call, reply))
+            return await self._rows(call, reply)
         except OpenmarketsError as error:
-            raise self._named(error, number, call) from error.__cause__
+            raise self._name_call(error, number, call) from error.__cause__
 
-    def _rows(self, call: ApiCall, reply: Any) -> Flow[list[Row]]:
-        given = records(call, reply)
-        self._check_known(call, reply, given)
+    async def _rows(self, call: ApiCall, reply: Any) -> list[Row]:
+        records = read_records(call, reply)
+        self._check_complete(call, reply, records)
         if not call.exact:
-            return given
-        missing = without_multiplier(self.endpoint, call, given)
-        if self.endpoint != _INFORMATION:
-            yield from self._learn(missing)
-        made = rows(self.endpoint, call, given, self._multipliers)
-        self._warn_of_guesses(missing)
-        return self._unseen(call, within(self.endpoint, call, made, self._window))
+            return records
+        unpriced = find_missing_multipliers(self._schema, call, records)
+        if self._endpoint != _INFORMATION:
+            await self._learn_multipliers(unpriced)
+        found = to_rows(self._schema, call, records, self._multipliers)
+        self._warn_of_guesses(unpriced)
+        return self._drop_seen(call, select_range(self._schema, call, found, self._window))
 
-    def _look_up(self, query: Query) -> Flow[list[Row]]:
+    async def _look_up(self, query: Query) -> list[Row]:
         run = Run(query, self._exchange)
-        found: list[Row] = []
-        for number, call in enumerate((yield from run.prepare()), 1):
-            found += yield from run.batch((yield from run.ask(number, call)))
-        return found
+        return [row async for batch in run.batches() for row in batch]
 
-    def _learn(self, securities: Iterable[Listing]) -> Flow[None]:
-        """Ask for the price multipliers of securities that this run has not asked for yet."""
-        wanted = [each for each in securities if each not in self._asked and is_security(full_name(each))]
+    async def _learn_multipliers(self, securities: Iterable[Listing]) -> None:
+        """Look up the price multipliers of securities that this run has not looked up yet."""
+        wanted = [each for each in securities if each not in self._looked_up and is_security(full_name(each))]
         if not wanted:
             return
-        self._asked.update(wanted)
+        self._looked_up.update(wanted)
         query = {
             "endpoint": _INFORMATION,
             "securities": list(map(full_name, wanted)),
@@ -166,8 +187,7 @@ class Run:
         }
         try:
             for call in plan(query):
-                given = records(call, (yield from self._exchange(call)))
-                self._multipliers |= multipliers_of(call, given)
+                self._multipliers |= read_multipliers(call, read_records(call, await self._exchange.ask(call)))
         except OpenmarketsError as error:
             # The client may not ask. Anything else that went wrong must not end in a guess.
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)
@@ -175,14 +195,14 @@ class Run:
                 raise
             log.warning("Price multipliers can't be had from security information: %s", error)
 
-    def _check_known(self, call: ApiCall, reply: Any, given: Sequence[Row]) -> None:
+    def _check_complete(self, call: ApiCall, reply: Any, records: Sequence[Row]) -> None:
         """Refuse, or tell of, what was asked for and is not in the reply."""
-        invalid = invalid_securities(call, reply)
-        if self.endpoint in _ONE_FOR_EACH:
-            field, of_record, of_code = _ONE_FOR_EACH[self.endpoint]
-            found = set(map(of_record, given))
+        invalid = read_invalid_securities(call, reply)
+        if self._endpoint in _ONE_FOR_EACH:
+            field, of_record, of_code = _ONE_FOR_EACH[self._endpoint]
+            found = set(map(of_record, records))
             absent = [code for code in call.json[field] if of_code(code) not in found and code not in invalid]
-            if self.endpoint == _INFORMATION:
+            if self._endpoint == _INFORMATION:
                 invalid += absent
             elif absent:
                 log.warning("%s: the reply holds nothing of %.1000r.", call.label, absent)
@@ -197,32 +217,37 @@ class Run:
             self._guessed.update(guessed)
             log.warning(
                 "%s: nothing supplies the price multiplier of %.1000r; 0.01 is taken for it (native prices in cents).",
-                self.endpoint,
+                self._endpoint,
                 list(map(full_name, guessed)),
             )
 
-    def _unseen(self, call: ApiCall, made: list[Row]) -> list[Row]:
+    def _drop_seen(self, call: ApiCall, found: list[Row]) -> list[Row]:
         """Leave out what was there already.
 
         Pieces of a range that touch may both have what is at the seam: that has the same key. Any two accounts may
         share an order: that is left out when all of it is the same.
         """
         if self._total == 1 or (call.security is None and call.api != "oms"):
-            return made
-        identified: list[Any] = keys(self.endpoint, made) if call.security else list(map(_digest, made))
+            return found
+        identified: list[Any] = row_keys(self._schema, found) if call.security else list(map(_digest, found))
         if call.security is not None and call.security != self._series:
             self._seen = set()
         seen, self._series = self._seen, call.security
         self._seen = set(identified) if call.security else seen | set(identified)
-        return [row for row, identity in zip(made, identified, strict=True) if identity not in seen]
+        return [row for row, identity in zip(found, identified, strict=True) if identity not in seen]
 
-    def _named(self, error: OpenmarketsError, number: int, call: ApiCall) -> OpenmarketsError:
+    def _name_call(self, error: OpenmarketsError, number: int, call: ApiCall) -> OpenmarketsError:
         """Return the error, saying which piece of a split query failed.
 
         A new one: the coroutines that wait for one token request are all given the same error.
         """
         piece = f"Call {number} of {self._total} ({call.piece}) failed. " if self._total > 1 else ""
         return replace(error, message=f"{piece}{error}")
+
+
+async def _one_by_one(asks: Iterable[Work[Answer]]) -> AsyncGenerator[Answer, None]:
+    for ask in asks:
+        yield await ask()
 
 
 def _code(value: Any) -> str | None:
@@ -243,38 +268,3 @@ def _unknown(call: ApiCall, invalid: Sequence[str]) -> str:
 
 def _digest(row: Row) -> bytes:
     return blake2b(repr(row).encode(), digest_size=16).digest()
-
-
-class Progress:
-    """Logs how far a long run is, every few seconds.
-
-    :param name: what the lines call the run.
-    :param total: calls of the run.
-    """
-
-    def __init__(self, name: str, total: int) -> None:
-        self._name = name
-        self._total = total
-        self._calls = self._rows = 0
-        self._started = self._said = time.monotonic()
-
-    def add(self, count: int) -> None:
-        """Count one more call, with so many rows."""
-        self._calls += 1
-        self._rows += count
-        self.tick()
-
-    def tick(self) -> None:
-        """Say something when it is time to."""
-        now = time.monotonic()
-        if now - self._said < PROGRESS_EVERY or self._calls == self._total:
-            return
-        self._said = now
-        log.info(
-            "%s: %d of %d calls done, %d rows, %.0f rows/s.",
-            self._name,
-            self._calls,
-            self._total,
-            self._rows,
-            self._rows / (now - self._started),
-        )

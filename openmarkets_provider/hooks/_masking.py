@@ -55,7 +55,7 @@ async def amask_credentials(settings: Settings) -> None:
     The client masks them itself, but on an event loop it does so in a thread from which the supervisor can't be reached
     (see :meth:`AirflowMasker.amask`).
     """
-    from openmarkets_provider.client.auth.bearer import secret_forms
+    from openmarkets_provider.client.auth.token_request import secret_forms
 
     for form in secret_forms(settings):
         await MASKER.amask(form)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.get_provider_info import CONNECTION_TYPE, HIDDEN_FIELDS, PLACEHOLDERS, RELABELING
 from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.hooks._masking import MASKER, amask_credentials
-from openmarkets_provider.hooks._token_cache import astores_of, stores_of
+from openmarkets_provider.hooks._token_cache import astore_of, store_of
 
 if TYPE_CHECKING:
     import httpx
@@ -69,16 +69,16 @@ class OpenmarketsHook(BaseHook):
         :raises AirflowNotFoundException: there is no such connection.
         """
         settings = make_settings(self.get_connection(self.openmarkets_conn_id))
-        return _make_client(settings, stores_of(settings), self.concurrency)
+        return _make_client(settings, store_of(settings), self.concurrency)
 
     async def aclient(self) -> OpenmarketsClient:
         """Return :attr:`client`; looks the connection up without blocking the event loop."""
         if "client" not in self.__dict__:
             settings = make_settings(await get_async_connection(self.openmarkets_conn_id, hook=type(self)))
-            stores = await astores_of(settings)
+            store = await astore_of(settings)
             await amask_credentials(settings)
             # Two coroutines may get here at once: the client of the first one stays.
-            self.__dict__.setdefault("client", _make_client(settings, stores, self.concurrency))
+            self.__dict__.setdefault("client", _make_client(settings, store, self.concurrency))
         return self.client
 
     def get_conn(self, api: str = "market_data") -> httpx.Client:
@@ -89,7 +89,7 @@ class OpenmarketsHook(BaseHook):
 
         :param api: ``market_data``, ``news`` or ``oms``.
         """
-        return self.client.http(api)
+        return self.client.httpx(api)
 
     def run(self, query: Query) -> Any:
         """Run a query.
@@ -218,7 +218,7 @@ class OpenmarketsHook(BaseHook):
         return {"hidden_fields": HIDDEN_FIELDS, "relabeling": RELABELING, "placeholders": PLACEHOLDERS}
 
 
-def _make_client(settings: Settings, stores: Sequence[Store], concurrency: int) -> OpenmarketsClient:
+def _make_client(settings: Settings, store: Store | None, concurrency: int) -> OpenmarketsClient:
     from airflow import __version__ as airflow_version
 
     from openmarkets_provider.client.client import OpenmarketsClient
@@ -226,7 +226,7 @@ def _make_client(settings: Settings, stores: Sequence[Store], concurrency: int) 
 
     return OpenmarketsClient(
         settings,
-        stores=stores,
+        store=store,
         masker=MASKER,
         user_agent=f"airflow-provider-openmarkets/{__version__} apache-airflow/{airflow_version}",
         concurrency=concurrency,

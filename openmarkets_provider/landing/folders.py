@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
-from openmarkets_provider.client.run import PROGRESS_EVERY
+from openmarkets_provider.client.progress import PROGRESS_EVERY
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 from openmarkets_provider.landing.destinations import CHUNK, STORES, Place
 from openmarkets_provider.query.schema import Row

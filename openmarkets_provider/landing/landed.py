@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from openmarkets_provider.query.exchange_time import to_text
-from openmarkets_provider.query.plan import Query, window
+from openmarkets_provider.query.query import Query, window
 
 
 class Landed(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.landing.layout import Layout, layout_of
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import Query, resolve, subject_of, window
+from openmarkets_provider.query.query import Query, resolve, subject_of, window
 
 APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
 STAGE = "openmarkets_load"

@@ -19,7 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from openmarkets_provider.client.run import PROGRESS_EVERY
+from openmarkets_provider.client.progress import PROGRESS_EVERY
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, LAST_DIGIT, Column, Layout, Storage
 from openmarkets_provider.landing.merging import copy_text, insert_only, rows_of, upsert_of

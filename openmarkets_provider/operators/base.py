@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseOperator, resolve_deferrable
-from openmarkets_provider.client.exchange import MAX_WAIT, spread
+from openmarkets_provider.client.exchange import MAX_WAIT
+from openmarkets_provider.client.ratelimit.hold import spread
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold, without_frames
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import check, is_repeatable
+from openmarkets_provider.query.query import check, is_repeatable
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from openmarkets_provider.operators.base import QueryOperator
-from openmarkets_provider.query.plan import name_of
+from openmarkets_provider.query.query import name_of
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue, r
 from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_on_hold, without_frames
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import check, check_reads_only
+from openmarkets_provider.query.query import check, check_reads_only
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:

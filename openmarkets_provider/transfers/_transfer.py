@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from openmarkets_provider._airflow import Asset
 from openmarkets_provider.operators.base import QueryOperator
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import check_reads_only
+from openmarkets_provider.query.query import check_reads_only
 from openmarkets_provider.transfers._incremental import check, incrementally
 
 if TYPE_CHECKING:

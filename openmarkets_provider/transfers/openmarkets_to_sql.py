@@ -15,7 +15,7 @@ from openmarkets_provider.landing.layout import layout_of
 from openmarkets_provider.landing.modes import REPLACE_RANGE, STAGE, UPSERT, check_mode, rows_covered
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import Query
+from openmarkets_provider.query.query import Query
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:
@@ -182,9 +182,9 @@ def _named(hook: OpenmarketsHook, query: Query) -> Query:
     from datetime import UTC, datetime
 
     from openmarkets_provider.query.exchange_time import exchange_date
-    from openmarkets_provider.query.expand import expand, needed
+    from openmarkets_provider.query.expand import expand, lookup_query
 
-    before = needed(query)
+    before = lookup_query(query)
     return query if before is None else expand(query, hook.run(before), exchange_date(datetime.now(UTC)))
 
 

@@ -109,7 +109,7 @@ class LiveConnection:
                 log.warning("Connection %r can't be looked up; polls go on as before: %s", self._conn_id, error)
             return
         self._failures, self._error = 0, None
-        if self._client is None or (client.settings, client.stores) != (self._client.settings, self._client.stores):
+        if self._client is None or (client.settings, client.store) != (self._client.settings, self._client.store):
             old, self._client = self._client, client
             if old is not None:
                 log.info("Connection %r has changed; polls go on with its new fields.", self._conn_id)

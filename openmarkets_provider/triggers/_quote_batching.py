@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from openmarkets_provider.client.run import unknown_securities
 from openmarkets_provider.exceptions import OpenmarketsApiError, OpenmarketsInvalidResponse, OpenmarketsQueryError
 from openmarkets_provider.query.arguments import DEFAULT_EXCHANGE
-from openmarkets_provider.query.plan import plan, resolve
-from openmarkets_provider.query.rows import Listing, listing, listing_of
+from openmarkets_provider.query.plan import plan
+from openmarkets_provider.query.query import resolve
+from openmarkets_provider.query.rows import Listing, listing_of, to_listing
 
 if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
@@ -55,7 +56,7 @@ def find_basket(query: Query) -> Basket | None:
     # Rows are matched by code and exchange, so all securities must have the same data source.
     if len({security.partition("@")[2] for security in securities}) > 1:
         return None
-    return Basket(tuple(securities), tuple(map(listing, securities)))
+    return Basket(tuple(securities), tuple(map(to_listing, securities)))
 
 
 async def poll(run_query: RunQuery, query: Query, baskets: Sequence[Basket | None]) -> dict[Basket | None, Outcome]:
@@ -120,7 +121,7 @@ def _may_be_one_security(error: Exception) -> bool:
 def _find_unknown(error: Exception, call: Query, batch: Sequence[Basket]) -> dict[Basket | None, Outcome]:
     """Return an error for each basket with a security that the API does not know."""
     securities = (error.securities if isinstance(error, OpenmarketsQueryError) else None) or ()
-    unknown = {(code, exchange or DEFAULT_EXCHANGE) for code, exchange in map(listing, map(str, securities))}
+    unknown = {(code, exchange or DEFAULT_EXCHANGE) for code, exchange in map(to_listing, map(str, securities))}
     outcomes: dict[Basket | None, Outcome] = {}
     for basket in batch:
         own = [security for security, key in zip(*basket, strict=True) if key in unknown]

@@ -8,7 +8,7 @@ from typing import Any
 from openmarkets_provider.conditions import check_condition
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.plan import check, check_reads_only
+from openmarkets_provider.query.query import check, check_reads_only
 from openmarkets_provider.triggers._new_items import rename_expression
 from openmarkets_provider.triggers._seen_keys import canonical
 

@@ -17,7 +17,8 @@ from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
 from openmarkets_provider.hooks._connection_settings import make_settings
-from openmarkets_provider.query.plan import check, plan, window
+from openmarkets_provider.query.plan import plan
+from openmarkets_provider.query.query import check, window
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import changed, literals, python_values, scalars, texts, values, write
 from tests.fuzz.test_replies import QUERIES

@@ -17,7 +17,8 @@ from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.query.plan import ApiCall, Query
+from openmarkets_provider.query.plan import ApiCall
+from openmarkets_provider.query.query import Query
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import bodies, headers, http_statuses, retry_afters
@@ -66,7 +67,7 @@ def valid_replies() -> list[tuple[Query, dict[str, Any]]]:
             identity_url=connection["host"],
             **connection["extra"],
         )
-        client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="fuzz")
+        client = OpenmarketsClient(settings, store=None, masker=NoMasker(), user_agent="fuzz")
         links = client.run({"endpoint": "portfolio_links", "raw": False})
         codes = {"accounts": links[0]["account_code"], "portfolios": links[0]["portfolio_code"]}
         found = []

@@ -137,7 +137,7 @@ class _Wire:
         settings = Settings(
             client_id="someone", client_secret="S3CR3T", identity_url=server.url, oms_url=server.url, timeout=20.0
         )
-        self.client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="fuzz")
+        self.client = OpenmarketsClient(settings, store=None, masker=NoMasker(), user_agent="fuzz")
 
     def _answer(self, sock: socket.socket, request: bytes) -> None:
         sock.sendall(self.token if request.startswith(b"POST /connect/token") else self.reply)
@@ -156,7 +156,7 @@ def test_replies_of_an_api(reply):
     there = wire()
     there.token, there.reply = token_reply("t0ken"), reply
     client = there.client
-    attempt = _send_once(CALL, client.settings.oms_url, client._throttle, NO_METRICS)
+    attempt = _send_once(CALL, client.settings.oms_url, client._holds, NO_METRICS)
     with bounded(len(reply) + (3 << 19 if BOMB in reply else 200_000)):
         try:
             drive(attempt, client._perform)

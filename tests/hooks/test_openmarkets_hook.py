@@ -193,7 +193,7 @@ class TestHook:
     def test_tokens_are_shared_by_hooks_through_the_configured_directory(self, hook, openmarkets_sandbox, tmp_path):
         token = hook.get_access_token("oms-api")
         assert OpenmarketsHook().get_access_token("oms-api") == token
-        assert len(list((tmp_path / "token_cache").glob("*.record"))) == 1
+        assert len(list((tmp_path / "token_cache").glob("*.entry"))) == 1
         assert openmarkets_sandbox.stats()["token_requests_total"] <= 1
 
     def test_the_default_directory_is_in_the_airflow_home(self, monkeypatch):

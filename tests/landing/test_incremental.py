@@ -10,7 +10,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.landing.incremental import Claim, claim, claim_again, extended, fingerprint, limited_to
 from openmarkets_provider.query.exchange_time import read_moment, to_text
-from openmarkets_provider.query.plan import window
+from openmarkets_provider.query.query import window
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 3, 20, 1, 30, tzinfo=UTC)

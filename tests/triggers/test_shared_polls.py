@@ -508,7 +508,7 @@ async def test_what_a_poll_logs_is_in_no_triggers_context(openmarkets_sandbox, c
 
     trigger.set("the first one")
     handler = Handler()
-    client = logging.getLogger("openmarkets_provider.client.client")
+    client = logging.getLogger("openmarkets_provider.client.exchange")
     client.addHandler(handler)
     caplog.set_level(logging.INFO)
     openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0)

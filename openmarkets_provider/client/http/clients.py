@@ -1,417 +1,432 @@
-"""How bytes move: one host a client, a bound on the time and on the size of every exchange, no redirects."""
+"""Clients of one host: send a request, return the reply, within a bound on time and size, without redirects.
+
+They use httpcore's connection pools directly: a request through the whole of httpx costs twice the CPU.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
+import math
 import os
+import re
 import ssl
 import threading
 import time
 import weakref
-import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from json import dumps
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import httpcore
 import httpx
 
+from openmarkets_provider.client.http.body import MAX_REPLY, Body, UnreadableBodyError
+from openmarkets_provider.client.http.deadline import async_deadline, deadline
+from openmarkets_provider.client.http.network import KEEP_ALIVE, core_url, open_async_connection, open_connection
 from openmarkets_provider.client.settings import MAX_ASYNC_CONCURRENCY, MAX_CONCURRENCY
-from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsInvalidResponse
+from openmarkets_provider.exceptions import (
+    OpenmarketsConfigurationError,
+    OpenmarketsError,
+    OpenmarketsInvalidResponse,
+    OpenmarketsQueryError,
+    OpenmarketsTransportError,
+)
 
 CONNECT_TIMEOUT = 10.0
-MAX_REPLY = 64 << 20
-"""Bytes of a decoded reply that are read, where a request does not say otherwise."""
-_PIECE = 1 << 20
-"""Decoded bytes at a time."""
-_PART = 1 << 16
-"""Bytes that are written at a time."""
-_MAX_BYTES = "openmarkets_max_bytes"
+_NO_ANSWER = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
+"""What httpcore raises when there is no reply."""
+_PLAIN = re.compile(r"(?:[\w/.~@:,=&?+*-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+"""A path and a query string that need no encoding."""
+_NEVER_SENT = (
+    httpcore.ConnectError,
+    httpcore.ConnectTimeout,
+    httpcore.PoolTimeout,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
+"""Those after which it is certain that no byte of the request left this machine."""
 
 
-def limits(max_bytes: int) -> dict[str, Any]:
-    """Return the request extensions that bound the decoded reply."""
-    return {_MAX_BYTES: max_bytes}
+class NoAnswer(Exception):
+    """There was no answer.
+
+    :ivar sent: False when it is certain that no byte of the request left this machine.
+    """
+
+    def __init__(self, base_url: str, error: Exception) -> None:
+        super().__init__(": ".join(part for part in (type(error).__name__, str(error)) if part))
+        self.sent = not isinstance(error, _NEVER_SENT)
+        self._base_url = base_url
+
+    def explain(self, label: str, advice: str = "", request_id: str | None = None) -> OpenmarketsError:
+        """Return the error for users.
+
+        :param label: names the call.
+        :param advice: what else to say, with a blank in front.
+        """
+        cause: BaseException | None = self
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return OpenmarketsConfigurationError(
+                    f"{label}: the TLS certificate of {self._base_url} can't be verified: {cause.verify_message}. If "
+                    "your network has a certificate authority of its own, set ca_bundle in the connection."
+                )
+            cause = cause.__cause__ or cause.__context__
+        return OpenmarketsTransportError(
+            f"{label}: no answer from {self._base_url}: {self}.{advice}",
+            endpoint=label,
+            sent=self.sent,
+            request_id=request_id,
+        )
 
 
-def sync_client(
-    base_url: str,
-    *,
-    timeout: float,
-    ca_bundle: str | None,
-    user_agent: str,
-    auth: httpx.Auth | None = None,
-    keep_alive: bool = True,
-) -> httpx.Client:
-    """Make a client for one host.
+class Options(NamedTuple):
+    """What the clients of all hosts have in common.
 
-    :param timeout: seconds that one request may take in total, the whole reply included.
+    :ivar timeout: seconds that one request may take in total, the whole reply included.
+    :ivar ca_bundle: PEM file with the certificate authorities to trust; None trusts the usual ones.
+    :ivar user_agent: the ``User-Agent`` header.
+    """
+
+    timeout: float
+    ca_bundle: str | None
+    user_agent: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that every request has."""
+        return {"User-Agent": self.user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"}
+
+    @property
+    def timeouts(self) -> dict[str, float]:
+        """The time-outs of the steps of a request, as httpcore names them."""
+        steps = dict.fromkeys(("connect", "read", "write", "pool"), self.timeout)
+        return steps | {"connect": min(CONNECT_TIMEOUT, self.timeout)}
+
+
+class HttpRequest(NamedTuple):
+    """A request that is ready to be sent.
+
+    :ivar timeouts: of the steps, in seconds, as httpcore names them; None takes the client's.
+    :ivar max_bytes: most bytes of the decoded reply.
+    """
+
+    method: str
+    url: httpcore.URL
+    headers: tuple[tuple[bytes, bytes], ...]
+    content: bytes = b""
+    max_bytes: int = MAX_REPLY
+    timeouts: Mapping[str, float | None] | None = None
+
+    def with_header(self, name: bytes, value: bytes) -> HttpRequest:
+        """Return the request with one more header."""
+        return self._replace(headers=(*self.headers, (name, value)))
+
+
+class Reply(NamedTuple):
+    """A reply, read in full.
+
+    :ivar headers: by name, in small letters.
+    :ivar body: decoded.
+    :ivar hidden: texts of the request that an error must not show, where the server repeats them.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    hidden: tuple[str, ...] = ()
+
+
+class _Host:
+    """What the clients for threads and for event loops have in common: how requests are built, and errors told.
+
+    :param base_url: an ``https`` or a loopback ``http`` URL, without a trailing slash.
+    """
+
+    def __init__(self, base_url: str, options: Options) -> None:
+        self._base_url = base_url
+        self._options = options
+        self._timeouts = options.timeouts
+        url = httpx.URL(base_url)
+        self._url = core_url(url)
+        self._base = self._url.target.rstrip(b"/")
+        self._origin = _origin(self._url)
+        headers = {"Host": url.netloc.decode("ascii")} | options.headers
+        self._headers = tuple((name.encode(), value.encode()) for name, value in headers.items())
+
+    def build(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        content: bytes = b"",
+        headers: Mapping[str, str],
+    ) -> HttpRequest:
+        """Build a request.
+
+        :param path: below the base URL, without a leading slash.
+        :param params: of the query string.
+        :param json: the body, sent as JSON; None leaves it to ``content``.
+        :raises OpenmarketsQueryError: path and params make no URL.
+        """
+        target = f"/{path}?{_query_string(params)}" if params else f"/{path}"
+        if _PLAIN.fullmatch(target):
+            # As nearly all are. To take a URL apart costs a tenth of a request.
+            url = httpcore.URL(
+                scheme=self._url.scheme, host=self._url.host, port=self._url.port, target=self._base + target.encode()
+            )
+        else:
+            try:
+                url = core_url(httpx.URL(f"{self._base_url}{target}"))
+            except httpx.InvalidURL as error:
+                raise OpenmarketsQueryError(f"path and params make no URL: {error}") from None
+        more = [(name.encode(), value.encode()) for name, value in headers.items()]
+        if json is not None:
+            content = dumps(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+            more.append((b"Content-Type", b"application/json"))
+        if content or method in ("POST", "PUT", "PATCH"):
+            more.append((b"Content-Length", b"%d" % len(content)))
+        return HttpRequest(method, url, (*self._headers, *more), content)
+
+    def _core_request(self, request: HttpRequest) -> httpcore.Request:
+        if (origin := _origin(request.url)) != self._origin:
+            raise OpenmarketsConfigurationError(
+                f"A request to {_shown(origin)} was refused: the access token goes to {_shown(self._origin)} only. Use "
+                "a path relative to the API's base URL."
+            )
+        return httpcore.Request(
+            request.method,
+            request.url,
+            headers=list(request.headers),
+            content=request.content,
+            extensions={"timeout": request.timeouts or self._timeouts},
+        )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Say that there was no answer, whatever httpcore has for it."""
+        try:
+            yield
+        except _NO_ANSWER as error:
+            raise NoAnswer(self._base_url, error) from error
+
+
+class HttpClient(_Host):
+    """A client of one host for the threads of one process.
+
     :param keep_alive: keep connections open for further requests.
     """
-    kept = MAX_CONCURRENCY if keep_alive else 0
-    inner = httpx.HTTPTransport(**_transport_options(base_url, ca_bundle, MAX_CONCURRENCY, kept))
-    # httpx has no total time-out and offers no public place for one: its pool takes the network from here.
-    inner._pool._network_backend = _DeadlineBackend(inner._pool._network_backend)  # noqa: SLF001
-    transport = _LimitedTransport(inner, timeout)
-    client = _Client(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
-    # Nobody has to close a hook: its connections go with it.
-    weakref.finalize(client, transport.close).atexit = False
-    return client
+
+    def __init__(self, base_url: str, options: Options, *, keep_alive: bool = True) -> None:
+        super().__init__(base_url, options)
+        self._open = functools.partial(open_connection, base_url, options.ca_bundle, keep_alive=keep_alive)
+        self._slots = threading.Semaphore(MAX_CONCURRENCY)
+        # The one that was used last is at the end. Threads take and return by single steps of the interpreter.
+        self._idle: deque[tuple[httpcore.ConnectionPool, float]] = deque([(self._open(), time.monotonic())])
+        self._is_closed = False
+        # Nobody has to close a hook: its connections go with it.
+        weakref.finalize(self, _close_all, self._idle, os.getpid()).atexit = False
+
+    def send(self, request: HttpRequest) -> Reply:
+        """Send a request, and read the whole reply.
+
+        :raises NoAnswer: there was no answer, or the server's certificate can't be verified.
+        :raises OpenmarketsInvalidResponse: the body is too large, or wrongly encoded.
+        """
+        core_request = self._core_request(request)
+        with self._errors(), self._connection() as connection, deadline(self._options.timeout):
+            response = connection.handle_request(core_request)
+            try:
+                reader = _Reader(response, request.max_bytes)
+                for chunk in response.iter_stream():
+                    reader.add(chunk)
+                return reader.reply()
+            finally:
+                response.close()
+
+    def close(self) -> None:
+        """Close the connections; those that other threads use when their replies have come."""
+        self._is_closed = True
+        _close_all(self._idle, os.getpid())
+
+    @contextmanager
+    def _connection(self) -> Iterator[httpcore.ConnectionPool]:
+        if not self._slots.acquire(timeout=self._options.timeout):
+            raise httpcore.PoolTimeout("all connections are in use")
+        try:
+            try:
+                connection, _ = self._idle.pop()
+            except IndexError:
+                connection = self._open()
+            try:
+                yield connection
+            finally:
+                self._idle.append((connection, time.monotonic()))
+                self._close_idle()
+        finally:
+            self._slots.release()
+
+    def _close_idle(self) -> None:
+        """Close the connections that were not used for long, or all when the client is closed."""
+        oldest = math.inf if self._is_closed else time.monotonic() - KEEP_ALIVE
+        with suppress(IndexError):
+            while self._idle[0][1] < oldest:
+                self._idle.popleft()[0].close()
 
 
-def async_client(
-    base_url: str, *, timeout: float, ca_bundle: str | None, user_agent: str, auth: httpx.Auth | None = None
-) -> httpx.AsyncClient:
-    """Make a client for one host and one event loop; the parameters are those of :func:`sync_client`."""
-    inner = httpx.AsyncHTTPTransport(
-        **_transport_options(base_url, ca_bundle, MAX_ASYNC_CONCURRENCY, MAX_ASYNC_CONCURRENCY)
-    )
-    inner._pool._network_backend = _AsyncClosingBackend(inner._pool._network_backend)  # noqa: SLF001
-    transport = _AsyncLimitedTransport(inner, timeout)
-    return httpx.AsyncClient(transport=transport, **_client_options(base_url, timeout, user_agent, auth))
+class AsyncHttpClient(_Host):
+    """A client of one host for one event loop.
 
-
-class _Client(httpx.Client):
-    """A client whose ``close`` lets the requests that are under way in other threads end, and waits for none of them.
-
-    httpx would close a socket under a thread that reads from it, by when its number may be another's, and would leave
-    open what is just being connected.
+    :ivar room: limits how many requests are under way.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._lock = threading.Lock()
-        self._under_way = 0
-        self._over = False
+    def __init__(self, base_url: str, options: Options) -> None:
+        super().__init__(base_url, options)
+        # The deadline is enough. httpcore gives time-outs to the network only to pass them on.
+        self._timeouts = {"connect": options.timeouts["connect"]}
+        self._open = functools.partial(open_async_connection, base_url, options.ca_bundle)
+        self._idle: deque[tuple[httpcore.AsyncConnectionPool, float]] = deque([(self._open(), time.monotonic())])
+        self.room = asyncio.Semaphore(MAX_ASYNC_CONCURRENCY)
 
-    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        with self._lock:
-            self._under_way += 1
+    async def send(self, request: HttpRequest) -> Reply:
+        """Send a request, as :meth:`HttpClient.send`."""
+        core_request = self._core_request(request)
+        connection = self._idle.pop()[0] if self._idle else self._open()
         try:
-            return super().send(request, **options)
+            with self._errors():
+                async with async_deadline(self._options.timeout):
+                    response = await connection.handle_async_request(core_request)
+                    try:
+                        reader = _Reader(response, request.max_bytes)
+                        async for chunk in response.aiter_stream():
+                            reader.add(chunk)
+                        return reader.reply()
+                    finally:
+                        await response.aclose()
         finally:
-            with self._lock:
-                self._under_way -= 1
-                last = self._over and not self._under_way
-            if last:
-                super().close()
+            self._idle.append((connection, time.monotonic()))
+            while self._idle[0][1] < time.monotonic() - KEEP_ALIVE:
+                await self._idle.popleft()[0].aclose()
 
-    def close(self) -> None:
-        with self._lock:
-            self._over = True
-            idle = not self._under_way
-        if idle:
-            super().close()
+    async def aclose(self) -> None:
+        """Close the connections that are not in use."""
+        while self._idle:
+            await self._idle.popleft()[0].aclose()
 
 
-def _transport_options(base_url: str, ca_bundle: str | None, connections: int, kept: int) -> dict[str, Any]:
-    return {
-        "verify": _ssl_context(ca_bundle, os.getpid()),
-        "proxy": _proxy(base_url),
-        "limits": httpx.Limits(max_connections=connections, max_keepalive_connections=kept),
-    }
+class _Reader:
+    """Makes a reply of a response, piece by piece.
+
+    :raises OpenmarketsInvalidResponse: the body can't be read.
+    """
+
+    def __init__(self, response: httpcore.Response, max_bytes: int) -> None:
+        self._status = response.status
+        self._headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        encoding = self._headers.get("content-encoding", "").strip().lower()
+        with self._errors():
+            self._body = Body(encoding, max_bytes)
+
+    def add(self, chunk: bytes) -> None:
+        with self._errors():
+            self._body.add(chunk)
+
+    def reply(self) -> Reply:
+        with self._errors():
+            body = self._body.read()
+        for name in ("content-encoding", "content-length", "transfer-encoding"):
+            # They are about the bytes before they were decoded.
+            self._headers.pop(name, None)
+        return Reply(self._status, self._headers, body)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except UnreadableBodyError as error:
+            raise OpenmarketsInvalidResponse(f"The reply {error}.", status=self._status, sent=True) from None
 
 
-def _client_options(base_url: str, timeout: float, user_agent: str, auth: httpx.Auth | None) -> dict[str, Any]:
-    return {
-        "base_url": base_url,
-        "auth": auth,
-        "timeout": httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout)),
-        "follow_redirects": False,
-        # No netrc; the proxy is chosen above.
-        "trust_env": False,
+def httpx_client(
+    base_url: str, options: Options, send: Callable[[HttpRequest], Reply], close: Callable[[], None]
+) -> httpx.Client:
+    """Return an ``httpx.Client`` that leaves sending to somebody else. Replies come to it as a whole.
+
+    :param send: sends a request.
+    :param close: called when the client is closed.
+    """
+    return httpx.Client(
+        base_url=base_url,
+        transport=_Transport(send, close),
+        timeout=httpx.Timeout(options.timeout, connect=options.timeouts["connect"]),
+        headers=options.headers,
+        follow_redirects=False,
+        # No netrc, no proxy: the transport knows the way.
+        trust_env=False,
         # httpx would keep what a server sets, send it back, and fail at a value that is not ASCII.
-        "cookies": CookieJar(DefaultCookiePolicy(netscape=False, rfc2965=False)),
-        "headers": {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"},
-    }
+        cookies=CookieJar(DefaultCookiePolicy(netscape=False, rfc2965=False)),
+    )
 
 
-@functools.cache
-def _ssl_context(ca_bundle: str | None, pid: int) -> ssl.SSLContext:
-    """Make the TLS context, the dear part of a client, once a process."""
-    try:
-        return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else httpx.create_ssl_context()
-    except OSError as error:
-        what = f"ca_bundle: {ca_bundle!r}" if ca_bundle else "What SSL_CERT_FILE or SSL_CERT_DIR names"
-        raise OpenmarketsConfigurationError(f"{what} can't be used: {error}") from None
-
-
-def _proxy(base_url: str) -> httpx.Proxy | None:
-    """Return the proxy that the environment names for a host (``HTTPS_PROXY``, ``NO_PROXY`` and so on)."""
-    parts = urlsplit(base_url)
-    if parts.scheme == "http":
-        # To this machine only, as the settings hold: no proxy leads there, and one would see the secret in clear.
-        return None
-    proxies = getproxies()
-    url = proxies.get(parts.scheme) or proxies.get("all")
-    if not url or proxy_bypass(parts.netloc):
-        return None
-    try:
-        proxy = httpx.Proxy(url if "://" in url else f"http://{url}")
-        port = proxy.url.port
-        if not proxy.url.host or not (port is None or 0 < port < 65536):
-            raise ValueError
-        if proxy.url.scheme.startswith("socks"):
-            # httpx looks for it as late as when the transport is made.
-            importlib.import_module("socksio")
-    except (ValueError, ImportError, httpx.InvalidURL):
-        # The URL may hold credentials, and so may what httpx says of it.
-        raise OpenmarketsConfigurationError(
-            f"The proxy that the environment names for {parts.scheme} is not one that httpx can use: it takes "
-            "http://host:port, https://host:port and, with httpx[socks] installed, socks5://host:port."
-        ) from None
-    return proxy
-
-
-class _Deadline(threading.local):
-    """Until when the exchange that this thread is in may take; None between exchanges."""
-
-    at: float | None = None
-
-    def cap(self, timeout: float | None, error: type[Exception]) -> float | None:
-        if self.at is None:
-            return timeout
-        left = self.at - time.monotonic()
-        if left <= 0:
-            raise error("the total time-out is used up")
-        return left if timeout is None else min(timeout, left)
-
-
-_deadline = _Deadline()
-
-
-class _DeadlineStream(httpcore.NetworkStream):
-    """A connection on which no single read or write waits beyond the deadline."""
-
-    def __init__(self, inner: httpcore.NetworkStream) -> None:
-        self._inner = inner
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _deadline.cap(timeout, httpcore.ReadTimeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        # In parts: the time-out starts again whenever the other side has taken something.
-        for start in range(0, len(buffer), _PART):
-            self._inner.write(buffer[start : start + _PART], _deadline.cap(timeout, httpcore.WriteTimeout))
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        limit = _deadline.cap(timeout, httpcore.ConnectTimeout)
-        return _DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, limit))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
-
-
-class _DeadlineBackend(httpcore.NetworkBackend):
-    """Opens connections that keep to the deadline."""
-
-    def __init__(self, inner: httpcore.NetworkBackend) -> None:
-        self._inner = inner
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        limit = _deadline.cap(timeout, httpcore.ConnectTimeout)
-        return _DeadlineStream(self._inner.connect_tcp(host, port, limit, local_address, socket_options))
-
-
-class _LimitedTransport(httpx.BaseTransport):
-    def __init__(self, inner: httpx.BaseTransport, timeout: float) -> None:
-        self._inner = inner
-        self._timeout = timeout
+class _Transport(httpx.BaseTransport):
+    def __init__(self, send: Callable[[HttpRequest], Reply], close: Callable[[], None]) -> None:
+        self._send = send
+        self._close = close
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        deadline = time.monotonic() + self._timeout
-        _deadline.at = deadline
-        try:
-            response = self._inner.handle_request(request)
-        finally:
-            _deadline.at = None
-        try:
-            body = _Body(request, response)
-        except BaseException:
-            response.close()
-            raise
-        response.stream = _LimitedStream(response.stream, body, deadline)
-        return response
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _AsyncClosingStream(httpcore.AsyncNetworkStream):
-    """A connection that is closed when its TLS handshake is cancelled; httpcore would leave it open for ever."""
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-
-    async def read(self, *args: Any, **kwargs: Any) -> bytes:
-        return await self._inner.read(*args, **kwargs)
-
-    async def write(self, *args: Any, **kwargs: Any) -> None:
-        await self._inner.write(*args, **kwargs)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        try:
-            return await self._inner.start_tls(*args, **kwargs)
-        except asyncio.CancelledError:
-            await self._inner.aclose()
-            raise
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
-
-
-class _AsyncClosingBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections that don't leak."""
-
-    def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
-        self._inner = inner
-
-    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        return _AsyncClosingStream(await self._inner.connect_tcp(*args, **kwargs))
-
-
-@asynccontextmanager
-async def _until(deadline: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise httpx.ReadTimeout("the total time-out is used up") from None
-    except ssl.SSLError as error:
-        # After the handshake httpcore's asynchronous side lets it pass as it is.
-        raise httpx.ReadError(str(error)) from error
-
-
-class _AsyncLimitedTransport(httpx.AsyncBaseTransport):
-    def __init__(self, inner: httpx.AsyncBaseTransport, timeout: float) -> None:
-        self._inner = inner
-        self._timeout = timeout
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        deadline = asyncio.get_running_loop().time() + self._timeout
-        async with _until(deadline):
-            response = await self._inner.handle_async_request(request)
-        try:
-            body = _Body(request, response)
-        except BaseException:
-            await response.aclose()
-            raise
-        response.stream = _AsyncLimitedStream(response.stream, body, deadline)
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _LimitedStream(httpx.SyncByteStream):
-    def __init__(self, inner: Any, body: _Body, deadline: float) -> None:
-        self._inner = inner
-        self._body = body
-        self._deadline = deadline
-
-    def __iter__(self) -> Iterator[bytes]:
-        chunks = iter(self._inner)
-        while True:
-            _deadline.at = self._deadline
-            try:
-                chunk = next(chunks, None)
-            finally:
-                _deadline.at = None
-            if chunk is None:
-                break
-            yield from self._body.feed(chunk)
-        self._body.end()
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _AsyncLimitedStream(httpx.AsyncByteStream):
-    def __init__(self, inner: Any, body: _Body, deadline: float) -> None:
-        self._inner = inner
-        self._body = body
-        self._deadline = deadline
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = aiter(self._inner)
-        while True:
-            async with _until(self._deadline):
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                break
-            for piece in self._body.feed(chunk):
-                yield piece
-        self._body.end()
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _Body:
-    """Decodes a reply piece by piece and stops at its bound, so that a small bomb never gets large."""
-
-    def __init__(self, request: httpx.Request, response: httpx.Response) -> None:
-        self._request = request
-        self._status = response.status_code
-        self._limit: int = request.extensions.get(_MAX_BYTES, MAX_REPLY)
-        self._size = 0
-        self._begun = False
-        self._gzip = None
-        encoding = response.headers.get("content-encoding", "").strip().lower()
-        if encoding == "gzip":
-            self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
-            # Decoded here: httpx must not do it again.
-            del response.headers["content-encoding"]
-        elif encoding not in ("", "identity"):
-            raise self._invalid(f"has the content encoding {encoding[:50]!r}, which was not asked for")
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        if self._gzip is None:
-            yield self._count(chunk)
-            return
-        while chunk:
-            self._begun = True
-            if self._gzip.eof:
-                raise self._invalid("is gzip that goes on after its end")
-            try:
-                piece = self._gzip.decompress(chunk, _PIECE)
-            except zlib.error:
-                raise self._invalid("is damaged gzip") from None
-            yield self._count(piece)
-            chunk = self._gzip.unconsumed_tail or self._gzip.unused_data
-
-    def end(self) -> None:
-        if self._gzip is not None and self._begun and not self._gzip.eof:
-            raise self._invalid("is gzip that ends too early")
-
-    def _count(self, piece: bytes) -> bytes:
-        self._size += len(piece)
-        if self._size > self._limit:
-            raise self._invalid(f"is larger than {self._limit} bytes; ask for less in one call")
-        return piece
-
-    def _invalid(self, problem: str) -> OpenmarketsInvalidResponse:
-        what = f"{self._request.method} {self._request.url.path}"
-        return OpenmarketsInvalidResponse(
-            f"{what}: the reply {problem}.", status=self._status, endpoint=what, sent=True
+        content = request.read()
+        timeouts = request.extensions.get("timeout")
+        core = HttpRequest(
+            request.method, core_url(request.url), tuple(request.headers.raw), content, timeouts=timeouts
         )
+        try:
+            reply = self._send(core)
+        except NoAnswer as error:
+            # Their names are the same, as httpx makes its errors of httpcore's.
+            kind = getattr(httpx, type(error.__cause__).__name__, httpx.TransportError)
+            raise kind(str(error.__cause__), request=request) from error
+        return httpx.Response(reply.status, headers=reply.headers, content=reply.body)
+
+    def close(self) -> None:
+        self._close()
+
+
+def _origin(url: httpcore.URL) -> tuple[bytes, bytes, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _shown(origin: tuple[bytes, bytes, int | None]) -> str:
+    return f"{origin[0].decode()}://{origin[1].decode()}"
+
+
+def _query_string(params: Mapping[str, Any]) -> str:
+    """Return a query string; of a list each item has the name."""
+    items: list[tuple[str, str]] = []
+    for name, value in params.items():
+        items += ((name, _param(each)) for each in (value if isinstance(value, list | tuple) else [value]))
+    return urlencode(items)
+
+
+def _param(value: str | float | bool | None) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _close_all(idle: deque[tuple[httpcore.ConnectionPool, float]], pid: int) -> None:
+    # In a forked child the connections are the parent's, and another thread of it may have had a lock of theirs.
+    while os.getpid() == pid and idle:
+        idle.popleft()[0].close()

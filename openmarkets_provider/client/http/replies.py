@@ -14,24 +14,20 @@ import msgspec
 from openmarkets_provider.exceptions import (
     OpenmarketsAccessRefused,
     OpenmarketsApiError,
-    OpenmarketsAuthError,
     OpenmarketsError,
-    OpenmarketsInvalidClient,
     OpenmarketsInvalidResponse,
     OpenmarketsNotFound,
     OpenmarketsRateLimited,
-    OpenmarketsScopeNotInPlan,
     OpenmarketsServerError,
 )
 from openmarkets_provider.query.plan import ApiCall
 
 MAX_TEXT = 500
 """Characters of a server's words that an error repeats."""
-MAX_LIFETIME = 31 * 86400
-"""Longest token lifetime in seconds that is believed."""
 MAX_RETRY_AFTER = 365 * 86400.0
 """A server that asks for more than this many seconds means "for good"; clocks and sleeps have bounds, too."""
-_TRANSIENT = frozenset({408, 425})
+TRANSIENT_STATUSES = frozenset({408, 425})
+"""Below 500; those from 500 on are, too."""
 _DOUBT = " It may have been carried out all the same: check before you send it again."
 _WHY_REFUSED = (
     "The client credentials grant has no user: an endpoint that needs a user context never works with it, and "
@@ -75,12 +71,12 @@ def read_reply(
     headers: Mapping[str, str],
     body: bytes,
     request_id: str,
-    sent_headers: Mapping[str, str] | None = None,
+    hidden: Collection[str] = (),
 ) -> Any:
     """Return the JSON of an API's reply; None when it is empty.
 
     :param request_id: the one that was sent; the one that the reply echoes wins.
-    :param sent_headers: those of the request; their token is taken out of what an error quotes.
+    :param hidden: texts that are taken out of what an error quotes: the token.
     :raises OpenmarketsApiError: the reply is an error, or not JSON.
     """
     problem = None
@@ -91,12 +87,10 @@ def read_reply(
             return decode(body, exact=call.exact)
         except ValueError as error:
             problem = error
-    token = (sent_headers or {}).get("Authorization", "").removeprefix("Bearer ")
-    hidden = [token] if token else []
-    request_id = _printable(headers.get("x-request-id") or request_id, hidden)
+    request_id = printable(headers.get("x-request-id") or request_id, hidden)
     if problem is None:
         raise _api_error(call, status, headers, body, request_id, hidden)
-    kind = _printable(headers.get("content-type", "no content type"), hidden)
+    kind = printable(headers.get("content-type", "no content type"), hidden)
     raise OpenmarketsInvalidResponse(
         f"{call.label}: the reply ({status}, {kind}, {len(body)} bytes) is {problem} [request id {request_id}]"
         + doubt(call),
@@ -127,7 +121,7 @@ def _api_error(
     request_id: str,
     hidden: Collection[str] = (),
 ) -> OpenmarketsError:
-    title, detail = _words(body, hidden)
+    title, detail = read_words(body, hidden)
     wait = retry_after(headers.get("retry-after"))
     kind: type[OpenmarketsApiError] = OpenmarketsApiError
     advice = ""
@@ -138,7 +132,7 @@ def _api_error(
     elif status == 429:
         kind = OpenmarketsRateLimited
         advice = "" if wait is None else f"The server asks to wait {wait:.0f} s."
-    elif status in _TRANSIENT or status >= 500:
+    elif status in TRANSIENT_STATUSES or status >= 500:
         kind, advice = OpenmarketsServerError, doubt(call).strip()
     elif 300 <= status < 400:
         advice = "Redirects are not followed; check the base URL in the connection."
@@ -151,101 +145,6 @@ def _api_error(
         request_id=request_id,
         endpoint=call.label,
         retry_after=wait,
-    )
-
-
-def read_token_reply(
-    scope: str, status: int, headers: Mapping[str, str], body: bytes, hidden: Collection[str] = ()
-) -> tuple[str, float]:
-    """Return access token and lifetime in seconds from a token reply (RFC 6749, sections 5.1 and 5.2).
-
-    :param hidden: texts that are taken out of what an error quotes.
-    :raises OpenmarketsAuthError: the client or the scope is refused, or the reply is not a token.
-    :raises OpenmarketsRateLimited: too many token requests.
-    :raises OpenmarketsServerError: the identity server failed.
-    """
-    request_id = headers.get("x-request-id")
-    request_id = None if request_id is None else _printable(request_id, hidden)
-    if status != 200:
-        raise _token_error(scope, status, headers, body, request_id, hidden)
-
-    def invalid(problem: str) -> OpenmarketsAuthError:
-        return OpenmarketsAuthError(
-            f"The identity server's reply for {scope} is not a token: {problem}. "
-            "Check the Identity URL (host) of the connection.",
-            status=status,
-            scope=scope,
-            request_id=request_id,
-        )
-
-    try:
-        reply = decode(body)
-    except ValueError as error:
-        raise invalid(f"it is {error}") from None
-    if not isinstance(reply, dict):
-        raise invalid("it is not a JSON object")
-    value, kind, lifetime = (reply.get(name) for name in ("access_token", "token_type", "expires_in"))
-    if not isinstance(value, str) or not value:
-        raise invalid("access_token is missing")
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise invalid("access_token holds characters that no bearer token can have")
-    if not isinstance(kind, str) or kind.lower() != "bearer":
-        raise invalid(f"token_type is {_printable(repr(kind), hidden)} and not 'Bearer'")
-    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float):
-        raise invalid("expires_in is missing or not a number of seconds")
-    if not 0 < lifetime <= MAX_LIFETIME:
-        raise invalid(f"expires_in is {lifetime!r:.30}, which can't be a lifetime in seconds")
-    return value, float(lifetime)
-
-
-def _token_error(
-    scope: str,
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    request_id: str | None,
-    hidden: Collection[str],
-) -> OpenmarketsError:
-    title, detail = _words(body, hidden)
-    if title is None and b"access_token" in body:
-        # A token in a reply that should hold none (a 201, say): it must not be repeated in a log.
-        detail = None
-    error = _object(body).get("error")
-    code = title if isinstance(error, str) else None
-    wait = retry_after(headers.get("retry-after"))
-    said = ": ".join(part for part in (title, detail) if part) or "no reason given"
-    what = f"The identity server refused a token for {scope}: {status} {said.rstrip('.')}."
-    if status == 429 or status in _TRANSIENT or status >= 500:
-        limited = status == 429
-        return (OpenmarketsRateLimited if limited else OpenmarketsServerError)(
-            what + (f" It asks to wait {wait:.0f} s." if wait is not None else ""),
-            status=status,
-            title=title,
-            detail=detail,
-            request_id=request_id,
-            endpoint="POST connect/token",
-            retry_after=wait,
-        )
-    kind: type[OpenmarketsAuthError] = OpenmarketsAuthError
-    advice = ""
-    if code in ("invalid_scope", "unauthorized_client"):
-        kind = OpenmarketsScopeNotInPlan
-        advice = " This API is not in the client's plan; ask Openmarkets, or take the scope out of the connection."
-    elif code == "invalid_client" or status in (401, 403):
-        kind = OpenmarketsInvalidClient
-        advice = (
-            " Check Client ID (login), Client secret (password) and the environment; for a secret with special "
-            "characters also client_auth_encoding."
-        )
-    elif code is None:
-        advice = " Check the Identity URL (host) of the connection."
-    return kind(
-        what + advice,
-        status=status,
-        error=code,
-        error_description=detail,
-        scope=scope,
-        request_id=request_id,
     )
 
 
@@ -270,17 +169,17 @@ def _seconds_until(value: str) -> float:
     return (moment - datetime.datetime.now(datetime.UTC)).total_seconds()
 
 
-def _words(body: bytes, hidden: Collection[str]) -> tuple[str | None, str | None]:
+def read_words(body: bytes, hidden: Collection[str]) -> tuple[str | None, str | None]:
     """Find what a server says in an error body: problem details, OAuth error, ``message``, or plain text."""
-    reply = _object(body)
+    reply = decode_object(body)
     for name, more in (("error", "error_description"), ("title", "detail"), ("message", "detail")):
         if isinstance(title := reply.get(name), str):
             said = reply.get(more)
-            return _printable(title, hidden), _printable(said, hidden) if isinstance(said, str) and said else None
+            return printable(title, hidden), printable(said, hidden) if isinstance(said, str) and said else None
     return None, _text(body, hidden)
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def decode_object(body: bytes) -> dict[str, Any]:
     """Decode a JSON object; an empty one when it is something else."""
     try:
         reply = decode(body)
@@ -292,10 +191,10 @@ def _object(body: bytes) -> dict[str, Any]:
 def _text(body: bytes, hidden: Collection[str]) -> str | None:
     # No more than is shown, and the rest of what is to be hidden and begins in it.
     longest = 4 * (MAX_TEXT + 1) + _LONGEST_ESCAPE * max(map(len, hidden), default=0)
-    return _printable(body[:longest].decode("utf-8", "replace"), hidden).strip() or None
+    return printable(body[:longest].decode("utf-8", "replace"), hidden).strip() or None
 
 
-def _printable(text: str, hidden: Collection[str]) -> str:
+def printable(text: str, hidden: Collection[str]) -> str:
     """Cut a server's words, and take out what could forge a line of a log, and what is to be hidden."""
     text = _without(text, hidden)
     if len(text) <= MAX_TEXT and text.isprintable():

@@ -1,0 +1,188 @@
+"""The total time-out of an exchange: connections that keep to a deadline, for threads and for an event loop.
+
+httpcore has time-outs for a single read or write only. Its pools take the network from here (``network_backend``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import httpcore
+
+T = TypeVar("T")
+
+_PART = 1 << 16
+"""Bytes that are written at a time."""
+
+
+class _Deadline(threading.local):
+    """Until when the exchange that this thread is in may take; None between exchanges."""
+
+    at: float | None = None
+
+    def cap(self, timeout: float | None, error: type[Exception]) -> float | None:
+        """Return the time-out of one step: what is left until the deadline, if that is less."""
+        if self.at is None:
+            return timeout
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise error("the total time-out is used up")
+        return left if timeout is None else min(timeout, left)
+
+
+_deadline = _Deadline()
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Bound what this thread sends and receives on connections of :class:`DeadlineBackend` inside the block.
+
+    :raises httpcore.TimeoutException: inside, when the time is used up.
+    """
+    _deadline.at = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _deadline.at = None
+
+
+@asynccontextmanager
+async def async_deadline(seconds: float) -> AsyncIterator[None]:
+    """Bound what the current task does inside the block.
+
+    :raises httpcore.ReadTimeout: the time is used up.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise httpcore.ReadTimeout("the total time-out is used up") from None
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection on which no single read or write waits beyond the deadline."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _deadline.cap(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        # In parts: the time-out starts again whenever the other side has taken something.
+        for start in range(0, len(buffer), _PART):
+            self._stream.write(buffer[start : start + _PART], _deadline.cap(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        limit = _deadline.cap(timeout, httpcore.ConnectTimeout)
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, limit))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class DeadlineBackend(httpcore.NetworkBackend):
+    """Opens connections that keep to the deadline of the thread that uses them."""
+
+    def __init__(self) -> None:
+        self._backend = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Open a connection."""
+        limit = _deadline.cap(timeout, httpcore.ConnectTimeout)
+        return _DeadlineStream(self._backend.connect_tcp(host, port, limit, local_address, socket_options))
+
+
+@contextmanager
+def _mapped(error: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise error(str(problem)) from problem
+
+
+class _AsyncioStream(httpcore.AsyncNetworkStream):
+    """A connection of asyncio's own. Reads and writes take as long as the caller's task lets them."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with _mapped(httpcore.ReadError):
+            return await self._reader.read(max_bytes)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        with _mapped(httpcore.WriteError):
+            self._writer.write(buffer)
+            await self._writer.drain()
+
+    async def aclose(self) -> None:
+        # Not close(): of a TLS connection that would wait for the other side.
+        self._writer.transport.abort()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            with _mapped(httpcore.ConnectError):
+                await _within(self._writer.start_tls(ssl_context, server_hostname=server_hostname), timeout)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        match info:
+            case "is_readable":
+                # The pool asks this of idle connections: the server has closed it.
+                return self._reader.at_eof()
+            case "client_addr" | "server_addr":
+                return self._writer.get_extra_info("sockname" if info == "client_addr" else "peername")
+        return self._writer.get_extra_info(info)
+
+
+class AsyncioBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections of asyncio's streams: they cost two thirds of the CPU of httpcore's own, which are anyio's."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Open a connection."""
+        with _mapped(httpcore.ConnectError):
+            return _AsyncioStream(*await _within(asyncio.open_connection(host, port), timeout))
+
+
+async def _within(step: Awaitable[T], seconds: float | None) -> T:
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            return await step
+    except TimeoutError:
+        # The system has a time-out of its own for connecting, which is an OSError, too.
+        if not scope.expired():
+            raise
+        raise httpcore.ConnectTimeout(f"no connection within {seconds:g} s") from None

@@ -1,0 +1,103 @@
+"""The way to a server: TLS, proxy, and the pool of connections."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+
+from openmarkets_provider.client.http.deadline import AsyncioBackend, DeadlineBackend
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+
+KEEP_ALIVE = 5.0
+"""Seconds for which an idle connection is kept, as httpx does."""
+
+
+def open_connection(base_url: str, ca_bundle: str | None, *, keep_alive: bool) -> httpcore.ConnectionPool:
+    """Return a pool of one connection to a host, for one thread at a time.
+
+    httpcore looks through its whole pool several times for each request, so that a large one takes more CPU than the
+    request itself.
+
+    :param ca_bundle: PEM file with the certificate authorities to trust; None trusts the usual ones.
+    :param keep_alive: keep the connection open for further requests.
+    :raises OpenmarketsConfigurationError: the CA bundle or the proxy can't be used.
+    """
+    proxy = _proxy(base_url)
+    options: dict[str, Any] = _options(ca_bundle, int(keep_alive)) | {"network_backend": DeadlineBackend()}
+    if proxy is None:
+        return httpcore.ConnectionPool(**options)
+    kind = httpcore.SOCKSProxy if proxy.url.scheme.startswith("socks") else httpcore.HTTPProxy
+    return kind(**options, **_proxy_options(proxy))
+
+
+def open_async_connection(base_url: str, ca_bundle: str | None) -> httpcore.AsyncConnectionPool:
+    """Return a pool of one connection to a host for one task at a time, as :func:`open_connection`."""
+    proxy = _proxy(base_url)
+    options: dict[str, Any] = _options(ca_bundle, 1) | {"network_backend": AsyncioBackend()}
+    if proxy is None:
+        return httpcore.AsyncConnectionPool(**options)
+    kind = httpcore.AsyncSOCKSProxy if proxy.url.scheme.startswith("socks") else httpcore.AsyncHTTPProxy
+    return kind(**options, **_proxy_options(proxy))
+
+
+def _options(ca_bundle: str | None, kept: int) -> dict[str, Any]:
+    return {
+        "ssl_context": _ssl_context(ca_bundle, os.getpid()),
+        "max_connections": 1,
+        "max_keepalive_connections": kept,
+        "keepalive_expiry": KEEP_ALIVE,
+    }
+
+
+def _proxy_options(proxy: httpx.Proxy) -> dict[str, Any]:
+    return {"proxy_url": core_url(proxy.url), "proxy_auth": proxy.raw_auth}
+
+
+def core_url(url: httpx.URL) -> httpcore.URL:
+    """Return a URL in the form that httpcore takes."""
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
+@functools.cache
+def _ssl_context(ca_bundle: str | None, pid: int) -> ssl.SSLContext:
+    """Make the TLS context, the expensive part of a client, once a process."""
+    try:
+        return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else httpx.create_ssl_context()
+    except OSError as error:
+        what = f"ca_bundle: {ca_bundle!r}" if ca_bundle else "What SSL_CERT_FILE or SSL_CERT_DIR names"
+        raise OpenmarketsConfigurationError(f"{what} can't be used: {error}") from None
+
+
+def _proxy(base_url: str) -> httpx.Proxy | None:
+    """Return the proxy that the environment names for a host (``HTTPS_PROXY``, ``NO_PROXY`` and so on)."""
+    parts = urlsplit(base_url)
+    if parts.scheme == "http":
+        # Settings allow it to this machine only: no proxy leads there, and one would see the secret in clear.
+        return None
+    proxies = getproxies()
+    url = proxies.get(parts.scheme) or proxies.get("all")
+    if not url or proxy_bypass(parts.netloc):
+        return None
+    try:
+        proxy = httpx.Proxy(url if "://" in url else f"http://{url}")
+        port = proxy.url.port
+        if not proxy.url.host or not (port is None or 0 < port < 65536):
+            raise ValueError
+        if proxy.url.scheme.startswith("socks"):
+            # httpcore imports it when a connection is opened.
+            importlib.import_module("socksio")
+    except (ValueError, ImportError, httpx.InvalidURL):
+        # The URL may hold credentials, and so may what httpx says of it.
+        raise OpenmarketsConfigurationError(
+            f"The proxy that the environment names for {parts.scheme} is not one that httpx can use: it takes "
+            "http://host:port, https://host:port and, with httpx[socks] installed, socks5://host:port."
+        ) from None
+    return proxy

@@ -1,0 +1,294 @@
+"""What a run waits for, behind one small interface: blocking, for threads, and on an event loop.
+
+What is sent, when, and what a reply means is written once, as coroutines over an :class:`Io`. One that blocks never
+suspends them, so that :func:`run_blocking` carries a coroutine out by a single step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import itertools
+import logging
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from openmarkets_provider.client.http.clients import Reply
+from openmarkets_provider.client.ratelimit.pace import Pace
+from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.query.plan import ApiCall
+
+log = logging.getLogger(__name__)
+
+TICK = 1.0
+"""Seconds between two calls of ``tick`` while the next result is waited for."""
+AHEAD = 2
+"""Coroutines for each slot that may be begun before their results are taken."""
+
+T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, T]]
+"""Makes a coroutine, when its turn has come."""
+
+
+class Io(Protocol):
+    """What a call waits for."""
+
+    async def send(self, call: ApiCall, request_id: str) -> Reply:
+        """Send a call with an access token.
+
+        :raises OnHold: nothing was sent, since the API is on hold.
+        :raises OpenmarketsError: there is no token, or no answer.
+        """
+
+    async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
+        """Wait.
+
+        :param rate_limited: a server asked for it with a 429.
+        """
+
+    async def record_hold(self, api: str, seconds: float | None) -> None:
+        """Tell everyone that an API answered 429.
+
+        :param seconds: its ``Retry-After``; None when it has none.
+        """
+
+
+def run_blocking(work: Coroutine[Any, Any, T]) -> T:
+    """Carry out a coroutine over an Io that blocks, and return its result."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    work.close()
+    raise RuntimeError("The coroutine waits for an event loop.")
+
+
+def iterate_blocking(items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """Yield what an asynchronous generator over an Io that blocks yields."""
+    try:
+        while True:
+            try:
+                item = run_blocking(items.asend(None))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        run_blocking(items.aclose())
+
+
+class Stopped(Exception):
+    """The group is over: nothing more is sent."""
+
+
+class Group(ABC, Generic[T]):
+    """Coroutines that are under way at the same time, until the first failure. An asynchronous context manager.
+
+    On the way out nothing more is sent, and nothing is left under way.
+    """
+
+    @abstractmethod
+    def start(self, work: Work[T]) -> Any:
+        """Begin with a coroutine, and return what stands for its result."""
+
+    @abstractmethod
+    async def wait(self, started: Any, seconds: float) -> bool:
+        """Wait for a result, or for a failure of any coroutine; return False when the time is over.
+
+        :param started: what :meth:`start` returned. Its ``result()`` is the result.
+        :raises Exception: a coroutine failed: what it raised.
+        """
+
+    @abstractmethod
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """Return a context for one of the requests that may be under way at the same time."""
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Wait.
+
+        :raises Stopped: the group is over.
+        """
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        return self
+
+    @abstractmethod
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End all that is under way."""
+
+
+class ThreadGroup(Group[T]):
+    """A group in threads. It can't be carried on in a forked process.
+
+    :param concurrency: threads, and requests at the same time.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._pid = os.getpid()
+        # The current trace, and what Airflow binds to log lines, are the caller's.
+        self._context = contextvars.copy_context()
+        self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, "openmarkets")
+        self._slots = threading.Semaphore(concurrency)
+        self._is_over = threading.Event()
+        self._failure: concurrent.futures.Future[BaseException] = concurrent.futures.Future()
+
+    def start(self, work: Work[T]) -> concurrent.futures.Future[T]:
+        """Begin with a coroutine in a thread."""
+        return self._threads.submit(self._context.copy().run, self._carry_out, work)
+
+    def _carry_out(self, work: Work[T]) -> T:
+        try:
+            return run_blocking(work())
+        except BaseException as error:
+            # Unless another thread has failed first.
+            with suppress(concurrent.futures.InvalidStateError):
+                self._failure.set_result(error)
+            self._is_over.set()
+            raise
+
+    async def wait(self, started: concurrent.futures.Future[T], seconds: float) -> bool:
+        """Wait for a result."""
+        if os.getpid() != self._pid:
+            # The threads are the parent's: nobody here would ever be done.
+            raise OpenmarketsError("A stream can't be carried on in a forked process; begin a new one there.")
+        either: set[concurrent.futures.Future[Any]] = {started, self._failure}
+        done = concurrent.futures.wait(either, seconds, concurrent.futures.FIRST_COMPLETED).done
+        if self._failure.done():
+            raise self._failure.result()
+        return bool(done)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncGenerator[None, None]:
+        """Return a context for a request."""
+        with self._slots:
+            if self._is_over.is_set():
+                raise Stopped
+            yield
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, unless the group is over."""
+        if self._is_over.wait(seconds):
+            raise Stopped
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let the requests that are under way end."""
+        self._is_over.set()
+        self._threads.shutdown(wait=os.getpid() == self._pid, cancel_futures=True)
+        if isinstance(error, Stopped) and self._failure.done():
+            raise self._failure.result() from None
+
+
+class TaskGroup(Group[T]):
+    """A group of tasks on the running event loop.
+
+    :param concurrency: requests at the same time.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._slots = asyncio.Semaphore(concurrency)
+        self._tasks: set[asyncio.Task[T]] = set()
+        self._failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    def start(self, work: Work[T]) -> asyncio.Task[T]:
+        """Begin with a coroutine in a task."""
+        task = asyncio.create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+        return task
+
+    def _finish(self, task: asyncio.Task[T]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self._failure.done():
+            self._failure.set_result(error)
+
+    async def wait(self, started: asyncio.Task[T], seconds: float) -> bool:
+        """Wait for a result."""
+        either: set[asyncio.Future[Any]] = {started, self._failure}
+        done, _ = await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if self._failure.done():
+            raise self._failure.result()
+        return bool(done)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncGenerator[None, None]:
+        """Return a context for a request."""
+        async with self._slots:
+            yield
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Cancel what is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_order(
+    group: Group[T], work: Iterable[Work[T]], concurrency: int, tick: Callable[[], None]
+) -> AsyncGenerator[T, None]:
+    """Yield the results of coroutines in their order. Few are begun ahead, so that few results wait.
+
+    :param concurrency: the group's.
+    :param tick: called every TICK seconds while a result is waited for.
+    :raises Exception: a coroutine failed, whichever: what it raised.
+    """
+    coming = iter(work)
+    begun = deque(group.start(each) for each in itertools.islice(coming, AHEAD * concurrency))
+    while begun:
+        while not await group.wait(begun[0], TICK):
+            tick()
+        yield begun.popleft().result()
+        begun.extend(group.start(each) for each in itertools.islice(coming, 1))
+
+
+class PacedIo:
+    """An Io for the calls of one run: so many at the same time as its group has slots, at one pace."""
+
+    def __init__(self, io: Io, group: Group[Any]) -> None:
+        self._io = io
+        self._group = group
+        self._pace = Pace()
+
+    async def send(self, call: ApiCall, request_id: str) -> Reply:
+        """Send a call when it is its turn."""
+        async with self._group.slot():
+            while delay := self._pace.delay(time.monotonic()):
+                await self._group.sleep(delay)
+            reply = await self._io.send(call, request_id)
+        if reply.status < 400:
+            self._pace.speed_up()
+        return reply
+
+    async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
+        """Wait; after a 429 with all calls of the run."""
+        if rate_limited and self._pace.slow_down(time.monotonic(), seconds):
+            log.info(
+                "The server limits the rate (429): all calls of this run rest for %.1f s, and follow each other more "
+                "slowly.",
+                seconds,
+            )
+        await self._group.sleep(seconds)
+
+    async def record_hold(self, api: str, seconds: float | None) -> None:
+        """Tell everyone that an API answered 429."""
+        await self._io.record_hold(api, seconds)

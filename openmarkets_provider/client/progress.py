@@ -1,0 +1,46 @@
+"""Lines about how far a long run is."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY = 5.0
+"""Seconds between two lines about the progress of a run."""
+
+
+class Progress:
+    """Logs how far a long run is, every few seconds.
+
+    :param name: what the lines call the run.
+    :param total: calls of the run.
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name = name
+        self._total = total
+        self._calls = self._rows = 0
+        self._started = self._said = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """Count one more call, with so many rows."""
+        self._calls += 1
+        self._rows += count
+        self.tick()
+
+    def tick(self) -> None:
+        """Say something when it is time to."""
+        now = time.monotonic()
+        if now - self._said < PROGRESS_EVERY or self._calls == self._total:
+            return
+        self._said = now
+        log.info(
+            "%s: %d of %d calls done, %d rows, %.0f rows/s.",
+            self._name,
+            self._calls,
+            self._total,
+            self._rows,
+            self._rows / (now - self._started),
+        )
