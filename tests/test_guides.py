@@ -40,11 +40,12 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, RELABELING
 from openmarkets_provider.hooks import _variable_store
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
+from openmarkets_provider.hooks._connection_settings import make_settings
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
-from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES
+from openmarkets_provider.sensors.openmarkets import MAX_FAILURES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
-from openmarkets_provider.triggers import _connections as _accounts
+from openmarkets_provider.triggers import _connections
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES
 from tests.support import hostile
 from tests.support.context import context
@@ -117,7 +118,7 @@ def test_the_table_has_every_field_with_its_place_and_type_and_no_other():
 
 
 def test_the_defaults_are_those_of_the_settings():
-    made = settings_of(Connection(conn_id="om", conn_type="openmarkets", login="my-id", password="my-secret"))
+    made = make_settings(Connection(conn_id="om", conn_type="openmarkets", login="my-id", password="my-secret"))
     environment = ENVIRONMENTS[made.environment]
     for name, field in CONNECTION_FIELDS.items():
         default, said = getattr(made, name), FIELDS[field["label"]][2]
@@ -161,7 +162,7 @@ def test_the_example_of_a_field_of_extra_is_taken_and_is_not_the_default(name: s
         extra[name] = str(tmp_path / "company.pem")
         Path(extra[name]).touch()
     given = {"conn_id": "om", "conn_type": "openmarkets", "login": "my-id", "password": "my-secret"}
-    made, default = settings_of(Connection(extra=json.dumps(extra), **given)), settings_of(Connection(**given))
+    made, default = make_settings(Connection(extra=json.dumps(extra), **given)), make_settings(Connection(**given))
     assert name in extra
     assert getattr(made, name) != getattr(default, name)
 
@@ -190,9 +191,9 @@ def test_every_way_to_make_a_connection_gives_the_same(way: str, monkeypatch: py
         monkeypatch.setenv(name, value)
         made = OpenmarketsHook().client.settings
     elif way == "command line":
-        made = settings_of(added_by(shlex.split(WAYS[way])))
+        made = make_settings(added_by(shlex.split(WAYS[way])))
     else:
-        made = settings_of(found_in_secrets_backend(WAYS[way], tmp_path))
+        made = make_settings(found_in_secrets_backend(WAYS[way], tmp_path))
     assert (made.client_id, made.client_secret) == SECRETS
     assert (made.environment, made.scopes, made.timeout) == ("test", ("market-data-api", "oms-api"), 60)
 
@@ -351,7 +352,7 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("none that would have to wait for more than 60 seconds", retry.MAX_WAIT, 60),
     ("is removed an hour (3600 seconds) later", file_store.SWEEP_AFTER, HOUR),
     ("Redis drops a record 60 seconds after its end", redis_store.KEPT_LONGER, 60),
-    ("a connection is looked up again every 60 seconds", _accounts.LOOK_UP_EVERY, 60),
+    ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
     ("A record of up to 60 seconds in the future", clock.CLOCK_SKEW, 60),
     ("It is left alone for 5 seconds", fallback_store.RETRY_SECONDS, 5),
     ("may take 1 second;", redis_store.TIMEOUT, 1),
@@ -487,7 +488,7 @@ def test_a_text_that_looks_like_a_formula_is_landed_as_it_is(openmarkets_sandbox
     [
         ("Up to 60 seconds are waited for in the task", retry.MAX_WAIT, 60),
         ("makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
-        ("three in a row are tolerated", TOLERATED_FAILURES, 3),
+        ("three in a row are tolerated", MAX_FAILURES, 3),
         ("of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),
     ],
 )

@@ -21,7 +21,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsInvalidResponse,
     OpenmarketsQueryError,
 )
-from openmarkets_provider.hooks.openmarkets import settings_of
+from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.landing.incremental import check_claim, check_state, claim
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import check
@@ -93,7 +93,7 @@ def connection(extra: str) -> SimpleNamespace:
 )
 def test_an_extra_that_python_can_not_hold_is_an_error_of_ours(extra: str, problem: str):
     with pytest.raises(OpenmarketsConfigurationError, match=problem):
-        settings_of(connection(extra))
+        make_settings(connection(extra))
 
 
 @pytest.mark.parametrize("field", ["db", "ssl", "ssl_ca_certs", "ssl_cert_reqs", "cluster"])

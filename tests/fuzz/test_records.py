@@ -19,7 +19,7 @@ from openmarkets_provider.client.cache.store import MAX_BYTES
 from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, Hold
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsServerError, from_dict
 from openmarkets_provider.landing.incremental import check_claim, check_state, claim, claim_again
-from openmarkets_provider.triggers._seen_keys import Memory, canonical, digest
+from openmarkets_provider.triggers._seen_keys import SeenKeys, canonical, digest
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import changed, nested, python_values, scalars, texts, values
 from tests.fuzz.test_queries import size_of
@@ -132,19 +132,19 @@ def test_errors_as_data(data):
 
 # Airflow's state stores
 
-MEMORY = Memory(tuple(map(digest, range(20)))).to_json()
+SEEN_KEYS = SeenKeys(tuple(map(digest, range(20)))).to_json()
 
 
 @SHORT
-@given(changed(MEMORY, python_values))
-def test_memories_of_triggers(stored):
+@given(changed(SEEN_KEYS, python_values))
+def test_seen_keys_of_triggers(stored):
     with bounded(size_of(stored)):
         try:
-            memory = Memory.from_json(stored)
+            seen = SeenKeys.from_json(stored)
         except ValueError as error:
             check_error(error)
             return
-        assert memory.after(map(digest, range(5))).to_json()["format"] == 1
+        assert seen.add(map(digest, range(5))).to_json()["format"] == 1
 
 
 @SHORT

@@ -15,7 +15,7 @@ from openmarkets_provider.client.exchange import MAX_WAIT, pause
 from openmarkets_provider.client.http.replies import MAX_RETRY_AFTER, read_reply, read_token_reply, retry_after
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.conditions import Conditions
+from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.query.query import Query
@@ -141,7 +141,7 @@ def test_api_replies(data):
             return
         assert isinstance(rows, list)
         try:
-            Conditions(rows).evaluate("length(@)")
+            Evaluator(rows).evaluate("length(@)")
         except OpenmarketsQueryError as error:
             check_error(error)
 

@@ -23,8 +23,9 @@ from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
 )
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
+from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.hooks._token_cache import cache_dir
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from tests.support.versions import secrets_masker
 
 
@@ -34,7 +35,7 @@ def connection(extra: Any = None, **fields: Any) -> Connection:
 
 
 def settings(extra: Any = None, **fields: Any):
-    return settings_of(connection(extra, **fields))
+    return make_settings(connection(extra, **fields))
 
 
 @pytest.fixture
