@@ -27,8 +27,8 @@ from openmarkets_provider.client.http.clients import (
     HttpRequest,
     Options,
     Reply,
-    httpx_client,
 )
+from openmarkets_provider.client.http.httpx_client import open_httpx_client
 from openmarkets_provider.client.io import TaskGroup, ThreadGroup, iterate_blocking, run_blocking
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
 from openmarkets_provider.client.ratelimit.hold import Holds
@@ -148,7 +148,7 @@ class OpenmarketsClient:
             http.check_origin(request)
             return run_blocking(io.authorize(api, http, request))
 
-        return httpx_client(self.base_url(api), self._options, send, self.close)
+        return open_httpx_client(self.base_url(api), self._options, send, self.close)
 
     def base_url(self, api: str) -> str:
         """Return the base URL of an API.

@@ -11,14 +11,11 @@ import os
 import re
 import ssl
 import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from json import dumps
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import httpcore
@@ -26,7 +23,7 @@ import httpx
 
 from openmarkets_provider.client.http.body import MAX_REPLY, Body, UnreadableBodyError
 from openmarkets_provider.client.http.deadline import async_deadline, deadline
-from openmarkets_provider.client.http.network import KEEP_ALIVE, core_url, open_async_connection, open_connection
+from openmarkets_provider.client.http.network import IdleConnections, core_url, open_async_connection, open_connection
 from openmarkets_provider.client.settings import MAX_ASYNC_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
@@ -35,8 +32,6 @@ from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
     OpenmarketsTransportError,
 )
-
-T = TypeVar("T")
 
 CONNECT_TIMEOUT = 10.0
 _NO_ANSWER = (
@@ -47,8 +42,6 @@ _NO_ANSWER = (
     httpcore.UnsupportedProtocol,
 )
 """What httpcore raises when there is no reply."""
-_OF_THE_ENCODED_BODY = ("content-encoding", "content-length", "transfer-encoding")
-"""Headers of a reply that no longer hold when its body is decoded."""
 _PLAIN = re.compile(r"(?:[\w/.~@:,=&?+*-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 """A path and a query string that need no encoding."""
 _NEVER_SENT = (
@@ -226,36 +219,6 @@ class _Host:
         )
 
 
-class _Idle(Generic[T]):
-    """Connections that wait for a request. Threads may share it: each step is a single one of a deque.
-
-    :ivar keep_alive: seconds that a connection may wait; 0 when the client is closed.
-    """
-
-    def __init__(self) -> None:
-        self.keep_alive = KEEP_ALIVE
-        self._connections: deque[tuple[T, float]] = deque()
-
-    def take(self) -> T | None:
-        """Return the connection that was used last, if there is one."""
-        try:
-            return self._connections.pop()[0]
-        except IndexError:
-            return None
-
-    def put_back(self, connection: T) -> None:
-        """Keep a connection for the next request."""
-        self._connections.append((connection, time.monotonic()))
-
-    def pop_expired(self) -> list[T]:
-        """Return the connections that have waited too long, and keep them no more."""
-        expired = []
-        with suppress(IndexError):
-            while self._connections[0][1] <= time.monotonic() - self.keep_alive:
-                expired.append(self._connections.popleft()[0])
-        return expired
-
-
 class HttpClient(_Host):
     """A client of one host for the threads of one process.
 
@@ -266,7 +229,7 @@ class HttpClient(_Host):
         super().__init__(base_url, options)
         self._open = functools.partial(open_connection, base_url, options.ca_bundle, keep_alive=keep_alive)
         self._slots = threading.Semaphore(MAX_CONCURRENCY)
-        self._idle: _Idle[httpcore.ConnectionPool] = _Idle()
+        self._idle: IdleConnections[httpcore.ConnectionPool] = IdleConnections()
         # What is wrong with CA bundle or proxy is found now.
         self._idle.put_back(self._open())
         # Nobody has to close a hook: its connections go with it.
@@ -326,7 +289,7 @@ class AsyncHttpClient(_Host):
         # The deadline is enough. httpcore gives time-outs to the network only to pass them on.
         self._timeouts = {"connect": options.timeouts["connect"]}
         self._open = functools.partial(open_async_connection, base_url, options.ca_bundle)
-        self._idle: _Idle[httpcore.AsyncConnectionPool] = _Idle()
+        self._idle: IdleConnections[httpcore.AsyncConnectionPool] = IdleConnections()
         self._idle.put_back(self._open())
         self.room = asyncio.Semaphore(MAX_ASYNC_CONCURRENCY)
 
@@ -361,50 +324,6 @@ class AsyncHttpClient(_Host):
             await each.aclose()
 
 
-def httpx_client(
-    base_url: str, options: Options, send: Callable[[HttpRequest], Reply], close: Callable[[], None]
-) -> httpx.Client:
-    """Return an ``httpx.Client`` that leaves sending to somebody else. Replies come to it as a whole.
-
-    :param send: sends a request.
-    :param close: called when the client is closed.
-    """
-    return httpx.Client(
-        base_url=base_url,
-        transport=_Transport(send, close),
-        timeout=httpx.Timeout(options.timeout, connect=options.timeouts["connect"]),
-        headers=options.headers,
-        follow_redirects=False,
-        # No netrc, no proxy: the transport knows the way.
-        trust_env=False,
-        # httpx would keep what a server sets, send it back, and fail at a value that is not ASCII.
-        cookies=CookieJar(DefaultCookiePolicy(netscape=False, rfc2965=False)),
-    )
-
-
-class _Transport(httpx.BaseTransport):
-    def __init__(self, send: Callable[[HttpRequest], Reply], close: Callable[[], None]) -> None:
-        self._send = send
-        self._close = close
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        # httpx makes one of credentials in a URL.
-        headers = tuple((name, value) for name, value in request.headers.raw if name.lower() != b"authorization")
-        timeouts = request.extensions.get("timeout")
-        core = HttpRequest(request.method, core_url(request.url), headers, request.read(), timeouts=timeouts)
-        try:
-            reply = self._send(core)
-        except NoAnswer as error:
-            # Their names are the same, as httpx makes its errors of httpcore's.
-            kind = getattr(httpx, type(error.__cause__).__name__, httpx.TransportError)
-            raise kind(str(error.__cause__), request=request) from error
-        headers = {name: value for name, value in reply.headers.items() if name not in _OF_THE_ENCODED_BODY}
-        return httpx.Response(reply.status, headers=headers, content=reply.body)
-
-    def close(self) -> None:
-        self._close()
-
-
 def _origin(url: httpcore.URL) -> tuple[bytes, bytes, int | None]:
     return url.scheme, url.host, url.port
 
@@ -435,7 +354,7 @@ def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> Open
     return OpenmarketsInvalidResponse(f"The reply {error}.", status=response.status, sent=True)
 
 
-def _close(idle: _Idle[httpcore.ConnectionPool], pid: int) -> None:
+def _close(idle: IdleConnections[httpcore.ConnectionPool], pid: int) -> None:
     # In a forked child the connections are the parent's, and another thread of it may have had a lock of theirs.
     if os.getpid() == pid:
         idle.keep_alive = 0.0
