@@ -126,6 +126,10 @@ class HttpRequest(NamedTuple):
         """Return the request with one more header."""
         return self._replace(headers=(*self.headers, (name, value)))
 
+    def __repr__(self) -> str:
+        # Without the token in its headers.
+        return f"<HttpRequest [{self.method}]>"
+
 
 class Reply(NamedTuple):
     """A reply, read in full.
@@ -139,6 +143,10 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     hidden: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        # Without the token that it may hold.
+        return f"<Reply [{self.status}]>"
 
 
 class _Host:
