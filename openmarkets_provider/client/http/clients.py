@@ -348,7 +348,8 @@ class _Transport(httpx.BaseTransport):
             # Their names are the same, as httpx makes its errors of httpcore's.
             kind = getattr(httpx, type(error.__cause__).__name__, httpx.TransportError)
             raise kind(str(error.__cause__), request=request) from error
-        return httpx.Response(reply.status, headers=reply.headers, content=reply.body)
+        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+        return httpx.Response(reply.status, headers=lines, content=reply.body)
 
     def close(self) -> None:
         self._close()
@@ -373,7 +374,11 @@ def _reading(response: httpcore.Response) -> Iterator[dict[str, str]]:
 
     :raises OpenmarketsInvalidResponse: the body can't be read.
     """
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        # RFC 9110, section 5.3: lines of one name are one list.
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     try:
         yield headers
     except UnreadableBodyError as error:

@@ -306,6 +306,13 @@ class TestConnection:
         assert hostile.header(request, "accept-encoding") == "gzip"
 
 
+def test_headers_have_one_name_each_in_small_letters(fetch: Fetch) -> None:
+    lines = ["X-Request-ID: r1", "Link: <a>", "LINK: <b>", "X-Name: \xe9"]
+    with HostileServer(hostile.answering(hostile.reply(b"", 200, lines))) as server:
+        headers = fetch(server.url).headers
+    assert headers == {"x-request-id": "r1", "link": "<a>, <b>", "x-name": "\xe9"}
+
+
 def encoded(data: bytes, encoding: str = "gzip", *, framed: bool = True) -> bytes:
     """Return a reply with a content encoding, and its length or an end by closing."""
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n"
@@ -360,6 +367,14 @@ class TestBody:
         assert caught.value.status == 200
         assert caught.value.sent
         assert len(str(caught.value)) < 300
+
+    def test_that_is_encoded_twice_is_refused(self, fetch: Fetch) -> None:
+        twice = hostile.reply(gzip.compress(gzip.compress(b"[1]")), 200, ["Content-Encoding: gzip"] * 2)
+        with (
+            HostileServer(hostile.answering(twice)) as server,
+            pytest.raises(OpenmarketsInvalidResponse, match="content encoding 'gzip, gzip'"),
+        ):
+            fetch(server.url)
 
     @pytest.mark.parametrize("framed", [True, False], ids=["length", "close"])
     @pytest.mark.parametrize(
