@@ -16,11 +16,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from openmarkets_provider.client.drivers import Flow, drive
-
 from openmarkets_provider import queries
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.client.http.replies import decode
+from openmarkets_provider.client.io import iterate_blocking
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.query import exchange_time as ranges
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
@@ -344,27 +343,24 @@ def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
 
     :param multiplier: the query's records have a price multiplier, where the API sends one.
     """
-    made: dict[str, Endpoint] = {}
+    called: dict[str, Endpoint] = {}
 
-    def exchange(call: ApiCall) -> Flow[Any]:
-        endpoint = find_endpoint(call.api, call.method, call.path)
-        if endpoint is None:
-            raise LookupError(f"{call.label} is not in the endpoint table")
-        made[endpoint.name] = endpoint
-        schema = endpoint.schema
-        record = {**RECORD, **dict.fromkeys(schema.price_api_names, 100)}
-        if sends_multiplier(schema) and (multiplier or endpoint.name != endpoint_of(query)):
-            record["priceMultiplier"] = FALLBACK_MULTIPLIER
-        return {endpoint.records: [record]} if endpoint.records else [record]
-        yield
+    class Exchange:
+        async def ask(self, call: ApiCall) -> Any:
+            endpoint = find_endpoint(call.api, call.method, call.path)
+            if endpoint is None:
+                raise LookupError(f"{call.label} is not in the endpoint table")
+            called[endpoint.name] = endpoint
+            schema = endpoint.schema
+            record = {**RECORD, **dict.fromkeys(schema.price_api_names, 100)}
+            if sends_multiplier(schema) and (multiplier or endpoint.name != endpoint_of(query)):
+                record["priceMultiplier"] = FALLBACK_MULTIPLIER
+            return {endpoint.records: [record]} if endpoint.records else [record]
 
-    def perform(step: object) -> None:
-        raise AssertionError("a run without I/O has no steps")
-
-    run = Run(query, exchange)
-    for number, call in enumerate(drive(run.prepare(), perform), 1):
-        drive(run.batch(drive(run.ask(number, call), perform)), perform)
-    return list(made.values())
+    exchange: Any = Exchange()
+    for _ in iterate_blocking(Run(query, exchange).batches()):
+        pass
+    return list(called.values())
 
 
 def sends_multiplier(schema: Schema) -> bool:

@@ -22,18 +22,18 @@ import trustme
 from airflow.providers.common.compat.sdk import Connection
 
 from openmarkets_provider import queries
-from openmarkets_provider.client import exchange as retry
-from openmarkets_provider.client import settings
+from openmarkets_provider.client import exchange, settings
 from openmarkets_provider.client.auth import token as tokens
-from openmarkets_provider.client.auth.bearer import MAX_TOKEN_REPLY
+from openmarkets_provider.client.auth.token_request import MAX_LIFETIME, MAX_TOKEN_REPLY, read_token_reply
 from openmarkets_provider.client.cache import clock
 from openmarkets_provider.client.cache import fallback as fallback_store
 from openmarkets_provider.client.cache import file as file_store
 from openmarkets_provider.client.cache import redis as redis_store
 from openmarkets_provider.client.client import LOCK_GRACE
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
-from openmarkets_provider.client.http.clients import CONNECT_TIMEOUT, MAX_REPLY
-from openmarkets_provider.client.http.replies import MAX_LIFETIME, MAX_TEXT, read_token_reply
+from openmarkets_provider.client.http.body import MAX_REPLY
+from openmarkets_provider.client.http.clients import CONNECT_TIMEOUT
+from openmarkets_provider.client.http.replies import MAX_TEXT
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsTransportError,
@@ -348,8 +348,8 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("One of more than 31 days is not believed", MAX_LIFETIME, 31 * 24 * HOUR),
     ("When the replacement is refused, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
     ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
-    ("4 attempts in all", retry.MAX_ATTEMPTS, 4),
-    ("none that would have to wait for more than 60 seconds", retry.MAX_WAIT, 60),
+    ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
+    ("none that would have to wait for more than 60 seconds", exchange.MAX_WAIT, 60),
     ("is removed an hour (3600 seconds) later", file_store.SWEEP_AFTER, HOUR),
     ("Redis drops a record 60 seconds after its end", redis_store.KEPT_LONGER, 60),
     ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
@@ -486,7 +486,7 @@ def test_a_text_that_looks_like_a_formula_is_landed_as_it_is(openmarkets_sandbox
 @pytest.mark.parametrize(
     ("sentence", "figure", "value"),
     [
-        ("Up to 60 seconds are waited for in the task", retry.MAX_WAIT, 60),
+        ("Up to 60 seconds are waited for in the task", exchange.MAX_WAIT, 60),
         ("makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
         ("three in a row are tolerated", MAX_FAILURES, 3),
         ("of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),
