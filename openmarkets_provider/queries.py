@@ -110,7 +110,7 @@ def security_information(
     :param securities: see the module.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
-        This leaves them out and logs a warning.
+        With ``warn`` they are left out, and a warning is logged.
     :param raw: the API's own records instead of rows.
     """
     return _query("security_information", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
@@ -127,7 +127,7 @@ def quotes(
     :param securities: see the module.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
-        This leaves them out and logs a warning.
+        With ``warn`` they are left out, and a warning is logged.
     :param raw: the API's own records instead of rows.
     """
     return _query("quotes", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
@@ -150,7 +150,7 @@ def depth(
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param levels: maximum number of price levels on each side, 1 to 100.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        This leaves the security out and logs a warning.
+        With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query("depth", securities=securities, exchange=exchange, levels=levels, on_invalid=on_invalid, raw=raw)
@@ -179,7 +179,7 @@ def time_series(
     :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. Which
         of its days the API uses as the date of a weekly bar is not known.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        This leaves the security out and logs a warning.
+        With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -217,7 +217,7 @@ def intraday_time_series(
     :param interval: length of a bar in minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        This leaves the security out and logs a warning.
+        With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -252,7 +252,7 @@ def trades(
     :param end: trades before this time.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        This leaves the security out and logs a warning.
+        With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows.
     """
     return _query(
