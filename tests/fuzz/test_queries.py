@@ -125,7 +125,6 @@ EXTRA = {
     "client_auth_encoding": "raw",
     "cache_backend": "redis",
     "redis_conn_id": "redis_default",
-    "cache_class": None,
 }
 URLS = [
     "http://[::1",
