@@ -125,7 +125,7 @@ def _site_store(path: str) -> Store:
 
 def cache_dir() -> Path:
     """Return the directory of this host's files."""
-    configured = conf.get("openmarkets", "token_cache_dir", fallback="")
-    if configured:
-        return Path(configured).expanduser()
+    directory = conf.get("openmarkets", "token_cache_dir", fallback="")
+    if directory:
+        return Path(directory).expanduser()
     return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "openmarkets_token_cache"
