@@ -16,8 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from openmarkets_provider import queries
 from openmarkets_provider.client.drivers import Flow, drive
+
+from openmarkets_provider import queries
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.client.http.replies import decode
 from openmarkets_provider.client.run import Run

@@ -27,8 +27,8 @@ from openmarkets_provider.client.http.clients import (
     HttpRequest,
     Options,
     Reply,
-    httpx_client,
 )
+from openmarkets_provider.client.http.httpx_client import open_httpx_client
 from openmarkets_provider.client.io import TaskGroup, ThreadGroup, iterate_blocking, run_blocking
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
 from openmarkets_provider.client.ratelimit.hold import Holds
@@ -141,13 +141,14 @@ class OpenmarketsClient:
         :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
         """
         io = _BlockingIo(self)
-        http = self.http(api)
-        return httpx_client(
-            self.base_url(api),
-            self._options,
-            lambda request: run_blocking(io.authorize(api, http, request)),
-            http.close,
-        )
+
+        def send(request: HttpRequest) -> Reply:
+            # Looked up each time: a forked process has connections of its own.
+            http = self.http(api)
+            http.check_origin(request)
+            return run_blocking(io.authorize(api, http, request))
+
+        return open_httpx_client(self.base_url(api), self._options, send, self.close)
 
     def base_url(self, api: str) -> str:
         """Return the base URL of an API.

@@ -101,16 +101,20 @@ class Exchange:
             await self._io.sleep(wait, rate_limited=rate_limited)
 
     async def _attempt(self, call: ApiCall) -> Any:
-        """Send a call once, and read its reply. Tell everyone when the API answers 429."""
+        """Send a call once, and read its reply."""
         request_id = str(uuid.uuid4())
         reply = await self._send(call, request_id)
         try:
             return read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
         except OpenmarketsError as error:
-            error.sent = True
-            if isinstance(error, OpenmarketsRateLimited):
-                await self._io.record_hold(call.api, error.retry_after)
+            await self._note(call, error)
             raise
+
+    async def _note(self, call: ApiCall, error: OpenmarketsError) -> None:
+        """Note that an API's reply is an error. Tell everyone when it is a 429."""
+        error.sent = True
+        if isinstance(error, OpenmarketsRateLimited):
+            await self._io.record_hold(call.api, error.retry_after)
 
     async def _send(self, call: ApiCall, request_id: str) -> Reply:
         try:
@@ -122,7 +126,7 @@ class Exchange:
         except OpenmarketsInvalidResponse as error:
             self._metrics.sent(call.label, request_id, error.status)
             failure = unreadable_reply(call, error, request_id)
-            failure.sent = True
+            await self._note(call, failure)
             raise failure from None
         self._metrics.sent(call.label, request_id, reply.status)
         return reply

@@ -19,7 +19,9 @@ from weakref import WeakKeyDictionary
 
 from openmarkets_provider.client.ratelimit.hold import MAX_HOLD
 from openmarkets_provider.conditions import Evaluator
+from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.hooks._metrics import AirflowMetrics
+from openmarkets_provider.query.query import resolve
 from openmarkets_provider.triggers._connections import LiveConnection
 from openmarkets_provider.triggers._quote_batching import Basket, Outcome, RunQuery, find_basket, poll
 
@@ -174,6 +176,9 @@ class _Group:
     ) -> None:
         self._registry, self._key = registry, key
         self._conn_id, self._query = conn_id, query
+        with contextlib.suppress(OpenmarketsError):
+            # Once, and not for each poll. A malformed query is an error of each reading.
+            self._query = resolve(query)
         self._interval, self._back_off = interval, back_off
         self._members: dict[_Member, None] = {}
         self._has_new = asyncio.Event()

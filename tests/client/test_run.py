@@ -21,13 +21,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import trustme
+from openmarkets_provider.client.drivers import AHEAD
 
 from openmarkets_provider import queries
 from openmarkets_provider.client import drivers as flows_module
 from openmarkets_provider.client import run as module
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.client import OpenmarketsClient
-from openmarkets_provider.client.drivers import AHEAD
 from openmarkets_provider.exceptions import (
     OpenmarketsAccessRefused,
     OpenmarketsApiError,

@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from openmarkets_provider.client.drivers import Flow, drive
 
 from openmarkets_provider.client.client import OpenmarketsClient, _request
-from openmarkets_provider.client.drivers import Flow, drive
 from openmarkets_provider.client.exchange import MAX_WAIT, pause
 from openmarkets_provider.client.http.replies import MAX_RETRY_AFTER, read_reply, read_token_reply, retry_after
 from openmarkets_provider.client.run import Run

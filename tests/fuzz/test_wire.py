@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from openmarkets_provider.client.drivers import drive
 
 from openmarkets_provider.client.client import OpenmarketsClient, _send_once
-from openmarkets_provider.client.drivers import drive
 from openmarkets_provider.client.metrics import NO_METRICS
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsError
@@ -156,7 +156,7 @@ def test_replies_of_an_api(reply):
     there = wire()
     there.token, there.reply = token_reply("t0ken"), reply
     client = there.client
-    attempt = _send_once(CALL, client.settings.oms_url, client._holds, NO_METRICS)
+    attempt = _send_once(CALL, client.settings.oms_url, client.holds, NO_METRICS)
     with bounded(len(reply) + (3 << 19 if BOMB in reply else 200_000)):
         try:
             drive(attempt, client._perform)

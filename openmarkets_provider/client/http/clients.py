@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 import os
 import re
 import ssl
 import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from json import dumps
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -27,7 +23,7 @@ import httpx
 
 from openmarkets_provider.client.http.body import MAX_REPLY, Body, UnreadableBodyError
 from openmarkets_provider.client.http.deadline import async_deadline, deadline
-from openmarkets_provider.client.http.network import KEEP_ALIVE, core_url, open_async_connection, open_connection
+from openmarkets_provider.client.http.network import IdleConnections, core_url, open_async_connection, open_connection
 from openmarkets_provider.client.settings import MAX_ASYNC_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
@@ -201,12 +197,19 @@ class _Host:
             more.append((b"Content-Length", b"%d" % len(content)))
         return HttpRequest(method, url, (*self._headers, *more), content)
 
-    def _core_request(self, request: HttpRequest) -> httpcore.Request:
+    def check_origin(self, request: HttpRequest) -> None:
+        """Refuse a request to another server.
+
+        :raises OpenmarketsConfigurationError: scheme, host or port are not those of the base URL.
+        """
         if (origin := _origin(request.url)) != self._origin:
             raise OpenmarketsConfigurationError(
                 f"A request to {_shown(origin)} was refused: the access token goes to {_shown(self._origin)} only. Use "
                 "a path relative to the API's base URL."
             )
+
+    def _core_request(self, request: HttpRequest) -> httpcore.Request:
+        self.check_origin(request)
         return httpcore.Request(
             request.method,
             request.url,
@@ -214,14 +217,6 @@ class _Host:
             content=request.content,
             extensions={"timeout": request.timeouts or self._timeouts},
         )
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Say that there was no answer, whatever httpcore has for it."""
-        try:
-            yield
-        except _NO_ANSWER as error:
-            raise NoAnswer(self._base_url, error) from error
 
 
 class HttpClient(_Host):
@@ -234,57 +229,53 @@ class HttpClient(_Host):
         super().__init__(base_url, options)
         self._open = functools.partial(open_connection, base_url, options.ca_bundle, keep_alive=keep_alive)
         self._slots = threading.Semaphore(MAX_CONCURRENCY)
-        # The one that was used last is at the end. Threads take and return by single steps of the interpreter.
-        self._idle: deque[tuple[httpcore.ConnectionPool, float]] = deque([(self._open(), time.monotonic())])
-        self._is_closed = False
+        self._idle: IdleConnections[httpcore.ConnectionPool] = IdleConnections()
+        # What is wrong with CA bundle or proxy is found now.
+        self._idle.put_back(self._open())
         # Nobody has to close a hook: its connections go with it.
-        weakref.finalize(self, _close_all, self._idle, os.getpid()).atexit = False
+        weakref.finalize(self, _close, self._idle, os.getpid()).atexit = False
 
     def send(self, request: HttpRequest) -> Reply:
         """Send a request, and read the whole reply.
 
         :raises NoAnswer: there was no answer, or the server's certificate can't be verified.
-        :raises OpenmarketsInvalidResponse: the body is too large, or wrongly encoded.
+        :raises OpenmarketsInvalidResponse: the body is too large, or not encoded as asked for.
         """
         core_request = self._core_request(request)
-        with self._errors(), self._connection() as connection, deadline(self._options.timeout):
-            response = connection.handle_request(core_request)
-            try:
-                reader = _Reader(response, request.max_bytes)
-                for chunk in response.iter_stream():
-                    reader.add(chunk)
-                return reader.reply()
-            finally:
-                response.close()
+        try:
+            with self._connection() as connection, deadline(self._options.timeout):
+                response = connection.handle_request(core_request)
+                try:
+                    headers = _headers(response)
+                    body = Body(headers.get("content-encoding", ""), request.max_bytes)
+                    for chunk in response.iter_stream():
+                        body.add(chunk)
+                    return Reply(response.status, headers, body.read())
+                except UnreadableBodyError as error:
+                    raise _unreadable(response, error) from None
+                finally:
+                    response.close()
+        except _NO_ANSWER as error:
+            raise NoAnswer(self._base_url, error) from error
 
     def close(self) -> None:
         """Close the connections; those that other threads use when their replies have come."""
-        self._is_closed = True
-        _close_all(self._idle, os.getpid())
+        _close(self._idle, os.getpid())
 
     @contextmanager
     def _connection(self) -> Iterator[httpcore.ConnectionPool]:
         if not self._slots.acquire(timeout=self._options.timeout):
             raise httpcore.PoolTimeout("all connections are in use")
         try:
-            try:
-                connection, _ = self._idle.pop()
-            except IndexError:
-                connection = self._open()
+            connection = self._idle.take() or self._open()
             try:
                 yield connection
             finally:
-                self._idle.append((connection, time.monotonic()))
-                self._close_idle()
+                self._idle.put_back(connection)
+                for each in self._idle.pop_expired():
+                    each.close()
         finally:
             self._slots.release()
-
-    def _close_idle(self) -> None:
-        """Close the connections that were not used for long, or all when the client is closed."""
-        oldest = math.inf if self._is_closed else time.monotonic() - KEEP_ALIVE
-        with suppress(IndexError):
-            while self._idle[0][1] < oldest:
-                self._idle.popleft()[0].close()
 
 
 class AsyncHttpClient(_Host):
@@ -298,110 +289,39 @@ class AsyncHttpClient(_Host):
         # The deadline is enough. httpcore gives time-outs to the network only to pass them on.
         self._timeouts = {"connect": options.timeouts["connect"]}
         self._open = functools.partial(open_async_connection, base_url, options.ca_bundle)
-        self._idle: deque[tuple[httpcore.AsyncConnectionPool, float]] = deque([(self._open(), time.monotonic())])
+        self._idle: IdleConnections[httpcore.AsyncConnectionPool] = IdleConnections()
+        self._idle.put_back(self._open())
         self.room = asyncio.Semaphore(MAX_ASYNC_CONCURRENCY)
 
     async def send(self, request: HttpRequest) -> Reply:
         """Send a request, as :meth:`HttpClient.send`."""
         core_request = self._core_request(request)
-        connection = self._idle.pop()[0] if self._idle else self._open()
+        connection = self._idle.take() or self._open()
         try:
-            with self._errors():
-                async with async_deadline(self._options.timeout):
-                    response = await connection.handle_async_request(core_request)
-                    try:
-                        reader = _Reader(response, request.max_bytes)
-                        async for chunk in response.aiter_stream():
-                            reader.add(chunk)
-                        return reader.reply()
-                    finally:
-                        await response.aclose()
+            async with async_deadline(self._options.timeout):
+                response = await connection.handle_async_request(core_request)
+                try:
+                    headers = _headers(response)
+                    body = Body(headers.get("content-encoding", ""), request.max_bytes)
+                    async for chunk in response.aiter_stream():
+                        body.add(chunk)
+                    return Reply(response.status, headers, body.read())
+                except UnreadableBodyError as error:
+                    raise _unreadable(response, error) from None
+                finally:
+                    await response.aclose()
+        except _NO_ANSWER as error:
+            raise NoAnswer(self._base_url, error) from error
         finally:
-            self._idle.append((connection, time.monotonic()))
-            while self._idle[0][1] < time.monotonic() - KEEP_ALIVE:
-                await self._idle.popleft()[0].aclose()
+            self._idle.put_back(connection)
+            for each in self._idle.pop_expired():
+                await each.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections that are not in use."""
-        while self._idle:
-            await self._idle.popleft()[0].aclose()
-
-
-class _Reader:
-    """Makes a reply of a response, piece by piece.
-
-    :raises OpenmarketsInvalidResponse: the body can't be read.
-    """
-
-    def __init__(self, response: httpcore.Response, max_bytes: int) -> None:
-        self._status = response.status
-        self._headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        encoding = self._headers.get("content-encoding", "").strip().lower()
-        with self._errors():
-            self._body = Body(encoding, max_bytes)
-
-    def add(self, chunk: bytes) -> None:
-        with self._errors():
-            self._body.add(chunk)
-
-    def reply(self) -> Reply:
-        with self._errors():
-            body = self._body.read()
-        for name in ("content-encoding", "content-length", "transfer-encoding"):
-            # They are about the bytes before they were decoded.
-            self._headers.pop(name, None)
-        return Reply(self._status, self._headers, body)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except UnreadableBodyError as error:
-            raise OpenmarketsInvalidResponse(f"The reply {error}.", status=self._status, sent=True) from None
-
-
-def httpx_client(
-    base_url: str, options: Options, send: Callable[[HttpRequest], Reply], close: Callable[[], None]
-) -> httpx.Client:
-    """Return an ``httpx.Client`` that leaves sending to somebody else. Replies come to it as a whole.
-
-    :param send: sends a request.
-    :param close: called when the client is closed.
-    """
-    return httpx.Client(
-        base_url=base_url,
-        transport=_Transport(send, close),
-        timeout=httpx.Timeout(options.timeout, connect=options.timeouts["connect"]),
-        headers=options.headers,
-        follow_redirects=False,
-        # No netrc, no proxy: the transport knows the way.
-        trust_env=False,
-        # httpx would keep what a server sets, send it back, and fail at a value that is not ASCII.
-        cookies=CookieJar(DefaultCookiePolicy(netscape=False, rfc2965=False)),
-    )
-
-
-class _Transport(httpx.BaseTransport):
-    def __init__(self, send: Callable[[HttpRequest], Reply], close: Callable[[], None]) -> None:
-        self._send = send
-        self._close = close
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        content = request.read()
-        timeouts = request.extensions.get("timeout")
-        core = HttpRequest(
-            request.method, core_url(request.url), tuple(request.headers.raw), content, timeouts=timeouts
-        )
-        try:
-            reply = self._send(core)
-        except NoAnswer as error:
-            # Their names are the same, as httpx makes its errors of httpcore's.
-            kind = getattr(httpx, type(error.__cause__).__name__, httpx.TransportError)
-            raise kind(str(error.__cause__), request=request) from error
-        return httpx.Response(reply.status, headers=reply.headers, content=reply.body)
-
-    def close(self) -> None:
-        self._close()
+        """Close the connections; those that other tasks use when their replies have come."""
+        self._idle.keep_alive = 0.0
+        for each in self._idle.pop_expired():
+            await each.aclose()
 
 
 def _origin(url: httpcore.URL) -> tuple[bytes, bytes, int | None]:
@@ -426,7 +346,17 @@ def _param(value: str | float | bool | None) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _close_all(idle: deque[tuple[httpcore.ConnectionPool, float]], pid: int) -> None:
+def _headers(response: httpcore.Response) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+
+
+def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> OpenmarketsInvalidResponse:
+    return OpenmarketsInvalidResponse(f"The reply {error}.", status=response.status, sent=True)
+
+
+def _close(idle: IdleConnections[httpcore.ConnectionPool], pid: int) -> None:
     # In a forked child the connections are the parent's, and another thread of it may have had a lock of theirs.
-    while os.getpid() == pid and idle:
-        idle.popleft()[0].close()
+    if os.getpid() == pid:
+        idle.keep_alive = 0.0
+        for each in idle.pop_expired():
+            each.close()

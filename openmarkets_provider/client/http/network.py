@@ -6,7 +6,10 @@ import functools
 import importlib
 import os
 import ssl
-from typing import Any
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,8 +19,40 @@ import httpx
 from openmarkets_provider.client.http.deadline import AsyncioBackend, DeadlineBackend
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 
+T = TypeVar("T")
+
 KEEP_ALIVE = 5.0
 """Seconds for which an idle connection is kept, as httpx does."""
+
+
+class IdleConnections(Generic[T]):
+    """Connections that wait for a request. Threads may share it: each step is a single one of a deque.
+
+    :ivar keep_alive: seconds that a connection may wait; 0 when the client is closed.
+    """
+
+    def __init__(self) -> None:
+        self.keep_alive = KEEP_ALIVE
+        self._connections: deque[tuple[T, float]] = deque()
+
+    def take(self) -> T | None:
+        """Return the connection that was used last, if there is one."""
+        try:
+            return self._connections.pop()[0]
+        except IndexError:
+            return None
+
+    def put_back(self, connection: T) -> None:
+        """Keep a connection for the next request."""
+        self._connections.append((connection, time.monotonic()))
+
+    def pop_expired(self) -> list[T]:
+        """Return the connections that have waited too long, and keep them no more."""
+        expired = []
+        with suppress(IndexError):
+            while self._connections[0][1] <= time.monotonic() - self.keep_alive:
+                expired.append(self._connections.popleft()[0])
+        return expired
 
 
 def open_connection(base_url: str, ca_bundle: str | None, *, keep_alive: bool) -> httpcore.ConnectionPool:

@@ -296,7 +296,6 @@ class TestBody:
         with HostileServer(hostile.ending(encoded(data, encoding, framed=framed))) as server:
             response = fetch(server.url)
         assert response.body == expected
-        assert response.headers.get("content-encoding", "") in ("", "identity")
 
     @pytest.mark.parametrize("cut", [1 << 20, (1 << 20) + 1, (3 << 20) - 1])
     def test_is_whole_however_it_arrives(self, fetch: Fetch, cut: int) -> None:

@@ -17,25 +17,19 @@ from openmarkets_provider.client.cache.clock import Instant, now
 from openmarkets_provider.client.cache.crypto import EntryCipher
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.client import OpenmarketsClient
-from openmarkets_provider.client.drivers import Pause, Send
-from openmarkets_provider.client.exchange import MAX_SPREAD, MAX_WAIT
 from openmarkets_provider.client.ratelimit import hold as module
 from openmarkets_provider.client.ratelimit.hold import (
     DEFAULT_HOLD,
-    MAX_HELD,
     MAX_HOLD,
-    Held,
     Hold,
     Holds,
-    send_when_free,
+    OnHold,
 )
 from openmarkets_provider.exceptions import OpenmarketsRateLimited
-from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.client.conftest import AWKWARD, MakeClient, Runner
 
 CIPHER = EntryCipher("secret")
-CALL = ApiCall("oms", "POST", "orders/v4")
 LIMITED = {"kind": "status", "status": 429}
 
 
@@ -77,7 +71,7 @@ def machine(store: FileStore) -> Machine:
 def left(holds: Holds, api: str = "oms") -> float:
     try:
         holds.check(api)
-    except Held as held:
+    except OnHold as held:
         return held.seconds
     return 0.0
 
@@ -230,11 +224,11 @@ async def test_an_event_loop_looks_seldom_and_never_itself(tmp_path: Path, monke
     assert threading.get_ident() not in store.lookers
     await holds.arecord("oms", 30.0)
     assert threading.get_ident() not in store.lookers
-    with pytest.raises(Held):
+    with pytest.raises(OnHold):
         await holds.acheck("oms")
     monkeypatch.setattr(module, "READ_EVERY", 0.0)
     count = len(store.lookers)
-    with pytest.raises(Held):
+    with pytest.raises(OnHold):
         await holds.acheck("oms")
     assert len(store.lookers) == count + 1
 
@@ -249,61 +243,7 @@ def test_threads_that_note_at_once_leave_the_longest(machine: Machine):
     assert left(holds) == left(machine.process()) == pytest.approx(32)
 
 
-# --- the waits of one call
-
-
-def test_a_call_waits_for_the_hold_and_a_little_longer_and_looks_again(machine: Machine):
-    holds = machine.process()
-    flow = send_when_free(Send(CALL, "id"), holds)
-    assert next(flow) == Send(CALL, "id")
-    for seconds in (10.0, 0.3, MAX_WAIT):
-        step = flow.throw(Held(seconds))
-        assert isinstance(step, Pause)
-        assert step.limited
-        assert seconds <= step.seconds <= seconds + max(1.0, min(seconds / 2, MAX_SPREAD))
-        assert next(flow) == Send(CALL, "id")
-    with pytest.raises(StopIteration) as stop:
-        flow.send("reply")
-    assert stop.value.value == "reply"
-
-
-def test_those_who_wait_for_the_same_hold_do_not_come_back_together(machine: Machine):
-    holds = machine.process()
-
-    def wait() -> float:
-        flow = send_when_free(Send(CALL, "id"), holds)
-        next(flow)
-        return flow.throw(Held(10.0)).seconds
-
-    waits = [wait() for _ in range(50)]
-    assert max(waits) - min(waits) > 2.5
-
-
-@pytest.mark.parametrize("seconds", [MAX_WAIT + 0.001, 500.0, MAX_HOLD])
-def test_a_long_hold_is_not_waited_for(machine: Machine, seconds: float):
-    flow = send_when_free(Send(CALL, "id"), machine.process())
-    next(flow)
-    with pytest.raises(
-        OpenmarketsRateLimited, match=r"not sent, since the oms API told another call to wait"
-    ) as raised:
-        flow.throw(Held(seconds))
-    assert raised.value.sent is False
-    assert raised.value.transient
-    assert seconds <= raised.value.retry_after <= seconds + MAX_SPREAD
-
-
-def test_holds_one_after_another_are_not_waited_for_without_end(machine: Machine):
-    flow = send_when_free(Send(CALL, "id"), machine.process())
-    waited = 0.0
-    while waited < MAX_HELD:
-        assert next(flow) == Send(CALL, "id")
-        waited += flow.throw(Held(20.0)).seconds
-    next(flow)
-    with pytest.raises(OpenmarketsRateLimited, match=r"one call after another away \(429\) for 3\d\d s") as raised:
-        flow.throw(Held(20.0))
-    # more than is waited for in the worker: the task is deferred
-    assert raised.value.retry_after > MAX_WAIT
-    assert raised.value.sent is False
+# --- what is told of waits
 
 
 class Metrics:
@@ -406,7 +346,7 @@ def test_a_429_of_the_identity_server_holds_no_api(
     client = make()
     with pytest.raises(OpenmarketsRateLimited):
         run(client, ACCOUNTS)
-    assert left(client._holds) == 0
+    assert left(client.holds) == 0
 
 
 def test_a_stream_of_many_threads_waits_as_a_whole_and_says_so_once(
@@ -418,7 +358,7 @@ def test_a_stream_of_many_threads_waits_as_a_whole_and_says_so_once(
     with pytest.raises(OpenmarketsRateLimited):
         run(first, queries.quotes("BHP"))
     # Some seconds of it are left.
-    first._holds._shared("market_data").save(Hold(now(), 5.0), 5.0)
+    first.holds._shared("market_data").save(Hold(now(), 5.0), 5.0)
     client = make(concurrency=16)
     caplog.clear()
     # raw: no call comes before the many
