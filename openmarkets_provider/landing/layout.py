@@ -27,6 +27,8 @@ RECORD = "record"
 """The only column of a query without a schema (``request``, ``raw=True``): a whole record as JSON."""
 DIGITS, DECIMALS = 38, 18
 """Digits of a number, and of these after the point, where a store wants them fixed."""
+Columns = list[list[Any]]
+"""Values by column, in the order of a layout."""
 LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
 """What a number is rounded to there."""
 
@@ -104,7 +106,7 @@ class Layout:
         """False when a record is stored as a whole, in the only column."""
         return self.columns != _WITHOUT_SCHEMA
 
-    def values(self, rows: Sequence[Any]) -> list[list[Any]]:
+    def values(self, rows: Sequence[Any]) -> Columns:
         """Return the values of a batch of rows by column, in the order of the columns.
 
         :param rows: one batch of ``hook.stream``: all have the same fields.
@@ -112,7 +114,7 @@ class Layout:
         encode = _json_encoder().encode
         if not self.has_schema:
             return [[encode(record).decode() for record in rows]]
-        values: list[list[Any]] = []
+        values: Columns = []
         for name, storage, _, _ in self.columns[:-1]:
             column = list(map(itemgetter(name), rows))
             if storage is Storage.JSON:
@@ -138,13 +140,13 @@ class Layout:
         )
 
     def _other_fields(self, rows: Sequence[Row]) -> list[str | None]:
-        known = {column.name for column in self.columns[:-1]}
-        others = [name for name in rows[0] if name not in known] if rows else []
+        names = {column.name for column in self.columns[:-1]}
+        others = [name for name in rows[0] if name not in names] if rows else []
         if not others:
             return [None] * len(rows)
         encode = _json_encoder().encode
-        found = ({name: row[name] for name in others if row[name] is not None} for row in rows)
-        return [encode(fields).decode() if fields else None for fields in found]
+        objects = ({name: row[name] for name in others if row[name] is not None} for row in rows)
+        return [encode(fields).decode() if fields else None for fields in objects]
 
 
 _WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"),)

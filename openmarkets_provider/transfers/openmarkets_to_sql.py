@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from openmarkets_provider._airflow import Asset
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.landing.landed import Landed, range_of
-from openmarkets_provider.landing.layout import layout_of
-from openmarkets_provider.landing.modes import REPLACE_RANGE, STAGE, UPSERT, check_mode, rows_covered
-from openmarkets_provider.landing.spool import Spool
+from openmarkets_provider.landing.modes import STAGE, UPSERT, check_mode
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.plan import Query
+from openmarkets_provider.transfers._lineage import Dataset
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:
@@ -23,8 +21,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
     from sqlalchemy import Engine
 
-    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.table_load import Loader
+    from openmarkets_provider.landing.table_destination import TableDestination
 
 _TABLE = re.compile(r"""(?:[^.\s"'`\[\]]+\.)?[^.\s"'`\[\]]+""")
 
@@ -69,7 +66,7 @@ class OpenmarketsToSqlOperator(Transfer):
     """
 
     template_fields: Sequence[str] = ("query", "openmarkets_conn_id", "table", "conn_id")
-    one_query_each: ClassVar[bool] = False
+    is_exclusive: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -87,72 +84,31 @@ class OpenmarketsToSqlOperator(Transfer):
             _check_table(table)
         if is_literal(conn_id):
             _check_conn_id(conn_id)
-        is_known = is_literal(table) and is_literal(conn_id)
-        super().__init__(
-            query=query,
-            incremental=incremental,
-            asset_uri=_asset_uri(conn_id, table) if is_known else None,
-            **kwargs,
-        )
+        asset_uri = _asset_uri(conn_id, table) if is_literal(table) and is_literal(conn_id) else None
+        super().__init__(query=query, incremental=incremental, asset_uri=asset_uri, **kwargs)
         self.table = table
         self.conn_id = conn_id
         self.mode = mode
         self.create_table = create_table
-        self._loader: Loader | None = None
-        self._dataset = ("", "", "")
 
-    def land(self, hook: OpenmarketsHook, query: Query, context: Context) -> Landed:
-        """Pull the rows, then load them."""
-        check_mode(self.mode, query, incremental=self.incremental)
+    @contextmanager
+    def open_destination(self, context: Context) -> Iterator[tuple[TableDestination, Callable[[], Dataset]]]:
+        """Give the table; its connections are closed at the end."""
+        check_mode(self.mode, self.query, incremental=self.incremental)
         _check_table(self.table)
         _check_conn_id(self.conn_id)
-        layout = layout_of(query)
-        database = _hook_of(self.conn_id)
-        from openmarkets_provider.landing.table_load import Loader
+        hook = _hook_of(self.conn_id)
+        # Needs SQLAlchemy, which _hook_of looks for.
+        from openmarkets_provider.landing.table_destination import TableDestination
 
-        with _engine_of(database) as engine:
-            loader = Loader(
-                engine,
-                layout,
-                self.table,
-                self.mode,
-                create=self.create_table,
-                load_id=_load_id(context),
-                conn_id=self.conn_id,
+        instance: Any = context["ti"]
+        load_id = f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
+        with _open_engine(hook) as engine:
+            destination = TableDestination(
+                engine, self.table, conn_id=self.conn_id, mode=self.mode, create=self.create_table, load_id=load_id
             )
-            self._loader = loader
-            loader.rehearse()
-            # Before the load: nothing must fail after it.
-            self._dataset = _dataset_of(database, self.table, engine.dialect.default_schema_name)
-            asked = _named(hook, query) if self.mode == REPLACE_RANGE else query
-            with Spool(len(layout.columns)) as spool:
-                for rows in hook.stream(asked):
-                    spool.add(layout.values(rows))
-                count = loader.load(spool, rows_covered(asked, layout) if self.mode == REPLACE_RANGE else None)
-        return Landed(self.table, count, None, [], range_of(query))
-
-    def is_there(self) -> bool:
-        """Tell whether the table exists and has a row."""
-        from openmarkets_provider.landing.table_load import Loader
-
-        _check_table(self.table)
-        _check_conn_id(self.conn_id)
-        with _engine_of(_hook_of(self.conn_id)) as engine:
-            return Loader(engine, layout_of(self.query), self.table, self.mode, conn_id=self.conn_id).is_there()
-
-    def dataset(self) -> tuple[str, str, str]:
-        """Return the table's URI, and its namespace and name for OpenLineage."""
-        return self._dataset
-
-    def on_kill(self) -> None:
-        """Stop, the database's work too."""
-        if self._loader is not None:
-            self._loader.cancel()
-        super().on_kill()
-
-    def destination_text(self) -> str:
-        """Return connection and table."""
-        return f"{self.conn_id}/{self.table}"
+            # The engine learns its default schema from its first connection.
+            yield destination, lambda: _dataset_of(hook, self.table, engine.dialect.default_schema_name)
 
 
 def _check_table(table: str) -> None:
@@ -170,22 +126,6 @@ def _check_conn_id(conn_id: str) -> None:
         raise OpenmarketsConfigurationError(
             f"conn_id must be the id of a connection to a database, not {conn_id!r:.200}."
         )
-
-
-def _load_id(context: Context) -> str:
-    instance: Any = context["ti"]
-    return f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
-
-
-def _named(hook: OpenmarketsHook, query: Query) -> Query:
-    """Return the query with its securities or accounts named: what they are must be known, to know what is replaced."""
-    from datetime import UTC, datetime
-
-    from openmarkets_provider.query.exchange_time import exchange_date
-    from openmarkets_provider.query.expand import expand, needed
-
-    before = needed(query)
-    return query if before is None else expand(query, hook.run(before), exchange_date(datetime.now(UTC)))
 
 
 def _hook_of(conn_id: str) -> DbApiHook:
@@ -217,7 +157,7 @@ def _hook_of(conn_id: str) -> DbApiHook:
 
 
 @contextmanager
-def _engine_of(hook: DbApiHook) -> Iterator[Engine]:
+def _open_engine(hook: DbApiHook) -> Iterator[Engine]:
     """Yield an engine whose connections are the hook's own, with all that it does for them: tokens, TLS, settings."""
     from sqlalchemy.exc import NoSuchModuleError
     from sqlalchemy.pool import NullPool
@@ -228,7 +168,7 @@ def _engine_of(hook: DbApiHook) -> Iterator[Engine]:
             hook.set_autocommit(connection, False)
         if engine.dialect.name == "postgresql":
             try:
-                _as_sqlalchemy_wants_it(connection, engine.dialect)
+                _adapt_connection(connection, engine.dialect)
             except OpenmarketsConfigurationError:
                 connection.close()
                 raise
@@ -247,7 +187,7 @@ def _engine_of(hook: DbApiHook) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _as_sqlalchemy_wants_it(connection: Any, dialect: Any) -> None:
+def _adapt_connection(connection: Any, dialect: Any) -> None:
     """Make rows tuples, which the connection's Extra may have changed; refuse a connection of another driver."""
     driver = type(connection).__module__.partition(".")[0]
     if driver != dialect.driver:
@@ -265,8 +205,8 @@ def _asset_uri(conn_id: str, table: str) -> str:
     return f"sql://{quote(conn_id)}/{quote(table)}"
 
 
-def _dataset_of(hook: DbApiHook, table: str, default_schema: str | None) -> tuple[str, str, str]:
-    """Return URI, namespace and name of a table. What is not known of them is no reason to fail a load."""
+def _dataset_of(hook: DbApiHook, table: str, default_schema: str | None) -> Dataset:
+    """Return a table as lineage names it, as far as its hook tells."""
     conn_id = hook.get_conn_id()
     connection = hook.get_connection(conn_id)
     info = None
@@ -285,4 +225,4 @@ def _dataset_of(hook: DbApiHook, table: str, default_schema: str | None) -> tupl
         # Providers say what a URI of their databases must look like.
         with suppress(ValueError):
             uri = str(Asset("/".join([namespace, *map(quote, parts)])).uri)
-    return uri, namespace, ".".join(parts)
+    return Dataset(uri, namespace, ".".join(parts))
