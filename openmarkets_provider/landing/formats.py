@@ -1,7 +1,6 @@
-"""The file formats that rows are landed in: CSV and JSON lines here, Parquet in its own module.
+"""File formats: CSV and JSON lines here, Parquet in its own module.
 
-Every file has all columns of its layout, whatever its rows hold and also when there are none; the same rows give the
-same bytes.
+Every file has all columns of its layout, also when there are no rows. The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class FileFormat(NamedTuple):
         return f".{self.name}" + ("" if self.name == "parquet" else _END_OF_COMPRESSION[self.compression])
 
     def open(self, file: IO[bytes], layout: Layout) -> Writer:
-        """Return a writer; what it needs of other packages is imported now.
+        """Return a writer. It imports the packages that it needs now.
 
         :raises OpenmarketsConfigurationError: a package is missing; the text says how to install it.
         """
@@ -86,11 +85,11 @@ class FileFormat(NamedTuple):
 
 
 def choose_format(name: str, compression: str | None, file_name: str | None) -> FileFormat:
-    """Return the format that a name stands for.
+    """Return a format, and check it against the name of the file.
 
-    :param compression: ``infer`` goes by the end of the file's name, and is snappy for Parquet. Else None, ``gzip``,
-        ``zstd``, or for Parquet ``snappy``.
-    :param file_name: path or URL of the file; what follows its last template counts. None where it is not known.
+    :param compression: None, ``gzip``, ``zstd``, or for Parquet ``snappy``. ``infer`` goes by the end of the file's
+        name, and is snappy for Parquet.
+    :param file_name: path or URL of the file. Only what follows its last template is checked. None for no name.
     :raises OpenmarketsConfigurationError: there is no such format or compression, or the file's name says something
         else.
     """
@@ -117,7 +116,7 @@ def choose_format(name: str, compression: str | None, file_name: str | None) -> 
             )
         return FileFormat(name, _choose(compression, COMPRESSIONS, "snappy"))
     chosen = _choose(compression, COMPRESSIONS[:2], by_name)
-    # A name that ends in a template may get any end yet.
+    # A template at the end of the name may render to anything.
     if chosen != by_name and end and (by_name or end in _FORMAT_OF_END):
         raise OpenmarketsConfigurationError(
             f"destination: {redact(file_name)} ends in .{end}, and compression is {chosen!r}. Readers go by the "
@@ -137,7 +136,7 @@ def _choose(compression: str | None, allowed: Sequence[str], inferred: str | Non
 
 
 def _ends(file_name: str | None) -> list[str]:
-    """Return what stands after the points in a file's name, as far as it is literal."""
+    """Return what follows each point in a file's name, as far as it is literal."""
     literal = _TEMPLATE_ENDS.split(file_name or "")[-1]
     return literal.lower().split(".")[1:]
 
@@ -164,7 +163,7 @@ def _compressor(compression: str | None) -> _Compressor:
     if compression is None:
         return _Plain()
     if compression == "gzip":
-        # Of a gzip header with no time and no name: the same rows give the same bytes.
+        # Its header has no time and no name: the same rows give the same bytes.
         return zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
     if sys.version_info >= (3, 14):
         from compression.zstd import ZstdCompressor
@@ -223,7 +222,7 @@ def _csv_head(layout: Layout) -> bytes:
 
 
 def _csv(layout: Layout, columns: Columns, before: int) -> bytes:
-    """Return lines of CSV as RFC 4180 has it, but for the ends of lines.
+    """Return lines of CSV (RFC 4180) that end in a line feed.
 
     The csv module writes None and an empty text alike, and before Python 3.13 a carriage return without quotes.
     """
@@ -271,7 +270,7 @@ _CSV_TEXT: Mapping[Storage, Callable[[Any], str]] = {
 
 
 def _json_lines(layout: Layout, columns: Columns, before: int) -> bytes:
-    """Return a JSON object a line; a record without a schema is a line as it is."""
+    """Return one JSON object per line; a record without a schema is the line itself."""
     if not layout.has_schema:
         return "".join(f"{record}\n" for record in columns[0]).encode()
     from msgspec import Raw
@@ -283,7 +282,7 @@ def _json_lines(layout: Layout, columns: Columns, before: int) -> bytes:
         for column, cells in zip(layout.columns, columns, strict=True)
     ]
     rows = (dict(zip(names, row, strict=True)) for row in zip(*encoded, strict=True))
-    # Digits as they are; a reader decides what they become.
+    # All digits: the reader decides what they become.
     return Encoder(decimal_format="number").encode_lines(rows)
 
 

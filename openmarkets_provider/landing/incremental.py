@@ -141,15 +141,15 @@ def _extend_state(name: str, state: Mapping[str, Any], claim: Claim, result: Loa
 
     :raises OpenmarketsError: transient; another run left a gap.
     """
-    extended = extend(state.get("first"), state.get("watermark"), claim)
-    if extended is None:
+    bounds = extend(state.get("first"), state.get("watermark"), claim)
+    if bounds is None:
         raise OpenmarketsError(
             f"{name} was loaded from {state['first']} to {state['watermark']} by another run, while this "
             f"one loaded {to_text(claim.start)} to {to_text(claim.end)}: what lies between the two is not loaded. "
             "Run the task again.",
             transient=True,
         )
-    first, watermark = extended
+    first, watermark = bounds
     # Without a row there may be no file.
     return {"first": first, "watermark": watermark, "has_rows": bool(state.get("has_rows") or result.rows)}
 

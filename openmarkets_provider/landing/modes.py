@@ -1,4 +1,4 @@
-"""How rows come into a table, and what a load that replaces rows takes away. Pure."""
+"""How a load changes a table, and which rows it replaces. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openmarkets_provider.query.plan import Query, resolve, subject_of, window
 
 APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
 STAGE = "openmarkets_load"
-"""The temporary table that rows are sent to first; no other table may have its name."""
+"""The temporary table that rows are sent to first. No other table may have its name."""
 MODES = (UPSERT, APPEND, REPLACE_RANGE)
 
 
@@ -34,7 +34,7 @@ class Coverage(NamedTuple):
 
 
 def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
-    """Refuse a mode that does not go with a query, as far as both are known.
+    """Refuse a mode that does not go with a query. A template is not checked.
 
     :raises ValueError: there is no such mode, or it does not go with ``incremental``.
     :raises OpenmarketsQueryError: it does not go with the query.

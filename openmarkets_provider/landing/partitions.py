@@ -1,4 +1,4 @@
-"""Partitions: exchange days, months or years (Australia/Sydney), each a folder named in the way of Hive. Pure.
+"""Partitions: exchange days, months or years (Australia/Sydney), in folders with names as in Hive. Pure.
 
 A load replaces whole partitions. A range that covers a partition only in part is refused, since the rest of that
 partition would be lost.
@@ -27,7 +27,7 @@ class Partition(NamedTuple):
     """One partition.
 
     :ivar name: its folder, such as ``exchange_date=2026-11-20``.
-    :ivar start: when it begins, in the form of the query's bounds.
+    :ivar start: when it begins; a bound as the query's.
     :ivar end: when the next one begins.
     """
 
@@ -117,7 +117,7 @@ def _day(moment: Moment) -> date:
 
 
 def _moment(day: date, like: Moment) -> Moment:
-    """Return when an exchange day begins, in the form of another bound."""
+    """Return when an exchange day begins: a date, or a time in UTC, as another bound is."""
     return to_utc(datetime.combine(day, time())) if isinstance(like, datetime) else day
 
 

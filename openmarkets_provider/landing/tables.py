@@ -1,4 +1,4 @@
-"""Tables for the rows of a query: their columns, types and keys, and whether a table that is there will do."""
+"""Tables for the rows of a query: their columns, types and keys, and whether an existing table fits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 LOAD_ID = "load_id"
-"""The column of an appended table that says which task instance a row comes from."""
+"""The column that identifies the load of a row, in a table that is appended to."""
 LOAD_ROW = "load_row"
 """The column of a staging table that holds the number of a row, 1 for the first."""
 _MAX_KEY = 64
 _SINGLE = 24
-"""Binary digits of the smaller of two kinds of floating numbers."""
+"""Binary digits of a single-precision number."""
 _ROUNDING = (sa.Numeric, sa.Float, sa.Integer, sa.DateTime, postgresql.MONEY)
 _MAX_LOAD_ID = 760
 """Three names of Airflow, of 250 characters each, and a number."""
@@ -38,7 +38,7 @@ def table_of(layout: Layout, name: TableName, mode: str, dialect: str) -> sa.Tab
     :param dialect: name of the database's dialect.
     """
     keyed = mode != APPEND
-    # Elsewhere a comment is part of a column's definition, or a procedure call, or nothing.
+    # Elsewhere a comment is part of a column's definition, or there are none.
     commented = dialect == "postgresql"
     columns = [
         _column(column, primary_key=keyed and column.key, comment=(commented and column.unit) or None)
@@ -118,7 +118,7 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
     :return: whether the key is unique in the table.
     :raises OpenmarketsDatabaseError: the text says what is wrong, and which statement repairs it.
     """
-    there = {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
+    existing = {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
     keys = _unique_keys(connection, table)
     if mode == APPEND:
         narrow = next((key for key in keys if key <= set(layout.key)), None)
@@ -128,9 +128,9 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
                 f"{table.fullname}: {names} is unique in the table, as mode={UPSERT!r} needs "
                 f"it, and mode={mode!r} keeps every load. Take another table, or mode={UPSERT!r}."
             )
-    _check_columns(connection, table, layout, there)
-    _check_types(connection, table, layout, there)
-    _check_others(connection, table, mode, there)
+    _check_columns(connection, table, layout, existing)
+    _check_types(connection, table, layout, existing)
+    _check_others(connection, table, mode, existing)
     unique = set(layout.key) in keys and set(layout.key) not in _deferrable_keys(connection, table)
     if mode == UPSERT and not unique:
         index = sa.Index(f"{table.name}_key", *(table.c[name] for name in layout.key), unique=True)
@@ -148,14 +148,16 @@ def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -
 
     :param table: as it would be created.
     """
-    # SQLite keeps a number as it is, whatever type was declared.
+    # SQLite keeps a number as it is, whatever the declared type.
     if connection.dialect.name == "sqlite":
         return {}
-    there = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name, table.schema)}
-    declared = there | (_as_declared(connection, table) if connection.dialect.name == "postgresql" else {})
+    existing = {
+        column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name, table.schema)
+    }
+    declared = existing | (_as_declared(connection, table) if connection.dialect.name == "postgresql" else {})
     rounding: dict[str, TypeEngine[Any]] = {}
     for name, storage, _, _ in layout.columns:
-        kind = _plain(there[name])
+        kind = _plain(existing[name])
         if storage not in (Storage.DECIMAL, Storage.INTEGER, Storage.TIME) or not isinstance(kind, _ROUNDING):
             continue
         written, declared_as, ours = (
@@ -194,8 +196,8 @@ def _quote(connection: sa.Connection, table: sa.Table) -> str:
     return _single_percent(connection, connection.dialect.identifier_preparer.format_table(table))
 
 
-def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, there: Mapping[str, Any]) -> None:
-    missing = [column for column in table.columns if column.name not in there]
+def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:
+    missing = [column for column in table.columns if column.name not in existing]
     if not missing:
         return
     names = ", ".join(column.name for column in missing)
@@ -214,12 +216,12 @@ def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, t
     raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
 
 
-def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, there: Mapping[str, Any]) -> None:
-    """Refuse types that hold no price, or no time, whatever its value is."""
+def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:
+    """Refuse types that cannot hold any price with a fraction, or any time."""
     if connection.dialect.name == "sqlite":
         return
     for column in layout.columns:
-        kind = _plain(there[column.name]["type"])
+        kind = _plain(existing[column.name]["type"])
         is_whole = isinstance(kind, sa.Integer) or getattr(kind, "scale", None) == 0
         if (column.storage is Storage.DECIMAL and is_whole) or (
             column.storage is Storage.TIME and isinstance(kind, sa.Date | sa.Time)
@@ -230,11 +232,11 @@ def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, the
             )
 
 
-def _check_others(connection: sa.Connection, table: sa.Table, mode: str, there: Mapping[str, Any]) -> None:
-    """Refuse columns of the user that need a value; one that a trigger gives can't be seen."""
+def _check_others(connection: sa.Connection, table: sa.Table, mode: str, existing: Mapping[str, Any]) -> None:
+    """Refuse the user's own columns that need a value. Values that a trigger fills in can't be detected."""
     needed = [
         name
-        for name, column in there.items()
+        for name, column in existing.items()
         if name not in table.c and not column["nullable"] and not _fills_itself(connection, column)
     ]
     if mode != APPEND and LOAD_ID in needed:
@@ -252,13 +254,13 @@ def _check_others(connection: sa.Connection, table: sa.Table, mode: str, there: 
 def _fills_itself(connection: sa.Connection, column: Mapping[str, Any]) -> bool:
     if column.get("default") is not None or column.get("computed") or column.get("identity"):
         return True
-    # SQLite numbers the rows by itself in such a column, without saying so.
+    # SQLite numbers the rows of such a column, and does not report it as a default.
     is_row_number = connection.dialect.name == "sqlite" and column.get("primary_key")
     return column.get("autoincrement") is True or (bool(is_row_number) and isinstance(column["type"], sa.Integer))
 
 
 def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return a type, and of a domain what it is made of."""
+    """Return a type; of a domain the type that it is based on."""
     return getattr(kind, "data_type", kind)
 
 
@@ -271,14 +273,14 @@ def _unique_keys(connection: sa.Connection, table: sa.Table) -> list[set[str | N
         partial = any(name.endswith("_where") for name in index.get("dialect_options", {}))
         if index["unique"] and not partial:
             keys.append(index["column_names"])
-    # Where it is not implemented, they are among the indexes.
+    # Dialects that do not implement it list them among the indexes.
     with suppress(NotImplementedError):
         keys += (unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema))
     return [set(key) for key in keys if key]
 
 
 def _deferrable_keys(connection: sa.Connection, table: sa.Table) -> list[set[str]]:
-    """Return the sets of columns that PostgreSQL may look at later: ON CONFLICT does not go by them, nor past them."""
+    """Return the keys with deferrable constraints (PostgreSQL): ON CONFLICT cannot use them."""
     if connection.dialect.name != "postgresql":
         return []
     query = sa.text(

@@ -94,7 +94,7 @@ class Transfer(QueryOperator):
         """Land the query's rows, and return a :class:`LoadResult` as a dict."""
         check_reads_only(self.query, "a transfer")
         started = time.monotonic()
-        with self.open_destination(context) as (destination, find_dataset):
+        with self.open_destination(context) as (destination, describe):
             self._destination = destination
             try:
                 if self.incremental:
@@ -105,7 +105,7 @@ class Transfer(QueryOperator):
                 self._destination = None
         self._report(context, result, time.monotonic() - started)
         try:
-            self._lineage = Lineage.of(hook, self.query, find_dataset(), result)
+            self._lineage = Lineage.of(hook, self.query, describe(), result)
             self._lineage.collect(self)
         except Exception:
             # The rows have landed. To fail now would only load them again.

@@ -35,46 +35,44 @@ _OF_TASK = re.compile(r"\{[{%].*\b(ti|task|task_instance|map_index)\b", re.DOTAL
 class OpenmarketsToObjectStorageOperator(Transfer):
     """Lands the rows of a query as one file, or as one file for each exchange day, month or year.
 
-    A file appears when it is complete, and replaces the one before it in one step: a task that fails or is killed
-    leaves the old file, or none. With ``partition`` all files are encoded before the first one appears. Memory does
-    not grow with the number of rows. A local file is written beside its destination under a hidden name, others in the
-    temporary folder of the worker.
+    A file appears in one step when it is complete, and replaces the one before it: a task that fails or is killed
+    leaves the old file, or none. With ``partition`` all files are encoded before the first one appears. Memory use does
+    not grow with the number of rows. Temporary files are beside a local destination, under hidden names; for object
+    stores they are in the temporary folder of the worker.
 
-    A task that is killed takes back what it has uploaded of a file, where it is given the time for that. The parts that
-    one left which was killed at once are not seen, but paid for: in S3 only a lifecycle rule of the bucket
-    (``AbortIncompleteMultipartUpload``) removes them.
+    A task that is killed aborts its upload, where it is given the time. Parts of an upload that was killed at once are
+    not visible, but cost money: in S3 only a lifecycle rule of the bucket (``AbortIncompleteMultipartUpload``) removes
+    them.
 
-    It returns ``destination``, ``rows``, ``bytes``, ``files`` (URLs) and ``range`` to XCom, not the rows. ``rows``,
-    ``bytes`` and ``files`` are what this task wrote, ``range`` is what it was asked for. Failures are treated
-    as in :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
+    Returns ``destination``, ``rows``, ``bytes``, ``files`` (URLs) and ``range`` to XCom, not the rows. ``rows``,
+    ``bytes`` and ``files`` are what this task wrote, ``range`` is the query's. Failures are handled as in
+    :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
 
-    Guide: ``docs/etl.md``. What a message means: ``docs/errors.md``.
+    Guide: ``docs/etl.md``. Messages: ``docs/errors.md``.
 
-    :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
+    :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated.
     :param destination: a URL such as ``s3://bucket/bars/{{ ds }}.parquet`` (``s3``, ``s3a``, ``gs``, ``gcs``, ``abfs``,
         ``abfss``; ``file``), or an absolute path; a text. With ``partition`` a folder. ``s3://conn@bucket/...`` names
         the connection, too. Templated. Mapped tasks need one each.
     :param format: ``parquet``, ``csv`` or ``jsonl``.
-    :param conn_id: id of the object store's connection; None for the credentials that the worker has of its own.
-        Templated.
+    :param conn_id: id of the object store's connection; None for the worker's own credentials. Templated.
     :param partition: ``day``, ``month`` or ``year``, by the time of the rows at the exchange (Australia/Sydney): files
         ``exchange_date=2026-11-20/part-0.parquet``, ``exchange_month=2026-11/...``, ``exchange_year=2026/...``. The
-        query's range has to cover whole ones, 400 at most; those that it gave no rows for lose the file they had. A
-        folder holds what one format, compression and query give.
-    :param if_exists: of a file that is there: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and
-        ``partition`` the span from the first missing file to the last one is pulled (of weekly bars the whole range),
-        and the missing ones are written. So less may be written than the query gives. A partition without rows has no
-        file, and is asked for again each time.
-    :param compression: ``infer``: by the end of the file's name, snappy for Parquet. Or None, ``gzip``, ``zstd``,
-        ``snappy``.
-    :param incremental: pull only what is new since the last load of this destination (Airflow 3.3 or later). Needs
+        query's range must cover whole partitions, 400 at most; a partition without rows loses the file it had. A
+        folder holds files of one format, compression and query.
+    :param if_exists: what to do about an existing file: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and
+        ``partition`` the task pulls from the first missing partition to the last one (of weekly bars the whole range),
+        and writes the missing files. A partition without rows has no file, so it is pulled again each time.
+    :param compression: None, ``gzip``, ``zstd``, ``snappy`` (Parquet only); or ``infer``: by the end of the file's
+        name, snappy for Parquet.
+    :param incremental: pull only what is new since the last load of this destination. Needs Airflow 3.3 and
         ``partition``: each load replaces the partitions that it touches, from their beginning up to where the
         destination is loaded then. Sets ``max_active_tis_per_dag=1``: two such loads can't go on at once.
     :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
-        late; a day unless it is given.
-    :param outlets: assets that the task updates; the destination, without a template, when none is given.
+        late; one day by default.
+    :param outlets: assets that the task updates; by default the destination up to its first template.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: False fails the task, with the time in the message, when the server asks for a long rest.
+    :param deferrable: False fails the task when the server asks for a long wait; the message says until when.
     :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
     """
 

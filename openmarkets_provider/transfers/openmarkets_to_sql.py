@@ -29,38 +29,39 @@ _TABLE = re.compile(r"""(?:[^.\s"'`\[\]]+\.)?[^.\s"'`\[\]]+""")
 class OpenmarketsToSqlOperator(Transfer):
     """Loads the rows of a query into a table of a database, all of them in one transaction or none.
 
-    Rows are kept on the worker's disk until the last one has come, so that an API that is slow or fails holds no lock.
+    The rows wait on the worker's disk until all of them have been pulled, so that a slow or failing API holds no lock.
     Running the same task instance again changes nothing, in any mode:
 
-    - ``upsert`` goes by the query's key: a row that is there gets new values, any other is added. Nothing is deleted:
-      what the API does not give any more, such as a closed position, stays as it was. Columns that the query does not
-      have keep their values. Bars of another interval or frequency have the same key, and need a table of their own.
-    - ``replace_range`` deletes what the query covers, then inserts: the rows in its range, of the securities or
-      accounts that it asks about.
-    - ``append`` keeps every load, for a history of snapshots: the column ``load_id`` names the task instance, and
-      what the same one loaded before goes away.
+    - ``upsert`` updates rows that have the same key, and inserts the others. It deletes nothing: a row that the API no
+      longer returns, such as a closed position, stays. Columns that the query does not have keep their values. Bars of
+      another interval or frequency have the same keys, so they need a table of their own.
+    - ``replace_range`` deletes the rows in the query's range, of its securities or accounts, then inserts.
+    - ``append`` adds rows, for a history of snapshots. The column ``load_id`` names the task instance; a task instance
+      that runs again replaces its own rows.
 
-    A table of your own may have other types and more columns. A row whose price, count or time its column would round
-    is refused, and named; ``DOUBLE PRECISION`` is taken as it is, with its 15 digits.
+    An existing table may have other types and more columns. A row with a price, count or time that its column would
+    round is refused, and the message names it. ``DOUBLE PRECISION`` is accepted, with its 15 digits.
 
-    PostgreSQL and SQLite are tested; MySQL, MariaDB and others are addressed in SQL of their own, or in plain SQL.
+    PostgreSQL and SQLite are tested. Support for MySQL, MariaDB and any other database is best effort.
 
-    Guide: ``docs/etl.md``. What a message means: ``docs/errors.md``.
+    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty) and ``range`` to XCom, not the rows.
 
-    :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated. ``request`` and
-        ``raw=True`` have one column, ``record``, and can only be appended.
-    :param table: ``table`` or ``schema.table``, as the database writes it. Templated.
+    Guide: ``docs/etl.md``. Messages: ``docs/errors.md``.
+
+    :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
+        ``raw=True`` have one column, ``record``, and need ``mode="append"``.
+    :param table: ``table`` or ``schema.table``, in the case that the database uses. Templated.
     :param conn_id: id of a connection whose hook is a ``DbApiHook``. Templated.
-    :param mode: ``upsert``, ``append`` or ``replace_range``. The default never deletes, can be repeated at any time
-        and goes with every query whose rows have a key.
-    :param create_table: make the table where there is none, with types, primary key and (PostgreSQL) units as
-        comments. Whether the table can be made, or one that is there will do, is found out before the first request.
-    :param incremental: pull only what is new since the last load of this table by this query (Airflow 3.3 or later).
-        Not with ``append``.
-    :param overlap: how far before the end of the last load an incremental one begins, for data that came late; one day
-        by default.
+    :param mode: ``upsert``, ``append`` or ``replace_range``.
+    :param create_table: create the table if it does not exist, with types, primary key and (PostgreSQL) units as
+        comments. Before the first request the task checks that the table can be created, or that an existing one fits.
+    :param incremental: pull only what is new since the last load of this table by this query. Needs Airflow 3.3; not
+        with ``append``.
+    :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
+        late; one day by default.
+    :param outlets: assets that the task updates; by default the table, where ``conn_id`` and ``table`` are literal.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: False fails the task, with the time in the message, when the server asks for a long rest.
+    :param deferrable: False fails the task when the server asks for a long wait; the message says until when.
     :raises ValueError: when the DAG is parsed: mode, table or conn_id is malformed.
     :raises OpenmarketsQueryError: when the DAG is parsed: the query is malformed, or the mode does not go with it.
     """
@@ -94,7 +95,6 @@ class OpenmarketsToSqlOperator(Transfer):
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[TableDestination, Callable[[], Dataset]]]:
         """Give the table; its connections are closed at the end."""
-        check_mode(self.mode, self.query, incremental=self.incremental)
         _check_table(self.table)
         _check_conn_id(self.conn_id)
         hook = _hook_of(self.conn_id)
@@ -112,7 +112,7 @@ class OpenmarketsToSqlOperator(Transfer):
 
 
 def _check_table(table: str) -> None:
-    # A template that has no value renders as the text None. Not every database tells capitals from small letters.
+    # A template without a value renders as the text None. Some databases ignore case.
     is_name = isinstance(table, str) and _TABLE.fullmatch(table) and table != "None"
     if not is_name or table.rpartition(".")[2].casefold() == STAGE.casefold():
         raise OpenmarketsConfigurationError(
@@ -158,7 +158,7 @@ def _hook_of(conn_id: str) -> DbApiHook:
 
 @contextmanager
 def _open_engine(hook: DbApiHook) -> Iterator[Engine]:
-    """Yield an engine whose connections are the hook's own, with all that it does for them: tokens, TLS, settings."""
+    """Yield an engine whose connections the hook opens, with its tokens, TLS and settings."""
     from sqlalchemy.exc import NoSuchModuleError
     from sqlalchemy.pool import NullPool
 
