@@ -256,13 +256,7 @@ def trades(
     :param raw: the API's own records instead of rows.
     """
     return _query(
-        "trades",
-        securities=securities,
-        exchange=exchange,
-        start=start,
-        end=end,
-        on_invalid=on_invalid,
-        raw=raw,
+        "trades", securities=securities, exchange=exchange, start=start, end=end, on_invalid=on_invalid, raw=raw
     )
 
 

@@ -79,8 +79,6 @@ def test_queries(query):
     size = size_of(query)
     with bounded(size + 20_000):
         for work in (check, plan, window):
-            if work is window and isinstance(query, dict) and query.get("endpoint") == "request":
-                continue
             try:
                 made = work(query)
             except OpenmarketsQueryError as error:
