@@ -128,7 +128,14 @@ def _get(name: str) -> str | None:
 def _set(name: str, value: str, description: str) -> None:
     from airflow.providers.common.compat.sdk import Variable
 
-    Variable.set(name, value, description)
+    try:
+        Variable.set(name, value, description)
+    except ImportError:
+        # Without a supervisor, as in the API server, Airflow's SDK can only read.
+        from airflow.models.variable import Variable as DatabaseVariable
+
+        DatabaseVariable.set(name, value, description)
+        return
     # Airflow can list Variables from 3.3 on.
     if not hasattr(Variable, "keys"):
         return
