@@ -65,10 +65,10 @@ def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from openmarkets_provider.client.auth import provider as token_source
     from openmarkets_provider.client.cache import entry
     from openmarkets_provider.client.cache import fallback as fallback_store
-    from openmarkets_provider.client.ratelimit import hold as throttle
+    from openmarkets_provider.client.ratelimit import hold
 
     fallback_store._outages.clear()
-    throttle._memories.clear()
+    hold._memories.clear()
     token_source._slots.clear()
     entry._warnings.clear()
     monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))

@@ -12,6 +12,7 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import NoReturn, TypeVar
@@ -128,7 +129,14 @@ def _get(name: str) -> str | None:
 def _set(name: str, value: str, description: str) -> None:
     from airflow.providers.common.compat.sdk import Variable
 
-    Variable.set(name, value, description)
+    try:
+        Variable.set(name, value, description)
+    except ImportError:
+        # Without a supervisor, as in the API server, Airflow's SDK can only read.
+        from airflow.models.variable import Variable as DatabaseVariable
+
+        DatabaseVariable.set(name, value, description)
+        return
     # Airflow can list Variables from 3.3 on.
     if not hasattr(Variable, "keys"):
         return
@@ -172,14 +180,13 @@ def _call(function: Callable[[], T]) -> T:
             _raise_os_error(error)
     if _late is not None and _late.is_alive():
         raise TimeoutError("an earlier call to Airflow still waits for its answer")
-    results: list[T] = []
-    failures: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(function())
+            future.set_result(function())
         except BaseException as error:  # noqa: BLE001 (some of Airflow's errors are not Exceptions)
-            failures.append(error)
+            future.set_exception(error)
 
     thread = threading.Thread(target=run, name="openmarkets_variable", daemon=True)
     thread.start()
@@ -187,9 +194,9 @@ def _call(function: Callable[[], T]) -> T:
     if thread.is_alive():
         _late = thread
         raise TimeoutError(f"Airflow did not answer within {TIMEOUT:g} s")
-    if failures:
-        _raise_os_error(failures[0])
-    return results[0]
+    if failure := future.exception():
+        _raise_os_error(failure)
+    return future.result()
 
 
 def _raise_os_error(error: BaseException) -> NoReturn:

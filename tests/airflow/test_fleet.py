@@ -82,7 +82,7 @@ def test_variables_say_what_they_are_and_nothing_more(airflow: RealAirflow, run:
     found = variables(airflow)
     assert len(found) == 2
     for variable in found:
-        assert variable["description"].startswith("What the Openmarkets provider's tasks share. Encrypted")
+        assert variable["description"].startswith("Shared by the tasks of the Openmarkets provider. Encrypted")
         assert sandbox.connection["login"] not in json.dumps(variable)
         assert len(variable["value"]) < 4096
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 
-from openmarkets_provider.client.ratelimit import hold as throttle
+from openmarkets_provider.client.ratelimit import hold
 
 
 def end_holds() -> None:
     """Make all holds of this process and its host end."""
-    throttle._memories.clear()
+    hold._memories.clear()
     shutil.rmtree(os.environ["AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR"])

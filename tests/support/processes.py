@@ -10,7 +10,7 @@ from typing import Any
 
 import tests.support.versions  # noqa: F401 (it quietens httpx, whose lines would fill files that are kept small)
 from openmarkets_provider.client.auth import provider as token_source
-from openmarkets_provider.client.ratelimit import hold as throttle
+from openmarkets_provider.client.ratelimit import hold
 from tests.support.databases import POSTGRES_DRIVERS
 
 FORK = multiprocessing.get_context("fork")
@@ -49,7 +49,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
 
     def run(connection: Any) -> None:
         token_source._slots.clear()
-        throttle._memories.clear()
+        hold._memories.clear()
         try:
             start.wait(60)
             connection.send(work())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
 from openmarkets_provider.client.cache.crypto import EntryCipher
@@ -74,20 +74,14 @@ class SharedEntry(Generic[T]):
         :param timeout: longest wait in seconds.
         :return: gives the lease for :meth:`save`, or None when the lock was not free in time.
         """
-        if self._store is None:
-            yield "memory"
-            return
-        lock = self._store.lock(self.key, timeout)
-        try:
-            lease = lock.__enter__()
-        except OSError as error:
-            _warn(self._store, error)
-            yield "none"
-            return
-        try:
+        with ExitStack() as stack:
+            lease: str | None = "none"
+            if self._store is not None:
+                try:
+                    lease = stack.enter_context(self._store.lock(self.key, timeout))
+                except OSError as error:
+                    _warn(self._store, error)
             yield lease
-        finally:
-            lock.__exit__(None, None, None)
 
 
 def _warn(store: Store, error: OSError) -> None:

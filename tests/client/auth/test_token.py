@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from openmarkets_provider.client.auth.token import (
@@ -13,7 +11,7 @@ from openmarkets_provider.client.auth.token import (
     decide,
     failure_seconds,
 )
-from openmarkets_provider.client.cache.clock import Instant, now
+from openmarkets_provider.client.cache.clock import Instant
 from openmarkets_provider.exceptions import (
     OpenmarketsAuthError,
     OpenmarketsInvalidClient,
@@ -76,13 +74,6 @@ def test_without_an_entry_a_token_is_requested():
 )
 def test_a_jumping_clock_keeps_no_dead_token_alive(moment: Instant, alive: bool):
     assert (token().remaining(moment) > 0) is alive
-
-
-def test_the_real_clock_moves_and_knows_its_boot():
-    first, second = now(), now()
-    assert 0 <= first.elapsed(second) < 60
-    assert first.boot_id == second.boot_id
-    assert Instant(first.wall + 1e6, first.boot, "other").elapsed(second) == math.inf
 
 
 def test_a_rejected_token_is_replaced_unless_somebody_did_so():

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from openmarkets_provider.client.auth.token import Failure, Token, TokenEntry
 from openmarkets_provider.client.cache.clock import now
@@ -58,3 +61,15 @@ def test_each_thing_that_makes_a_token_differ_makes_another_key():
     assert len(keys) == 2 * len(variants)
     assert all(len(key) == 32 and "id" not in key for key in keys)
     assert entry_key(Settings(**base), "oms-api") == entry_key(Settings(**base, timeout=1), "oms-api")
+
+
+@pytest.mark.parametrize("secret", ["s", "a secret of more than one block of the hash function: " + "x" * 100, "é"])
+def test_the_keys_are_those_of_hkdf_sha256(secret: str):
+    def derive(purpose: bytes, length: int) -> bytes:
+        return HKDF(SHA256(), length, b"openmarkets token cache 1", purpose).derive(secret.encode())
+
+    data = EntryCipher(secret).encrypt(KEY, an_entry())
+    assert AESGCM(derive(b"entry", 32)).decrypt(data[:12], data[12:], KEY.encode())
+    settings = Settings(client_id="id", client_secret=secret)
+    purpose = "key\0" + "\0".join((settings.identity_url, "id", "rfc6749", "oms-api"))
+    assert entry_key(settings, "oms-api") == derive(purpose.encode(), 16).hex()

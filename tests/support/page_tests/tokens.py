@@ -12,9 +12,9 @@ import pytest
 def fresh_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let a page know nothing of the tokens of another one."""
     from openmarkets_provider.client.auth import provider as token_source
-    from openmarkets_provider.client.ratelimit import hold as throttle
+    from openmarkets_provider.client.ratelimit import hold
 
-    throttle._memories.clear()
+    hold._memories.clear()
     token_source._slots.clear()
     folder: Path = tmp_path_factory.mktemp("tokens")
     with pytest.MonkeyPatch.context() as patch:
