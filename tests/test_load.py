@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 
 from openmarkets_provider import queries
@@ -29,25 +28,37 @@ RETRIES = 3
 DAYS = (2, 3, 4)
 
 
-class Sent:
-    """Counts what hooks send, and what they get, request by request."""
+class Sent(logging.Handler):
+    """Counts the requests and the replies that httpcore logs, those for tokens included."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests = 0
         self.statuses: Counter[int] = Counter()
-        self._lock = threading.Lock()
 
-    def count(self, hook: OpenmarketsHook, api: str) -> None:
-        """Count what a hook sends to an API from now on."""
-        hook.get_conn(api).event_hooks = {"request": [self._request], "response": [self._response]}
-
-    def _request(self, request: httpx.Request) -> None:
-        with self._lock:
+    def emit(self, record: logging.LogRecord) -> None:
+        step, _, details = record.getMessage().partition(" ")
+        if step == "send_request_headers.started":
             self.requests += 1
+        elif step == "receive_response_headers.complete":
+            self.statuses[int(details.split(", ", 2)[1])] += 1
 
-    def _response(self, response: httpx.Response) -> None:
-        with self._lock:
-            self.statuses[response.status_code] += 1
+    def without_tokens(self, tokens: dict[str, int]) -> tuple[int, Counter[int]]:
+        """Return how many requests and which statuses the APIs had, given what the identity server answered."""
+        identity = Counter({int(kind.split()[0]): count for kind, count in tokens.items()})
+        return self.requests - identity.total(), self.statuses - identity
+
+
+@pytest.fixture
+def sent() -> Iterator[Sent]:
+    handler, logger = Sent(), logging.getLogger("httpcore.http11")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 @pytest.fixture
@@ -71,13 +82,13 @@ def statuses_of(answers: dict[str, int]) -> Counter[int]:
     return statuses
 
 
-def test_of_10_000_calls_none_is_lost_or_doubled_and_every_request_is_accounted_for(server: FaultyServer, capsys):
-    sent = Sent()
+def test_of_10_000_calls_none_is_lost_or_doubled_and_every_request_is_accounted_for(
+    server: FaultyServer, sent: Sent, capsys
+):
     failures: Counter[str] = Counter()
 
     def task(number: int) -> list[dict[str, Any]]:
         hook = OpenmarketsHook(concurrency=16)
-        sent.count(hook, "market_data")
         codes = [f"S{security}" for security in range(number * SECURITIES, (number + 1) * SECURITIES)]
         query = queries.time_series(codes, start="2026-03-02", end="2026-03-05")
         try:
@@ -105,9 +116,9 @@ def test_of_10_000_calls_none_is_lost_or_doubled_and_every_request_is_accounted_
         (f"S{number}", day): volume_of(f"S{number}", day) for number in range(TASKS * SECURITIES) for day in DAYS
     }
     assert len(landed) == TASKS * SECURITIES * len(DAYS)
-    assert sent.requests == sum(answers.values()) >= 10_000
+    requests, got = sent.without_tokens(counts["tokens"])
+    assert requests == sum(answers.values()) >= 10_000
     # A reply that is reset after its first bytes may have arrived, or not.
-    got = sent.statuses
     expected = statuses_of(answers)
     assert got.keys() <= expected.keys() | {200}
     assert {status: count for status, count in got.items() if status != 200} == {
@@ -122,10 +133,8 @@ def test_of_10_000_calls_none_is_lost_or_doubled_and_every_request_is_accounted_
     assert counts["tokens"] == {"503 at once": 2, "200": 2}
 
 
-def test_a_write_is_never_sent_again_once_it_may_have_arrived(server: FaultyServer):
+def test_a_write_is_never_sent_again_once_it_may_have_arrived(server: FaultyServer, sent: Sent):
     hook = OpenmarketsHook()
-    sent = Sent()
-    sent.count(hook, "oms")
 
     def write(number: int) -> OpenmarketsError | None:
         order = {"accountCode": "A", "securityCode": "BHP", "side": "Buy", "orderVolume": 1, "notes": f"n{number}"}
@@ -144,7 +153,8 @@ def test_a_write_is_never_sent_again_once_it_may_have_arrived(server: FaultyServ
     assert set(arrived.values()) == {1}
     # What was refused was not carried out, and came again with another token.
     assert sum(refused.values()) == answers["401 for an expired token"]
-    assert sent.requests == sum(answers.values()) == WRITES + sum(refused.values())
+    requests, _ = sent.without_tokens(counts["tokens"])
+    assert requests == sum(answers.values()) == WRITES + sum(refused.values())
     failed = [error for error in outcomes if error is not None]
     assert all(error.sent for error in failed)
     harmless = {"200", "slow", "401 for an expired token", "wrong type"}

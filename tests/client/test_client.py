@@ -4,6 +4,7 @@ import asyncio
 import base64
 import functools
 import gc
+import gzip
 import json
 import logging
 import os
@@ -23,12 +24,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import httpcore
 import httpx
 import pytest
 import trustme
 
 from openmarkets_provider import queries
 from openmarkets_provider.client import client as module
+from openmarkets_provider.client.http.clients import HttpClient, NoAnswer, Reply
 from openmarkets_provider.exceptions import (
     OpenmarketsApiError,
     OpenmarketsConfigurationError,
@@ -74,7 +77,7 @@ def on_retry(act: Callable[[], object]) -> Iterator[None]:
             if "(attempt 1 failed)" in record.getMessage():
                 act()
 
-    logger = logging.getLogger("openmarkets_provider.client.client")
+    logger = logging.getLogger("openmarkets_provider.client.exchange")
     listener, before = Listener(), logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(listener)
@@ -175,12 +178,16 @@ class TestRequest:
             client.get_access_token("market-data-api")
         with pytest.raises(OpenmarketsConfigurationError, match="'market-data-api' is not among"):
             client.http("market_data")
+        with pytest.raises(OpenmarketsConfigurationError, match="'market-data-api' is not among"):
+            client.httpx("market_data")
         assert sandbox.stats()["by_path"] == {}
 
     @pytest.mark.parametrize("api", ["identity", "", "settings", "market-data"])
     async def test_for_an_unknown_api_is_refused(self, make_client: MakeClient, api: str) -> None:
         with pytest.raises(OpenmarketsConfigurationError, match="is unknown; allowed are market_data"):
             make_client().http(api)
+        with pytest.raises(OpenmarketsConfigurationError, match="is unknown; allowed are market_data"):
+            make_client().httpx(api)
         with pytest.raises(OpenmarketsConfigurationError, match="is unknown; allowed are market_data"):
             make_client().ahttp(api)
 
@@ -573,9 +580,7 @@ class TestLife:
                 clients = client.ahttp("oms")
                 answers = [await client.arun(thing(f"{name}-{number}")) for number in range(20)]
                 assert client.ahttp("oms") is clients
-                # aclose() would close what the other loops ask for tokens with
-                await clients.aclose()
-                client._async_clients.pop(asyncio.get_running_loop())
+                await client.aclose()
                 return answers
 
             with ThreadPoolExecutor(4) as pool:
@@ -600,7 +605,7 @@ class TestLife:
         # whatever was opened twice and forgotten would be told of here
         gc.collect()
 
-    def test_has_one_httpx_client_however_many_threads_ask(
+    def test_has_one_http_client_however_many_threads_ask(
         self, make_client: MakeClient, request: pytest.FixtureRequest
     ) -> None:
         client = make_client()
@@ -610,7 +615,7 @@ class TestLife:
         for _ in range(20):
             start = threading.Barrier(8)
 
-            def ask(start: threading.Barrier = start) -> httpx.Client:
+            def ask(start: threading.Barrier = start) -> HttpClient:
                 start.wait(WELL_BELOW_A_HANG)
                 return client.http("oms")
 
@@ -789,11 +794,11 @@ class TestSecrets:
         ):
             client = make_client(client_id="id", client_secret=SECRET, identity_url=identity.url, oms_url=api.url)
             assert run(client, thing()) == []
-            assert len(api.requests) == 3
+            assert client.httpx("oms").get("echo/thing").json() == []
+            assert len(api.requests) == 4
         shown = "\n".join(f"{record.getMessage()} {record.args!r} {record.__dict__!r}" for record in caplog.records)
-        assert "connect/token" in shown
         assert "HTTP Request" in shown, "httpx was not heard"
-        assert "send_request_headers" in shown, "httpcore was not heard"
+        assert "send_request_headers.started request=<Request [b'POST']>" in shown, "httpcore was not heard"
         assert self.given_away(shown, ["t0ken-one", "t0ken-two"]) == []
         assert {"t0ken-one", "t0ken-two"} <= set(masker.told)
 
@@ -803,7 +808,11 @@ class TestSecrets:
             assert client.get_access_token("oms-api") == "t0ken-one"
             http = client.http("oms")
             token = client.tokens.get("oms-api")
-            shown = [client, client.settings, client.tokens, client.store, http, http.auth, token]
+            request = http.build("GET", "x", headers={"Authorization": f"Bearer {token.value}"})
+            reply = Reply(200, {"x-request-id": token.value}, token.value.encode(), (token.value,))
+            failure = NoAnswer("https://x", httpcore.ReadError("cut"))
+            shown = [client, client.settings, client.tokens, client.store, http, client.httpx("oms"), token]
+            shown += [request, reply, failure]
             text = "\n".join(f"{thing!r} {thing!s}" for thing in shown)
         assert self.given_away(text, ["t0ken-one"]) == []
 
@@ -872,15 +881,127 @@ def test_a_server_that_repeats_our_headers_puts_no_token_into_an_error(
     assert "t0ken-to-hide" not in repr(caught.value.as_dict())
 
 
-def test_connections_that_nobody_closes_go_with_the_client(make_client: MakeClient) -> None:
+@pytest.mark.parametrize("kind", ["http", "httpx"])
+def test_connections_that_nobody_closes_go_with_the_client(make_client: MakeClient, kind: str) -> None:
     with HostileServer(hostile.answering(hostile.reply())) as server:
         settings = make_client(oms_url=server.url, cache_backend="memory").settings
         client = module.OpenmarketsClient(settings, store=None, masker=RecordingMasker(), user_agent="x")
-        http = client.http("oms")
+        http: Any = getattr(client, kind)("oms")
         del client
         gc.collect()
-        assert http.get("accounts/v1").json() == []
+        if kind == "http":
+            assert http.send(http.build("GET", "accounts/v1", headers={})).body == b"[]"
+        else:
+            assert http.get("accounts/v1").json() == []
         assert not server.closed.is_set()
         del http
         gc.collect()
         assert server.closed.wait(10)
+
+
+class TestHttpxClient:
+    """What ``hook.get_conn`` returns."""
+
+    def test_sends_what_httpx_builds(self, make_client: MakeClient) -> None:
+        with HostileServer(
+            hostile.answering(hostile.reply(b'{"a": 1}', 201, ["X-One: two", "Set-Cookie: c=d"]))
+        ) as server:
+            http = make_client(oms_url=f"{server.url}/base").httpx("oms")
+            response = http.post("x/y", params={"a": "b c"}, json={"d": "é"}, headers={"X-Mine": "yes"})
+            http.get("z")
+            first, second = server.requests
+        assert hostile.target(first) == "POST /base/x/y?a=b+c"
+        assert json.loads(hostile.body(first)) == {"d": "é"}
+        assert hostile.header(first, "content-type") == "application/json"
+        assert hostile.header(first, "content-length") == str(len(hostile.body(first)))
+        assert hostile.header(first, "x-mine") == "yes"
+        assert hostile.header(first, "user-agent") == USER_AGENT
+        assert hostile.header(first, "accept") == "application/json"
+        assert hostile.header(first, "accept-encoding") == "gzip"
+        assert first.lower().count(b"host:") == first.lower().count(b"authorization:") == 1
+        assert hostile.header(second, "cookie") is None
+        assert (response.status_code, response.json(), response.headers["x-one"]) == (201, {"a": 1}, "two")
+        assert response.request.url.path == "/base/x/y"
+
+    def test_decodes_once(self, make_client: MakeClient) -> None:
+        content = gzip.compress(b"[1]")
+        with HostileServer(hostile.answering(hostile.reply(content, 200, ["Content-Encoding: gzip"]))) as server:
+            response = make_client(oms_url=server.url).httpx("oms").get("x")
+        assert response.json() == [1]
+        assert "content-encoding" not in response.headers
+
+    def test_leaves_errors_and_repetitions_to_the_caller(self, make_client: MakeClient) -> None:
+        with HostileServer(hostile.answering(hostile.reply(b"", 503), hostile.reply(b"", 404))) as server:
+            http = make_client(oms_url=server.url).httpx("oms")
+            assert http.get("x").status_code == 503
+            with pytest.raises(httpx.HTTPStatusError):
+                http.get("x").raise_for_status()
+            assert len(server.requests) == 2
+
+    @pytest.mark.parametrize(
+        ("handler", "kind"),
+        [
+            pytest.param(hostile.reset, httpx.ReadError, id="reset"),
+            pytest.param(hostile.silent, httpx.ReadTimeout, id="silent"),
+            pytest.param(hostile.ending(b"no HTTP"), httpx.RemoteProtocolError, id="no HTTP"),
+        ],
+    )
+    def test_raises_the_exceptions_of_httpx(
+        self, make_client: MakeClient, handler: hostile.Handler, kind: type[httpx.TransportError]
+    ) -> None:
+        with HostileServer(handler) as server:
+            http = make_client(oms_url=server.url, timeout=0.4).httpx("oms")
+            with pytest.raises(httpx.TransportError) as caught:
+                http.get("x")
+        assert type(caught.value) is kind
+        assert caught.value.request.url == f"{server.url}/x"
+
+    def test_raises_httpx_connect_error_where_nobody_listens(self, make_client: MakeClient) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        with pytest.raises(httpx.ConnectError):
+            make_client(oms_url=f"http://127.0.0.1:{port}").httpx("oms").get("x")
+
+    def test_takes_a_time_out_of_a_request(self, make_client: MakeClient) -> None:
+        with HostileServer(hostile.silent) as server:
+            began = time.monotonic()
+            with pytest.raises(httpx.ReadTimeout):
+                make_client(oms_url=server.url, timeout=60.0).httpx("oms").get("x", timeout=0.3)
+            assert time.monotonic() - began < WELL_BELOW_A_HANG
+
+    def test_knows_no_longer_time_out_than_the_connection(self, make_client: MakeClient) -> None:
+        with HostileServer(hostile.silent) as server:
+            began = time.monotonic()
+            with pytest.raises(httpx.ReadTimeout):
+                make_client(oms_url=server.url, timeout=0.3).httpx("oms").get("x", timeout=None)
+            assert time.monotonic() - began < WELL_BELOW_A_HANG
+
+    def test_replaces_a_refused_token_once(self, make_client: MakeClient, sandbox: SandboxServer) -> None:
+        http = make_client().httpx("oms")
+        assert http.get("accounts/v1").status_code == 200
+        sandbox.revoke_tokens()
+        assert http.post("orders/v4", json=NEW_ORDER["json"]).status_code == 200
+        stats = sandbox.stats()
+        assert stats["by_path"][ORDERS] == 2
+        assert stats["token_requests_total"] == 2
+
+    def test_returns_a_401_that_a_new_token_does_not_mend(
+        self, make_client: MakeClient, sandbox: SandboxServer
+    ) -> None:
+        assert make_client().httpx("oms").get("user-context/preferences/v1").status_code == 401
+        stats = sandbox.stats()
+        assert stats["by_path"]["GET /oms/user-context/preferences/v1"] == 2
+        assert stats["token_requests_total"] == 2
+
+    def test_closes_the_connections_and_the_client_goes_on(self, make_client: MakeClient) -> None:
+        with HostileServer(echo) as server:
+            client = make_client(oms_url=server.url)
+            with client.httpx("oms") as http:
+                assert http.get("echo/thing").json() == client.run(thing()) == "/echo/thing"
+                assert server.connections == 1
+            assert server.closed.wait(WELL_BELOW_A_HANG)
+            with pytest.raises(RuntimeError, match="closed"):
+                http.get("echo/thing")
+            assert client.run(thing()) == client.run(thing()) == "/echo/thing"
+            assert client.httpx("oms").get("echo/thing").json() == "/echo/thing"
+            assert server.connections == 2

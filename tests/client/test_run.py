@@ -21,13 +21,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import trustme
-from openmarkets_provider.client.drivers import AHEAD
 
 from openmarkets_provider import queries
-from openmarkets_provider.client import drivers as flows_module
-from openmarkets_provider.client import run as module
+from openmarkets_provider.client import io, progress
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.client import OpenmarketsClient
+from openmarkets_provider.client.io import AHEAD
 from openmarkets_provider.exceptions import (
     OpenmarketsAccessRefused,
     OpenmarketsApiError,
@@ -115,9 +114,7 @@ def threads_of_runs() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if re.fullmatch(r"openmarkets_\d+", thread.name)]
 
 
-def join_threads() -> None:
-    for thread in threads_of_runs():
-        thread.join(LONG / 2)
+def check_no_threads() -> None:
     assert threads_of_runs() == []
 
 
@@ -153,7 +150,7 @@ def make(make_client: MakeClient, tmp_path: Path, masker: RecordingMasker) -> It
 @pytest.fixture(autouse=True)
 def no_leftovers() -> Iterator[None]:
     yield
-    join_threads()
+    check_no_threads()
 
 
 # --- rows from the sandbox
@@ -787,7 +784,7 @@ def test_a_permanent_error_stops_a_run_soon_and_says_which_call_failed(run: Runn
     with HostileServer(api) as server:
         with pytest.raises(OpenmarketsAccessRefused, match=r"^Call 5 of 300 \(A4\) failed\. GET oms orders/by-"):
             run(make(3, oms_url=server.url), orders_of(300))
-        join_threads()
+        check_no_threads()
     assert len(api.arrived) <= 4 + AHEAD * 3 + 1
 
 
@@ -886,7 +883,7 @@ def test_a_429_on_one_call_holds_the_others_back(run: Runner, make: Make, caplog
                 gone_early += time.monotonic() < limited_at + 1
         return one_order(asked, body)
 
-    listener, logger = Listener(), logging.getLogger("openmarkets_provider.client.drivers")
+    listener, logger = Listener(), logging.getLogger("openmarkets_provider.client.io")
     logger.addHandler(listener)
     try:
         with HostileServer(Api(answer)) as server:
@@ -903,7 +900,7 @@ def test_closing_a_stream_early_stops_the_run_and_leaves_no_threads(make: Make):
         stream = make(3, oms_url=server.url).stream(orders_of(300))
         next(stream)
         stream.close()
-        join_threads()
+        check_no_threads()
         count = len(api.arrived)
         assert count <= 1 + AHEAD * 3
         assert list(stream) == []
@@ -932,7 +929,7 @@ def test_closing_a_stream_wakes_what_waits_for_a_server_that_said_429(make: Make
         assert limited.wait(LONG)
         stream.close()
         # 15 s at most, and they would wait for 50
-        join_threads()
+        check_no_threads()
 
 
 def test_an_error_of_the_consumer_stops_the_run(make: Make):
@@ -946,7 +943,7 @@ def test_an_error_of_the_consumer_stops_the_run(make: Make):
     with HostileServer(api) as server:
         with pytest.raises(LookupError, match="the consumer's"):
             consume(make(3, oms_url=server.url))
-        join_threads()
+        check_no_threads()
     assert len(api.arrived) <= 1 + AHEAD * 3
 
 
@@ -1064,13 +1061,13 @@ def test_a_quick_run_logs_no_progress(run: Runner, make: Make, caplog: pytest.Lo
     with HostileServer(Api(one_order)) as server:
         run(make(oms_url=server.url), orders_of(100))
     assert progress_lines(caplog) == []
-    assert module.PROGRESS_EVERY >= 1
+    assert progress.PROGRESS_EVERY >= 1
 
 
 def test_progress_is_counted_in_calls_and_rows(
     run: Runner, make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_EVERY", 0.0)
     caplog.set_level(logging.INFO)
 
     def two_orders(asked: str, body: Any) -> bytes:
@@ -1087,8 +1084,8 @@ def test_progress_is_counted_in_calls_and_rows(
 def test_a_run_that_waits_for_one_reply_still_says_how_far_it_is(
     run: Runner, make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "PROGRESS_EVERY", 0.01)
-    monkeypatch.setattr(flows_module, "TICK", 0.01)
+    monkeypatch.setattr(progress, "PROGRESS_EVERY", 0.01)
+    monkeypatch.setattr(io, "TICK", 0.01)
     caplog.set_level(logging.INFO)
     heard = threading.Event()
 
@@ -1103,12 +1100,12 @@ def test_a_run_that_waits_for_one_reply_still_says_how_far_it_is(
         return one_order(asked, body)
 
     listener = Listener()
-    logging.getLogger(module.__name__).addHandler(listener)
+    logging.getLogger(progress.__name__).addHandler(listener)
     try:
         with HostileServer(Api(answer)) as server:
             assert len(run(make(2, oms_url=server.url), orders_of(4))) == 4
     finally:
-        logging.getLogger(module.__name__).removeHandler(listener)
+        logging.getLogger(progress.__name__).removeHandler(listener)
 
 
 # --- what must not be lost or widened in silence

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider.client.cache.redis import redis_options
 from openmarkets_provider.client.client import _request
-from openmarkets_provider.client.http.clients import sync_client
+from openmarkets_provider.client.http.clients import HttpClient, Options
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
@@ -96,12 +97,13 @@ def _check_calls(calls: Any) -> None:
         except OpenmarketsQueryError as error:
             check_error(error)
             continue
-        assert (request.url.scheme, request.url.host, request.url.port) == ("http", "127.0.0.1", 1)
-        assert request.url.path.startswith("/base/")
-        assert ".." not in request.url.path.split("/")
+        assert (request.url.scheme, request.url.host, request.url.port) == (b"http", b"127.0.0.1", 1)
+        path = unquote(request.url.target.partition(b"?")[0].decode("ascii"))
+        assert path.startswith("/base/")
+        assert ".." not in path.split("/")
 
 
-HTTP = sync_client("http://127.0.0.1:1/base", timeout=1.0, ca_bundle=None, user_agent="fuzz")
+HTTP = HttpClient("http://127.0.0.1:1/base", Options(1.0, None, "fuzz"))
 
 
 @SHORT
@@ -126,7 +128,6 @@ EXTRA = {
     "client_auth_encoding": "raw",
     "cache_backend": "redis",
     "redis_conn_id": "redis_default",
-    "cache_class": None,
 }
 URLS = [
     "http://[::1",

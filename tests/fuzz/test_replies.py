@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from openmarkets_provider.client.drivers import Flow, drive
 
-from openmarkets_provider.client.client import OpenmarketsClient, _request
+from openmarkets_provider.client.auth.token_request import read_token_reply
+from openmarkets_provider.client.client import OpenmarketsClient, _BlockingIo
 from openmarkets_provider.client.exchange import MAX_WAIT, pause
-from openmarkets_provider.client.http.replies import MAX_RETRY_AFTER, read_reply, read_token_reply, retry_after
+from openmarkets_provider.client.http.replies import MAX_RETRY_AFTER, read_reply, retry_after
+from openmarkets_provider.client.io import iterate_blocking
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.conditions import Evaluator
@@ -75,44 +77,44 @@ def valid_replies() -> list[tuple[Query, dict[str, Any]]]:
             full: Query = {**query, "raw": False}
             full |= {name: [code] for name, code in codes.items() if full.get(name) == ["*"]}
             replies: dict[str, Any] = {}
-            run = Run(full, functools.partial(_remembered, client, replies))
-            for number, call in enumerate(drive(run.prepare(), _no_io), 1):
-                assert drive(run.batch(drive(run.ask(number, call), _no_io)), _no_io) is not None
+            _rows(full, _Remembering(client, replies))
             found.append((full, replies))
         client.close()
     return found
 
 
-def _remembered(client: OpenmarketsClient, replies: dict[str, Any], call: ApiCall) -> Flow[Any]:
-    http = client.http(call.api)
-    response = http.send(_request(http, call, "fuzz"))
-    reply = response.json()
-    if isinstance(reply, list):
-        reply = reply[:MOST]
-    replies[call.path] = reply
-    yield from ()
-    return read_reply(call, 200, {}, response.content, "fuzz")
+class _Remembering:
+    """An exchange that remembers replies by their paths, cut to a few records."""
+
+    def __init__(self, client: OpenmarketsClient, replies: dict[str, Any]) -> None:
+        self._io = _BlockingIo(client)
+        self._replies = replies
+
+    async def ask(self, call: ApiCall) -> Any:
+        answer = await self._io.send(call, "fuzz")
+        reply = json.loads(answer.body)
+        self._replies[call.path] = reply[:MOST] if isinstance(reply, list) else reply
+        return read_reply(call, 200, {}, answer.body, "fuzz")
 
 
-def _no_io(step: Any) -> Any:
-    raise AssertionError(f"no step of I/O was expected, and {step!r} came")
+class _Answering:
+    """An exchange that answers from the bytes of replies, by their paths."""
+
+    def __init__(self, replies: dict[str, tuple[int, dict[str, str], bytes]]) -> None:
+        self._replies = replies
+
+    async def ask(self, call: ApiCall) -> Any:
+        status, headers, body = self._replies[call.path]
+        return read_reply(call, status, headers, body, "fuzz", ("t0ken",))
+
+
+def _rows(query: Query, exchange: Any) -> list[Any]:
+    return [row for batch in iterate_blocking(Run(query, exchange).batches()) for row in batch]
 
 
 def answer(query: Query, replies: dict[str, tuple[int, dict[str, str], bytes]]) -> list[Any]:
     """Answer a query from the bytes of its replies, by their paths."""
-
-    def exchange(call: ApiCall) -> Flow[Any]:
-        yield from ()
-        status, headers, body = replies[call.path]
-        return read_reply(call, status, headers, body, "fuzz", {"Authorization": "Bearer t0ken"})
-
-    run = Run(query, exchange)
-    calls = drive(run.prepare(), _no_io)
-    return [
-        row
-        for number, call in enumerate(calls, 1)
-        for row in drive(run.batch(drive(run.ask(number, call), _no_io)), _no_io)
-    ]
+    return _rows(query, _Answering(replies))
 
 
 @st.composite
@@ -197,7 +199,7 @@ def test_error_bodies(body, headers, status, safe):
     call = ApiCall("oms", "POST", "orders/v4", safe_to_repeat=safe)
     with bounded(len(body)):
         try:
-            read_reply(call, status, headers, body, "fuzz", {"Authorization": "Bearer t0ken"})
+            read_reply(call, status, headers, body, "fuzz", ("t0ken",))
         except OpenmarketsError as error:
             check_error(error)
             error.sent = True

@@ -8,9 +8,10 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from openmarkets_provider.client.drivers import drive
 
-from openmarkets_provider.client.client import OpenmarketsClient, _send_once
+from openmarkets_provider.client.client import OpenmarketsClient, _BlockingIo
+from openmarkets_provider.client.exchange import Exchange
+from openmarkets_provider.client.io import run_blocking
 from openmarkets_provider.client.metrics import NO_METRICS
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsError
@@ -145,6 +146,13 @@ class _Wire:
         sock.close()
 
 
+class _WithoutHolds(_BlockingIo):
+    """A 429 must not keep the next example waiting."""
+
+    async def record_hold(self, api: str, seconds: float | None) -> None:
+        pass
+
+
 @functools.cache
 def wire() -> _Wire:
     return _Wire()
@@ -155,11 +163,10 @@ def wire() -> _Wire:
 def test_replies_of_an_api(reply):
     there = wire()
     there.token, there.reply = token_reply("t0ken"), reply
-    client = there.client
-    attempt = _send_once(CALL, client.settings.oms_url, client.holds, NO_METRICS)
+    exchange = Exchange(_WithoutHolds(there.client), there.client.holds, NO_METRICS)
     with bounded(len(reply) + (3 << 19 if BOMB in reply else 200_000)):
         try:
-            drive(attempt, client._perform)
+            run_blocking(exchange._attempt(CALL))
         except OpenmarketsError as error:
             check_error(error, "t0ken")
 

@@ -129,6 +129,10 @@ class HttpRequest(NamedTuple):
         """Return the request with one more header."""
         return self._replace(headers=(*self.headers, (name, value)))
 
+    def __repr__(self) -> str:
+        # Without the token in its headers.
+        return f"<HttpRequest [{self.method}]>"
+
 
 class Reply(NamedTuple):
     """A reply, read in full.
@@ -142,6 +146,10 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     hidden: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        # Without the token that it may hold.
+        return f"<Reply [{self.status}]>"
 
 
 class _Host:
@@ -347,7 +355,12 @@ def _param(value: str | float | bool | None) -> str:
 
 
 def _headers(response: httpcore.Response) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        # RFC 9110, section 5.3: lines of one name are one list.
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> OpenmarketsInvalidResponse:

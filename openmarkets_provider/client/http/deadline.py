@@ -6,6 +6,7 @@ httpcore has time-outs for a single read or write only. Its pools take the netwo
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 import threading
 import time
@@ -174,11 +175,26 @@ class _AsyncioStream(httpcore.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> Any:
         match info:
             case "is_readable":
-                # The pool asks this of idle connections: the server has closed it.
-                return self._reader.at_eof()
+                return self._is_readable()
             case "client_addr" | "server_addr":
                 return self._writer.get_extra_info("sockname" if info == "client_addr" else "peername")
         return self._writer.get_extra_info(info)
+
+    def _is_readable(self) -> bool:
+        """Tell whether the server has closed an idle connection, or sent what nobody asked for."""
+        if self._writer.is_closing():
+            return True
+        # One step of a read ends at once when there is something: asyncio reads ahead.
+        step = self._reader.read(1)
+        try:
+            step.send(None)
+        except Exception:  # noqa: BLE001 - StopIteration, or what went wrong
+            return True
+        step.close()
+        # A busy event loop has not read yet.
+        poll = select.poll()
+        poll.register(self._writer.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):

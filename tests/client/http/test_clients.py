@@ -246,6 +246,41 @@ class TestConnection:
         with HostileServer(handler) as server, no_answer(httpcore.RemoteProtocolError):
             fetch(server.url)
 
+    @pytest.mark.parametrize("more", [b"", hostile.reply(b'"stray"', 408)], ids=["closed", "stray reply"])
+    @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    def test_that_the_server_gave_up_is_not_used_again(self, kind: str, busy: bool, more: bytes) -> None:
+        """A request that is not safe to repeat would fail there, or get another one's reply."""
+
+        def handle(sock: socket.socket, request: bytes) -> None:
+            sock.sendall(hostile.reply(b'"right"'))
+            if len(server.requests) == 1:
+                time.sleep(0.05)
+                sock.sendall(more)
+                if not more:
+                    sock.close()
+
+        async def twice(url: str) -> list[bytes]:
+            http = AsyncHttpClient(url, Options(5.0, None, "t/1"))
+            first = await http.send(request_of(http, b"", None))
+            time.sleep(0.3 * busy)  # noqa: ASYNC251 - the event loop sees nothing of what arrives
+            await asyncio.sleep(0.3 * (not busy))
+            second = await http.send(request_of(http, b"x", None))
+            await http.aclose()
+            return [first.body, second.body]
+
+        with HostileServer(handle) as server:
+            if kind == "async":
+                bodies = asyncio.run(twice(server.url))
+            else:
+                http = HttpClient(server.url, Options(5.0, None, "t/1"))
+                bodies = [send(http).body]
+                time.sleep(0.3)
+                bodies.append(http.send(request_of(http, b"x", None)).body)
+                http.close()
+            assert bodies == [b'"right"'] * 2
+            assert server.connections == 2
+
     def test_redirects_are_not_followed(self, fetch: Fetch) -> None:
         with HostileServer(hostile.answering(hostile.reply())) as other:
             away = hostile.reply(b"", 302, [f"Location: {other.url}/elsewhere"])
@@ -269,6 +304,13 @@ class TestConnection:
         assert hostile.header(request, "user-agent") == "t/1"
         assert hostile.header(request, "accept") == "application/json"
         assert hostile.header(request, "accept-encoding") == "gzip"
+
+
+def test_headers_have_one_name_each_in_small_letters(fetch: Fetch) -> None:
+    lines = ["X-Request-ID: r1", "Link: <a>", "LINK: <b>", "X-Name: \xe9"]
+    with HostileServer(hostile.answering(hostile.reply(b"", 200, lines))) as server:
+        headers = fetch(server.url).headers
+    assert headers == {"x-request-id": "r1", "link": "<a>, <b>", "x-name": "\xe9"}
 
 
 def encoded(data: bytes, encoding: str = "gzip", *, framed: bool = True) -> bytes:
@@ -324,6 +366,14 @@ class TestBody:
         assert caught.value.status == 200
         assert caught.value.sent
         assert len(str(caught.value)) < 300
+
+    def test_that_is_encoded_twice_is_refused(self, fetch: Fetch) -> None:
+        twice = hostile.reply(gzip.compress(gzip.compress(b"[1]")), 200, ["Content-Encoding: gzip"] * 2)
+        with (
+            HostileServer(hostile.answering(twice)) as server,
+            pytest.raises(OpenmarketsInvalidResponse, match="content encoding 'gzip, gzip'"),
+        ):
+            fetch(server.url)
 
     @pytest.mark.parametrize("framed", [True, False], ids=["length", "close"])
     @pytest.mark.parametrize(
