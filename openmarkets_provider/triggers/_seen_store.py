@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.triggers._seen_keys import SeenKeys
 
 Confirmation = Callable[[bool], Coroutine[Any, Any, None]]
@@ -33,10 +34,16 @@ class SeenStore:
     async def load(self) -> SeenKeys | None:
         """Return the keys of all stores; None if no store has any.
 
-        :raises Exception: a store failed.
+        :raises OpenmarketsError: a store failed.
         """
         stores = self._list_stores()
-        records = [await store.aget(self._key) for store in stores]
+        try:
+            records = [await store.aget(self._key) for store in stores]
+        except Exception as error:
+            raise OpenmarketsError(
+                "the asset's state store can't be read, so the new items can't be told from the old. "
+                f"{type(error).__name__}: {error!s:.500}."
+            ) from error
         loaded = [seen for record in records if (seen := self._read(record)) is not None]
         if not loaded:
             return None

@@ -136,11 +136,15 @@ class _Member:
         self._queue.put_nowait(reading)
 
 
+_Key = tuple[str, float, bool, Hashable]
+"""What the members of a group have in common: connection, interval, back-off, and the query without securities."""
+
+
 class _Registry:
     """The groups of one event loop, and their connections."""
 
     def __init__(self) -> None:
-        self.groups: dict[Hashable, _Group] = {}
+        self.groups: dict[_Key, _Group] = {}
         self._connections: dict[str, LiveConnection] = {}
 
     @contextlib.asynccontextmanager
@@ -164,22 +168,19 @@ def _join(conn_id: str, query: Query, interval: float, back_off: bool) -> tuple[
     basket = find_basket(query)
     key = (conn_id, float(interval), back_off, _make_key(query, basket))
     registry = _registries.setdefault(asyncio.get_running_loop(), _Registry())
-    group = registry.groups.get(key) or _Group(registry, key, conn_id, query, interval, back_off)
+    group = registry.groups.get(key) or _Group(registry, key, query)
     return group, group.join(_Member(basket))
 
 
 class _Group:
     """Members that wait for the same, and the task that polls for them."""
 
-    def __init__(
-        self, registry: _Registry, key: Hashable, conn_id: str, query: Query, interval: float, back_off: bool
-    ) -> None:
-        self._registry, self._key = registry, key
-        self._conn_id, self._query = conn_id, query
+    def __init__(self, registry: _Registry, key: _Key, query: Query) -> None:
+        self._registry, self._key, self._query = registry, key, query
         with contextlib.suppress(OpenmarketsError):
             # Once, and not for each poll. A malformed query is an error of each reading.
             self._query = resolve(query)
-        self._interval, self._back_off = interval, back_off
+        self._conn_id, self._interval, self._back_off, _ = key
         self._members: dict[_Member, None] = {}
         self._has_new = asyncio.Event()
         self._quiet_until = -math.inf

@@ -21,6 +21,7 @@ from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.triggers._new_items import find_new_items
 from openmarkets_provider.triggers._seen_keys import SeenKeys, canonical, state_key
 from openmarkets_provider.triggers._seen_store import SeenStore
+from openmarkets_provider.triggers._serialize import serialize_trigger
 from openmarkets_provider.triggers._watcher_arguments import check_watcher
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the import path and the arguments, which hold no secret."""
-        names = ("openmarkets_conn_id", "query", "items", "key", "poll_interval")
-        path = f"{type(self).__module__}.{type(self).__qualname__}"
-        return path, {name: getattr(self, name) for name in names}
+        return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll for ever, on Airflow before 3.3. Only this process remembers what fired."""
@@ -128,23 +127,13 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
         """Return the new items of a reading, and remember them. After an error, log it and return none."""
         if reading.error is not None:
             return []
-        # No error may end the watcher: Airflow would start it again at once, and it would end again.
         try:
             await self._load()
-        except Exception as error:  # noqa: BLE001 - see above
-            self._log_problem(
-                "the asset's state store can't be read, so the new items can't be told from the old. "
-                f"{type(error).__name__}: {error!s:.500}."
-            )
-            return []
-        try:
             # In a thread: thousands of items would block the event loop.
             new = await asyncio.to_thread(find_new_items, reading.evaluate, self.items, self.key, self._seen)
-        except OpenmarketsError as error:
-            self._log_problem(str(error))
-            return []
-        except Exception as error:  # noqa: BLE001 - see above
-            self._log_problem(f"{type(error).__name__}: {error!s:.500}.")
+        except Exception as error:  # noqa: BLE001 - Airflow would start the watcher again at once, and it would end again
+            is_ours = isinstance(error, OpenmarketsError)
+            self._log_problem(str(error) if is_ours else f"{type(error).__name__}: {error!s:.500}.")
             return []
         if self._seen is None:
             self._log_line(logging.INFO, "%d items are there already; what is new from now on fires.", new.total)

@@ -10,6 +10,7 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold
 from openmarkets_provider.queries import Query
+from openmarkets_provider.triggers._serialize import serialize_trigger
 from openmarkets_provider.triggers._shared_polls import poll_shared
 from openmarkets_provider.xcom import ensure_fits_xcom
 
@@ -51,17 +52,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the import path and the arguments, which hold no secret."""
-        names = (
-            "openmarkets_conn_id",
-            "query",
-            "condition",
-            "poke_interval",
-            "max_failures",
-            "max_xcom_bytes",
-            "resume",
-        )
-        path = f"{type(self).__module__}.{type(self).__qualname__}"
-        return path, {name: getattr(self, name) for name in names}
+        return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until the condition is met, an error is permanent, or too many failed in a row."""
