@@ -146,9 +146,9 @@ class Database:
             raise OpenmarketsDatabaseError(
                 f"{self.table}: the rows are refused: {_reason(refusal)} Nothing was changed.", sent=True
             ) from _cause(refusal)
-        raise self.refuse(first, key_of(first), _reason(alone)) from _cause(alone)
+        raise self.refusal(first, key_of(first), _reason(alone)) from _cause(alone)
 
-    def refuse(self, row: int, key: Mapping[str, Any], reason: str) -> OpenmarketsDatabaseError:
+    def refusal(self, row: int, key: Mapping[str, Any], reason: str) -> OpenmarketsDatabaseError:
         """Return the error for a row that is refused."""
         pairs = ", ".join(f"{name}={value}" for name, value in key.items())
         return OpenmarketsDatabaseError(

@@ -144,11 +144,14 @@ def to_arrays(columns: Sequence[Column], values: Sequence[Sequence[Any]]) -> lis
     :raises ArithmeticError: a value does not fit.
     :raises ValueError: likewise, or a number may not fit.
     """
-    pairs = zip(columns, _read(columns, values), strict=True)
-    return [
-        _to_decimals(array) if column.storage is Storage.DECIMAL else array.cast(TYPES[column.storage])
-        for column, array in pairs
-    ]
+    rows = len(values[0])
+    # Many columns have the same value in all rows: Arrow reads it once.
+    distinct = [each[:1] if each[0] == each[-1] and each.count(each[0]) == rows else each for each in values]
+    arrays = []
+    for column, array in zip(columns, _read(columns, distinct), strict=True):
+        array = _to_decimals(array) if column.storage is Storage.DECIMAL else array.cast(TYPES[column.storage])
+        arrays.append(array if len(array) == rows else pa.repeat(array[0], rows))
+    return arrays
 
 
 def _read(columns: Sequence[Column], values: Sequence[Sequence[Any]]) -> list[pa.Array]:

@@ -249,7 +249,7 @@ class Loader:
                     value = self._read(connection, row, [name])[name]
                     theirs, ours = (each.compile(connection.dialect) for each in (kind, stage[name].type))
                     reason = f"{name} is {value}, which its column ({theirs}) would round. Make the column {ours}."
-                    raise self._database.refuse(row, self._read_key(connection, row), reason)
+                    raise self._database.refusal(row, self._read_key(connection, row), reason)
 
         if kinds:
             self._database.attempt(connection, work, 1, rows, partial(self._read_key, connection))

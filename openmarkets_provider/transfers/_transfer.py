@@ -83,7 +83,8 @@ class Transfer(QueryOperator):
                 "same for all tasks that load this destination: a mapped task has none of its own, nor has a "
                 "destination that begins with a template."
             )
-        self._destination: Destination | None = None
+        # Set while a load is under way.
+        self._cancel: Callable[[], None] | None = None
         self._lineage: Lineage | None = None
 
     @abstractmethod
@@ -94,15 +95,14 @@ class Transfer(QueryOperator):
         """Land the query's rows, and return a :class:`LoadResult` as a dict."""
         check_reads_only(self.query, "a transfer")
         started = time.monotonic()
-        with self.open_destination(context) as (destination, describe):
-            self._destination = destination
-            try:
-                if self.incremental:
-                    result = self._load_incrementally(hook, destination, context)
-                else:
-                    result = destination.land(hook, self.query)
-            finally:
-                self._destination = None
+        self._cancel = _do_nothing
+        try:
+            with self.open_destination(context) as (destination, describe):
+                self._cancel = destination.cancel
+                load = self._load_incrementally if self.incremental else self._load
+                result = load(hook, destination, context)
+        finally:
+            self._cancel = None
         self._report(context, result, time.monotonic() - started)
         try:
             self._lineage = Lineage.of(hook, self.query, describe(), result)
@@ -114,15 +114,18 @@ class Transfer(QueryOperator):
 
     def on_kill(self) -> None:
         """Stop a load; on the way out it is rolled back."""
-        destination, self._destination = self._destination, None
-        if destination is not None:
-            destination.cancel()
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
             raise Killed("The task was killed; its load is rolled back.")
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Return what the task read and wrote; called by the OpenLineage provider where it is installed."""
         # It is called for failed tasks, too.
         return self._lineage and self._lineage.for_openlineage(self.query)
+
+    def _load(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> LoadResult:
+        return destination.land(hook, self.query)
 
     def _load_incrementally(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> LoadResult:
         from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -169,6 +172,10 @@ class Transfer(QueryOperator):
 
     def _assets(self) -> list[Any]:
         return [outlet for outlet in self.outlets if isinstance(outlet, Asset)]
+
+
+def _do_nothing() -> None:
+    """Cancel a load whose destination is not open yet."""
 
 
 def _check_airflow() -> None:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from openmarkets_provider.exceptions import (
     OpenmarketsDatabaseError,
     OpenmarketsError,
     OpenmarketsInvalidResponse,
-    OpenmarketsQueryError,
 )
 from openmarkets_provider.landing import database as databases
 from openmarkets_provider.landing import spool, table_load
@@ -35,7 +34,7 @@ from openmarkets_provider.landing.database import Database as LoadDatabase
 from openmarkets_provider.landing.database import TableName
 from openmarkets_provider.landing.layout import Column, Columns, Layout, Storage, layout_of
 from openmarkets_provider.landing.merging import update_and_insert, upsert_of
-from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPSERT, Coverage, check_mode, coverage_of
+from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPSERT, Coverage
 from openmarkets_provider.landing.spool import Spool, open_scratch
 from openmarkets_provider.landing.table_load import Loader
 from openmarkets_provider.landing.tables import rounding_types, stage_of, table_of
@@ -124,6 +123,25 @@ def load(
             return loader.load(rows, replaced)
     finally:
         engine.dispose()
+
+
+def time_in(database: Database) -> str:
+    return "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
+
+
+def create_things(database: Database, *more: str) -> None:
+    """Create a table of the user's own."""
+    columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
+    database.execute(f"CREATE TABLE things ({', '.join([f'code text, at {time_in(database)}, {columns}', *more])})")
+
+
+def add_trigger(
+    database: Database, body: str, when: str = "BEFORE INSERT ON things FOR EACH ROW", kind: str = "TRIGGER"
+) -> None:
+    database.execute(
+        f"CREATE FUNCTION react() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$; "
+        f"CREATE {kind} t {when} EXECUTE FUNCTION react()"
+    )
 
 
 def notes(database: Database) -> list[tuple[Any, ...]]:
@@ -336,9 +354,7 @@ class TestModes:
         assert notes(database) == [("B", None)]
 
     def test_without_a_unique_key_rows_that_a_reply_names_otherwise_are_there_once(self, database):
-        columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
-        time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
-        database.execute(f"CREATE TABLE things (code text, at {time}, {columns})")
+        create_things(database)
         # Asked for in small letters, and answered in capitals.
         replaced = Coverage("at", NOON, NOON + timedelta(hours=1), ("code",), [("a",)])
         for note in "12":
@@ -346,9 +362,7 @@ class TestModes:
         assert notes(database) == [("A", "2")]
 
     def test_replacing_needs_no_key_in_a_table_of_the_user(self, database):
-        columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
-        time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
-        database.execute(f"CREATE TABLE things (code text, at {time}, {columns})")
+        create_things(database)
         replaced = Coverage("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",)])
         for _ in range(2):
             load(database, [thing(note="1"), thing(note="2")], mode=REPLACE_RANGE, replaced=replaced)
@@ -406,10 +420,7 @@ class TestTablesThatAreThere:
 
     @pytest.mark.parametrize("key", ["UNIQUE (at, code)", "PRIMARY KEY (at, code)", ""])
     def test_any_unique_key_of_these_columns_will_do_and_no_other(self, database, key):
-        columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
-        time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
-        rest = f"{columns}, {key}" if key else columns
-        database.execute(f"CREATE TABLE things (code text, at {time}, {rest})")
+        create_things(database, *filter(None, [key]))
         if not key:
             for useless in ("(code)", "(code, at, note)", "(code, at) WHERE volume > 0"):
                 database.execute(f"CREATE UNIQUE INDEX i{len(useless)} ON things {useless}")
@@ -554,8 +565,7 @@ class TestTablesThatAreThere:
 
     @pytest.mark.parametrize("key", ["PRIMARY KEY (code, at)", "UNIQUE (code, at)", "UNIQUE (at)"])
     def test_rows_are_not_appended_where_a_key_is_unique(self, database, key):
-        time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
-        database.execute(f"CREATE TABLE things (code text, at {time}, {key})")
+        database.execute(f"CREATE TABLE things (code text, at {time_in(database)}, {key})")
         with pytest.raises(OpenmarketsDatabaseError, match=r"at is unique in the table.*Take another table") as refused:
             load(database, [thing()], mode=APPEND)
         assert "ALTER TABLE" not in str(refused.value)
@@ -578,11 +588,7 @@ class TestTablesThatAreThere:
         database.execute("ALTER TABLE things ADD source text DEFAULT 'us' NOT NULL")
         assert load(database, [thing()]) == 1
         database.execute("DROP TABLE things")
-        time = "timestamp with time zone" if isinstance(database, PostgresDatabase) else "datetime"
-        columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
-        database.execute(
-            f"CREATE TABLE things (code text, at {time}, {columns}, source text NOT NULL, PRIMARY KEY (code, at))"
-        )
+        create_things(database, "source text NOT NULL", "PRIMARY KEY (code, at)")
         with pytest.raises(OpenmarketsDatabaseError, match=r"column source is NOT NULL and has no default"):
             loader_of(database).rehearse()
 
@@ -595,10 +601,8 @@ class TestTablesThatAreThere:
         ],
     )
     def test_a_column_of_the_user_that_fills_itself_is_in_nobodys_way(self, database, postgresql, sqlite):
-        is_postgres = isinstance(database, PostgresDatabase)
-        time, own = ("timestamp with time zone", postgresql) if is_postgres else ("datetime", sqlite)
-        columns = "price numeric, volume bigint, day date, is_open boolean, note text, other_fields text"
-        database.execute(f"CREATE TABLE things (id {own}, code text, at {time}, {columns}, UNIQUE (code, at))")
+        own = postgresql if isinstance(database, PostgresDatabase) else sqlite
+        create_things(database, f"id {own}", "UNIQUE (code, at)")
         assert load(database, [thing()]) == 1
 
 
@@ -727,11 +731,7 @@ class TestBadRows:
 
     def test_a_trigger_of_the_user(self, in_postgres):
         load(in_postgres)
-        in_postgres.execute(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            "IF NEW.volume < 0 THEN RAISE EXCEPTION 'no short volumes'; END IF; RETURN NEW; END $$"
-        )
-        in_postgres.execute("CREATE TRIGGER t BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION refuse()")
+        add_trigger(in_postgres, "IF NEW.volume < 0 THEN RAISE EXCEPTION 'no short volumes'; END IF")
         with pytest.raises(OpenmarketsDatabaseError, match=r"row 2 \(code=B.*no short volumes"):
             load(in_postgres, [thing("A"), thing("B", volume=-1)])
 
@@ -770,13 +770,10 @@ class TestBadRows:
 
     def test_rows_that_are_refused_only_together(self, in_postgres):
         load(in_postgres)
-        in_postgres.execute(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            "IF (SELECT count(*) FROM added) > 2 THEN RAISE EXCEPTION 'too many'; END IF; RETURN NULL; END $$"
-        )
-        in_postgres.execute(
-            "CREATE TRIGGER t AFTER INSERT ON things REFERENCING NEW TABLE AS added "
-            "FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+        add_trigger(
+            in_postgres,
+            "IF (SELECT count(*) FROM added) > 2 THEN RAISE EXCEPTION 'too many'; END IF",
+            "AFTER INSERT ON things REFERENCING NEW TABLE AS added FOR EACH STATEMENT",
         )
         with pytest.raises(OpenmarketsDatabaseError, match="the rows are refused: too many") as refused:
             load(in_postgres, [thing(code) for code in "ABCD"])
@@ -835,59 +832,6 @@ class TestTwoAtOnce:
         assert notes(in_sqlite) == [("A", "old")]
 
 
-class TestWhatIsCovered:
-    def of(self, query: queries.Query) -> Coverage:
-        return coverage_of(query, layout_of(query))
-
-    def test_the_securities_that_are_named_in_the_range(self):
-        found = self.of(queries.time_series(["BHP", "CBA.ASX", "RIO.ASX@CXA"], **DAYS))
-        assert found == Coverage(
-            "time_series_date",
-            date(2026, 3, 2),
-            date(2026, 3, 4),
-            ("security_code", "exchange", "data_source"),
-            [("BHP", "ASX", "TM"), ("CBA", "ASX", "TM"), ("RIO", "ASX", "CXA")],
-        )
-
-    def test_times_are_moments(self):
-        found = self.of(queries.trades("BHP", **DAYS))
-        sydney = timezone(timedelta(hours=11))
-        assert (found.start, found.end) == (datetime(2026, 3, 2, tzinfo=sydney), datetime(2026, 3, 4, tzinfo=sydney))
-        assert found.time == "trade_date_time"
-
-    def test_the_accounts_that_are_named(self):
-        found = self.of(queries.order_trades(["A1", "A2"], **DAYS))
-        assert (found.columns, found.subjects) == (("account_code",), [("A1",), ("A2",)])
-
-
-class TestCheckMode:
-    def test_there_are_three_modes(self):
-        for mode in MODES:
-            check_mode(mode, queries.time_series("BHP", start="2026-03-02", end="2026-03-04"), incremental=False)
-        with pytest.raises(ValueError, match="mode must be one of 'upsert', 'append', 'replace_range', not 'merge'"):
-            check_mode("merge", queries.quotes("BHP"), incremental=False)
-
-    def test_what_may_be_left_out_is_not_replaced(self):
-        query = queries.time_series("BHP", start="2026-03-02", end="2026-03-04", on_invalid="warn")
-        with pytest.raises(OpenmarketsQueryError, match="on_invalid='warn' does not go with mode='replace_range'"):
-            check_mode(REPLACE_RANGE, query, incremental=False)
-
-    def test_an_incremental_load_is_not_appended(self):
-        with pytest.raises(ValueError, match="'append' does not go with incremental: the overlap would be there twice"):
-            check_mode(APPEND, queries.quotes("BHP"), incremental=True)
-
-    @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])
-    def test_records_without_a_schema_have_no_key(self, mode):
-        for query in (queries.request("oms", "GET", "accounts/v1"), queries.quotes("BHP", raw=True)):
-            with pytest.raises(OpenmarketsQueryError, match=r"needs rows with a key.*Use mode='append'"):
-                check_mode(mode, query, incremental=False)
-            check_mode(APPEND, query, incremental=False)
-
-    def test_replacing_needs_a_range(self):
-        with pytest.raises(OpenmarketsQueryError, match="quotes: mode='replace_range' needs a query with a range"):
-            check_mode(REPLACE_RANGE, queries.quotes("BHP"), incremental=False)
-
-
 def test_no_secret_is_in_what_is_said_of_a_database_that_lets_nobody_in(in_postgres):
     in_postgres.url = in_postgres.url.replace(in_postgres.server.password, "wrong-password")
     with pytest.raises(OpenmarketsDatabaseError, match="password authentication failed") as refused:
@@ -908,10 +852,7 @@ def test_a_failure_names_the_connection_and_ends_in_one_mark(in_postgres):
 def test_of_the_states_of_an_object_only_those_that_end_by_themselves_may_pass(postgres, driver, state, passes):
     database = PostgresDatabase(postgres, driver)
     load(database)
-    database.execute(
-        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '{state}'; END $$; "
-        "CREATE TRIGGER t BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION refuse()"
-    )
+    add_trigger(database, f"RAISE SQLSTATE '{state}'")
     with pytest.raises(OpenmarketsDatabaseError, match=state) as refused:
         load(database, [thing()])
     assert refused.value.transient == passes
@@ -935,10 +876,8 @@ def test_that_nothing_was_changed_is_not_said_when_the_answer_to_the_commit_is_l
 ):
     database = PostgresDatabase(postgres, driver)
     load(database)
-    database.execute(
-        f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {at_commit}; END $$; CREATE CONSTRAINT "
-        "TRIGGER t AFTER INSERT ON things DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()"
-    )
+    when = "AFTER INSERT ON things DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+    add_trigger(database, at_commit, when, kind="CONSTRAINT TRIGGER")
     with pytest.raises(OpenmarketsDatabaseError, match=said) as failed:
         load(database, [thing()])
     assert failed.value.transient == passes

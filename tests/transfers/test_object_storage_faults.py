@@ -174,15 +174,19 @@ def start(openmarkets_sandbox) -> Iterator[Callable[..., Load]]:
 def where(request, tmp_path: Path) -> Local | Remote:
     if request.param == "disk":
         return local(tmp_path)
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    return Remote(request.getfixturevalue("s3"), scratch)
+    return remote(request.getfixturevalue("s3"), tmp_path)
 
 
 def local(tmp_path: Path) -> Local:
     folder = tmp_path / "landing"
     folder.mkdir()
     return Local(folder)
+
+
+def remote(server: S3Server, tmp_path: Path) -> Remote:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    return Remote(server, scratch)
 
 
 def of(where: Local | Remote, partition: str | None, codes: list[str] = FEW, kind: str = "csv") -> dict[str, Any]:
@@ -296,8 +300,7 @@ class TestKilled:
         assert again(start, where, arguments) == expected
 
     def test_between_two_partitions_in_an_object_store(self, start, s3, tmp_path):
-        where = Remote(s3, tmp_path / "scratch")
-        (tmp_path / "scratch").mkdir()
+        where = remote(s3, tmp_path)
         arguments = of(where, "day")
         expected = undisturbed(start, tmp_path, arguments)
         old = old_files(where, "day")
@@ -315,8 +318,7 @@ class TestKilled:
 
     @pytest.mark.parametrize("parts", [1, 3])
     def test_while_uploading(self, start, openmarkets_sandbox, s3, tmp_path, parts):
-        where = Remote(s3, tmp_path / "scratch")
-        (tmp_path / "scratch").mkdir()
+        where = remote(s3, tmp_path)
         reply, name = (LARGE[:20], "large.jsonl") if parts > 1 else (LARGE[:1], "small.jsonl")
         openmarkets_sandbox.fault(target="oms", kind="body", body=reply, times=None)
         arguments = {
@@ -368,8 +370,7 @@ class TestTerminated:
         assert len(again(start, where, arguments)) == 5
 
     def test_while_uploading(self, start, openmarkets_sandbox, s3, tmp_path):
-        where = Remote(s3, tmp_path / "scratch")
-        (tmp_path / "scratch").mkdir()
+        where = remote(s3, tmp_path)
         openmarkets_sandbox.fault(target="oms", kind="body", body=LARGE, times=None)
         arguments = {
             "query": queries.request("oms", "GET", "accounts/v1"),
@@ -435,8 +436,7 @@ class TestFailingApi:
 
 class TestFailingStore:
     def test_at_the_third_partition(self, start, s3, tmp_path):
-        where = Remote(s3, tmp_path / "scratch")
-        (tmp_path / "scratch").mkdir()
+        where = remote(s3, tmp_path)
         arguments = of(where, "day")
         expected = undisturbed(start, tmp_path, arguments)
         old = old_files(where, "day")
@@ -449,8 +449,7 @@ class TestFailingStore:
         assert again(start, where, arguments) == expected
 
     def test_one_that_can_not_be_taken_back_hides_neither_the_error_nor_the_others(self, start, s3, tmp_path):
-        where = Remote(s3, tmp_path / "scratch")
-        (tmp_path / "scratch").mkdir()
+        where = remote(s3, tmp_path)
         s3.fail("PUT /bucket/bars/.*2026-03-04", 500, "InternalError", times=99)
         s3.fail("DELETE /bucket/bars/.*2026-03-02", 403, "AccessDenied", times=99)
         outcome = start(where, **of(where, "day"), if_exists="error").outcome()
@@ -473,8 +472,7 @@ class TestTwiceAtOnce:
 
     @PARTITIONS
     def test_in_an_object_store(self, start, s3, tmp_path, partition):
-        where = Remote(s3, tmp_path / "scratch")
-        (tmp_path / "scratch").mkdir()
+        where = remote(s3, tmp_path)
         arguments = of(where, partition)
         expected = undisturbed(start, tmp_path, arguments)
         old_files(where, partition)

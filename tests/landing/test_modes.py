@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+
+import pytest
+
+from openmarkets_provider import queries
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.landing.layout import layout_of
+from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPSERT, Coverage, check_mode, coverage_of
+
+DAYS = {"start": "2026-03-02", "end": "2026-03-04"}
+
+
+class TestCoverage:
+    def of(self, query: queries.Query) -> Coverage:
+        return coverage_of(query, layout_of(query))
+
+    def test_the_securities_that_are_named_in_the_range(self):
+        found = self.of(queries.time_series(["BHP", "CBA.ASX", "RIO.ASX@CXA"], **DAYS))
+        assert found == Coverage(
+            "time_series_date",
+            date(2026, 3, 2),
+            date(2026, 3, 4),
+            ("security_code", "exchange", "data_source"),
+            [("BHP", "ASX", "TM"), ("CBA", "ASX", "TM"), ("RIO", "ASX", "CXA")],
+        )
+
+    def test_times_are_moments(self):
+        found = self.of(queries.trades("BHP", **DAYS))
+        sydney = timezone(timedelta(hours=11))
+        assert (found.start, found.end) == (datetime(2026, 3, 2, tzinfo=sydney), datetime(2026, 3, 4, tzinfo=sydney))
+        assert found.time == "trade_date_time"
+
+    def test_the_accounts_that_are_named(self):
+        found = self.of(queries.order_trades(["A1", "A2"], **DAYS))
+        assert (found.columns, found.subjects) == (("account_code",), [("A1",), ("A2",)])
+
+
+class TestCheckMode:
+    def test_there_are_three_modes(self):
+        for mode in MODES:
+            check_mode(mode, queries.time_series("BHP", start="2026-03-02", end="2026-03-04"), incremental=False)
+        with pytest.raises(ValueError, match="mode must be one of 'upsert', 'append', 'replace_range', not 'merge'"):
+            check_mode("merge", queries.quotes("BHP"), incremental=False)
+
+    def test_what_may_be_left_out_is_not_replaced(self):
+        query = queries.time_series("BHP", start="2026-03-02", end="2026-03-04", on_invalid="warn")
+        with pytest.raises(OpenmarketsQueryError, match="on_invalid='warn' does not go with mode='replace_range'"):
+            check_mode(REPLACE_RANGE, query, incremental=False)
+
+    def test_an_incremental_load_is_not_appended(self):
+        with pytest.raises(ValueError, match="'append' does not go with incremental: the overlap would be there twice"):
+            check_mode(APPEND, queries.quotes("BHP"), incremental=True)
+
+    @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])
+    def test_records_without_a_schema_have_no_key(self, mode):
+        for query in (queries.request("oms", "GET", "accounts/v1"), queries.quotes("BHP", raw=True)):
+            with pytest.raises(OpenmarketsQueryError, match=r"needs rows with a key.*Use mode='append'"):
+                check_mode(mode, query, incremental=False)
+            check_mode(APPEND, query, incremental=False)
+
+    def test_replacing_needs_a_range(self):
+        with pytest.raises(OpenmarketsQueryError, match="quotes: mode='replace_range' needs a query with a range"):
+            check_mode(REPLACE_RANGE, queries.quotes("BHP"), incremental=False)
