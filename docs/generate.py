@@ -12,6 +12,7 @@ import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from openmarkets_provider.client.run import Run
 from openmarkets_provider.query import exchange_time as ranges
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
 from openmarkets_provider.query.plan import ApiCall, plan
-from openmarkets_provider.query.query import Query, endpoint_of, subject_of
-from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, records, rows
-from openmarkets_provider.query.schema import SCHEMAS, Kind, Schema
+from openmarkets_provider.query.query import Query, endpoint_of
+from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, read_records, to_rows
+from openmarkets_provider.query.schema import Kind, Schema
 
 PAGE = Path(__file__).parent / "queries.md"
 
@@ -154,8 +155,9 @@ def introduction() -> Iterator[str]:
 
 def prices() -> Iterator[str]:
     """Yield how prices come about, with an example that the code works out."""
-    sent = [name for name, schema in SCHEMAS.items() if sends_multiplier(schema)]
-    added = [name for name, schema in SCHEMAS.items() if price_fields(schema) and name not in sent]
+    priced = [endpoint for endpoint in ENDPOINTS.values() if endpoint.schema.price_api_names]
+    sent = [endpoint.name for endpoint in priced if sends_multiplier(endpoint.schema)]
+    added = [endpoint.name for endpoint in priced if endpoint.name not in sent]
     yield "### Prices"
     yield paragraph(f"""
         The API writes prices in native units, commonly cents, and gives a price multiplier: native price x multiplier =
@@ -176,7 +178,7 @@ def prices() -> Iterator[str]:
     yield code(EXAMPLE_REPLY, "json")
     yield "Without it, the result is one row:"
     raw, (row,) = example()
-    schema = SCHEMAS[endpoint_of(EXAMPLE_QUERY)]
+    schema = ENDPOINTS[endpoint_of(EXAMPLE_QUERY)].schema
     yield table(
         ["API field", "in the reply", "column", "in the row"],
         [
@@ -193,9 +195,9 @@ def prices() -> Iterator[str]:
 def example() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the example's record, and its rows."""
     (call,) = plan(EXAMPLE_QUERY)
-    given = records(call, decode(EXAMPLE_REPLY.encode(), exact=True))
-    made = rows(endpoint_of(EXAMPLE_QUERY), call, given, {("BHP", "ASX"): Decimal(EXAMPLE_MULTIPLIER)})
-    return given[0], made
+    records = read_records(call, decode(EXAMPLE_REPLY.encode(), exact=True))
+    schema = ENDPOINTS[endpoint_of(EXAMPLE_QUERY)].schema
+    return records[0], to_rows(schema, call, records, {("BHP", "ASX"): Decimal(EXAMPLE_MULTIPLIER)})
 
 
 def times() -> Iterator[str]:
@@ -222,8 +224,9 @@ def overview(names: Sequence[str]) -> Iterator[str]:
     for name in names:
         link = f"[`{name}`](#{name})"
         if name in ENDPOINTS:
-            keys = ", ".join(map(quoted, SCHEMAS[name].key))
-            cells.append([link, quoted(call_of(ENDPOINTS[name])), asks_for(name), range_of(name), keys])
+            endpoint = ENDPOINTS[name]
+            keys = ", ".join(map(quoted, endpoint.schema.key))
+            cells.append([link, quoted(call_of(endpoint)), asks_for(endpoint), range_of(endpoint), keys])
         else:
             cells.append([link, "any", "", "", ""])
     yield table(["query", "call", "one call asks for", "range of one call", "key"], cells)
@@ -246,22 +249,22 @@ def section(name: str) -> Iterator[str]:
     yield table(["argument", "type", "default", "meaning"], arguments(function))
     if name in ENDPOINTS:
         yield "**Rows**"
-        yield columns(SCHEMAS[name])
+        yield columns(ENDPOINTS[name].schema)
     else:
         yield from any_call()
 
 
 def facts(name: str) -> Iterator[str]:
     """Yield calls and limits of a query."""
-    endpoint, schema = ENDPOINTS[name], SCHEMAS[name]
+    endpoint = ENDPOINTS[name]
     lines = [
         f"call: `{call_of(endpoint)}`",
         f"API: `{endpoint.api}`, OAuth scope `{SCOPES[endpoint.api]}`",
-        f"one call asks for: {asks_for(name)}",
+        f"one call asks for: {asks_for(endpoint)}",
     ]
-    if schema.time is not None:
-        lines.append(f"range of one call: {range_of(name).replace(BREAK, ', ')}")
-        lines.append(f"a range selects rows by: `{schema.time}`")
+    if endpoint.time is not None:
+        lines.append(f"range of one call: {range_of(endpoint).replace(BREAK, ', ')}")
+        lines.append(f"a range selects rows by: `{endpoint.time}`")
     yield "\n".join(f"- {line}" for line in lines)
     made = {case: calls_of(query) for case, query in cases(name).items()}
     if any(calls != [endpoint] for calls in made.values()):
@@ -288,40 +291,29 @@ def facts(name: str) -> Iterator[str]:
         """)
 
 
-def asks_for(name: str) -> str:
+def asks_for(endpoint: Endpoint) -> str:
     """Return how much one call asks for."""
-    subject = subject_of({"endpoint": name})
-    if subject is None:
+    if endpoint.subject is None:
         return "everything"
-    endpoint = ENDPOINTS[name]
     if endpoint.max_codes is None:
-        return {"securities": "1 security", "accounts": "1 account"}[subject]
-    return f"{endpoint.max_codes} {subject}{' (inferred)' if endpoint.limit_inferred else ''}"
+        return {"securities": "1 security", "accounts": "1 account"}[endpoint.subject]
+    return f"{endpoint.max_codes} {endpoint.subject}{' (inferred)' if endpoint.limit_inferred else ''}"
 
 
-def range_of(name: str) -> str:
-    """Return the longest range that one call is made for, as planning has it."""
-    if SCHEMAS[name].time is None:
+def range_of(endpoint: Endpoint) -> str:
+    """Return the longest range of one call."""
+    if endpoint.time is None:
         return ""
-    query = named(name)
-    if "interval" not in query:
-        return days(longest(query))
-    # The intervals that share a limit stand next to each other.
-    limits: dict[int | None, list[int]] = {}
-    for interval in ranges.MAX_DAYS:
-        limits.setdefault(longest(query | {"interval": interval}), []).append(interval)
-    return BREAK.join(f"{days(limit)} for {minutes(intervals)}" for limit, intervals in limits.items())
+    if not isinstance(endpoint.max_days, Mapping):
+        return days(endpoint.max_days)
+    # Intervals with the same limit are next to each other.
+    by_limit = groupby(endpoint.max_days.items(), key=lambda item: item[1])
+    return BREAK.join(f"{days(limit)} for {minutes([interval for interval, _ in items])}" for limit, items in by_limit)
 
 
 def minutes(intervals: Sequence[int]) -> str:
     """Return the first and the last of some intervals."""
     return f"{intervals[0]} min" if len(intervals) == 1 else f"{intervals[0]} to {intervals[-1]} min"
-
-
-def longest(query: Query) -> int | None:
-    """Return the most days that a call of the plan is for; None when one call is for all of the range."""
-    spans = [span for span in plan(query).spans if span is not None]
-    return max((span.end - span.start).days for span in spans) if len(spans) > 1 else None
 
 
 def days(number: int | None) -> str:
@@ -346,11 +338,6 @@ def cases(name: str) -> dict[str, Query]:
     return {case: function(**required, **way) for case, way in ways.items()}
 
 
-def named(name: str) -> Query:
-    """Return a query that says itself what it asks about."""
-    return next(iter(cases(name).values()))
-
-
 def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
     """Carry out a run without I/O, and return the endpoints that it called, each once, in order.
 
@@ -364,21 +351,16 @@ def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
             if endpoint is None:
                 raise LookupError(f"{call.label} is not in the endpoint table")
             called[endpoint.name] = endpoint
-            schema = SCHEMAS[endpoint.name]
-            record = {**RECORD, **dict.fromkeys(price_fields(schema), 100)}
+            schema = endpoint.schema
+            record = {**RECORD, **dict.fromkeys(schema.price_api_names, 100)}
             if sends_multiplier(schema) and (multiplier or endpoint.name != endpoint_of(query)):
                 record["priceMultiplier"] = FALLBACK_MULTIPLIER
-            return {endpoint.rows: [record]} if endpoint.rows else [record]
+            return {endpoint.records: [record]} if endpoint.records else [record]
 
     exchange: Any = Exchange()
     for _ in iterate_blocking(Run(query, exchange).batches()):
         pass
     return list(called.values())
-
-
-def price_fields(schema: Schema) -> list[str]:
-    """Return the API's names of fields that hold prices."""
-    return [str(field.api) for field in schema.fields if field.kind is Kind.PRICE]
 
 
 def sends_multiplier(schema: Schema) -> bool:

@@ -1,14 +1,14 @@
 """Airflow's base classes, for the modules that DAG files import.
 
-They are imported at every parse, so they take them from the SDK itself; everything else here goes through the
-compatibility provider, inside functions.
+DAG files import these at every parse, so they come from the SDK itself. Everything else goes through the compatibility
+provider, inside functions.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Asset", "BaseOperator", "BaseSensorOperator", "PokeReturnValue"]
+__all__ = ["Asset", "BaseOperator", "BaseSensorOperator", "PokeReturnValue", "resolve_deferrable"]
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, BaseOperator, BaseSensorOperator, PokeReturnValue
@@ -19,3 +19,12 @@ else:
         from airflow.datasets import Dataset as Asset
         from airflow.models.baseoperator import BaseOperator
         from airflow.sensors.base import BaseSensorOperator, PokeReturnValue
+
+
+def resolve_deferrable(deferrable: bool | None) -> bool:
+    """Return the argument; for None, the setting ``[operators] default_deferrable``."""
+    if deferrable is not None:
+        return deferrable
+    from airflow.providers.common.compat.sdk import conf
+
+    return bool(conf.getboolean("operators", "default_deferrable", fallback=False))

@@ -1,4 +1,4 @@
-"""Conditions: JMESPath expressions over a query's result. Data, so that a triggerer can evaluate them."""
+"""Conditions: JMESPath expressions over a query's result. They are data, so a triggerer can evaluate them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.arguments import is_literal
 
-_COMPILED = 4096
-"""Expressions that are kept; jmespath itself keeps fewer than a triggerer may have sensors."""
-_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
+_CACHE_SIZE = 4096
+"""Compiled expressions; jmespath's own cache is smaller than the number of sensors that a triggerer may have."""
+_JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def check_condition(condition: str) -> None:
-    """Check an expression that is not a template.
+    """Check an expression, unless it is a template.
 
     :raises OpenmarketsQueryError: it is not a JMESPath expression.
     """
@@ -26,21 +26,22 @@ def check_condition(condition: str) -> None:
 
 
 def evaluate(condition: str, result: Any) -> Any:
-    """Evaluate a condition: what it gives counts as met unless it is false, null, 0 or empty.
+    """Evaluate a condition. It is met unless its value is false, null, 0 or empty.
 
-    The expression sees rows as JSON: decimals as numbers, dates and times as ISO 8601 texts (UTC). So what it gives
-    is JSON, too.
+    The expression sees rows as JSON: decimals as numbers, dates and times as ISO 8601 texts (UTC). Its value is JSON,
+    too.
 
-    :param result: what a query gave.
+    :param condition: JMESPath expression.
+    :param result: the result of a query.
     :raises OpenmarketsQueryError: the expression is malformed, or does not fit the result.
     """
-    return Conditions(result).evaluate(condition)
+    return Evaluator(result).evaluate(condition)
 
 
-class Conditions:
-    """Conditions on one result, for many who ask: its JSON is made once, and each condition evaluated once.
+class Evaluator:
+    """Evaluates many conditions on one result: converts it to JSON once, and evaluates each condition once.
 
-    :param result: what a query gave.
+    :param result: the result of a query.
     """
 
     def __init__(self, result: Any) -> None:
@@ -48,7 +49,7 @@ class Conditions:
         self._values: dict[str, Any] = {}
 
     def evaluate(self, condition: str) -> Any:
-        """Evaluate a condition; as :func:`evaluate`. Whoever asks for the same one gets the same object."""
+        """Evaluate a condition, as :func:`evaluate`. Equal conditions get the same object."""
         expression = _compile(condition)
         if condition not in self._values:
             self._values[condition] = self._search(condition, expression)
@@ -62,21 +63,21 @@ class Conditions:
             return expression.search(self._json)
         except Exception as error:  # noqa: BLE001 - jmespath lets Python's own errors through, such as a TypeError of `<`
             # Cut, because the text of a type error repeats the value.
-            return OpenmarketsQueryError(f"condition: {condition!r:.500} does not fit the result: {_said(error)}")
+            return OpenmarketsQueryError(f"condition: {condition!r:.500} does not fit the result: {_describe(error)}")
 
     @functools.cached_property
     def _json(self) -> Any:
-        return _as_json(self._result)
+        return _to_json(self._result)
 
 
-def _as_json(value: Any) -> Any:
-    if type(value) in _AS_THEY_ARE:
+def _to_json(value: Any) -> Any:
+    if type(value) in _JSON_SCALARS:
         return value
     if isinstance(value, dict):
-        # Most values are of these types: a call for each of them would take most of the time.
-        return {name: item if type(item) in _AS_THEY_ARE else _as_json(item) for name, item in value.items()}
+        # Inlined for scalars, which are most of the values: a call for each would take most of the time.
+        return {name: item if type(item) in _JSON_SCALARS else _to_json(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_as_json(item) for item in value]
+        return [_to_json(item) for item in value]
     if isinstance(value, Decimal):
         number = float(value)
         if math.isinf(number):
@@ -88,21 +89,21 @@ def _as_json(value: Any) -> Any:
 def _compile(condition: str) -> Any:
     if not isinstance(condition, str):
         raise OpenmarketsQueryError(f"condition: expected a JMESPath expression, got {condition!r:.100}.")
-    return _compiled(condition)
+    return _compile_text(condition)
 
 
-@functools.lru_cache(_COMPILED)
-def _compiled(condition: str) -> Any:
+@functools.lru_cache(_CACHE_SIZE)
+def _compile_text(condition: str) -> Any:
     import jmespath
 
     try:
         return jmespath.compile(condition)
     except Exception as error:  # noqa: BLE001 - likewise, such as a RecursionError
         raise OpenmarketsQueryError(
-            f"condition: {condition!r:.500} is not a JMESPath expression: {_said(error)}"
+            f"condition: {condition!r:.500} is not a JMESPath expression: {_describe(error)}"
         ) from None
 
 
-def _said(error: Exception) -> str:
-    # It repeats the expression, which may hold what no log can take.
+def _describe(error: Exception) -> str:
+    # It repeats the expression, which may hold characters that no log can take.
     return str(error)[:500].encode(errors="backslashreplace").decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 INTEGRATION = "Openmarkets"
+CONNECTION_TYPE = "openmarkets"
 
 HIDDEN_FIELDS = ["schema"]
 """Standard connection fields that mean nothing here. The port stays: Airflow 3.3.2's Test button needs a stored
@@ -141,7 +142,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": _modules("triggers", "events"),
         "connection-types": [
             {
-                "connection-type": "openmarkets",
+                "connection-type": CONNECTION_TYPE,
                 "hook-class-name": "openmarkets_provider.hooks.openmarkets.OpenmarketsHook",
                 "hook-name": "Openmarkets",
                 "ui-field-behaviour": {

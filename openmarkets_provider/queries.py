@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from openmarkets_provider.query.arguments import ALL, listed
+from openmarkets_provider.query.arguments import ALL, to_list
 from openmarkets_provider.query.exchange_time import to_text
 from openmarkets_provider.query.query import Query, check
 
@@ -385,4 +385,4 @@ def _query(endpoint: str, **arguments: Any) -> Query:
         arguments["accounts"] = None
     # Only a bound of a range may be a date.
     bounds = {name: to_text(arguments[name]) for name in ("start", "end") if name in arguments}
-    return check({"endpoint": endpoint} | {name: listed(value) for name, value in (arguments | bounds).items()})
+    return check({"endpoint": endpoint} | {name: to_list(value) for name, value in (arguments | bounds).items()})

@@ -1,4 +1,4 @@
-"""What may go through XCom."""
+"""Checks what goes through XCom."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 from openmarkets_provider.exceptions import OpenmarketsError
 
 DEFAULT_MAX_XCOM_BYTES = 1 << 20
-"""Largest result, as JSON, that tasks pass on through XCom: it ends up in Airflow's metadata database."""
-_INSTEAD = (
+"""Size limit of a task's result as JSON: Airflow stores XComs in its metadata database."""
+_ALTERNATIVES = (
     "land it with a transfer (OpenmarketsToObjectStorageOperator, OpenmarketsToSqlOperator), or use "
     "OpenmarketsHook.stream(query) in a @task."
 )
 
 
 def ensure_fits_xcom(result: Any, max_bytes: int) -> None:
-    """Refuse a result that is too large for XCom, or that Airflow could not pass on or store.
+    """Refuse a result that is too large for XCom, or that Airflow can't pass on or store.
 
-    :param max_bytes: limit for the result as JSON.
+    :param result: the result of a query.
+    :param max_bytes: size limit of the result as JSON.
     :raises OpenmarketsError: the text says what to do instead.
     """
     import msgspec
@@ -28,22 +29,22 @@ def ensure_fits_xcom(result: Any, max_bytes: int) -> None:
         if size <= max_bytes:
             ensure_airflow_takes(result)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise OpenmarketsError(f"The result can't go to XCom: {error}. Instead, {_INSTEAD}") from None
+        raise OpenmarketsError(f"The result can't go to XCom: {error}. Instead, {_ALTERNATIVES}") from None
     if size > max_bytes:
         raise OpenmarketsError(
             f"The result is {size:,} bytes as JSON; the limit for XCom is {max_bytes:,} (max_xcom_bytes). Ask for "
-            f"less in one task (map over smaller queries with .expand), {_INSTEAD}"
+            f"less in one task (map over smaller queries with .expand), {_ALTERNATIVES}"
         )
 
 
 def ensure_airflow_takes(value: Any) -> None:
-    """Try what Airflow does with a value of an XCom or an event.
+    """Encode the value of an XCom or an event as Airflow does.
 
-    :raises TypeError, ValueError, OverflowError or RecursionError: it could not pass it on, or not store it.
+    :raises TypeError, ValueError, OverflowError, RecursionError: Airflow can't pass it on or store it.
     """
     import msgspec
 
-    # Between its processes: MessagePack, whose integers have 64 bits.
+    # Between processes: MessagePack, whose integers have 64 bits.
     msgspec.msgpack.encode(value)
-    # Into the database: JSON, which PostgreSQL takes without NaN and infinity only.
+    # In the database: JSON; PostgreSQL refuses NaN and infinity.
     json.dumps(value, allow_nan=False, default=str)

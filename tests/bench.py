@@ -58,7 +58,7 @@ class Masker:
     def mask(self, value): pass
 settings = Settings(**json.loads(os.environ["SETTINGS"]))
 started = time.process_time()
-client = OpenmarketsClient(settings, stores=[FileStore(Path(os.environ["CACHE"]))], masker=Masker(), user_agent="bench")
+client = OpenmarketsClient(settings, store=FileStore(Path(os.environ["CACHE"])), masker=Masker(), user_agent="bench")
 client.get_access_token("oms-api")
 first = time.process_time() - started
 started = time.process_time()
@@ -151,7 +151,7 @@ def single_flight(sandbox: SandboxProcess, cache: Path) -> None:
     sandbox.reset()
 
     def work() -> int:
-        client = OpenmarketsClient(settings, stores=[FileStore(cache)], masker=NoMasker(), user_agent="bench")
+        client = OpenmarketsClient(settings, store=FileStore(cache), masker=NoMasker(), user_agent="bench")
         return sum(1 for _ in range(CALLS) for scope in SCOPES if client.get_access_token(scope))
 
     started = time.monotonic()

@@ -28,9 +28,9 @@ def tasks_outcomes(server: LimitedServer, *, shared: bool, calls: int = CALLS) -
     with tempfile.TemporaryDirectory() as directory:
 
         def work() -> str:
-            stores = [FileStore(Path(directory))] if shared else []
+            store = FileStore(Path(directory)) if shared else None
             client = OpenmarketsClient(
-                Settings(**server.settings()), stores=stores, masker=NoMasker(), user_agent="tests"
+                Settings(**server.settings()), store=store, masker=NoMasker(), user_agent="tests"
             )
             try:
                 for _ in range(calls):

@@ -63,11 +63,12 @@ def left_out(pytestconfig: pytest.Config, record_testsuite_property: Callable[[s
 def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test token caches of its own."""
     from openmarkets_provider.client.auth import provider as token_source
+    from openmarkets_provider.client.cache import entry
     from openmarkets_provider.client.cache import fallback as fallback_store
     from openmarkets_provider.client.ratelimit import hold as throttle
 
     fallback_store._outages.clear()
-    throttle._known.clear()
+    throttle._memories.clear()
     token_source._slots.clear()
-    token_source._warned.clear()
+    entry._warned.clear()
     monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))

@@ -15,13 +15,12 @@ import pytest
 from openmarkets_provider import queries
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.query.endpoints import ENDPOINTS
-from openmarkets_provider.query.exchange_time import MAX_DAYS
+from openmarkets_provider.query.endpoints import ENDPOINTS, MAX_DAYS
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.request import METHODS
-from openmarkets_provider.query.schema import SCHEMAS, Kind
+from openmarkets_provider.query.schema import Kind
 from openmarkets_provider.sandbox.server import SandboxServer
-from tests.support.queries import of_every_kind
+from tests.support.queries import SCHEMAS, of_every_kind
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "queries.md").read_text(encoding="utf-8")

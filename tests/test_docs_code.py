@@ -28,11 +28,12 @@ from packaging.requirements import Requirement
 
 from openmarkets_provider import queries
 from openmarkets_provider.client.auth import provider as token_source
-from openmarkets_provider.conditions import Conditions
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
+from openmarkets_provider.conditions import Evaluator
+from openmarkets_provider.hooks._connection_settings import make_settings
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.triggers import events
-from openmarkets_provider.triggers._new_items import find_news
-from openmarkets_provider.triggers._seen_keys import Memory
+from openmarkets_provider.triggers._new_items import find_new_items
+from openmarkets_provider.triggers._seen_keys import SeenKeys
 from tests.support.pages import BLOCKS, ROOT, Block
 from tests.support.postgres import Postgres
 from tests.support.process import ServerProcess
@@ -215,12 +216,14 @@ def check_watched(asset: Asset, dag: Any) -> None:
     (watcher,) = asset.watchers
     trigger = watcher.trigger
     assert isinstance(trigger, events.OpenmarketsEventTrigger)
-    news = find_news(Conditions(OpenmarketsHook().run(trigger.query)).evaluate, trigger.items, trigger.key, Memory())
-    assert news.trouble == ""
-    assert len(news.fresh) > 1
-    event = SimpleNamespace(extra={"payload": {"items": news.fresh}})
+    new = find_new_items(
+        Evaluator(OpenmarketsHook().run(trigger.query)).evaluate, trigger.items, trigger.key, SeenKeys()
+    )
+    assert new.problem == ""
+    assert len(new.payload) > 1
+    event = SimpleNamespace(extra={"payload": {"items": new.payload}})
     for task in dag.tasks:
-        assert len(task.python_callable({asset: [event]})) == len(news.fresh)
+        assert len(task.python_callable({asset: [event]})) == len(new.payload)
 
 
 def test_workers_share_a_token_by_the_connections_shown(openmarkets_sandbox, empty_redis, monkeypatch, tmp_path):
@@ -268,7 +271,7 @@ def check_connection(conn_id: str, value: Mapping[str, Any] | str) -> None:
         connection = Connection.from_json(json.dumps(value), conn_id=conn_id)
     assert connection.conn_type in ("openmarkets", "aws", "postgres", "redis", "sqlite")
     if connection.conn_type == "openmarkets":
-        settings_of(connection)
+        make_settings(connection)
 
 
 def check_pip(words: list[str]) -> None:

@@ -21,6 +21,7 @@ GAP = "\0"
 QUIET = ("debug", "info", "INFO")
 """Of these the page tells nothing: they are no trouble."""
 NO_MESSAGES = (
+    "query/endpoints.py",
     "query/schema.py",
     "testing/store_contract.py",
     "get_provider_info.py",
@@ -32,8 +33,8 @@ NO_MESSAGES = (
 NOTHING_WRONG = (
     # What Airflow shows of a value, a Variable or a good connection.
     "Token(scope=",
-    "Record(token=",
-    "What the Openmarkets provider's tasks share",
+    "TokenEntry(token=",
+    "Shared by the tasks of the Openmarkets provider",
     "Access token obtained from",
     "ask Openmarkets, or choose only what is in it",
     "airflow-provider-openmarkets/",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from openmarkets_provider.triggers._new_items import MAX_PART_BYTES, MAX_PAYLOAD_BYTES
 from openmarkets_provider.triggers._seen_keys import MAX_ITEMS
-from openmarkets_provider.triggers.events import MAX_POLL_INTERVAL, MIN_POLL_INTERVAL
+from openmarkets_provider.triggers._watcher_arguments import MAX_POLL_INTERVAL, MIN_POLL_INTERVAL
 
 TEXT = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
 

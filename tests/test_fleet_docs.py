@@ -14,7 +14,7 @@ from openmarkets_provider.client.cache import redis as redis_store
 from openmarkets_provider.client.exchange import MAX_WAIT
 from openmarkets_provider.client.ratelimit import hold as throttle
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
-from openmarkets_provider.triggers import _connections as _accounts
+from openmarkets_provider.triggers import _connections
 
 TEXT = (Path(__file__).parent.parent / "docs" / "fleet.md").read_text()
 PROSE = " ".join(TEXT.split())
@@ -37,14 +37,14 @@ def test_the_connections_shown_have_fields_that_there_are():
     ("sentence", "figure", "value"),
     [
         ("The lock ends by itself five seconds after", redis_store.LEASE, 5),
-        ("try Redis again every five seconds", fallback_store.TRY_AGAIN, 5),
+        ("try Redis again every five seconds", fallback_store.RETRY_SECONDS, 5),
         ("(its `Retry-After`, else 5 seconds;", throttle.DEFAULT_HOLD, 5),
         ("an hour at most)", throttle.MAX_HOLD, 3600),
-        ("An event loop (the triggerer) looks once a second", throttle.LOOK_EVERY, 1),
+        ("An event loop (the triggerer) looks once a second", throttle.READ_EVERY, 1),
         ("When more than 60 seconds are left", MAX_WAIT, 60),
         ("uses at most 8 connections to each API", settings.MAX_ASYNC_CONCURRENCY, 8),
-        ("is looked up again once a minute", _accounts.LOOK_UP_EVERY, 60),
-        ("after three look-ups in a row", _accounts.FAILED_LOOK_UPS, 3),
+        ("is looked up again once a minute", _connections.LOOK_UP_INTERVAL, 60),
+        ("after three look-ups in a row", _connections.MAX_FAILURES, 3),
     ],
 )
 def test_the_figures_are_those_of_the_code(sentence: str, figure: float, value: float):

@@ -25,6 +25,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.client import exchange, settings
 from openmarkets_provider.client.auth import token as tokens
 from openmarkets_provider.client.auth.token_request import MAX_LIFETIME, MAX_TOKEN_REPLY, read_token_reply
+from openmarkets_provider.client.cache import clock
 from openmarkets_provider.client.cache import fallback as fallback_store
 from openmarkets_provider.client.cache import file as file_store
 from openmarkets_provider.client.cache import redis as redis_store
@@ -39,11 +40,12 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, RELABELING
 from openmarkets_provider.hooks import _variable_store
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
+from openmarkets_provider.hooks._connection_settings import make_settings
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
-from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES
+from openmarkets_provider.sensors.openmarkets import MAX_FAILURES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
-from openmarkets_provider.triggers import _connections as _accounts
+from openmarkets_provider.triggers import _connections
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES
 from tests.support import hostile
 from tests.support.context import context
@@ -116,7 +118,7 @@ def test_the_table_has_every_field_with_its_place_and_type_and_no_other():
 
 
 def test_the_defaults_are_those_of_the_settings():
-    made = settings_of(Connection(conn_id="om", conn_type="openmarkets", login="my-id", password="my-secret"))
+    made = make_settings(Connection(conn_id="om", conn_type="openmarkets", login="my-id", password="my-secret"))
     environment = ENVIRONMENTS[made.environment]
     for name, field in CONNECTION_FIELDS.items():
         default, said = getattr(made, name), FIELDS[field["label"]][2]
@@ -160,7 +162,7 @@ def test_the_example_of_a_field_of_extra_is_taken_and_is_not_the_default(name: s
         extra[name] = str(tmp_path / "company.pem")
         Path(extra[name]).touch()
     given = {"conn_id": "om", "conn_type": "openmarkets", "login": "my-id", "password": "my-secret"}
-    made, default = settings_of(Connection(extra=json.dumps(extra), **given)), settings_of(Connection(**given))
+    made, default = make_settings(Connection(extra=json.dumps(extra), **given)), make_settings(Connection(**given))
     assert name in extra
     assert getattr(made, name) != getattr(default, name)
 
@@ -189,9 +191,9 @@ def test_every_way_to_make_a_connection_gives_the_same(way: str, monkeypatch: py
         monkeypatch.setenv(name, value)
         made = OpenmarketsHook().client.settings
     elif way == "command line":
-        made = settings_of(added_by(shlex.split(WAYS[way])))
+        made = make_settings(added_by(shlex.split(WAYS[way])))
     else:
-        made = settings_of(found_in_secrets_backend(WAYS[way], tmp_path))
+        made = make_settings(found_in_secrets_backend(WAYS[way], tmp_path))
     assert (made.client_id, made.client_secret) == SECRETS
     assert (made.environment, made.scopes, made.timeout) == ("test", ("market-data-api", "oms-api"), 60)
 
@@ -340,19 +342,19 @@ HOUR, MINUTE = 3600.0, 60.0
 FIGURES: list[tuple[str, Any, Any]] = [
     ("at most the connection's `timeout` and 5 seconds more", LOCK_GRACE, 5),
     ("at most 64 KiB of the reply are read", MAX_TOKEN_REPLY, 64 << 10),
-    ("until 300 seconds are left", tokens.RENEW_AHEAD, 300),
+    ("until 300 seconds are left", tokens.REFRESH_AHEAD, 300),
     ("until 30 seconds are left", tokens.MARGIN, 30),
-    ("the last fifth counts instead of 300 seconds, and the last tenth instead of 30:", tokens.RENEW_AHEAD, 300),
+    ("the last fifth counts instead of 300 seconds, and the last tenth instead of 30:", tokens.REFRESH_AHEAD, 300),
     ("One of more than 31 days is not believed", MAX_LIFETIME, 31 * 24 * HOUR),
-    ("When the replacement is refused, too, within 30 seconds", tokens.REFUSED_AGAIN, 30),
-    ("an hour (3600 seconds) is the most", tokens.MAX_NEGATIVE, HOUR),
+    ("When the replacement is refused, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
+    ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
     ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
     ("none that would have to wait for more than 60 seconds", exchange.MAX_WAIT, 60),
     ("is removed an hour (3600 seconds) later", file_store.SWEEP_AFTER, HOUR),
     ("Redis drops a record 60 seconds after its end", redis_store.KEPT_LONGER, 60),
-    ("a connection is looked up again every 60 seconds", _accounts.LOOK_UP_EVERY, 60),
-    ("A record of up to 60 seconds in the future", tokens.CLOCK_SKEW, 60),
-    ("It is left alone for 5 seconds", fallback_store.TRY_AGAIN, 5),
+    ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
+    ("A record of up to 60 seconds in the future", clock.CLOCK_SKEW, 60),
+    ("It is left alone for 5 seconds", fallback_store.RETRY_SECONDS, 5),
     ("may take 1 second;", redis_store.TIMEOUT, 1),
     ("a lock in it ends 5 seconds after its holder is gone", redis_store.LEASE, 5),
     ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
@@ -366,9 +368,9 @@ def test_the_figures_of_the_page_on_tokens_are_those_of_the_code(sentence: str, 
     assert figure == value
 
 
-def step_after(lifetime: float, seconds: float) -> tokens.Step:
-    begun, at = tokens.Instant(0, 0, "boot"), tokens.Instant(seconds, seconds, "boot")
-    return tokens.decide(tokens.Record(begun, tokens.Token("t", "oms-api", begun, lifetime)), at, None)[0]
+def step_after(lifetime: float, seconds: float) -> tokens.Decision:
+    begun, at = clock.Instant(0, 0, "boot"), clock.Instant(seconds, seconds, "boot")
+    return tokens.decide(tokens.TokenEntry(begun, tokens.Token("t", "oms-api", begun, lifetime)), at, None)[0]
 
 
 @pytest.mark.parametrize(
@@ -378,11 +380,11 @@ def test_a_token_is_used_then_renewed_then_dropped_as_the_page_says(lifetime: fl
     assert SHORT_LIFE in PROSE["tokens"]
     moments = (renewed - 0.1, renewed + 0.1, dropped - 0.1, dropped + 0.1)
     steps = [step_after(lifetime, moment) for moment in moments]
-    assert steps == [tokens.Step.USE, tokens.Step.RENEW, tokens.Step.RENEW, tokens.Step.ASK]
+    assert steps == [tokens.Decision.USE, tokens.Decision.REFRESH, tokens.Decision.REFRESH, tokens.Decision.REQUEST]
 
 
 def held(error: OpenmarketsError) -> float:
-    return tokens.negative_seconds(error)
+    return tokens.failure_seconds(error)
 
 
 def test_failures_are_held_for_as_long_as_the_page_and_the_diagram_say():
@@ -427,12 +429,12 @@ def test_the_diagram_has_title_and_description_and_the_figures_of_the_code():
     text = " ".join(drawn())
     for sentence, figure, value in [
         ("the timeout + 5 s at most", LOCK_GRACE, 5),
-        ("From 300 s before its end", tokens.RENEW_AHEAD, 300),
+        ("From 300 s before its end", tokens.REFRESH_AHEAD, 300),
         ("is used until 30 s are left", tokens.MARGIN, 30),
-        ("3300 s: 300 s are left", HOUR - tokens.RENEW_AHEAD, 3300),
+        ("3300 s: 300 s are left", HOUR - tokens.REFRESH_AHEAD, 3300),
         ("3570 s: 30 s are left", HOUR - tokens.MARGIN, 3570),
-        ("an hour at most", tokens.MAX_NEGATIVE, HOUR),
-        ("within 30 s is an error", tokens.REFUSED_AGAIN, 30),
+        ("an hour at most", tokens.MAX_FAILURE, HOUR),
+        ("within 30 s is an error", tokens.REPLACEMENT_TRIAL, 30),
     ]:
         assert sentence in text
         assert figure == value
@@ -486,7 +488,7 @@ def test_a_text_that_looks_like_a_formula_is_landed_as_it_is(openmarkets_sandbox
     [
         ("Up to 60 seconds are waited for in the task", exchange.MAX_WAIT, 60),
         ("makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
-        ("three in a row are tolerated", TOLERATED_FAILURES, 3),
+        ("three in a row are tolerated", MAX_FAILURES, 3),
         ("of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),
     ],
 )
@@ -581,7 +583,7 @@ def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmar
         # Once before, since what Airflow loads for it is not to be loaded eight times.
         task.execute({})
         by_http["ClientCredentials"].tokens.clear()
-        for record in (tmp_path / "token_cache").glob("*.record"):
+        for record in (tmp_path / "token_cache").glob("*.entry"):
             record.unlink()
         openmarkets_sandbox.reset()
         # A token is new to a process whose memory is empty.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.query.expand import needed
+from openmarkets_provider.query.expand import lookup_query
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import check, resolve
 from tests.support.queries import Later, LazySequence
@@ -90,7 +90,7 @@ IDS = [query["endpoint"] for query, _ in EXAMPLES]
 
 def calls_of(query: queries.Query) -> Any:
     """Return what a query becomes: its calls, or the query that has to be answered before."""
-    before = None if query["endpoint"] == "request" else needed(query)
+    before = None if query["endpoint"] == "request" else lookup_query(query)
     return before or list(plan(query))
 
 
@@ -328,7 +328,7 @@ def test_none_is_no_way_to_say_all_when_made_or_when_a_template_renders_it(name:
         task = Holder(task_id="t", query=FUNCTIONS[name](**{argument: "{{ codes }}"}, **LEFT_OUT[name]))
     task.render_template_fields({"codes": None})
     assert task.query[argument] is None
-    for look in (plan, needed):
+    for look in (plan, lookup_query):
         with pytest.raises(OpenmarketsQueryError, match=message):
             look(task.query)
 

@@ -93,13 +93,13 @@ def test_a_hook_that_lives_on_goes_by_the_new_secret_as_soon_as_it_asks(site):
     query = queries.time_series(["BHP", "CBA", "CSL"], start="2026-03-02", end="2026-03-05")
     batches = hook.stream(query)
     assert next(batches)
-    assert not hook.has_changed()
+    assert not hook.reload_connection()
     site.change_connection()
     site.change_server()
     with pytest.raises(OpenmarketsInvalidClient):
         list(batches)
-    assert hook.has_changed()
-    assert not hook.has_changed()
+    assert hook.reload_connection()
+    assert not hook.reload_connection()
     assert sum(map(len, hook.stream(query))) == 9
     hook.close()
 

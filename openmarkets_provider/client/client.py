@@ -6,7 +6,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from openmarkets_provider.client.auth.bearer import send_authorized
-from openmarkets_provider.client.auth.provider import SecretMasker, TokenSource
+from openmarkets_provider.client.auth.provider import SecretMasker, TokenProvider
 from openmarkets_provider.client.auth.token import Token
 from openmarkets_provider.client.auth.token_request import fetch_token, secret_forms
-from openmarkets_provider.client.cache.crypto import RecordCipher, record_key
+from openmarkets_provider.client.cache.crypto import EntryCipher, entry_key
 from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.client.exchange import Exchange
@@ -27,11 +27,11 @@ from openmarkets_provider.client.http.clients import (
     HttpRequest,
     Options,
     Reply,
-    httpx_client,
 )
+from openmarkets_provider.client.http.httpx_client import open_httpx_client
 from openmarkets_provider.client.io import TaskGroup, ThreadGroup, iterate_blocking, run_blocking
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
-from openmarkets_provider.client.ratelimit.hold import Throttle
+from openmarkets_provider.client.ratelimit.hold import Holds
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
@@ -50,7 +50,7 @@ class OpenmarketsClient:
     or on another event loop. Threads may share a client.
 
     :param settings: credentials, servers and limits.
-    :param stores: what is shared with other processes, the nearest first; none shares nothing.
+    :param store: what is shared with other processes; None shares nothing.
     :param masker: told the secret's encoded forms and every token before use.
     :param user_agent: what the client calls itself.
     :param concurrency: most requests of one query at the same time.
@@ -61,30 +61,30 @@ class OpenmarketsClient:
         self,
         settings: Settings,
         *,
-        stores: Sequence[Store],
+        store: Store | None,
         masker: SecretMasker,
         user_agent: str,
         concurrency: int = DEFAULT_CONCURRENCY,
         metrics: Metrics = NO_METRICS,
     ) -> None:
         self.settings = settings
-        self.stores = stores
+        self.store = store
         self._concurrency = concurrency
         self._masker = masker
         self._options = Options(settings.timeout, settings.ca_bundle, user_agent)
-        cipher = RecordCipher(settings.client_secret)
-        self.tokens = TokenSource(
-            key=functools.cache(functools.partial(record_key, settings)),
+        cipher = EntryCipher(settings.client_secret)
+        self.tokens = TokenProvider(
+            key=functools.partial(entry_key, settings),
             fetch=self._fetch_token,
-            stores=stores,
+            store=store,
             cipher=cipher,
             masker=masker,
             wait=settings.timeout + LOCK_GRACE,
             metrics=metrics,
         )
-        self.holds = Throttle(
-            key=functools.cache(lambda api: record_key(settings, f"hold {api} {settings.api_url(api)}")),
-            stores=stores,
+        self.holds = Holds(
+            key=lambda api: entry_key(settings, f"hold {api} {settings.api_url(api)}"),
+            store=store,
             cipher=cipher,
             metrics=metrics,
         )
@@ -148,7 +148,7 @@ class OpenmarketsClient:
             http.check_origin(request)
             return run_blocking(io.authorize(api, http, request))
 
-        return httpx_client(self.base_url(api), self._options, send, self.close)
+        return open_httpx_client(self.base_url(api), self._options, send, self.close)
 
     def base_url(self, api: str) -> str:
         """Return the base URL of an API.
@@ -175,7 +175,7 @@ class OpenmarketsClient:
     def check_scope(self, scope: str) -> OpenmarketsError | None:
         """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
         try:
-            self.tokens.renew(scope)
+            self.tokens.refresh(scope)
         except OpenmarketsError as error:
             return error
         return None
@@ -239,7 +239,7 @@ class _BlockingIo:
         time.sleep(seconds)  # noqa: ASYNC251 - it blocks by design
 
     async def record_hold(self, api: str, seconds: float | None) -> None:
-        self._client.holds.limited(api, seconds)
+        self._client.holds.record(api, seconds)
 
 
 class _AsyncIo:
@@ -263,7 +263,7 @@ class _AsyncIo:
         await asyncio.sleep(seconds)
 
     async def record_hold(self, api: str, seconds: float | None) -> None:
-        await self._client.holds.alimited(api, seconds)
+        await self._client.holds.arecord(api, seconds)
 
 
 def _request(http: HttpClient | AsyncHttpClient, call: ApiCall, request_id: str) -> HttpRequest:

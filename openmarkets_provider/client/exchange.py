@@ -12,7 +12,7 @@ from openmarkets_provider.client.http.clients import NoAnswer, Reply
 from openmarkets_provider.client.http.replies import doubt, read_reply, unreadable_reply
 from openmarkets_provider.client.io import Group, Io, PacedIo
 from openmarkets_provider.client.metrics import Metrics
-from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, Held, Throttle, spread
+from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, Holds, OnHold, spread
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsInvalidResponse,
@@ -64,7 +64,7 @@ class Exchange:
     :param metrics: told of retries and requests.
     """
 
-    def __init__(self, io: Io, holds: Throttle, metrics: Metrics) -> None:
+    def __init__(self, io: Io, holds: Holds, metrics: Metrics) -> None:
         self._io = io
         self._holds = holds
         self._metrics = metrics
@@ -140,7 +140,7 @@ class Exchange:
         while True:
             try:
                 return await self._io.send(call, request_id)
-            except Held as hold:
+            except OnHold as hold:
                 left = hold.seconds
             if left > MAX_WAIT:
                 problem, later = f"told another call to wait (429), and {left:.0f} s of that are left", left
@@ -148,7 +148,7 @@ class Exchange:
                 problem, later = f"has sent one call after another away (429) for {waited:.0f} s", _COME_BACK
             else:
                 wait = left + spread(left)
-                self._holds.tell(call.api, left, wait)
+                self._holds.report_wait(call.api, left, wait)
                 await self._io.sleep(wait, rate_limited=True)
                 waited += wait
                 continue

@@ -44,7 +44,7 @@ class Io(Protocol):
     async def send(self, call: ApiCall, request_id: str) -> Reply:
         """Send a call with an access token.
 
-        :raises Held: nothing was sent, since the API is on hold.
+        :raises OnHold: nothing was sent, since the API is on hold.
         :raises OpenmarketsError: there is no token, or no answer.
         """
 

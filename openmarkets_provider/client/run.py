@@ -24,29 +24,30 @@ from openmarkets_provider.exceptions import (
     OpenmarketsScopeNotInPlan,
 )
 from openmarkets_provider.query.arguments import is_security
+from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
-from openmarkets_provider.query.expand import expand, needed
+from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.plan import ApiCall, Plan, plan
 from openmarkets_provider.query.query import Query, resolve, subject_of, window
 from openmarkets_provider.query.rows import (
     Listing,
+    find_missing_multipliers,
     full_name,
-    invalid_securities,
-    keys,
-    listing,
     listing_of,
-    multipliers_of,
-    records,
-    rows,
-    within,
-    without_multiplier,
+    read_invalid_securities,
+    read_multipliers,
+    read_records,
+    row_keys,
+    select_range,
+    to_listing,
+    to_rows,
 )
-from openmarkets_provider.query.schema import SCHEMAS, Row
+from openmarkets_provider.query.schema import Row
 
 log = logging.getLogger(__name__)
 
 _INFORMATION = "security_information"
-_OF_SECURITIES = ("securities", listing_of, listing)
+_OF_SECURITIES = ("securities", listing_of, to_listing)
 _OF_PORTFOLIOS = ("portfolioCodes", lambda record: _code(record.get("portfolioCode")), lambda code: code)
 _ONE_FOR_EACH: Mapping[str, tuple[str, Callable[[Row], Any], Callable[[str], Any]]] = {
     _INFORMATION: _OF_SECURITIES,
@@ -83,6 +84,7 @@ class Run:
         self._query: Query = resolve(query)
         self._exchange = exchange
         self._endpoint: str = query["endpoint"]
+        self._schema = ENDPOINTS[self._endpoint].schema
         self._total = 0
         self._window: tuple[Any, Any] | None = None
         self._securities = self._left_out = 0
@@ -118,15 +120,15 @@ class Run:
     async def _plan(self) -> Plan:
         """Find out what the query leaves to the API, and plan its calls."""
         now = datetime.now(UTC).astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
-        first = needed(self._query)
+        first = lookup_query(self._query)
         if first is not None:
             self._query = expand(self._query, await self._look_up(first), now.date())
         calls = plan(self._query, now)
         self._total, self._securities = len(calls), len(calls.subjects)
         self._window = window(self._query)
-        replies_lack_it = "priceMultiplier" in SCHEMAS[self._endpoint].supplied
+        replies_lack_it = "priceMultiplier" in self._schema.supplied
         if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
-            await self._learn_multipliers([listing(security) for security in calls.subjects])
+            await self._learn_multipliers([to_listing(security) for security in calls.subjects])
         return calls
 
     async def _ask(self, number: int, call: ApiCall) -> Answer:
@@ -155,16 +157,16 @@ class Run:
             raise self._name_call(error, number, call) from error.__cause__
 
     async def _rows(self, call: ApiCall, reply: Any) -> list[Row]:
-        api_records = records(call, reply)
-        self._check_complete(call, reply, api_records)
+        records = read_records(call, reply)
+        self._check_complete(call, reply, records)
         if not call.exact:
-            return api_records
-        unpriced = without_multiplier(self._endpoint, call, api_records)
+            return records
+        unpriced = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
             await self._learn_multipliers(unpriced)
-        found = rows(self._endpoint, call, api_records, self._multipliers)
+        found = to_rows(self._schema, call, records, self._multipliers)
         self._warn_of_guesses(unpriced)
-        return self._drop_seen(call, within(self._endpoint, call, found, self._window))
+        return self._drop_seen(call, select_range(self._schema, call, found, self._window))
 
     async def _look_up(self, query: Query) -> list[Row]:
         run = Run(query, self._exchange)
@@ -185,7 +187,7 @@ class Run:
         }
         try:
             for call in plan(query):
-                self._multipliers |= multipliers_of(call, records(call, await self._exchange.ask(call)))
+                self._multipliers |= read_multipliers(call, read_records(call, await self._exchange.ask(call)))
         except OpenmarketsError as error:
             # The client may not ask. Anything else that went wrong must not end in a guess.
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)
@@ -193,12 +195,12 @@ class Run:
                 raise
             log.warning("Price multipliers can't be had from security information: %s", error)
 
-    def _check_complete(self, call: ApiCall, reply: Any, api_records: Sequence[Row]) -> None:
+    def _check_complete(self, call: ApiCall, reply: Any, records: Sequence[Row]) -> None:
         """Refuse, or tell of, what was asked for and is not in the reply."""
-        invalid = invalid_securities(call, reply)
+        invalid = read_invalid_securities(call, reply)
         if self._endpoint in _ONE_FOR_EACH:
             field, of_record, of_code = _ONE_FOR_EACH[self._endpoint]
-            found = set(map(of_record, api_records))
+            found = set(map(of_record, records))
             absent = [code for code in call.json[field] if of_code(code) not in found and code not in invalid]
             if self._endpoint == _INFORMATION:
                 invalid += absent
@@ -227,7 +229,7 @@ class Run:
         """
         if self._total == 1 or (call.security is None and call.api != "oms"):
             return found
-        identified: list[Any] = keys(self._endpoint, found) if call.security else list(map(_digest, found))
+        identified: list[Any] = row_keys(self._schema, found) if call.security else list(map(_digest, found))
         if call.security is not None and call.security != self._series:
             self._seen = set()
         seen, self._series = self._seen, call.security

@@ -1,4 +1,4 @@
-"""Where a client's processes share their records: what ``cache_backend`` of a connection names becomes stores."""
+"""The store of a client: what ``cache_backend`` of its connection names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,54 +23,54 @@ if TYPE_CHECKING:
     from openmarkets_provider.client.settings import Settings
 
 
-def stores_of(settings: Settings) -> Sequence[Store]:
-    """Return the stores of a client, the nearest first; none when it shares nothing.
+def store_of(settings: Settings) -> Store | None:
+    """Return the store of a client; None when it shares nothing.
 
     :raises OpenmarketsConfigurationError: what ``redis_conn_id`` or ``cache_class`` names can't be used.
     :raises AirflowNotFoundException: there is no connection ``redis_conn_id``.
     """
     connection = BaseHook.get_connection(settings.redis_conn_id) if settings.redis_conn_id else None
-    return _make_stores(settings, connection)
+    return _store(settings, connection)
 
 
-async def astores_of(settings: Settings) -> Sequence[Store]:
-    """Return the same, with the connection looked up, and the stores made, without blocking the event loop."""
+async def astore_of(settings: Settings) -> Store | None:
+    """Return the same, without blocking the event loop."""
     connection = await get_async_connection(settings.redis_conn_id) if settings.redis_conn_id else None
-    return await asyncio.to_thread(_make_stores, settings, connection)
+    return await asyncio.to_thread(_store, settings, connection)
 
 
-_made: dict[str, Sequence[Store]] = {}
-"""Stores by what they were made from: those of the same are the same, and a site's own is made once a process."""
+_stores: dict[str, Store | None] = {}
+"""The stores of this process by their configuration: equal ones are the same, and a site's own is created once."""
 
 
-def _make_stores(settings: Settings, connection: Connection | None) -> Sequence[Store]:
+def _store(settings: Settings, connection: Connection | None) -> Store | None:
     options = _redis_options(connection) if connection is not None else {}
     conn_id = connection.conn_id if connection is not None else None
-    made_from = json.dumps([settings.cache_backend, settings.cache_class, str(cache_dir()), conn_id, options])
-    if made_from not in _made:
-        _made.setdefault(made_from, _new_stores(settings, conn_id, options))
-    return _made[made_from]
+    configuration = json.dumps([settings.cache_backend, settings.cache_class, str(cache_dir()), conn_id, options])
+    if configuration not in _stores:
+        _stores.setdefault(configuration, _new_store(settings, conn_id, options))
+    return _stores[configuration]
 
 
-def _new_stores(settings: Settings, conn_id: str | None, options: Mapping[str, Any]) -> Sequence[Store]:
+def _new_store(settings: Settings, conn_id: str | None, options: Mapping[str, Any]) -> Store | None:
     from openmarkets_provider.client.cache.fallback import FallbackStore
     from openmarkets_provider.client.cache.file import FileStore
 
     file = FileStore(cache_dir())
     match settings.cache_backend:
         case "memory":
-            return []
+            return None
         case "redis":
             from openmarkets_provider.client.cache.redis import RedisStore
 
-            return [FallbackStore(RedisStore(options), file, f"Redis (connection {conn_id!r})")]
+            return FallbackStore(RedisStore(options), file, f"Redis (connection {conn_id!r})")
         case "custom":
-            return [FallbackStore(_custom_store(settings.cache_class), file, settings.cache_class)]
+            return FallbackStore(_custom_store(settings.cache_class), file, settings.cache_class)
         case "variable":
             from openmarkets_provider.hooks._variable_store import VariableStore
 
-            return [file, VariableStore()]
-    return [file]
+            return VariableStore(file)
+    return file
 
 
 def _redis_options(connection: Connection) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.query.arguments import CHECKS, aligned, shown
+from openmarkets_provider.query.arguments import align, check_moment, describe
 from openmarkets_provider.query.exchange_time import read_moment, to_text
 from openmarkets_provider.query.query import Query, endpoint_of, resolve
 
@@ -50,7 +50,7 @@ def check_state(stored: Any) -> dict[str, Any]:
             return dict(stored)
     if stored is None or stored == {}:
         return {}
-    raise ValueError(f"expected the state of an incremental load, got {shown(stored)}")
+    raise ValueError(f"expected the state of an incremental load, got {describe(stored)}")
 
 
 def check_claim(kept: Any) -> dict[str, str] | None:
@@ -61,7 +61,7 @@ def check_claim(kept: Any) -> dict[str, str] | None:
     if kept is None:
         return None
     if not isinstance(kept, dict):
-        raise ValueError(f"expected the range of a task, got {shown(kept)}")
+        raise ValueError(f"expected the range of a task, got {describe(kept)}")
     _check_moments(kept, "start", "end")
     return kept
 
@@ -70,11 +70,11 @@ def _check_moments(stored: Mapping[str, Any], *names: str) -> None:
     for name in names:
         moment = stored.get(name)
         if not isinstance(moment, str):
-            raise ValueError(f"{name}: expected a date or a time, got {shown(moment)}")
+            raise ValueError(f"{name}: expected a date or a time, got {describe(moment)}")
         try:
             read_moment(moment)
         except ValueError:
-            raise ValueError(f"{name}: expected a date or a time, got {shown(moment)}") from None
+            raise ValueError(f"{name}: expected a date or a time, got {describe(moment)}") from None
 
 
 def claim(query: Query, watermark: str | None, first: str | None, overlap: timedelta, now: datetime) -> Claim | None:
@@ -110,7 +110,7 @@ def resolve_open(query: Query) -> dict[str, Any]:
     if "start" not in query or "end" not in query:
         raise OpenmarketsQueryError(f"{endpoint_of(query)}: incremental needs a query with a range (start and end).")
     given = dict(resolve({**query, "end": FAR}))
-    end = aligned(given["endpoint"], given, CHECKS["end"](given["endpoint"], "end", to_text(query["end"]), bool))
+    end = align(given, check_moment(given["endpoint"], "end", to_text(query["end"])))
     return given | {"end": end} if end == given["start"] else resolve(query)
 
 
@@ -154,5 +154,5 @@ def fingerprint(query: Query) -> str:
 
 
 def _bound(given: Query, moment: datetime) -> date | datetime:
-    bound: date | datetime = aligned(given["endpoint"], given, moment)
+    bound: date | datetime = align(given, moment)
     return bound

@@ -15,8 +15,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.query import Query, endpoint_of
-from openmarkets_provider.query.schema import SCHEMAS, Kind, Row
+from openmarkets_provider.query.schema import Kind, Row
 
 if TYPE_CHECKING:
     import msgspec
@@ -159,7 +160,7 @@ def layout_of(query: Query) -> Layout:
     # What a template renders is text.
     if name == "request" or query.get("raw") in (True, "True"):
         return Layout(name, _WITHOUT_SCHEMA)
-    schema = SCHEMAS[name]
+    schema = ENDPOINTS[name].schema
     columns = [Column(field.name, _STORAGE[field.kind], field.unit, field.key) for field in schema.fields]
     other = Column(OTHER_FIELDS, Storage.JSON, "fields that the schema does not know, by name")
     return Layout(name, (*columns, other), schema.time)

@@ -1,4 +1,4 @@
-"""The base of operators that answer a query: what they do about failures and about a server that wants rest."""
+"""The base of operators that run a query: how they fail, and how they wait for a server that asks them to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from openmarkets_provider._airflow import BaseOperator
+from openmarkets_provider._airflow import BaseOperator, resolve_deferrable
 from openmarkets_provider.client.exchange import MAX_WAIT
 from openmarkets_provider.client.ratelimit.hold import spread
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold, without_frames
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
 
 MAX_DEFERRALS = 10
-"""How often in a row a task lets the server send it away."""
-MAX_HELD_DEFERRALS = 100
-"""How often in a row it stays away because the server sent others away."""
+"""Deferrals in a row after a 429 of the task's own."""
+MAX_HOLD_DEFERRALS = 100
+"""Deferrals in a row because of a hold: another task got the 429, and this one sent nothing."""
 MAX_DEFERRAL = timedelta(hours=24)
-"""Longest time that a task is put off at once."""
-NOT_RESUMED = ("Trigger timeout", "Trigger/execution timeout")
-"""What Airflow 3 and Airflow 2 give as the error of a task that no triggerer resumed in time."""
-TIMED_OUT = (
+"""Longest single deferral."""
+TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
+"""The error that Airflow 3 and Airflow 2 pass to a task that no triggerer resumed in time."""
+TIMEOUT_MESSAGE = (
     "The task's execution_timeout ended a call that is not safe to repeat. It may have been carried out all the same: "
     "check before you send it again."
 )
@@ -36,10 +36,16 @@ _TRIGGERER_GRACE = timedelta(minutes=5)
 
 
 class QueryOperator(BaseOperator):
-    """Answers a query.
+    """Runs a query.
 
-    What becomes of its failures, and what the arguments are, is told to users by the operators that are made of it; see
-    :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
+    Documented for users in :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
+
+    :param query: what to ask. Templated, and checked when the DAG is parsed if it holds no template.
+    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
+    :param deferrable: defer the task when the server asks for a long wait; None is Airflow's
+        ``[operators] default_deferrable``.
+    :param kwargs: arguments of ``BaseOperator``.
+    :raises OpenmarketsQueryError: a literal argument of the query is malformed.
     """
 
     template_fields: Sequence[str] = ("query", "openmarkets_conn_id")
@@ -51,64 +57,67 @@ class QueryOperator(BaseOperator):
         *,
         query: Query,
         openmarkets_conn_id: str = "openmarkets_default",
-        deferrable: bool = True,
+        deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.query = query
         self.openmarkets_conn_id = openmarkets_conn_id
-        self.deferrable = deferrable
+        self.deferrable = resolve_deferrable(deferrable)
         if is_literal(query):
             check(query)
 
     @abstractmethod
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
-        """Do the work; what it returns goes to XCom."""
+        """Do the work and return the task's XCom. It may run twice: see :meth:`OpenmarketsHook.retry_on_rotation`."""
 
     def execute(self, context: Context) -> Any:
-        """Answer the query."""
-        return self._answer(context, deferrals=0, held=0)
+        """Run the query."""
+        return self._run(context, deferrals=0, holds=0)
 
-    def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 0, held: int = 0) -> Any:
-        """Go on when the time that the server asked for is over.
+    def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 0, holds: int = 0) -> Any:
+        """Run the query after a deferral.
 
-        :param deferrals: how often the task has been sent away.
-        :param held: how often it has stayed away because others were.
+        :param deferrals: deferrals so far after a 429 of the task's own.
+        :param holds: deferrals so far because of a hold.
         """
-        return self._answer(context, deferrals, held)
+        return self._run(context, deferrals, holds)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume as Airflow does, and say what it means when no triggerer ended the wait."""
-        if next_method == "__fail__" and (next_kwargs or {}).get("error") in NOT_RESUMED:
+        """Resume as Airflow does, but explain a deferral that timed out.
+
+        :raises AirflowFailException: no triggerer resumed the task in time.
+        """
+        if next_method == "__fail__" and (next_kwargs or {}).get("error") in TRIGGER_TIMEOUTS:
             from airflow.providers.common.compat.sdk import AirflowFailException
 
             raise AirflowFailException(
-                "The server asked to be left alone and the task was deferred, but no triggerer resumed it. The time "
-                "to wait is over by now: run the task again. Start a triggerer, or use deferrable=False."
+                "The server asked the task to wait, and the task was deferred, but no triggerer resumed it. The wait "
+                "is over: run the task again. Start a triggerer, or set deferrable=False."
             )
         return super().resume_execution(next_method, next_kwargs, context)
 
-    def _answer(self, context: Context, deferrals: int, held: int) -> Any:
+    def _run(self, context: Context, deferrals: int, holds: int) -> Any:
         from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
         from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
         hook = OpenmarketsHook(self.openmarkets_conn_id)
         try:
-            return hook.as_of_now(lambda: self.answer(hook, context))
+            return hook.retry_on_rotation(lambda: self.answer(hook, context))
         except OpenmarketsError as error:
-            self._fail_or_wait(error, deferrals, held)
+            self._fail_or_defer(error, deferrals, holds)
             raise
         except AirflowTaskTimeout:
-            # It may come at any moment, also while the request is under way.
+            # Airflow may raise it at any moment, also while a request is in flight.
             if is_repeatable(self.query):
                 raise
-            raise AirflowFailException(TIMED_OUT) from None
+            raise AirflowFailException(TIMEOUT_MESSAGE) from None
         finally:
             hook.close()
 
-    def _fail_or_wait(self, error: OpenmarketsError, deferrals: int, held: int) -> None:
-        """Fail for good, or defer, or return for Airflow's retries to go on."""
+    def _fail_or_defer(self, error: OpenmarketsError, deferrals: int, holds: int) -> None:
+        """Fail the task for good, defer it, or return to leave the error to Airflow's retries."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
         if not error.transient:
@@ -116,16 +125,16 @@ class QueryOperator(BaseOperator):
         if error.retry_after is None or error.retry_after <= MAX_WAIT or (is_on_hold(error) and not self.deferrable):
             return
         if is_on_hold(error):
-            held += 1
+            holds += 1
         else:
             deferrals += 1
         import pendulum
 
-        # All who were told so at once are not to come back at once.
+        # Tasks that got the same Retry-After must not all come back at the same moment.
         wait = timedelta(seconds=error.retry_after + spread(error.retry_after))
         until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
-        is_over = deferrals > MAX_DEFERRALS or held > MAX_HELD_DEFERRALS or wait > MAX_DEFERRAL
-        if not self.deferrable or is_over:
+        is_too_long = deferrals > MAX_DEFERRALS or holds > MAX_HOLD_DEFERRALS or wait > MAX_DEFERRAL
+        if is_too_long or not self.deferrable:
             raise AirflowFailException(f"{error} Run the task again after {until}.") from without_frames(error)
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
@@ -133,6 +142,6 @@ class QueryOperator(BaseOperator):
         self.defer(
             trigger=TimeDeltaTrigger(wait),
             method_name="execute_after_wait",
-            kwargs={"deferrals": deferrals, "held": held},
+            kwargs={"deferrals": deferrals, "holds": holds},
             timeout=wait + _TRIGGERER_GRACE,
         )

@@ -1,4 +1,4 @@
-"""The operator: a task that answers one query."""
+"""The operator: a task that runs one query."""
 
 from __future__ import annotations
 
@@ -13,42 +13,48 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+    from openmarkets_provider.queries import Query
 
 
 class OpenmarketsOperator(QueryOperator):
-    """Answers a query and returns its result to XCom, where rows keep their types.
+    """Runs a query and returns its result as XCom. Rows keep their types.
 
-    Errors that no repetition can mend fail the task at once, without using its retries. Failures that may pass
-    are retried a few times within the task where repeating is safe, and then left to Airflow's retries.
-    A request that is not safe to repeat is never sent again, neither by the task nor by its retries, once it
-    may have left this machine. When the server asks to be left alone for longer than 60 seconds, the task is
-    deferred until then: that holds no worker slot and uses no try.
+    Permanent errors fail the task at once, without using its retries. Transient ones are retried a few times within
+    the task where the call is safe to repeat, and then left to Airflow's retries. A request that is not safe to
+    repeat is never sent again, neither by the task nor by its retries, once it may have left this machine.
 
-    Guide: ``docs/howto/quotes.md``. What a message means: ``docs/errors.md``.
+    When the server asks to wait for longer than 60 seconds, a deferrable task waits in the triggerer: that holds no
+    worker slot and uses no try.
+
+    Guide: ``docs/howto/quotes.md``. Messages: ``docs/errors.md``.
 
     :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param max_xcom_bytes: largest result, as JSON, that goes to XCom; a larger one fails the task.
-    :param deferrable: False fails the task, with the time in the message, instead of deferring it; for
-        deployments without a triggerer.
+    :param max_xcom_bytes: size limit of the result as JSON, in bytes; a larger result fails the task.
+    :param deferrable: defer the task when the server asks for a wait of more than 60 seconds. False fails the task
+        instead, and the message says when to run it again. None is Airflow's ``[operators] default_deferrable``.
+    :param kwargs: arguments of ``BaseOperator``: ``task_id``, ``retries``, ``pool``, ...
     :raises OpenmarketsQueryError: when the DAG is parsed: a literal argument of the query is malformed.
     """
 
-    def __init__(self, *, max_xcom_bytes: int = DEFAULT_MAX_XCOM_BYTES, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        query: Query,
+        openmarkets_conn_id: str = "openmarkets_default",
+        max_xcom_bytes: int = DEFAULT_MAX_XCOM_BYTES,
+        deferrable: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(query=query, openmarkets_conn_id=openmarkets_conn_id, deferrable=deferrable, **kwargs)
         self.max_xcom_bytes = max_xcom_bytes
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
         """Return the query's result."""
         started = time.monotonic()
         result = hook.run(self.query)
-        self.log.info("%s: %s in %.1f s.", name_of(self.query), _size(result), time.monotonic() - started)
+        size = f"{len(result)} {'row' if len(result) == 1 else 'rows'}" if isinstance(result, list) else "answered"
+        self.log.info("%s: %s in %.1f s.", name_of(self.query), size, time.monotonic() - started)
         if self.do_xcom_push:
             ensure_fits_xcom(result, self.max_xcom_bytes)
         return result
-
-
-def _size(result: Any) -> str:
-    if not isinstance(result, list):
-        return "answered"
-    return f"{len(result)} {'row' if len(result) == 1 else 'rows'}"

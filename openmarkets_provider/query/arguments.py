@@ -1,7 +1,7 @@
 """What the arguments of a query may hold. Pure.
 
-Every check names the query and the argument, and returns the value in the form that planning needs. Values that are
-not final yet, templates and results of upstream tasks, are left alone while the DAG is parsed.
+Every check takes the names of the query and the argument for the text of the error, and returns the value in the form
+that planning needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.query.exchange_time import MAX_DAYS, exchange_date, first_of_week, floor, read_moment
+from openmarkets_provider.query.endpoints import MAX_DAYS
+from openmarkets_provider.query.exchange_time import exchange_date, first_of_week, floor, read_moment
 
 DEFAULT_EXCHANGE = "ASX"
 DEFAULT_DATA_SOURCE = "TM"
@@ -22,7 +23,7 @@ FREQUENCIES = ("Daily", "Weekly")
 ON_INVALID = ("error", "warn")
 MAX_LEVELS = 100
 ALL = "*"
-"""For accounts: all that the client sees. Said in words, so that a template that renders None does not mean it."""
+"""For accounts: all that the client sees. Explicit, so that a template that renders None does not mean all."""
 
 _SECURITY = re.compile(r"(?P<code>[\w-]{1,50})(?:\.(?P<exchange>[\w-]{1,50}))?(?:@(?P<source>[\w-]{1,50}))?", re.ASCII)
 _WORD = re.compile(r"[\w-]{1,50}", re.ASCII)
@@ -31,8 +32,7 @@ _MAX_CODE = 100
 _NO_CODE = set("/\\[]'\"*")
 
 
-Final = Callable[[Any], bool]
-"""Tells whether a value is final, or comes to be known later."""
+Predicate = Callable[[Any], bool]
 
 
 def is_literal(value: Any) -> bool:
@@ -42,53 +42,88 @@ def is_literal(value: Any) -> bool:
     return not hasattr(value, "resolve")
 
 
+def is_literal_at_run(value: Any) -> bool:
+    """Take the place of :func:`is_literal` when a query runs: everything in a rendered query is literal."""
+    return True
+
+
 def is_security(text: str) -> bool:
-    """Tell whether a text is a security that the API can be asked about."""
+    """Tell whether a text can be sent to the API as a security."""
     return _SECURITY.fullmatch(text) is not None
 
 
-def aligned(name: str, given: Mapping[str, Any], moment: datetime) -> date | datetime:
-    """Return what a bound of a query's range means: of bars the one that it is in, else the moment itself.
+def align(arguments: Mapping[str, Any], moment: datetime) -> date | datetime:
+    """Return where a bound of a query's range lies: for bars, at the start of the bar that it is in.
 
-    :param given: the query's arguments in their final form.
-    :return: for daily bars the exchange date, for weekly ones that of the Saturday before, else an aware datetime.
+    :param arguments: the query's, in the form that planning needs.
+    :param moment: aware.
+    :return: for daily bars the exchange date, for weekly bars that of the Saturday before, else an aware datetime.
     """
-    if name == "time_series":
+    if "frequency" in arguments:
         day = exchange_date(moment)
-        return first_of_week(day) if given["frequency"] == "Weekly" else day
-    return floor(moment, given["interval"]) if name == "intraday_time_series" else moment
+        return first_of_week(day) if arguments["frequency"] == "Weekly" else day
+    return floor(moment, arguments["interval"]) if "interval" in arguments else moment
 
 
 def check_range(name: str, arguments: Mapping[str, Any], start: Any, end: Any) -> None:
-    """Refuse a range that holds nothing.
+    """Refuse an empty range.
 
-    :param start: aligned.
+    :param arguments: the query's, as its author wrote them.
+    :param start: aligned; see :func:`align`.
     :param end: aligned.
     :raises OpenmarketsQueryError: end is not after start, or both are in the same bar.
     """
-    if start < end:
-        return
-    said = f"start {arguments['start']!r} and end {arguments['end']!r}"
+    if start >= end:
+        bounds = f"start {arguments['start']!r} and end {arguments['end']!r}"
+        raise OpenmarketsQueryError(
+            f"{name}: {bounds} are an empty or reversed range. end must be after start; of bars it must be in a later "
+            "one (another exchange day, week or interval, Australia/Sydney), which is not part of the range."
+        )
+
+
+def check_argument(name: str, argument: str, value: Any, is_literal: Predicate) -> Any:
+    """Check an argument of a typed query and return it in the form that planning needs.
+
+    :return: None when it is not literal; of a list of codes, the literal ones.
+    """
+    if argument in _CODES and isinstance(value, list | tuple) and not all(map(is_literal, value)):
+        value = list(filter(is_literal, value)) or None
+    return _CHECKS[argument](name, argument, value) if is_literal(value) else None
+
+
+def check_moment(name: str, argument: str, value: Any) -> datetime:
+    """Return a bound of a range in UTC.
+
+    :raises OpenmarketsQueryError: it is not an ISO 8601 date or time.
+    """
+    try:
+        if isinstance(value, str):
+            return read_moment(value)
+        problem = describe_type(value)
+    except ValueError:
+        problem = describe(value)
     raise OpenmarketsQueryError(
-        f"{name}: {said} are an empty or reversed range. end must be after start; of bars it must be in a later one "
-        "(another exchange day, week or interval, Australia/Sydney), which is not part of the range."
+        f"{name}: {argument} must be a date or a time such as '2026-01-05' or '2026-01-05T10:00:00+11:00' "
+        f"(exchange time, Australia/Sydney, where it has no offset), not {problem}."
     )
 
 
-def _check_securities(name: str, argument: str, value: Any, final: Final) -> list[str] | None:
-    """Return the final ones of the securities in full form, each once, in the order given."""
-    return _codes(name, argument, value, final, "BHP", _full_security)
+def _check_securities(name: str, argument: str, value: Any) -> list[str] | None:
+    return _check_codes(name, argument, value, "BHP", _full_security)
 
 
-def _check_codes(name: str, argument: str, value: Any, final: Final) -> list[str] | str | None:
-    if argument == "accounts" and value == ALL:
-        return ALL
-    return _codes(name, argument, value, final, "12345", _code)
+def _check_accounts(name: str, argument: str, value: Any) -> list[str] | str | None:
+    return ALL if value == ALL else _check_portfolios(name, argument, value)
 
 
-def _codes(
-    name: str, argument: str, value: Any, final: Final, example: str, read: Callable[[str, str, Any], str]
+def _check_portfolios(name: str, argument: str, value: Any) -> list[str] | None:
+    return _check_codes(name, argument, value, "12345", _code)
+
+
+def _check_codes(
+    name: str, argument: str, value: Any, example: str, read: Callable[[str, str, Any], str]
 ) -> list[str] | None:
+    """Return codes each once, in their order."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -96,18 +131,18 @@ def _codes(
     if not isinstance(value, list | tuple):
         raise OpenmarketsQueryError(
             f"{name}: {argument} must be a list such as ['{example}'] or a text such as '{example}' with commas "
-            f"between several, not {kind(value)}."
+            f"between several, not {describe_type(value)}."
         )
     if not value:
         raise OpenmarketsQueryError(f"{name}: {argument} is empty; name at least one.")
-    return list(dict.fromkeys(read(name, argument, item) for item in value if final(item)))
+    return list(dict.fromkeys(read(name, argument, code) for code in value))
 
 
 def _full_security(name: str, argument: str, value: Any) -> str:
     match = _SECURITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise OpenmarketsQueryError(
-            f"{name}: {argument}: {shown(value)} is malformed; write 'BHP', 'BHP.ASX' or 'BHP.ASX@TM'."
+            f"{name}: {argument}: {describe(value)} is malformed; write 'BHP', 'BHP.ASX' or 'BHP.ASX@TM'."
         )
     code, exchange, source = match.group("code", "exchange", "source")
     return f"{code}.{exchange or DEFAULT_EXCHANGE}@{source or DEFAULT_DATA_SOURCE}"
@@ -119,53 +154,35 @@ def _code(name: str, argument: str, value: Any) -> str:
     plain = decode_percent(code[:_MAX_CODE])
     if not code or len(code) > _MAX_CODE or not plain.isprintable() or plain in (".", "..") or set(plain) & _NO_CODE:
         raise OpenmarketsQueryError(
-            f"{name}: {argument}: {shown(value)} is malformed; a code is a text such as '12345', without slashes, "
+            f"{name}: {argument}: {describe(value)} is malformed; a code is a text such as '12345', without slashes, "
             "brackets and quotes. Is it a list that a template turned into text?"
         )
     return code
 
 
-def _check_exchange(name: str, argument: str, value: Any, final: Final) -> str | None:
+def _check_exchange(name: str, argument: str, value: Any) -> str | None:
     if value is None and name != "securities":
         return None
     match = _WORD.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise OpenmarketsQueryError(f"{name}: {argument} must be a code such as 'ASX', not {shown(value)}.")
+        raise OpenmarketsQueryError(f"{name}: {argument} must be a code such as 'ASX', not {describe(value)}.")
     return match.group()
 
 
-def _check_moment(name: str, argument: str, value: Any, final: Final) -> datetime:
-    try:
-        if isinstance(value, str):
-            return read_moment(value)
-        problem = kind(value)
-    except ValueError:
-        problem = shown(value)
-    raise OpenmarketsQueryError(
-        f"{name}: {argument} must be a date or a time such as '2026-01-05' or '2026-01-05T10:00:00+11:00' "
-        f"(exchange time, Australia/Sydney, where it has no offset), not {problem}."
-    )
+def _number_in(allowed: Sequence[int], words: str) -> Callable[[str, str, Any], int]:
+    def check_number(name: str, argument: str, value: Any) -> int:
+        # A template renders text.
+        short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10
+        number = int(value) if short else value
+        if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
+            raise OpenmarketsQueryError(f"{name}: {argument} must be {words}, not {value!r:.50}.")
+        return number
+
+    return check_number
 
 
-def _check_number(name: str, argument: str, value: Any, allowed: Sequence[int], words: str) -> int:
-    # What a template renders is text.
-    short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10
-    number = int(value) if short else value
-    if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
-        raise OpenmarketsQueryError(f"{name}: {argument} must be {words}, not {value!r:.50}.")
-    return number
-
-
-def _check_interval(name: str, argument: str, value: Any, final: Final) -> int:
-    return _check_number(name, argument, value, list(MAX_DAYS), f"one of {', '.join(map(str, MAX_DAYS))} (minutes)")
-
-
-def _check_levels(name: str, argument: str, value: Any, final: Final) -> int:
-    return _check_number(name, argument, value, range(1, MAX_LEVELS + 1), f"a whole number from 1 to {MAX_LEVELS}")
-
-
-def _one_of(allowed: Sequence[str]) -> Callable[[str, str, Any, Final], Any]:
-    def check_choice(name: str, argument: str, value: Any, final: Final) -> Any:
+def _one_of(allowed: Sequence[str]) -> Callable[[str, str, Any], Any]:
+    def check_choice(name: str, argument: str, value: Any) -> Any:
         if isinstance(value, str) and value in allowed:
             # Not value itself: a member of an Enum of texts would be sent as its name.
             return next(choice for choice in allowed if value == choice)
@@ -175,8 +192,8 @@ def _one_of(allowed: Sequence[str]) -> Callable[[str, str, Any, Final], Any]:
     return check_choice
 
 
-def _check_flag(name: str, argument: str, value: Any, final: Final) -> bool:
-    # What a template renders is text.
+def _check_flag(name: str, argument: str, value: Any) -> bool:
+    # A template renders text.
     flags = {True: True, False: False, "True": True, "False": False}
     flag = flags.get(value) if isinstance(value, bool | str) else None
     if flag is None:
@@ -184,22 +201,23 @@ def _check_flag(name: str, argument: str, value: Any, final: Final) -> bool:
     return flag
 
 
-CHECKS: Mapping[str, Callable[[str, str, Any, Final], Any]] = {
+_CHECKS: Mapping[str, Callable[[str, str, Any], Any]] = {
     "securities": _check_securities,
-    "accounts": _check_codes,
-    "portfolios": _check_codes,
+    "accounts": _check_accounts,
+    "portfolios": _check_portfolios,
     "exchange": _check_exchange,
-    "start": _check_moment,
-    "end": _check_moment,
+    "start": check_moment,
+    "end": check_moment,
     "frequency": _one_of(FREQUENCIES),
-    "interval": _check_interval,
-    "levels": _check_levels,
+    "interval": _number_in(list(MAX_DAYS), f"one of {', '.join(map(str, MAX_DAYS))} (minutes)"),
+    "levels": _number_in(range(1, MAX_LEVELS + 1), f"a whole number from 1 to {MAX_LEVELS}"),
     "include_child_orders": _check_flag,
     "include_same_cash_account": _check_flag,
     "on_invalid": _one_of(ON_INVALID),
     "raw": _check_flag,
 }
-"""Argument of a typed query to the function that checks it and returns what the planner needs."""
+"""Argument of a typed query to its check."""
+_CODES = ("securities", "accounts", "portfolios")
 
 
 def decode_percent(text: str) -> str:
@@ -209,24 +227,24 @@ def decode_percent(text: str) -> str:
     return text
 
 
-def check_json(arguments: Mapping[str, Any], final: Final) -> None:
-    """Refuse what is not JSON-able among the final values.
+def check_json(arguments: Mapping[str, Any], is_literal: Predicate) -> None:
+    """Refuse literal values that are not JSON-able.
 
     :raises OpenmarketsQueryError: an argument holds such a value.
     """
 
-    def later(value: Any) -> None:
-        if final(value):
-            raise TypeError(f"{kind(value)} is not JSON-able")
+    def refuse(value: Any) -> None:
+        if is_literal(value):
+            raise TypeError(f"{describe_type(value)} is not JSON-able")
 
     for key, value in arguments.items():
         if value is None or isinstance(value, bool):
             continue
         try:
             # Encoded, because a lone surrogate is a text that can't be sent.
-            json.dumps(value, allow_nan=False, ensure_ascii=False, default=later).encode()
+            json.dumps(value, allow_nan=False, ensure_ascii=False, default=refuse).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            name = key if isinstance(key, str) and key.isidentifier() else brief(key)
+            name = key if isinstance(key, str) and key.isidentifier() else abbreviate(key)
             problem = "nested too deep" if isinstance(error, RecursionError) else error
             raise OpenmarketsQueryError(
                 f"query: argument {name:.100}: {problem}; a query holds texts, numbers, booleans, None, lists and "
@@ -234,26 +252,26 @@ def check_json(arguments: Mapping[str, Any], final: Final) -> None:
             ) from None
 
 
-def listed(value: Any) -> Any:
-    """Turn a sequence that loads its items when asked, as the results of mapped tasks do, into a list."""
+def to_list(value: Any) -> Any:
+    """Turn a lazy sequence, such as the results of a mapped task, into a list; leave anything else as it is."""
     lazy = isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple)
     return list(value) if lazy else value
 
 
-def shown(value: Any) -> str:
-    """Return what an error tells of a value: a text itself, cut, or what kind of value it is."""
-    text = brief(value)
-    return text if isinstance(value, str) or text == kind(value) else f"{kind(value)} ({text})"
+def describe(value: Any) -> str:
+    """Describe a value for an error: a text itself, cut to 200 characters, or its type and, where short, the value."""
+    text = abbreviate(value)
+    return text if isinstance(value, str) or text == describe_type(value) else f"{describe_type(value)} ({text})"
 
 
-def brief(value: Any) -> str:
-    """Return a value as Python writes it, cut, or what kind of value it is where that may be long or impossible."""
+def abbreviate(value: Any) -> str:
+    """Return the ``repr`` of a text, cut to 200 characters, or of a short number, or describe the type."""
     if isinstance(value, str):
         return f"{value!r:.200}"
-    # Python writes no int of thousands of digits.
-    return repr(value) if isinstance(value, int | float) and abs(value) < 10**18 else kind(value)
+    # Python refuses to write an int of thousands of digits.
+    return repr(value) if isinstance(value, int | float) and abs(value) < 10**18 else describe_type(value)
 
 
-def kind(value: Any) -> str:
-    """Return what kind of value it is, in words."""
+def describe_type(value: Any) -> str:
+    """Describe the type of a value for an error."""
     return "None" if value is None else f"a value of type {type(value).__name__}"

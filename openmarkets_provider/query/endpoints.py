@@ -1,4 +1,4 @@
-"""The endpoint table: what is known of each call of the public APIs.
+"""The endpoints: one record for each call of the public APIs, with the query that makes it.
 
 Whether a call may be repeated is a fact of the endpoint and not of its HTTP method: quotes are a POST that
 only reads, orders are a POST that must never go out twice.
@@ -8,40 +8,79 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import unquote
+
+from openmarkets_provider.query.schema import Schema, read_schema
 
 APIS = ("market_data", "news", "oms")
 """The APIs, as queries spell them."""
 MAX_SECURITIES = 1000
-"""Securities in one call. Known for security information; for quotes inferred to be the same."""
+"""Securities in one call. Known for security information; inferred to be the same for quotes."""
 MAX_PORTFOLIOS = 1000
 """Portfolios in one call. Not known: inferred to be as for securities."""
+MAX_DAYS = {1: 7, 2: 7, 3: 7, 4: 7, 5: 7, 6: 7, 10: 30, 12: 30, 15: 30, 20: 30, 30: 30, 60: 60}
+"""Longest range of one call for intraday bars, in exchange days, by the interval of the bars in minutes."""
+RANGE = ("start", "end")
+"""The arguments of a query with a range."""
+_SUBJECT_ARGUMENTS = {
+    None: (),
+    "securities": ("securities", "exchange", "on_invalid"),
+    "accounts": ("accounts", "portfolios"),
+    "portfolios": ("accounts", "portfolios"),
+}
+"""Subject to the arguments that choose what a query asks about."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One call of an API.
+    """One call of an API, and the query that makes it.
 
-    :ivar name: what queries call it.
+    :ivar name: the name of the query.
     :ivar api: ``market_data``, ``news`` or ``oms``; decides host and OAuth scope.
     :ivar method: HTTP method.
-    :ivar path: path below the API's base URL; ``{name}`` stands for one path segment.
+    :ivar path: path below the API's base URL; ``{name}`` stands for one path segment: the code that the call is about.
+    :ivar subject: the argument that names what the query asks about: ``securities``, ``accounts`` or ``portfolios``;
+        None when one call returns everything.
+    :ivar max_codes: most codes of the subject in one call; None when the path takes a single one.
+    :ivar limit_inferred: ``max_codes`` is inferred, not documented.
+    :ivar sends: the query string of a GET or the JSON body of a POST. ``{argument}`` stands for the value of an
+        argument; where a query takes several calls, for the codes and the range of one call.
+    :ivar max_days: longest range of one call in exchange days, one number or a number for each ``interval``; None when
+        no limit is known.
+    :ivar records: the field of the reply that holds the records; None when the reply is the list itself.
+    :ivar columns: the columns of the rows, as :func:`~openmarkets_provider.query.schema.read_schema` reads them;
+        empty when no query makes this call.
+    :ivar time: the column that the range selects rows by; None when the query has no range.
     :ivar safe_to_repeat: True when sending the call twice changes nothing.
-    :ivar max_codes: most securities or portfolios in one call; None when the call takes no list of them.
-    :ivar limit_inferred: max_codes is not known, but inferred.
-    :ivar rows: the field of the reply that holds the rows; None when the reply is the list itself.
     """
 
     name: str
     api: str
     method: str
     path: str
-    safe_to_repeat: bool = True
+    subject: str | None = None
     max_codes: int | None = None
     limit_inferred: bool = False
-    rows: str | None = None
+    sends: Mapping[str, str] = field(default_factory=dict)
+    max_days: int | Mapping[int, int] | None = None
+    records: str | None = None
+    columns: str = ""
+    time: str | None = None
+    safe_to_repeat: bool = True
+
+    @cached_property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of the query, in order."""
+        sent = (value[1:-1] for value in self.sends.values() if value.startswith("{"))
+        range_arguments = RANGE if self.time else ()
+        return tuple(dict.fromkeys((*_SUBJECT_ARGUMENTS[self.subject], *range_arguments, *sent, "raw")))
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The rows of the query."""
+        return read_schema(self.columns, self.time)
 
     @cached_property
     def path_pattern(self) -> re.Pattern[str]:
@@ -53,55 +92,222 @@ class Endpoint:
 ENDPOINTS: Mapping[str, Endpoint] = {
     endpoint.name: endpoint
     for endpoint in (
-        Endpoint("securities", "market_data", "GET", "securities/v1"),
+        Endpoint(
+            "securities",
+            "market_data",
+            "GET",
+            "securities/v1",
+            sends={"exchanges": "{exchange}"},
+            columns="""
+                securityCode:text! exchange:text! securityDescription:text securityType:text firstListedDate:date
+                lastListedDate:date issuerCode:text issuerExchange:text issuerName:text gicsCode:id isin:text
+                sedol:text cusip:text
+            """,
+        ),
         Endpoint(
             "security_information",
             "market_data",
             "POST",
             "securities/information/v2",
+            subject="securities",
             max_codes=MAX_SECURITIES,
+            sends={"securities": "{securities}"},
+            columns="""
+                securityCode:text! exchange:text! securityType:text securityDescription:text currencyCode:text
+                isin:text lotSize:volume maturityDate:date exerciseDate:date exercisePrice:price callOrPut:text
+                sharesPerContract:volume priceMultiplier:multiplier minimumPriceStep:price
+                underlyingInstrumentCode:text underlyingInstrumentExchange:text
+            """,
         ),
         Endpoint(
             "quotes",
             "market_data",
             "POST",
             "pricing/quotes/v3",
+            subject="securities",
             max_codes=MAX_SECURITIES,
             limit_inferred=True,
-            rows="quotes",
+            sends={"securities": "{securities}"},
+            records="quotes",
+            columns="""
+                securityCode:text! exchange:text! dataSource:text! askCount:count askPrice:price askVolume:volume
+                bidCount:count bidPrice:price bidVolume:volume totalVolume:volume totalValue:value highPrice:price
+                lastPrice:price lowPrice:price matchPrice:price matchVolume:volume marketValue:value
+                marketVolume:volume movement:price openPrice:price quotationBasisCode:text companyReportCode:text
+                tradingStatus:text tradeCount:count tradeDateTime:exchange_time updateDateTime:exchange_time
+                previousClosePrice:price priceMultiplier:multiplier marketVwap:price
+            """,
         ),
-        Endpoint("depth", "market_data", "GET", "pricing/depth/{security}/v1"),
-        Endpoint("time_series", "market_data", "GET", "pricing/timeseries/{security}/v2"),
-        Endpoint("intraday_time_series", "market_data", "GET", "pricing/timeseriesintraday/{security}/v1"),
-        Endpoint("trades", "market_data", "POST", "pricing/trades/{security}/v2"),
-        Endpoint("accounts", "oms", "GET", "accounts/v1"),
-        Endpoint("portfolio_links", "oms", "GET", "accounts/portfoliolinks/v1"),
+        Endpoint(
+            "depth",
+            "market_data",
+            "GET",
+            "pricing/depth/{security}/v1",
+            subject="securities",
+            sends={"askLevelMax": "{levels}", "bidLevelMax": "{levels}", "groupBy": "Price"},
+            columns="""
+                +securityCode +exchange +dataSource +level askPrice:price askVolume:volume askOrderCount:count
+                askDataSources:json bidPrice:price bidVolume:volume bidOrderCount:count bidDataSources:json
+                +priceMultiplier
+            """,
+        ),
+        Endpoint(
+            "time_series",
+            "market_data",
+            "GET",
+            "pricing/timeseries/{security}/v2",
+            subject="securities",
+            sends={"frequency": "{frequency}", "dateFrom": "{start}", "dateTo": "{end}"},
+            columns="""
+                +securityCode +exchange +dataSource timeSeriesDate:date! openPrice:price highPrice:price
+                lowPrice:price closePrice:price totalVolume:volume totalValue:value tradeCount:count
+                marketVwap:price adjustmentFactor:number +priceMultiplier
+            """,
+            time="time_series_date",
+        ),
+        Endpoint(
+            "intraday_time_series",
+            "market_data",
+            "GET",
+            "pricing/timeseriesintraday/{security}/v1",
+            subject="securities",
+            sends={
+                "frequency": "Minutes",
+                "consolidationInterval": "{interval}",
+                "dateTimeFrom": "{start}",
+                "dateTimeTo": "{end}",
+            },
+            max_days=MAX_DAYS,
+            columns="""
+                +securityCode +exchange +dataSource timeSeriesDateTime:exchange_time! openPrice:price
+                highPrice:price lowPrice:price closePrice:price totalVolume:volume totalValue:value
+                tradeCount:count +priceMultiplier
+            """,
+            time="time_series_date_time",
+        ),
+        Endpoint(
+            "trades",
+            "market_data",
+            "POST",
+            "pricing/trades/{security}/v2",
+            subject="securities",
+            sends={"dateTimeFrom": "{start}", "dateTimeTo": "{end}"},
+            max_days=1,
+            columns="""
+                securityCode:text! exchange:text! dataSource:text! tradeNumber:id! tradeGmtDateTime:utc_time
+                tradeDateTime:exchange_time! tradePrice:price tradeVolume:volume tradeValue:value
+                conditionCodes:json reason:text +priceMultiplier
+            """,
+            time="trade_date_time",
+        ),
+        Endpoint(
+            "accounts",
+            "oms",
+            "GET",
+            "accounts/v1",
+            columns="accountCode:id! accountName:text accountDesignation:text",
+        ),
+        Endpoint(
+            "portfolio_links",
+            "oms",
+            "GET",
+            "accounts/portfoliolinks/v1",
+            columns="""
+                accountCode:id! portfolioCode:id! accessType:text linkRemoved:boolean linkSequenceNumber:id!
+            """,
+        ),
         Endpoint(
             "portfolio_details",
             "oms",
             "POST",
             "portfolios/details/by-portfolio/v2",
+            subject="portfolios",
             max_codes=MAX_PORTFOLIOS,
             limit_inferred=True,
+            sends={
+                "portfolioCodes": "{portfolios}",
+                "includePortfoliosWithSameCashAccount": "{include_same_cash_account}",
+            },
+            columns="portfolioCode:id! portfolioName:text portfolioCashCode:id",
         ),
         Endpoint(
-            "cash", "oms", "POST", "portfolios/cash/by-portfolio/v2", max_codes=MAX_PORTFOLIOS, limit_inferred=True
+            "cash",
+            "oms",
+            "POST",
+            "portfolios/cash/by-portfolio/v2",
+            subject="portfolios",
+            max_codes=MAX_PORTFOLIOS,
+            limit_inferred=True,
+            sends={"portfolioCodes": "{portfolios}"},
+            columns="""
+                portfolioCode:id! accountCode:id! portfolioCashCode:id! portfolioCashName:text currencyCode:text!
+                createDateTime:exchange_time updateDateTime:exchange_time cashBalance:value netCash:value
+                inMarketBuyValue:value inMarketSellValue:value netUnsettledValueToday:value glv:value
+                freeEquity:value totalInitialMargin:value totalCfdRealisedProfit:value
+                totalCfdUnrealisedProfit:value totalNonCfdMarketValue:value trustBalance:value
+            """,
         ),
-        Endpoint("positions", "oms", "POST", "portfolios/positions/v2", max_codes=MAX_PORTFOLIOS, limit_inferred=True),
-        Endpoint("orders", "oms", "GET", "orders/by-account/{account}/v4"),
-        Endpoint("order_trades", "oms", "GET", "trades/by-account/{account}/v1"),
+        Endpoint(
+            "positions",
+            "oms",
+            "POST",
+            "portfolios/positions/v2",
+            subject="portfolios",
+            max_codes=MAX_PORTFOLIOS,
+            limit_inferred=True,
+            sends={"portfolioCodes": "{portfolios}"},
+            columns="""
+                accountCode:id! portfolioCode:id! securityCode:text! exchange:text! underlyingSecurityCode:text
+                underlyingExchange:text createDateTime:exchange_time updateDateTime:exchange_time
+                volumeStartOfDay:volume averagePriceStartOfDay:price averagePrice:price buyVolume:volume
+                sellVolume:volume availableVolume:volume costValue:value marketValue:value totalProfit:value
+                todayProfit:value closedProfit:value actualVolume:volume shortSellVolume:volume securityType:text
+                +priceMultiplier
+            """,
+        ),
+        Endpoint(
+            "orders",
+            "oms",
+            "GET",
+            "orders/by-account/{account}/v4",
+            subject="accounts",
+            sends={"orderFilter": "AllOrdersForTheLast3Days", "includeChildOrders": "{include_child_orders}"},
+            columns="""
+                rootParentOrderNumber:id orderNumber:id! parentOrderNumber:id accountCode:id! securityCode:text
+                exchange:text destination:text subDestination:text pricingInstructions:json +state orderState:text
+                lastAction:text actionStatus:text orderVolume:volume orderPrice:price remainingVolume:volume
+                doneVolumeTotal:volume doneValueTotal:value averagePrice:price lifetime:text currency:text
+                expiryDateTime:exchange_time stateDescription:text createDateTime:exchange_time
+                updateDateTime:exchange_time destinationOrderNumber:id side:text priceMultiplier:multiplier
+                postTradeStatus:text notes:text
+            """,
+        ),
+        Endpoint(
+            "order_trades",
+            "oms",
+            "GET",
+            "trades/by-account/{account}/v1",
+            subject="accounts",
+            sends={"dateTimeFrom": "{start}", "dateTimeTo": "{end}"},
+            columns="""
+                tradeNumber:id! orderNumber:id! accountCode:id! securityCode:text exchange:text destination:text
+                tradeVolume:volume tradePrice:price tradeValue:value tradeDateTime:exchange_time
+                destinationTradeNumber:id side:text priceMultiplier:multiplier tradeDateTimeGmt:utc_time
+            """,
+            time="trade_date_time",
+        ),
         Endpoint("create_order", "oms", "POST", "orders/v4", safe_to_repeat=False),
         Endpoint("amend_order", "oms", "PUT", "orders/{order}/v4", safe_to_repeat=False),
         Endpoint("cancel_order", "oms", "DELETE", "orders/{order}/v1", safe_to_repeat=False),
     )
 }
-"""Every endpoint that is public, by name."""
+"""Every public endpoint, by name."""
 
 
 def find_endpoint(api: str, method: str, path: str) -> Endpoint | None:
-    """Return the endpoint that a concrete path belongs to, or None when it is not a public one.
+    """Return the public endpoint that a concrete path belongs to, or None.
 
-    Letter case, percent-encoding and spare slashes make no difference, since a server may not mind them either.
+    Letter case, percent-encoding and extra slashes make no difference, because a server may ignore them too.
     """
     path = "/".join(part for part in unquote(path).split("/") if part).lower()
     for endpoint in ENDPOINTS.values():

@@ -15,22 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 EXCHANGE_ZONE = ZoneInfo("Australia/Sydney")
-MAX_DAYS = {1: 7, 2: 7, 3: 7, 4: 7, 5: 7, 6: 7, 10: 30, 12: 30, 15: 30, 20: 30, 30: 30, 60: 60}
-"""Longest range of one intraday call in days, by the interval of its bars in minutes."""
 _EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _MIDNIGHT = time()
 SATURDAY = 5
 
 
-class Span(NamedTuple):
-    """A piece of exchange time to ask for, without an offset; its end belongs to the next piece."""
+_Bound = TypeVar("_Bound", bound=date)
 
-    start: datetime
-    end: datetime
+
+class Span(NamedTuple, Generic[_Bound]):
+    """The range of one call: two exchange times without an offset, or two exchange dates. The end is excluded."""
+
+    start: _Bound
+    end: _Bound
 
     def __str__(self) -> str:
         return f"{self.start.isoformat()} to {self.end.isoformat()}"
@@ -78,7 +79,7 @@ def floor(moment: datetime, minutes: int) -> datetime:
     return moment - (moment - _EARLIEST) % timedelta(minutes=minutes)
 
 
-def exchange_span(start: datetime, end: datetime) -> Span:
+def exchange_span(start: datetime, end: datetime) -> Span[datetime]:
     """Return the exchange time that holds a range, widened to whole seconds.
 
     :param start: aware.
@@ -90,7 +91,7 @@ def exchange_span(start: datetime, end: datetime) -> Span:
     return Span(_naive(first).replace(microsecond=0), _whole_second(_naive(last) + back))
 
 
-def split(span: Span, days: int) -> Iterator[Span]:
+def split(span: Span[datetime], days: int) -> Iterator[Span[datetime]]:
     """Cut at midnights, into pieces of so many exchange days at most."""
     start = span.start
     while start < span.end:

@@ -1,7 +1,7 @@
-"""From a query that leaves its securities or accounts to the API, to one that names them. Pure.
+"""From a query that leaves its securities or accounts to the API to one that names them. Pure.
 
 A query may name an exchange instead of securities, accounts where the API takes portfolios (or the other way
-round), or neither of the two for all that the client sees. What it means is another query's rows.
+round), or neither of the two for all that the client sees. The codes are in the rows of another query, the look-up.
 """
 
 from __future__ import annotations
@@ -19,76 +19,76 @@ from openmarkets_provider.query.schema import Row
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = ("account_code", "portfolio_code")
+_COLUMNS = {"accounts": "account_code", "portfolios": "portfolio_code"}
 
 
-def needed(query: Query) -> Query | None:
-    """Return the query whose rows a rendered query can't be planned without, or None when it can.
+def lookup_query(query: Query) -> Query | None:
+    """Return the query whose rows :func:`expand` needs, or None when a rendered query names its codes itself.
 
     :raises OpenmarketsQueryError: an argument is malformed.
     """
-    given, subject = resolve(query), subject_of(query)
-    if subject is None or given[subject] not in (None, ALL):
+    resolved, subject = resolve(query), subject_of(query)
+    if subject is None or resolved[subject] not in (None, ALL):
         return None
     if subject == "securities":
-        return {"endpoint": "securities", "exchange": given["exchange"], "raw": False}
-    by_links = subject == "portfolios" or given["portfolios"] is not None
+        return {"endpoint": "securities", "exchange": resolved["exchange"], "raw": False}
+    by_links = subject == "portfolios" or resolved["portfolios"] is not None
     return {"endpoint": "portfolio_links" if by_links else "accounts", "raw": False}
 
 
 def expand(query: Query, rows: Sequence[Row], today: date) -> ResolvedQuery:
-    """Return the query in its final form with its securities, portfolios or accounts named; there may be none.
+    """Return the query with its securities, portfolios or accounts named; there may be none.
 
-    Securities are those listed at some time of the query's range, today where it has none; of the links between
-    accounts and portfolios those that are not removed count.
+    Securities are those listed at some time of the query's range, or today where it has none. Links between accounts
+    and portfolios that were removed are ignored.
 
-    :param rows: what the query of :func:`needed` gave.
+    :param rows: the rows of :func:`lookup_query`.
     :param today: the exchange's date.
     :raises OpenmarketsQueryError: the exchange lists nothing, or an account or portfolio has no link.
     """
-    given, subject = resolve(query), subject_of(query)
+    resolved, subject = resolve(query), subject_of(query)
     if subject == "securities":
-        return ResolvedQuery(given | {"securities": _listed(given, rows, today), "exchange": None})
-    if subject == "accounts":
-        return ResolvedQuery(given | {"accounts": _linked(given, rows, "portfolios"), "portfolios": None})
-    return ResolvedQuery(given | {"portfolios": _linked(given, rows, "accounts"), "accounts": None})
+        return ResolvedQuery(resolved | {"securities": _list_securities(resolved, rows, today), "exchange": None})
+    source, target = ("portfolios", "accounts") if subject == "accounts" else ("accounts", "portfolios")
+    return ResolvedQuery(resolved | {target: _follow_links(resolved, rows, source, target), source: None})
 
 
-def _linked(given: ResolvedQuery, rows: Sequence[Row], other: str) -> list[str]:
-    from_name, to_name = _COLUMNS if other == "accounts" else _COLUMNS[::-1]
-    wanted = None if given["accounts"] == ALL else given[other]
-    usable = [row for row in rows if row.get("link_removed") is not True and row[to_name] is not None]
-    if wanted is None:
-        return list(dict.fromkeys(row[to_name] for row in usable))
-    by_code: dict[str, list[str]] = {code: [] for code in wanted}
-    for row in usable:
-        by_code.get(row[from_name], []).append(row[to_name])
-    if lonely := [code for code, codes in by_code.items() if not codes]:
+def _follow_links(query: ResolvedQuery, rows: Sequence[Row], source: str, target: str) -> list[str]:
+    """Return the accounts of the query's portfolios, or the portfolios of its accounts, or all of them."""
+    from_column, to_column = _COLUMNS[source], _COLUMNS[target]
+    links = [row for row in rows if row.get("link_removed") is not True and row[to_column] is not None]
+    codes = None if query["accounts"] == ALL else query[source]
+    if codes is None:
+        return list(dict.fromkeys(link[to_column] for link in links))
+    by_code: dict[str, list[str]] = {code: [] for code in codes}
+    for link in links:
+        by_code.get(link[from_column], []).append(link[to_column])
+    if unlinked := [code for code, linked in by_code.items() if not linked]:
         raise OpenmarketsQueryError(
-            f"{given['endpoint']}: {other}: no {to_name.replace('_', ' ')} is linked to {', '.join(lonely):.500}."
+            f"{query['endpoint']}: {source}: no {to_column.replace('_', ' ')} is linked to {', '.join(unlinked):.500}."
         )
     return list(dict.fromkeys(chain.from_iterable(by_code.values())))
 
 
-def _listed(given: ResolvedQuery, rows: Sequence[Row], today: date) -> list[str]:
-    first, last = _days(given) or (today, today)
+def _list_securities(query: ResolvedQuery, rows: Sequence[Row], today: date) -> list[str]:
+    first, last = _days(query) or (today, today)
     securities = dict.fromkeys(
-        f"{row['security_code'] or ''}.{row['exchange'] or given['exchange']}@{DEFAULT_DATA_SOURCE}"
+        f"{row['security_code'] or ''}.{row['exchange'] or query['exchange']}@{DEFAULT_DATA_SOURCE}"
         for row in rows
         if (row["first_listed_date"] or last) <= last and (row["last_listed_date"] or first) >= first
     )
-    if odd := [security for security in securities if not is_security(security)]:
-        log.warning("%s: %.1000r are listed and can't be asked for; they are left out.", given["endpoint"], odd)
-    if len(odd) == len(securities):
+    if malformed := [security for security in securities if not is_security(security)]:
+        log.warning("%s: %.1000r are listed and can't be asked for; they are left out.", query["endpoint"], malformed)
+    if len(malformed) == len(securities):
         raise OpenmarketsQueryError(
-            f"{given['endpoint']}: exchange {given['exchange']!r}: the API lists no securities there."
+            f"{query['endpoint']}: exchange {query['exchange']!r}: the API lists no securities there."
         )
     return [security for security in securities if is_security(security)]
 
 
-def _days(given: ResolvedQuery) -> tuple[date, date] | None:
+def _days(query: ResolvedQuery) -> tuple[date, date] | None:
     """Return the first and the last exchange day of a query's range."""
-    match window(given):
+    match window(query):
         case (datetime() as start, datetime() as end):
             return exchange_date(start), exchange_date(end - timedelta(microseconds=1))
         case (start, end):

@@ -6,20 +6,21 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from openmarkets_provider.query.arguments import ALL
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint
-from openmarkets_provider.query.exchange_time import Span
-from openmarkets_provider.query.query import SHAPES, Query, endpoint_of, rendered_request, resolve
+from openmarkets_provider.query.exchange_time import Span, exchange_span, split, to_utc
+from openmarkets_provider.query.query import Query, resolve
 
 
 class ApiCall(NamedTuple):
     """One HTTP request to come, as data.
 
     :ivar path: relative to the API's base URL, without a leading slash.
-    :ivar rows: the field of the reply that holds the rows; None when the reply is the answer itself.
+    :ivar records: the field of the reply that holds the records; None when the reply is the answer itself.
     :ivar exact: numbers with a fraction are decoded as Decimal.
     :ivar security: the one security that the call is about, in full form.
     :ivar piece: which part of a split query this is, in words.
@@ -31,7 +32,7 @@ class ApiCall(NamedTuple):
     params: Mapping[str, Any] | None = None
     json: Any = None
     safe_to_repeat: bool = False
-    rows: str | None = None
+    records: str | None = None
     exact: bool = False
     security: str | None = None
     piece: str = ""
@@ -46,12 +47,12 @@ class ApiCall(NamedTuple):
 class Plan:
     """The calls that answer a query, in the order of their rows: every span of one subject, then of the next.
 
-    They are made as they are needed, since there can be very many.
+    There can be very many, so each is made when it is needed.
     """
 
     subjects: Sequence[Any]
-    spans: Sequence[Span | None]
-    make: Callable[[Any, Span | None], ApiCall]
+    spans: Sequence[Span[Any] | None]
+    make: Callable[[Any, Span[Any] | None], ApiCall]
 
     def __len__(self) -> int:
         return len(self.subjects) * len(self.spans)
@@ -61,46 +62,72 @@ class Plan:
 
 
 def plan(query: Query, now: datetime | None = None) -> Plan:
-    """Turn a rendered query that names its securities or accounts itself into the calls that answer it.
+    """Turn a rendered query into the calls that answer it.
 
-    :param now: the present exchange time, without an offset but with its ``fold``: pieces that lie wholly after it are
-        not asked for.
+    :param query: it names its securities or accounts itself; see :func:`~openmarkets_provider.query.expand.expand`.
+    :param now: the present exchange time, without an offset but with its ``fold``: no calls are planned for pieces
+        that lie wholly after it.
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
-    name = endpoint_of(query)
-    if name == "request":
-        call = ApiCall(**rendered_request(query))
+    resolved = resolve(query)
+    if resolved["endpoint"] == "request":
+        call = ApiCall(**{name: value for name, value in resolved.items() if name != "endpoint"})
         return Plan([None], [None], lambda subject, span: call)
-    given = resolve(query)
-    endpoint, shape = ENDPOINTS[name], SHAPES[name]
-
-    def make(subject: Any, span: Span | None) -> ApiCall:
-        fields = shape.fields(given, subject, span)
-        one = isinstance(subject, str)
-        piece = subject or ""
-        if subject and not one:
-            piece = f"{len(subject)} {shape.subject} from {subject[0]} on"
-        return ApiCall(
-            api=endpoint.api,
-            method=endpoint.method,
-            path=re.sub(r"\{\w+\}", quote(subject, safe="@"), endpoint.path) if one else endpoint.path,
-            params=fields if endpoint.method == "GET" else None,
-            json=fields if endpoint.method == "POST" else None,
-            safe_to_repeat=endpoint.safe_to_repeat,
-            rows=endpoint.rows,
-            exact=not given["raw"],
-            security=subject if "{security}" in endpoint.path else None,
-            piece=f"{piece}, {span}" if span else piece,
-        )
-
-    codes = given[shape.subject] if shape.subject else None
-    if codes in (None, ALL) and shape.subject:
-        codes = []
-    return Plan(_subjects(endpoint, codes), shape.spans(given, now), make)
+    endpoint = ENDPOINTS[resolved["endpoint"]]
+    return Plan(
+        _split_subjects(endpoint, resolved), _split_range(endpoint, resolved, now), partial(_call, endpoint, resolved)
+    )
 
 
-def _subjects(endpoint: Endpoint, codes: Sequence[str] | None) -> Sequence[Any]:
-    if codes is None:
+def _split_subjects(endpoint: Endpoint, arguments: Mapping[str, Any]) -> Sequence[Any]:
+    """Return what each call asks about: one code, or a batch of codes, or None for everything."""
+    if endpoint.subject is None:
         return [None]
+    codes = arguments[endpoint.subject]
+    if codes in (None, ALL):
+        return []
     size = endpoint.max_codes
     return codes if size is None else [codes[start : start + size] for start in range(0, len(codes), size)]
+
+
+def _split_range(endpoint: Endpoint, arguments: Mapping[str, Any], now: datetime | None) -> Sequence[Span[Any] | None]:
+    if endpoint.time is None:
+        return [None]
+    start, end = arguments["start"], arguments["end"]
+    if not isinstance(start, datetime):
+        return [Span(start, end)]
+    span, days = exchange_span(start, end), endpoint.max_days
+    if days is None:
+        return [span]
+    pieces = split(span, days if isinstance(days, int) else days[arguments["interval"]])
+    # In UTC: an exchange time may come twice, and only the `fold` of `now` tells which it is.
+    return [piece for piece in pieces if now is None or to_utc(piece.start) <= to_utc(now)]
+
+
+def _call(endpoint: Endpoint, arguments: Mapping[str, Any], subject: Any, span: Span[Any] | None) -> ApiCall:
+    """Return the call for one code or batch of codes, and one span of the range."""
+    values, piece, path = dict(arguments), "", endpoint.path
+    if endpoint.subject is not None:
+        values[endpoint.subject] = subject
+    if isinstance(subject, str):
+        piece, path = subject, re.sub(r"\{\w+\}", quote(subject, safe="@"), path)
+    elif subject is not None:
+        piece = f"{len(subject)} {endpoint.subject} from {subject[0]} on"
+    if span is not None:
+        piece = f"{piece}, {span}"
+        values |= {"start": span.start.isoformat(), "end": span.end.isoformat()}
+    sends = {
+        name: values[text[1:-1]] if text.startswith("{") else text for name, text in endpoint.sends.items()
+    } or None
+    return ApiCall(
+        api=endpoint.api,
+        method=endpoint.method,
+        path=path,
+        params=sends if endpoint.method == "GET" else None,
+        json=sends if endpoint.method == "POST" else None,
+        safe_to_repeat=endpoint.safe_to_repeat,
+        records=endpoint.records,
+        exact=not arguments["raw"],
+        security=subject if "{security}" in endpoint.path else None,
+        piece=piece,
+    )

@@ -7,54 +7,48 @@ from collections.abc import Mapping
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.query.arguments import Final, decode_percent, kind, shown
+from openmarkets_provider.query.arguments import Predicate, decode_percent, describe, describe_type
 from openmarkets_provider.query.endpoints import APIS, find_endpoint
 
+REQUEST_ARGUMENTS = ("api", "method", "path", "params", "json", "safe_to_repeat")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _MAX_PATH = 2000
 
 
-def check_request(arguments: Mapping[str, Any], final: Final) -> dict[str, Any]:
-    """Check what is literal of a request's arguments, and return what is sent, with ``safe_to_repeat`` decided.
+def check_request(arguments: Mapping[str, Any], is_literal: Predicate) -> dict[str, Any]:
+    """Check the literal arguments of a request, and return all with defaults and ``safe_to_repeat`` filled in.
 
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
     api, method = arguments["api"], arguments["method"]
-    if final(api) and not (isinstance(api, str) and api in APIS):
-        raise OpenmarketsQueryError(f"request: api {shown(api)} is unknown; allowed are {', '.join(APIS)}.")
-    if final(method):
+    if is_literal(api) and not (isinstance(api, str) and api in APIS):
+        raise OpenmarketsQueryError(f"request: api {describe(api)} is unknown; allowed are {', '.join(APIS)}.")
+    if is_literal(method):
         method = method.upper() if isinstance(method, str) else method
         if method not in METHODS:
             raise OpenmarketsQueryError(
-                f"request: method {shown(method)} is unknown; allowed are {', '.join(METHODS)}."
+                f"request: method {describe(method)} is unknown; allowed are {', '.join(METHODS)}."
             )
-    path = relative_path(arguments["path"]) if final(arguments["path"]) else ""
+    path = check_path(arguments["path"]) if is_literal(arguments["path"]) else ""
     params, body, safe = arguments["params"], arguments["json"], arguments["safe_to_repeat"]
-    if params is not None and final(params):
-        check_params(params, final)
+    if params is not None and is_literal(params):
+        check_params(params, is_literal)
     if body is not None and method == "GET":
         raise OpenmarketsQueryError("request: json does not go with GET; use params.")
-    if safe is not None and not isinstance(safe, bool) and final(safe):
-        raise OpenmarketsQueryError(f"request: safe_to_repeat must be True, False or None, not {kind(safe)}.")
-    known = find_endpoint(api, method, path)
-    if safe is True and known is not None and not known.safe_to_repeat:
+    if safe is not None and not isinstance(safe, bool) and is_literal(safe):
+        raise OpenmarketsQueryError(f"request: safe_to_repeat must be True, False or None, not {describe_type(safe)}.")
+    endpoint = find_endpoint(api, method, path)
+    if safe is True and endpoint is not None and not endpoint.safe_to_repeat:
         raise OpenmarketsQueryError(f"request: {method} {path} is never safe to repeat; leave safe_to_repeat out.")
     if safe is None:
-        safe = known.safe_to_repeat if known else method == "GET"
-    return {
-        "api": api,
-        "method": method,
-        "path": path,
-        "params": params or None,
-        "json": body,
-        "safe_to_repeat": safe,
-    }
+        safe = endpoint.safe_to_repeat if endpoint else method == "GET"
+    return {**arguments, "method": method, "path": path, "params": params or None, "safe_to_repeat": safe}
 
 
-def relative_path(path: Any) -> str:
+def check_path(path: Any) -> str:
     """Return the path without its leading slash, or refuse one that could lead out of the API's base URL."""
     if not isinstance(path, str) or not path.strip("/"):
-        raise OpenmarketsQueryError(f"request: path must be a text such as 'securities/v1', not {shown(path)}.")
+        raise OpenmarketsQueryError(f"request: path must be a text such as 'securities/v1', not {describe(path)}.")
     if len(path) > _MAX_PATH:
         raise OpenmarketsQueryError(f"request: path has {len(path)} characters; {_MAX_PATH} are the most.")
     decoded = decode_percent(path)
@@ -72,18 +66,19 @@ def relative_path(path: Any) -> str:
     return path.removeprefix("/")
 
 
-def check_params(params: Any, final: Final) -> None:
+def check_params(params: Any, is_literal: Predicate) -> None:
     """Refuse what makes no query string.
 
     :raises OpenmarketsQueryError: it is no dict of texts, numbers, booleans and lists of them.
     """
     if not isinstance(params, Mapping):
-        raise OpenmarketsQueryError(f"request: params must be a dict, not {kind(params)}.")
+        raise OpenmarketsQueryError(f"request: params must be a dict, not {describe_type(params)}.")
     for key, value in params.items():
         if not isinstance(key, str):
-            raise OpenmarketsQueryError(f"request: the names in params must be texts, not {kind(key)}.")
+            raise OpenmarketsQueryError(f"request: the names in params must be texts, not {describe_type(key)}.")
         for item in value if isinstance(value, list | tuple) else [value]:
-            if final(item) and not isinstance(item, str | int | float):
+            if is_literal(item) and not isinstance(item, str | int | float):
                 raise OpenmarketsQueryError(
-                    f"request: params[{key!r}] must be a text, a number, a boolean or a list of them, not {kind(item)}."
+                    f"request: params[{key!r}] must be a text, a number, a boolean or a list of them, not "
+                    f"{describe_type(item)}."
                 )

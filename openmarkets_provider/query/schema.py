@@ -1,12 +1,12 @@
-"""The row schema of every query: one table that rows, documentation and storage types are made from.
+"""Row schemas: rows, documentation and the types of stored columns follow from them. Pure.
 
-The API page gives names alone. Types and units are inferred from them, and ``raw=True`` gives what the API sent.
+The API page lists field names only. Types and units are inferred from the names; ``raw=True`` returns what the API
+sends.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, unique
 from functools import cached_property
@@ -127,99 +127,19 @@ _COMPUTED = {
 }
 
 
-def _schema(table: str, time: str | None = None) -> Schema:
-    """Read a table of ``apiName:kind``; ``!`` marks a part of the key, ``+name`` what is supplied or computed."""
+def read_schema(columns: str, time: str | None = None) -> Schema:
+    """Read a list of columns in the notation of the endpoint table.
 
-    def field(entry: str) -> Field:
+    ``apiName:kind`` is a field that the API sends, with the name of a :class:`Kind` in lower case; ``!`` marks a part
+    of the key. ``+name`` is a column that the provider adds.
+
+    :param time: the column that a range selects rows by.
+    """
+
+    def read_field(entry: str) -> Field:
         if entry.startswith("+"):
             return (_SUPPLIED | _COMPUTED)[entry[1:]]
         api_name, _, kind = entry.rstrip("!").partition(":")
         return Field(api_name, snake_case(api_name), Kind[kind.upper()], entry.endswith("!"))
 
-    return Schema(tuple(map(field, table.split())), time)
-
-
-SCHEMAS: Mapping[str, Schema] = {
-    "securities": _schema("""
-        securityCode:text! exchange:text! securityDescription:text securityType:text firstListedDate:date
-        lastListedDate:date issuerCode:text issuerExchange:text issuerName:text gicsCode:id isin:text sedol:text
-        cusip:text
-    """),
-    "security_information": _schema("""
-        securityCode:text! exchange:text! securityType:text securityDescription:text currencyCode:text isin:text
-        lotSize:volume maturityDate:date exerciseDate:date exercisePrice:price callOrPut:text
-        sharesPerContract:volume priceMultiplier:multiplier minimumPriceStep:price underlyingInstrumentCode:text
-        underlyingInstrumentExchange:text
-    """),
-    "quotes": _schema("""
-        securityCode:text! exchange:text! dataSource:text! askCount:count askPrice:price askVolume:volume
-        bidCount:count bidPrice:price bidVolume:volume totalVolume:volume totalValue:value highPrice:price
-        lastPrice:price lowPrice:price matchPrice:price matchVolume:volume marketValue:value marketVolume:volume
-        movement:price openPrice:price quotationBasisCode:text companyReportCode:text tradingStatus:text
-        tradeCount:count tradeDateTime:exchange_time updateDateTime:exchange_time previousClosePrice:price
-        priceMultiplier:multiplier marketVwap:price
-    """),
-    "depth": _schema("""
-        +securityCode +exchange +dataSource +level askPrice:price askVolume:volume askOrderCount:count
-        askDataSources:json bidPrice:price bidVolume:volume bidOrderCount:count bidDataSources:json +priceMultiplier
-    """),
-    "time_series": _schema(
-        """
-        +securityCode +exchange +dataSource timeSeriesDate:date! openPrice:price highPrice:price lowPrice:price
-        closePrice:price totalVolume:volume totalValue:value tradeCount:count marketVwap:price
-        adjustmentFactor:number +priceMultiplier
-        """,
-        time="time_series_date",
-    ),
-    "intraday_time_series": _schema(
-        """
-        +securityCode +exchange +dataSource timeSeriesDateTime:exchange_time! openPrice:price highPrice:price
-        lowPrice:price closePrice:price totalVolume:volume totalValue:value tradeCount:count +priceMultiplier
-        """,
-        time="time_series_date_time",
-    ),
-    "trades": _schema(
-        """
-        securityCode:text! exchange:text! dataSource:text! tradeNumber:id! tradeGmtDateTime:utc_time
-        tradeDateTime:exchange_time! tradePrice:price tradeVolume:volume tradeValue:value conditionCodes:json
-        reason:text +priceMultiplier
-        """,
-        time="trade_date_time",
-    ),
-    "accounts": _schema("accountCode:id! accountName:text accountDesignation:text"),
-    "portfolio_links": _schema("""
-        accountCode:id! portfolioCode:id! accessType:text linkRemoved:boolean linkSequenceNumber:id!
-    """),
-    "portfolio_details": _schema("portfolioCode:id! portfolioName:text portfolioCashCode:id"),
-    "cash": _schema("""
-        portfolioCode:id! accountCode:id! portfolioCashCode:id! portfolioCashName:text currencyCode:text!
-        createDateTime:exchange_time updateDateTime:exchange_time cashBalance:value netCash:value
-        inMarketBuyValue:value inMarketSellValue:value netUnsettledValueToday:value glv:value freeEquity:value
-        totalInitialMargin:value totalCfdRealisedProfit:value totalCfdUnrealisedProfit:value
-        totalNonCfdMarketValue:value trustBalance:value
-    """),
-    "positions": _schema("""
-        accountCode:id! portfolioCode:id! securityCode:text! exchange:text! underlyingSecurityCode:text
-        underlyingExchange:text createDateTime:exchange_time updateDateTime:exchange_time volumeStartOfDay:volume
-        averagePriceStartOfDay:price averagePrice:price buyVolume:volume sellVolume:volume availableVolume:volume
-        costValue:value marketValue:value totalProfit:value todayProfit:value closedProfit:value
-        actualVolume:volume shortSellVolume:volume securityType:text +priceMultiplier
-    """),
-    "orders": _schema("""
-        rootParentOrderNumber:id orderNumber:id! parentOrderNumber:id accountCode:id! securityCode:text exchange:text
-        destination:text subDestination:text pricingInstructions:json +state orderState:text lastAction:text
-        actionStatus:text orderVolume:volume orderPrice:price remainingVolume:volume doneVolumeTotal:volume
-        doneValueTotal:value averagePrice:price lifetime:text currency:text expiryDateTime:exchange_time
-        stateDescription:text createDateTime:exchange_time updateDateTime:exchange_time destinationOrderNumber:id
-        side:text priceMultiplier:multiplier postTradeStatus:text notes:text
-    """),
-    "order_trades": _schema(
-        """
-        tradeNumber:id! orderNumber:id! accountCode:id! securityCode:text exchange:text destination:text
-        tradeVolume:volume tradePrice:price tradeValue:value tradeDateTime:exchange_time destinationTradeNumber:id
-        side:text priceMultiplier:multiplier tradeDateTimeGmt:utc_time
-        """,
-        time="trade_date_time",
-    ),
-}
-"""Every query's rows, by its name."""
+    return Schema(tuple(map(read_field, columns.split())), time)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from openmarkets_provider.sandbox.extra import MissingExtraError, server_class
+from openmarkets_provider.sandbox.import_server import MissingExtraError, import_server
 
 if TYPE_CHECKING:
     from openmarkets_provider.sandbox.server import SandboxServer
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sandbox until SIGINT or SIGTERM, and return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        server = server_class()
+        server = import_server()
     except MissingExtraError as error:
         print(error, file=sys.stderr)
         return 2

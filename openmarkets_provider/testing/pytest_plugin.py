@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from openmarkets_provider.sandbox.extra import MissingExtraError, server_class
+from openmarkets_provider.sandbox.import_server import MissingExtraError, import_server
 
 if TYPE_CHECKING:
     from openmarkets_provider.sandbox.server import SandboxServer
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def _openmarkets_sandbox_server() -> Iterator[SandboxServer]:
     try:
-        server = server_class()
+        server = import_server()
     except MissingExtraError as error:
         pytest.fail(str(error), pytrace=False)
     with server() as sandbox:

@@ -19,8 +19,8 @@ from openmarkets_provider.landing.incremental import (
     limited_to,
 )
 from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import to_text
-from openmarkets_provider.query.schema import SCHEMAS
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -58,7 +58,7 @@ def check(query: Query) -> None:
     if not isinstance(query, dict):
         return
     name = query.get("endpoint")
-    if is_literal(name) and name is not None and (name not in SCHEMAS or SCHEMAS[name].time is None):
+    if is_literal(name) and name is not None and (name not in ENDPOINTS or ENDPOINTS[name].time is None):
         raise OpenmarketsQueryError(f"{name}: incremental needs a query with a range (start and end).")
     if query.get("on_invalid") == "warn":
         raise OpenmarketsQueryError(

@@ -15,7 +15,7 @@ from openmarkets_provider.landing.incremental import limited_to
 from openmarkets_provider.landing.landed import Landed, range_of
 from openmarkets_provider.landing.layout import Layout, layout_of
 from openmarkets_provider.landing.partitions import PARTITIONS, Partition, Sorter, covered, widened
-from openmarkets_provider.query.arguments import aligned, is_literal
+from openmarkets_provider.query.arguments import align, is_literal
 from openmarkets_provider.query.exchange_time import read_moment
 from openmarkets_provider.query.query import resolve, window
 from openmarkets_provider.transfers._transfer import Transfer
@@ -153,7 +153,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     def range_to_pull(self, query: Query, claimed: Claim, watermark: str | None) -> tuple[Any, Any]:
         """Return the range that begins with a partition, and ends with one or where the destination is loaded then."""
         given = resolve(query)
-        reached = None if watermark is None else aligned(given["endpoint"], given, read_moment(watermark))
+        reached = None if watermark is None else align(given, read_moment(watermark))
         return widened(str(self.partition), claimed.start, claimed.end, reached)
 
     def dataset(self) -> tuple[str, str, str]:

@@ -182,9 +182,9 @@ def _named(hook: OpenmarketsHook, query: Query) -> Query:
     from datetime import UTC, datetime
 
     from openmarkets_provider.query.exchange_time import exchange_date
-    from openmarkets_provider.query.expand import expand, needed
+    from openmarkets_provider.query.expand import expand, lookup_query
 
-    before = needed(query)
+    before = lookup_query(query)
     return query if before is None else expand(query, hook.run(before), exchange_date(datetime.now(UTC)))
 
 

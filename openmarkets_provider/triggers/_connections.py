@@ -1,4 +1,4 @@
-"""Connections that change while triggers wait: looked up again, and the client that each leads to at present."""
+"""Connections that may change while triggers wait: looked up again, each with the client of its current fields."""
 
 from __future__ import annotations
 
@@ -22,73 +22,75 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_UP_EVERY = 60.0
-"""Seconds after which a connection is looked up again."""
+LOOK_UP_INTERVAL = 60.0
+"""Seconds from one look-up of a connection to the next."""
+RETRY_INTERVAL = 1.0
+"""The same after a look-up that failed."""
 LOOK_UP_TIMEOUT = 30.0
 """Seconds that a look-up may take: all polls of the connection wait for it."""
-_LOOK_UP_AGAIN = 1.0
-"""The same after it could not be."""
-FAILED_LOOK_UPS = 3
-"""Look-ups in a row after which a connection counts as gone: Airflow says "not defined" for any failure."""
-_OF_THE_CREDENTIALS = (OpenmarketsAuthError, OpenmarketsConfigurationError, OpenmarketsAccessRefused)
+MAX_FAILURES = 3
+"""Failed look-ups in a row that are an error: Airflow says "isn't defined" for any failure, also a passing one."""
+_CREDENTIAL_ERRORS = (OpenmarketsAuthError, OpenmarketsConfigurationError, OpenmarketsAccessRefused)
 
 
-class Account:
-    """A connection, and the client that it leads to at present.
+class LiveConnection:
+    """A connection by id, and the client of its current fields.
 
-    :ivar users: how many groups use it.
+    :ivar users: number of groups that use it.
     """
 
     def __init__(self, conn_id: str) -> None:
         self.users = 0
         self._conn_id = conn_id
         self._lock = asyncio.Lock()
-        self._looked_up = -math.inf
-        self._failed = 0
+        self._look_up_time = -math.inf
+        self._failures = 0
         self._error: Exception | None = None
         self._client: OpenmarketsClient | None = None
-        self._polls: Counter[OpenmarketsClient] = Counter()
+        self._queries: Counter[OpenmarketsClient] = Counter()
 
-    async def ask(self, query: Query) -> Any:
-        """Answer a query with the credentials that the connection holds now.
+    async def run_query(self, query: Query) -> Any:
+        """Run a query with the connection's current credentials.
 
-        :raises OpenmarketsError: as the client's ``arun``; the connection was looked up after an error of credentials.
+        :raises OpenmarketsError: as the client's ``arun``. After an error of the credentials the connection was looked
+            up again, and it had not changed.
         :raises Exception: the connection can't be looked up.
         """
-        begun = asyncio.get_running_loop().time()
-        client = await self._current(begun - (LOOK_UP_EVERY if self._error is None else _LOOK_UP_AGAIN))
+        start = asyncio.get_running_loop().time()
+        client = await self._get_client(start - (LOOK_UP_INTERVAL if self._error is None else RETRY_INTERVAL))
         try:
-            return await self._ask(client, query)
-        except _OF_THE_CREDENTIALS:
-            newer = await self._current(begun)
+            return await self._run_with(client, query)
+        except _CREDENTIAL_ERRORS:
+            newer = await self._get_client(start)
             if newer is client:
                 raise
-        return await self._ask(newer, query)
+        return await self._run_with(newer, query)
 
     async def aclose(self) -> None:
+        """Close the client."""
         if self._client is not None:
             await self._client.aclose()
 
-    async def _ask(self, client: OpenmarketsClient, query: Query) -> Any:
-        self._polls[client] += 1
+    async def _run_with(self, client: OpenmarketsClient, query: Query) -> Any:
+        self._queries[client] += 1
         try:
             return await client.arun(query)
         finally:
-            self._polls[client] -= 1
-            await self._close_unless_used(client)
+            self._queries[client] -= 1
+            await self._close_if_unused(client)
 
-    async def _current(self, since: float) -> OpenmarketsClient:
-        """Return the client, as the connection was at that time (of the event loop) or later."""
+    async def _get_client(self, since: float) -> OpenmarketsClient:
+        """Return the client of the connection as it was at a time of the event loop's clock, or later."""
         async with self._lock:
-            # Who waited for somebody else's look-up shares what it came to.
-            if self._looked_up < since:
-                begun = asyncio.get_running_loop().time()
+            # Those who waited for the lock share the look-up of the one before them.
+            if self._look_up_time < since:
+                start = asyncio.get_running_loop().time()
                 await self._look_up()
-                # At the start there is nothing that polls could go on with.
+                # The first look-up: polls have no client yet that they could go on with.
                 while self._client is None and self._error is None:
-                    await asyncio.sleep(_LOOK_UP_AGAIN)
+                    await asyncio.sleep(RETRY_INTERVAL)
                     await self._look_up()
-                self._looked_up = begun
+                self._look_up_time = start
         if self._client is None or self._error is not None:
             raise (self._error or RuntimeError("no look-up")).with_traceback(None)
         return self._client
@@ -96,24 +98,24 @@ class Account:
     async def _look_up(self) -> None:
         try:
             async with asyncio.timeout(LOOK_UP_TIMEOUT):
-                found = await OpenmarketsHook(self._conn_id).aclient()
+                client = await OpenmarketsHook(self._conn_id).aclient()
         except Exception as error:  # noqa: BLE001 - a secrets backend may raise anything
-            self._failed += 1
-            if isinstance(error, OpenmarketsError) or self._failed >= FAILED_LOOK_UPS:
+            self._failures += 1
+            if isinstance(error, OpenmarketsError) or self._failures >= MAX_FAILURES:
                 self._error = error
             elif self._client is None:
                 log.warning("Connection %r can't be looked up; looking again: %s", self._conn_id, error)
             else:
                 log.warning("Connection %r can't be looked up; polls go on as before: %s", self._conn_id, error)
             return
-        self._failed, self._error = 0, None
-        if self._client is None or (found.settings, found.stores) != (self._client.settings, self._client.stores):
-            old, self._client = self._client, found
+        self._failures, self._error = 0, None
+        if self._client is None or (client.settings, client.store) != (self._client.settings, self._client.store):
+            old, self._client = self._client, client
             if old is not None:
-                log.info("Connection %r has changed; polls go on with what it holds now.", self._conn_id)
-                await self._close_unless_used(old)
+                log.info("Connection %r has changed; polls go on with its new fields.", self._conn_id)
+                await self._close_if_unused(old)
 
-    async def _close_unless_used(self, client: OpenmarketsClient) -> None:
-        if client is not self._client and not self._polls[client]:
-            del self._polls[client]
+    async def _close_if_unused(self, client: OpenmarketsClient) -> None:
+        if client is not self._client and not self._queries[client]:
+            del self._queries[client]
             await client.aclose()

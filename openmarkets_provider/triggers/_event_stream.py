@@ -1,37 +1,49 @@
-"""The polls that several watchers share, as Airflow 3.3 wants them: what they came to, and when that is dealt with."""
+"""The stream that watchers share (Airflow 3.3): one poll for all, confirmed once Airflow has stored its events."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
+if TYPE_CHECKING:
+    from openmarkets_provider.triggers._seen_store import Confirmation
+    from openmarkets_provider.triggers._shared_polls import Reading
 
-class Poll(Protocol):
-    """A poll, and what is to be done when it is dealt with."""
 
-    @property
-    def confirmations(self) -> Sequence[Callable[[bool], Coroutine[Any, Any, None]]]:
-        """What is to be done; it is told whether all events that came of the poll are stored."""
+@dataclass(frozen=True, eq=False)
+class SharedReading:
+    """A reading that several watchers get.
+
+    :ivar confirmations: functions of the watchers, to call when Airflow has handled all events of the reading.
+    """
+
+    reading: Reading
+    confirmations: list[Confirmation] = field(default_factory=list)
 
 
 class PollProducer(SharedStreamProducer):
-    """Gives each poll to all watchers, and tells them when Airflow has stored what they made of it.
+    """Gives each reading to all watchers, and calls their confirmations.
 
-    :param open_polls: opens the polls, which never end.
+    :param open_polls: opens the readings, which never end.
     """
 
-    def __init__(self, open_polls: Callable[[], AsyncIterator[Poll]]) -> None:
+    def __init__(self, open_polls: Callable[[], AsyncIterator[Reading]]) -> None:
         self._open_polls = open_polls
 
-    async def open_stream(self) -> AsyncIterator[tuple[Poll, Poll]]:
-        """Give every poll, as what the watchers see and as what comes back when it is dealt with."""
-        async for poll in self._open_polls():
-            yield poll, poll
+    async def open_stream(self) -> AsyncIterator[tuple[SharedReading, SharedReading]]:
+        """Yield each reading twice: for the watchers, and as the token that Airflow passes to :meth:`advance`."""
+        async for reading in self._open_polls():
+            shared = SharedReading(reading)
+            yield shared, shared
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
-        """Tell the watchers of each poll whether all events are stored; of whom they are not, Airflow doesn't say."""
-        for poll, outcome in batch:
-            for confirm in poll.confirmations:
+        """Call the confirmations with whether Airflow stored all events. It does not say whose event it did not store.
+
+        :param batch: readings with their outcomes.
+        """
+        for shared, outcome in batch:
+            for confirm in shared.confirmations:
                 await confirm(outcome.is_clean)

@@ -1,4 +1,4 @@
-"""What is new in a poll, and what a trigger tells of it; pure."""
+"""Finds the new items of a poll, and what an event says of them. No I/O."""
 
 from __future__ import annotations
 
@@ -7,92 +7,95 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from openmarkets_provider.conditions import Conditions
+from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.triggers._seen_keys import MAX_ITEMS, Memory, canonical, digest
+from openmarkets_provider.triggers._seen_keys import MAX_ITEMS, SeenKeys, canonical, digest
 from openmarkets_provider.xcom import ensure_airflow_takes
 
 MAX_PART_BYTES = 16_384
-"""Largest item, and largest key, in a payload: Airflow logs it and keeps it in its metadata database."""
+"""Size limit of an item, and of a key, in a payload: Airflow logs it and stores it in its metadata database."""
 MAX_PAYLOAD_BYTES = 131_072
-"""Largest payload, but for the names of its parts."""
+"""Size limit of a payload, without the names of its parts."""
 _PARTS = 2
-_TOLD = 5
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class News:
-    """What came of a poll.
+class NewItems:
+    """What a poll has that was not there before.
 
-    :ivar count: how many items the poll listed.
-    :ivar fresh: what to tell of the new items, in the list's order.
-    :ivar left: how many more are new, and too much for one event; they are not remembered, and so new next time.
-    :ivar memory: what to remember after it.
-    :ivar trouble: what is wrong with some of the items, and what to do; empty when nothing is.
+    :ivar total: number of items in the poll.
+    :ivar payload: the new items as the event has them, in the order of the list.
+    :ivar overflow: number of new items that do not fit into the event. They are not in ``seen``, so the next poll has
+        them again.
+    :ivar seen: the keys to remember.
+    :ivar problem: what is wrong with some of the items, and what to do; empty if nothing is.
     """
 
-    count: int
-    fresh: list[dict[str, Any]]
-    left: int
-    memory: Memory
-    trouble: str
+    total: int
+    payload: list[dict[str, Any]]
+    overflow: int
+    seen: SeenKeys
+    problem: str
 
-    def told(self) -> str:
-        """Name some of the new items by their keys."""
-        return _some([f"{canonical(each['key']):.100}" for each in self.fresh])
+    def list_keys(self) -> str:
+        """Return the keys of the first new items, for a log."""
+        return _join([f"{canonical(part['key']):.100}" for part in self.payload])
 
-    def cut(self) -> str:
-        """Name some that are told without item or key; empty when all have both."""
-        return _some([f"{canonical(each):.200}" for each in self.fresh if len(each) > _PARTS])
+    def list_omissions(self) -> str:
+        """Return the first new items that lack item or key in the event, for a log; empty if there are none."""
+        return _join([f"{canonical(part):.200}" for part in self.payload if len(part) > _PARTS])
 
 
-def find_news(evaluate_result: Callable[[str], Any], items: str, key: str, memory: Memory | None) -> News:
-    """Compare a poll with what is remembered.
+def find_new_items(evaluate_result: Callable[[str], Any], items: str, key: str, seen: SeenKeys | None) -> NewItems:
+    """Compare a poll with the keys that were seen before.
 
     :param evaluate_result: evaluates a JMESPath expression over the poll's result.
-    :param memory: None for a first poll, of which nothing is new.
-    :raises OpenmarketsQueryError: the expressions don't fit the result; the text says what to do.
+    :param items: expression for the list of items.
+    :param key: expression, over an item, for its key.
+    :param seen: None for a first poll, of which nothing is new.
+    :raises OpenmarketsQueryError: an expression does not fit the result; the text says what to do.
     """
-    listed = _listed(_named("items", evaluate_result, items), items)
-    keys = [_named("key", Conditions(item).evaluate, key) for item in listed]
-    keyed: dict[str, tuple[Any, Any]] = {}
-    for item, found in zip(listed, keys, strict=True):
-        if not _is_nothing(found):
-            keyed.setdefault(digest(found), (item, found))
-    trouble = ""
-    if keyless := sum(map(_is_nothing, keys)):
-        trouble = (
-            f"key: {key!r} gives null for {keyless} of {len(listed)} items{_fields(listed[0])}; those never fire. Take "
-            "a key that all of them have, or leave them out with items."
+    listed = _check_list(_evaluate("items", evaluate_result, items), items)
+    keys = [_evaluate("key", Evaluator(item).evaluate, key) for item in listed]
+    by_digest: dict[str, tuple[Any, Any]] = {}
+    for item, item_key in zip(listed, keys, strict=True):
+        if not _is_null(item_key):
+            by_digest.setdefault(digest(item_key), (item, item_key))
+    problem = ""
+    if keyless := sum(map(_is_null, keys)):
+        problem = (
+            f"key: {key!r} gives null for {keyless} of {len(listed)} items{_list_fields(listed[0])}; those never fire. "
+            "Choose a key that all of them have, or filter them out with items."
         )
-        if not keyed:
-            raise OpenmarketsQueryError(trouble)
-    known = frozenset(keyed if memory is None else memory.digests)
-    new = [each for each in keyed if each not in known]
-    fresh: list[dict[str, Any]] = []
+        if not by_digest:
+            raise OpenmarketsQueryError(problem)
+    old = frozenset(by_digest if seen is None else seen.digests)
+    new = [each for each in by_digest if each not in old]
+    payload: list[dict[str, Any]] = []
     room = MAX_PAYLOAD_BYTES
     for each in new:
-        part, size = described(*keyed[each])
+        part, size = make_part(*by_digest[each])
         room -= size
         if room < 0:
             break
-        fresh.append(part)
-    left = frozenset(new[len(fresh) :])
-    seen = [each for each in keyed if each not in left]
-    return News(len(listed), fresh, len(left), (memory or Memory()).after(seen), trouble)
+        payload.append(part)
+    overflow = frozenset(new[len(payload) :])
+    to_remember = [each for each in by_digest if each not in overflow]
+    return NewItems(len(listed), payload, len(overflow), (seen or SeenKeys()).add(to_remember), problem)
 
 
-def described(item: Any, key: Any) -> tuple[dict[str, Any], int]:
-    """Return what an event tells of an item, and its size in bytes as JSON.
+def make_part(item: Any, key: Any) -> tuple[dict[str, Any], int]:
+    """Return what an event says of an item, and its size in bytes as JSON.
 
-    A part that is too large, or that Airflow could not pass on or store, is null, and a further field says why: Airflow
-    (3.3.2) ends the whole triggerer over an event that it can't handle.
+    An item or key that is too large, or that Airflow can't pass on or store, is null, and a further field says why:
+    Airflow (3.3.2) ends the whole triggerer over an event that it can't handle.
     """
     fields: dict[str, Any] = {}
     total = 0
     for name, value in (("item", item), ("key", key)):
         try:
-            size = _size(value)
+            size = _measure(value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             fields |= {name: None, f"{name}_error": f"{error!s:.200}"}
         else:
@@ -104,49 +107,52 @@ def described(item: Any, key: Any) -> tuple[dict[str, Any], int]:
     return fields, total
 
 
-def _size(value: Any) -> int:
-    """Return the size of a value as JSON, when Airflow can take it."""
-    ensure_airflow_takes(value)
-    return len(json.dumps(value, ensure_ascii=False).encode())
-
-
-def _named(argument: str, evaluate: Callable[[str], Any], expression: str) -> Any:
-    try:
-        return evaluate(expression)
-    except OpenmarketsQueryError as error:
-        raise OpenmarketsQueryError(named(argument, error)) from None
-
-
-def named(argument: str, error: OpenmarketsQueryError) -> str:
+def rename_expression(argument: str, error: OpenmarketsQueryError) -> str:
     """Return the text of an expression's error with the argument's own name."""
     return f"{argument}: {str(error).removeprefix('condition: ')}"
 
 
-def _some(texts: list[str]) -> str:
-    more = len(texts) - _TOLD
-    return ", ".join(texts[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+def _measure(value: Any) -> int:
+    """Return the size of a value as JSON in bytes.
+
+    :raises ValueError, TypeError, OverflowError, RecursionError: Airflow can't take it.
+    """
+    ensure_airflow_takes(value)
+    return len(json.dumps(value, ensure_ascii=False).encode())
 
 
-def _listed(found: Any, items: str) -> list[Any]:
-    if not isinstance(found, list):
-        kind = "null" if found is None else type(found).__name__
+def _evaluate(argument: str, evaluate: Callable[[str], Any], expression: str) -> Any:
+    try:
+        return evaluate(expression)
+    except OpenmarketsQueryError as error:
+        raise OpenmarketsQueryError(rename_expression(argument, error)) from None
+
+
+def _check_list(value: Any, items: str) -> list[Any]:
+    if not isinstance(value, list):
+        kind = "null" if value is None else type(value).__name__
         raise OpenmarketsQueryError(
-            f"items: {items!r} gives {kind} and not a list{_fields(found)}. Name the field that holds the list; where "
-            "the API leaves out an empty one, add: || `[]`"
+            f"items: {items!r} gives {kind} and not a list{_list_fields(value)}. Name the field that holds the list; "
+            "where the API leaves out an empty one, add: || `[]`"
         )
-    if len(found) > MAX_ITEMS:
+    if len(value) > MAX_ITEMS:
         raise OpenmarketsQueryError(
-            f"items: {items!r} gives {len(found):,} items, and a watcher remembers {MAX_ITEMS:,} at most. Ask for less "
+            f"items: {items!r} gives {len(value):,} items, and a watcher remembers {MAX_ITEMS:,} at most. Ask for less "
             "in the query, or filter with items, such as [?field == 'value']."
         )
-    return found
+    return value
 
 
-def _fields(value: Any) -> str:
+def _join(texts: list[str]) -> str:
+    more = len(texts) - _SHOWN
+    return ", ".join(texts[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _list_fields(value: Any) -> str:
     return f" (it has the fields {', '.join(value):.300})" if isinstance(value, dict) else ""
 
 
-def _is_nothing(key: Any) -> bool:
+def _is_null(key: Any) -> bool:
     if isinstance(key, list | dict):
         return all(part is None for part in (key.values() if isinstance(key, dict) else key))
     return key is None

@@ -1,8 +1,8 @@
-"""One call for the quotes that many wait for: whose can be put together, and who gets what of the reply."""
+"""One call for the quotes that many triggers wait for: which queries fit together, and who gets which rows."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,21 +11,21 @@ from openmarkets_provider.exceptions import OpenmarketsApiError, OpenmarketsInva
 from openmarkets_provider.query.arguments import DEFAULT_EXCHANGE
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import resolve
-from openmarkets_provider.query.rows import Listing, listing, listing_of
+from openmarkets_provider.query.rows import Listing, listing_of, to_listing
 
 if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
 
-FAILED_PARTS = 32
-"""Parts of a refused call that fail, and none succeeds, after which it is nobody's security that is wrong."""
-_OF_THE_REQUEST = (400, 404, 410, 413, 422)
-"""HTTP statuses that one security among many may be the reason for."""
+MAX_FAILURES = 32
+"""Failed calls before the first that succeeds, after which no single security can be at fault."""
+_REQUEST_STATUSES = (400, 404, 410, 413, 422)
+"""HTTP statuses that one security among many may cause."""
 
-Ask = Callable[["Query"], Awaitable[Any]]
+RunQuery = Callable[["Query"], Awaitable[Any]]
 
 
-class Wanted(NamedTuple):
-    """The securities that a member of a group of ``quotes`` waits for; equal ones are one."""
+class Basket(NamedTuple):
+    """The securities of a query for quotes that may share a call with others. Equal baskets are one."""
 
     securities: tuple[str, ...]
     listings: tuple[Listing, ...]
@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
 class Outcome(NamedTuple):
     """What a poll came to for one member: a result or an error.
 
-    :ivar missing: securities of which the reply held nothing.
+    :ivar missing: securities without a row in the reply.
     """
 
     result: Any = None
@@ -42,113 +42,116 @@ class Outcome(NamedTuple):
     missing: Sequence[str] = ()
 
 
-def wanted_of(query: Query) -> Wanted | None:
-    """Return the securities of a query for quotes that can be asked for with those of others; None for another one."""
+def find_basket(query: Query) -> Basket | None:
+    """Return the basket of a query; None if the query has to be polled as it is."""
     if not isinstance(query, dict) or query.get("endpoint") != "quotes":
         return None
     try:
         securities = resolve(query)["securities"]
     except OpenmarketsQueryError:
         return None
-    # Whether the API minds the case is not known: `bhp` next to `BHP` could change what it says.
+    # It is not documented whether the API ignores case: `bhp` beside `BHP` could change the reply.
     if not securities or any(security != security.upper() for security in securities):
         return None
+    # Rows are matched by code and exchange, so all securities must have the same data source.
     if len({security.partition("@")[2] for security in securities}) > 1:
         return None
-    return Wanted(tuple(securities), tuple(map(listing, securities)))
+    return Basket(tuple(securities), tuple(map(to_listing, securities)))
 
 
-async def poll(ask: Ask, query: Query, wanted: Sequence[Wanted | None]) -> dict[Wanted | None, Outcome]:
-    """Poll once for all of a group."""
-    together = [each for each in wanted if each is not None]
-    if together:
-        return await _poll_together(ask, query, together)
-    if not wanted:
+async def poll(run_query: RunQuery, query: Query, baskets: Sequence[Basket | None]) -> dict[Basket | None, Outcome]:
+    """Poll once for the members of a group.
+
+    :param baskets: those of the members; all None for a query that is polled as it is.
+    :return: the outcome of each.
+    """
+    batch = [basket for basket in baskets if basket is not None]
+    if batch:
+        return await _poll_baskets(run_query, query, batch)
+    if not baskets:
         return {}
     try:
-        return {None: Outcome(await ask(query))}
+        return {None: Outcome(await run_query(query))}
     except Exception as error:  # noqa: BLE001 - the trigger decides what it means
         return {None: Outcome(error=error)}
 
 
-async def _poll_together(ask: Ask, query: Query, wanted: Sequence[Wanted]) -> dict[Wanted | None, Outcome]:
-    """Ask for everybody's securities at once, and give each what it would have got alone, unless too much fails.
+async def _poll_baskets(run_query: RunQuery, query: Query, baskets: Sequence[Basket]) -> dict[Basket | None, Outcome]:
+    """Ask for all securities in one call, and give each basket what it would get alone.
 
-    A call that is refused, or whose reply can't be read, is sent again for one half and for the other, until those are
-    found whose fault it is. When ``FAILED_PARTS`` calls have failed before one succeeded, the last one's error goes to
-    all who have no outcome yet, even to those who would have got something alone; so does any other failure at once.
+    Baskets with a security that the API does not know get that error, and the others are asked for again. If the call
+    is refused for another reason that may be one security's, or if its reply can't be read, each basket is asked for
+    alone, once. Any other error is every basket's, and so is the last error when ``MAX_FAILURES`` calls have failed
+    before one succeeded.
     """
-    outcomes: dict[Wanted | None, Outcome] = {}
-    failed, succeeded = 0, False
-    parts = [list(wanted)]
-    while parts:
-        part = parts.pop()
-        asked = {**query, "securities": list(dict.fromkeys(chain.from_iterable(each.securities for each in part)))}
+    outcomes: dict[Basket | None, Outcome] = {}
+    failures, has_succeeded = 0, False
+    batches = [list(baskets)]
+    while batches:
+        batch = batches.pop()
+        call = {**query, "securities": list(dict.fromkeys(chain.from_iterable(each.securities for each in batch)))}
         try:
-            result = await ask(asked)
+            rows = await run_query(call)
         except Exception as error:  # noqa: BLE001 - the trigger decides what it means
-            failed += 1
-            if not _lies_in_the_request(error) or (failed >= FAILED_PARTS and not succeeded):
-                return outcomes | {each: Outcome(error=error) for each in chain(part, *parts)}
-            if len(part) == 1:
-                outcomes[part[0]] = Outcome(error=error)
-            elif named := _unknown_to_the_api(error, asked, part):
-                outcomes |= named
-                parts.append([each for each in part if each not in named])
-            else:
-                parts += [part[1::2], part[::2]]
+            failures += 1
+            if not _may_be_one_security(error) or (failures >= MAX_FAILURES and not has_succeeded):
+                return outcomes | dict.fromkeys(chain(batch, *batches), Outcome(error=error))
+            if len(batch) == 1:
+                outcomes[batch[0]] = Outcome(error=error)
+                continue
+            unknown = _find_unknown(error, call, batch)
+            outcomes |= unknown
+            others = [basket for basket in batch if basket not in unknown]
+            batches += ([others] if others else []) if unknown else [[basket] for basket in reversed(batch)]
         else:
-            succeeded = True
-            found, alone = _shares(result, part)
-            outcomes |= found
-            parts += [[each] for each in alone]
-        parts = [part for part in parts if part]
+            has_succeeded = True
+            shares, alone = _distribute(rows, batch)
+            outcomes |= shares
+            batches += [[basket] for basket in alone]
     return outcomes
 
 
-def _lies_in_the_request(error: Exception) -> bool:
-    """Tell whether one security among many may be the reason for an error."""
+def _may_be_one_security(error: Exception) -> bool:
+    """Tell whether one security among many may have caused an error."""
     if isinstance(error, OpenmarketsQueryError | OpenmarketsInvalidResponse):
         return True
-    return isinstance(error, OpenmarketsApiError) and error.status in _OF_THE_REQUEST
+    return isinstance(error, OpenmarketsApiError) and error.status in _REQUEST_STATUSES
 
 
-def _unknown_to_the_api(error: Exception, asked: Query, part: Iterable[Wanted]) -> dict[Wanted | None, Outcome]:
-    """Return the errors of those whose securities the API says it does not know."""
-    told = error.securities if isinstance(error, OpenmarketsQueryError) else None
-    unknown = {(code, exchange or DEFAULT_EXCHANGE) for code, exchange in map(listing, map(str, told or ()))}
-    named: dict[Wanted | None, Outcome] = {}
-    for each in part:
-        own = [security for security, of in zip(each.securities, each.listings, strict=True) if of in unknown]
+def _find_unknown(error: Exception, call: Query, batch: Sequence[Basket]) -> dict[Basket | None, Outcome]:
+    """Return an error for each basket with a security that the API does not know."""
+    securities = (error.securities if isinstance(error, OpenmarketsQueryError) else None) or ()
+    unknown = {(code, exchange or DEFAULT_EXCHANGE) for code, exchange in map(to_listing, map(str, securities))}
+    outcomes: dict[Basket | None, Outcome] = {}
+    for basket in batch:
+        own = [security for security, key in zip(*basket, strict=True) if key in unknown]
         if own:
-            named[each] = Outcome(error=unknown_securities(next(iter(plan(asked))), own))
-    return named
+            outcomes[basket] = Outcome(error=unknown_securities(next(iter(plan(call))), own))
+    return outcomes
 
 
-def _shares(
-    rows: Sequence[dict[str, Any]], part: Sequence[Wanted]
-) -> tuple[dict[Wanted | None, Outcome], list[Wanted]]:
-    """Return everybody's rows in the order of its securities, and those who have to ask alone.
+def _distribute(
+    rows: Sequence[dict[str, Any]], batch: Sequence[Basket]
+) -> tuple[dict[Basket | None, Outcome], list[Basket]]:
+    """Return the rows of each basket, in the order of its securities, and the baskets that must be asked for alone.
 
-    They have to when a row is nobody's, and may be of a security that the reply does not seem to hold.
+    A row of a security that no basket has may belong to a basket that lacks one: the API may name a security otherwise.
     """
-    found: dict[Wanted | None, Outcome] = {}
     by_listing: dict[Listing, list[dict[str, Any]]] = {}
     for row in rows:
-        # Rows and, with `raw`, records.
+        # Records with `raw`, rows otherwise.
         code = row.get("security_code", row.get("securityCode"))
-        of = listing_of({"securityCode": code, "exchange": row.get("exchange")})
-        by_listing.setdefault(of, []).append(row)
-    strays = by_listing.keys() - set(chain.from_iterable(each.listings for each in part))
+        by_listing.setdefault(listing_of({"securityCode": code, "exchange": row.get("exchange")}), []).append(row)
+    has_strays = bool(by_listing.keys() - set(chain.from_iterable(basket.listings for basket in batch)))
+    shares: dict[Basket | None, Outcome] = {}
     alone = []
-    for each in part:
-        missing = [
-            security for security, of in zip(each.securities, each.listings, strict=True) if of not in by_listing
-        ]
-        if not (missing and strays):
-            found[each] = Outcome([row for of in each.listings for row in by_listing.get(of, ())], missing=missing)
-        elif len(part) == 1:
-            found[each] = Outcome(rows)
+    for basket in batch:
+        missing = [security for security, key in zip(*basket, strict=True) if key not in by_listing]
+        if not (missing and has_strays):
+            own_rows = [row for key in basket.listings for row in by_listing.get(key, ())]
+            shares[basket] = Outcome(own_rows, missing=missing)
+        elif len(batch) == 1:
+            shares[basket] = Outcome(rows)
         else:
-            alone.append(each)
-    return found, alone
+            alone.append(basket)
+    return shares, alone

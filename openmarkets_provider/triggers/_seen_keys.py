@@ -1,4 +1,4 @@
-"""What an event trigger remembers of the items that it has seen: digests of their keys; pure."""
+"""What a watcher remembers of the items that it has seen: digests of their keys. No I/O."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 MAX_ITEMS = 5_000
-"""Most items of one poll, and most keys that are remembered: 40 kB of text, where Airflow wants less than 64 KiB."""
+"""Limit of the items of one poll and of the keys that are remembered: 40 kB of text; Airflow takes less than 64 KiB."""
 _DIGEST_BYTES = 6
 _DIGEST_LENGTH = len(base64.b64encode(bytes(_DIGEST_BYTES)))
 _FORMAT = 1
 
 
 def digest(key: Any) -> str:
-    """Return what is remembered of a key: 48 bits, as 8 letters.
+    """Return what is remembered of a key: 48 bits, as 8 characters.
 
-    A new key is taken for one of 5,000 known ones less than once in 10**10.
+    The chance that a new key has the digest of one of 5,000 others is less than 1 in 10**10.
 
     :param key: any JSON.
     """
@@ -29,31 +29,31 @@ def digest(key: Any) -> str:
 
 
 def canonical(value: Any) -> str:
-    """Return JSON as a text that is the same for values that are the same.
+    """Return JSON text that is the same for equal values.
 
-    :raises TypeError, ValueError, RecursionError: it is not JSON.
+    :raises TypeError, ValueError, RecursionError: the value is not JSON.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def state_key(*parts: Any) -> str:
-    """Return the name under which a watcher's memory is kept, from all that decides what its keys mean."""
+    """Return the name of a watcher's record in a state store, derived from all that gives its keys their meaning."""
     text = canonical(parts).encode(errors="surrogatepass")
     return f"openmarkets_seen_{hashlib.blake2b(text, digest_size=16).hexdigest()}"
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Digests of keys, by the last poll that listed them and brought something new, the earliest first."""
+class SeenKeys:
+    """Digests of keys; those of the last poll that listed something new are at the end."""
 
     digests: tuple[str, ...] = ()
 
-    def after(self, digests: Iterable[str]) -> Self:
-        """Return the memory after a further poll.
+    def add(self, digests: Iterable[str]) -> Self:
+        """Return the keys with those of a further poll added.
 
-        It holds all keys of that poll, else they would be new at the next one, and as many others as fit, so that an
-        item that flickers is not new again: those that came last in the order. It is this memory itself, in the same
-        order, when it holds them all.
+        All keys of that poll are in it, since they would be new at the next poll otherwise. Up to ``MAX_ITEMS`` of the
+        others stay, the latest, so that an item that disappears for a while is not new again. If nothing is added, the
+        object itself is returned.
 
         :param digests: those of all items of the poll, at most ``MAX_ITEMS``.
         """
@@ -64,25 +64,25 @@ class Memory:
         room = MAX_ITEMS - len(latest)
         return type(self)((*others[max(0, len(others) - room) :], *latest))
 
-    def joined(self, other: Memory) -> Self:
-        """Return a memory of all that either holds."""
-        return self.after(other.digests[-MAX_ITEMS:])
+    def merge(self, other: SeenKeys) -> Self:
+        """Return the keys of both."""
+        return self.add(other.digests[-MAX_ITEMS:])
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as what a state store keeps."""
+        """Return the record for a state store."""
         return {"format": _FORMAT, "count": len(self.digests), "seen": "".join(self.digests)}
 
     @classmethod
-    def from_json(cls, stored: Any) -> Self:
-        """Make it again.
+    def from_json(cls, record: Any) -> Self:
+        """Read a record.
 
-        :raises ValueError: it is not what :meth:`to_json` gave, or damaged.
+        :raises ValueError: it is damaged, or not one of :meth:`to_json`.
         """
-        match stored:
-            case {"format": 1, "count": int(count), "seen": str(seen)} if len(seen) == count * _DIGEST_LENGTH:
+        match record:
+            case {"format": 1, "count": int(count), "seen": str(text)} if len(text) == count * _DIGEST_LENGTH:
                 try:
-                    base64.b64decode(seen, validate=True)
+                    base64.b64decode(text, validate=True)
                 except binascii.Error as error:
                     raise ValueError(str(error)) from None
-                return cls(tuple(seen[at : at + _DIGEST_LENGTH] for at in range(0, len(seen), _DIGEST_LENGTH)))
-        raise ValueError(f"expected a memory of format {_FORMAT}, got {stored!r:.100}")
+                return cls(tuple(text[at : at + _DIGEST_LENGTH] for at in range(0, len(text), _DIGEST_LENGTH)))
+        raise ValueError(f"expected a record of format {_FORMAT}, got {record!r:.100}")

@@ -1,7 +1,7 @@
-"""Polls that triggers share: one for all who wait for the same, and for quotes one for everybody's securities.
+"""Polls that triggers share: one request for all that wait for the same, and one for the quotes of all.
 
-Those on one event loop that poll the same at the same interval with the same connection are a group. A group is a task
-of its own, which ends with its last member: that any one of them is cancelled does not disturb the others.
+Triggers on one event loop with the same connection, interval and query are a group. A group polls in a task of its own,
+which ends with the last member: cancelling one trigger does not disturb the others.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import json
 import logging
 import math
 import threading
-from collections.abc import AsyncGenerator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from openmarkets_provider.client.ratelimit.hold import MAX_HOLD
-from openmarkets_provider.conditions import Conditions
+from openmarkets_provider.conditions import Evaluator
+from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.hooks._metrics import AirflowMetrics
-from openmarkets_provider.triggers._connections import Account
-from openmarkets_provider.triggers._quote_batching import Ask, Outcome, Wanted, poll, wanted_of
+from openmarkets_provider.query.query import resolve
+from openmarkets_provider.triggers._connections import LiveConnection
+from openmarkets_provider.triggers._quote_batching import Basket, Outcome, RunQuery, find_basket, poll
 
 if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
@@ -29,79 +31,73 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WINDOW = 0.2
-"""Seconds for which those who begin to wait are gathered."""
+"""Seconds for which new members are gathered before they are polled."""
 MAX_BACK_OFF = 900.0
-"""Seconds up to which the wait after failures in a row grows."""
-_AT_ONCE = 100
-"""Members that are told before the event loop may do something else."""
+"""Seconds up to which the wait grows after failures in a row."""
+_DELIVERIES = 100
+"""Readings that are delivered before the event loop may run other tasks."""
 
 
 class Reading:
-    """What one poll came to: one object for all who wait for the same. Nobody may change what it gives.
+    """The result of one poll: one object for all that wait for the same, so nobody may change what it returns.
 
-    :ivar error: why there is no result; None when there is one.
+    :ivar error: why there is no result; None if there is one.
+    :ivar missing: securities of the query without a row in the reply.
     :ivar next_in: seconds until the next poll.
     """
 
-    __slots__ = ("_conditions", "_lock", "_outcome", "_traceback", "next_in")
+    __slots__ = ("_evaluator", "_lock", "_result", "_traceback", "error", "missing", "next_in")
 
     def __init__(self, outcome: Outcome, next_in: float) -> None:
+        self.error = outcome.error
+        self.missing = outcome.missing
         self.next_in = next_in
-        self._outcome = outcome
-        # That of the poll: each of those who raise the error would add to it.
+        self._result = outcome.result
+        # Each raise of the shared error would add its frames to it.
         self._traceback = None if outcome.error is None else outcome.error.__traceback__
-        self._conditions = Conditions(outcome.result)
+        self._evaluator = Evaluator(outcome.result)
         # Watchers evaluate in threads.
         self._lock = threading.Lock()
-
-    @property
-    def error(self) -> Exception | None:
-        return self._outcome.error
-
-    @property
-    def missing(self) -> Sequence[str]:
-        """Securities that were asked for, and of which the reply held nothing."""
-        return self._outcome.missing
 
     def result(self) -> Any:
         """Return the query's result.
 
-        :raises Exception: the error, an OpenmarketsError unless the connection could not be looked up.
+        :raises Exception: the error; an OpenmarketsError, unless the connection could not be looked up.
         """
         if self.error is not None:
             raise self.error.with_traceback(self._traceback)
-        return self._outcome.result
+        return self._result
 
     def evaluate(self, expression: str) -> Any:
-        """Evaluate a JMESPath expression over the result's JSON, once for all who ask for the same one.
+        """Evaluate a JMESPath expression over the result's JSON; each expression once.
 
         :raises OpenmarketsQueryError: it is malformed, or does not fit the result.
         :raises Exception: as :meth:`result`.
         """
         self.result()
         with self._lock:
-            return self._conditions.evaluate(expression)
+            return self._evaluator.evaluate(expression)
 
 
-async def readings(
+async def poll_shared(
     conn_id: str, query: Query, interval: float, *, back_off: bool = False
 ) -> AsyncGenerator[Reading, None]:
-    """Poll a query for ever; use it with ``contextlib.aclosing``.
+    """Poll a query for ever, together with others; use it with ``contextlib.aclosing``.
 
-    The first poll begins after the call, at once but for a short time in which others may join. The next one follows
-    ``interval`` seconds after the last one's end, whatever that came to, or when the server asked to, an hour later at
-    most; where others poll the same already, the second comes with theirs. Whoever is slow to take a reading gets the
-    newest one.
+    The first poll follows at once, but for ``WINDOW``, in which others may join. Each further one begins ``interval``
+    seconds after the last one's end, whatever that came to, or when the server allows it, at most an hour later. In a
+    group that polls already, the second poll of a new member is the group's. A consumer that is too slow for the polls
+    gets the latest reading.
 
     :param conn_id: id of a connection of type ``openmarkets``.
-    :param query: rendered. Whatever is wrong with it is an error of each reading.
+    :param query: rendered. If it is malformed, every reading has the error.
     :param interval: seconds.
     :param back_off: double the wait after each failure in a row, up to 15 minutes.
     """
     group, member = _join(conn_id, query, interval, back_off)
     try:
         while True:
-            reading = await member.next()
+            reading = await member.get()
             if reading.missing:
                 log.warning("quotes: the reply holds nothing of %.1000r.", reading.missing)
             yield reading
@@ -110,174 +106,185 @@ async def readings(
 
 
 class _Member:
-    """One who waits.
+    """A consumer of a group's polls.
 
-    :ivar is_new: was in no poll yet.
-    :ivar rounds: how many of the group's polls go by without it.
+    :ivar is_new: it was in no poll yet.
+    :ivar failures: failed polls in a row.
+    :ivar skips: number of regular polls that it still sits out.
     """
 
-    def __init__(self, wanted: Wanted | None) -> None:
-        self.wanted = wanted
+    def __init__(self, basket: Basket | None) -> None:
+        self.basket = basket
         self.is_new = True
-        self.failures = self.rounds = 0
-        self._given: asyncio.Queue[Reading | BaseException] = asyncio.Queue(1)
+        self.failures = self.skips = 0
+        self._queue: asyncio.Queue[Reading | BaseException] = asyncio.Queue(1)
 
-    async def next(self) -> Reading:
-        given = await self._given.get()
-        if isinstance(given, Reading):
-            return given
-        raise RuntimeError("The poll that this trigger shared with others broke off.") from given
+    async def get(self) -> Reading:
+        """Wait for the next reading.
 
-    def give(self, given: Reading | BaseException) -> None:
-        if self._given.full():
-            self._given.get_nowait()
-        self._given.put_nowait(given)
+        :raises RuntimeError: the group's task ended.
+        """
+        reading = await self._queue.get()
+        if isinstance(reading, Reading):
+            return reading
+        raise RuntimeError("The poll that this trigger shared with others broke off.") from reading
+
+    def put(self, reading: Reading | BaseException) -> None:
+        """Deliver a reading, or the error that ended the group; it replaces one that was not taken."""
+        if self._queue.full():
+            self._queue.get_nowait()
+        self._queue.put_nowait(reading)
 
 
-class _Loop:
-    """The groups of one event loop, and the connections that they use."""
+class _Registry:
+    """The groups of one event loop, and their connections."""
 
     def __init__(self) -> None:
         self.groups: dict[Hashable, _Group] = {}
-        self._accounts: dict[str, Account] = {}
+        self._connections: dict[str, LiveConnection] = {}
 
     @contextlib.asynccontextmanager
-    async def account(self, conn_id: str) -> AsyncGenerator[Account, None]:
-        account = self._accounts.setdefault(conn_id, Account(conn_id))
-        account.users += 1
+    async def use_connection(self, conn_id: str) -> AsyncGenerator[LiveConnection, None]:
+        """Give the connection that all groups share; its last user closes it."""
+        connection = self._connections.setdefault(conn_id, LiveConnection(conn_id))
+        connection.users += 1
         try:
-            yield account
+            yield connection
         finally:
-            account.users -= 1
-            if not account.users:
-                del self._accounts[conn_id]
-                await account.aclose()
+            connection.users -= 1
+            if not connection.users:
+                del self._connections[conn_id]
+                await connection.aclose()
 
 
-_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
+_registries: WeakKeyDictionary[asyncio.AbstractEventLoop, _Registry] = WeakKeyDictionary()
 
 
 def _join(conn_id: str, query: Query, interval: float, back_off: bool) -> tuple[_Group, _Member]:
-    wanted = wanted_of(query)
-    key = (conn_id, float(interval), back_off, _key(query, wanted))
-    loop = _loops.setdefault(asyncio.get_running_loop(), _Loop())
-    group = loop.groups.get(key) or _Group(loop, key, conn_id, query, interval, back_off)
-    return group, group.join(_Member(wanted))
+    basket = find_basket(query)
+    key = (conn_id, float(interval), back_off, _make_key(query, basket))
+    registry = _registries.setdefault(asyncio.get_running_loop(), _Registry())
+    group = registry.groups.get(key) or _Group(registry, key, conn_id, query, interval, back_off)
+    return group, group.join(_Member(basket))
 
 
 class _Group:
-    """Those who wait for the same, and the task that polls for them."""
+    """Members that wait for the same, and the task that polls for them."""
 
-    def __init__(self, loop: _Loop, key: Hashable, conn_id: str, query: Query, interval: float, back_off: bool) -> None:
-        self._loop, self._key = loop, key
+    def __init__(
+        self, registry: _Registry, key: Hashable, conn_id: str, query: Query, interval: float, back_off: bool
+    ) -> None:
+        self._registry, self._key = registry, key
         self._conn_id, self._query = conn_id, query
+        with contextlib.suppress(OpenmarketsError):
+            # Once, and not for each poll. A malformed query is an error of each reading.
+            self._query = resolve(query)
         self._interval, self._back_off = interval, back_off
         self._members: dict[_Member, None] = {}
-        self._joined = asyncio.Event()
+        self._has_new = asyncio.Event()
         self._quiet_until = -math.inf
         self._metrics = AirflowMetrics()
-        loop.groups[key] = self
-        # In a context without the log bindings of whoever came first: the lines are not its task's.
+        registry.groups[key] = self
+        # In an empty context: the log lines of the polls do not belong to the task of the first member.
         self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
 
     def join(self, member: _Member) -> _Member:
         self._members[member] = None
-        self._joined.set()
+        self._has_new.set()
         return member
 
     async def leave(self, member: _Member) -> None:
         del self._members[member]
         if not self._members:
-            # At once, so that nobody joins a group that ends.
-            self._remove()
+            # First, so that nobody joins a group that ends.
+            self._unregister()
             self._task.cancel()
-            # Not awaited itself: who leaves may be cancelled a second time, and the connections must be closed.
+            # asyncio.wait goes on if this caller is cancelled again: the connection must be closed.
             await asyncio.wait({self._task})
 
-    def _remove(self) -> None:
-        if self._loop.groups.get(self._key) is self:
-            del self._loop.groups[self._key]
+    def _unregister(self) -> None:
+        if self._registry.groups.get(self._key) is self:
+            del self._registry.groups[self._key]
 
     async def _run(self) -> None:
         try:
-            async with self._loop.account(self._conn_id) as account:
-                await self._poll_for_ever(account.ask)
-        except BaseException as error:  # noqa: BLE001 - told to those who would wait for ever otherwise
-            self._remove()
+            async with self._registry.use_connection(self._conn_id) as connection:
+                await self._poll_for_ever(connection.run_query)
+        except BaseException as error:  # noqa: BLE001 - the members would wait for ever
+            self._unregister()
             for member in self._members:
-                member.give(error)
+                member.put(error)
 
-    async def _poll_for_ever(self, ask: Ask) -> None:
+    async def _poll_for_ever(self, run_query: RunQuery) -> None:
         clock = asyncio.get_running_loop().time
         due: float | None = None
         while True:
-            await self._until(due)
-            regular = due is not None and clock() >= due
-            polled = self._take_turns(regular)
-            outcomes = await poll(ask, self._query, list(dict.fromkeys(member.wanted for member in polled)))
-            if polled:
+            await self._wait(due)
+            is_regular = due is not None and clock() >= due
+            members = self._choose_members(is_regular)
+            outcomes = await poll(run_query, self._query, list(dict.fromkeys(member.basket for member in members)))
+            if members:
                 self._metrics.count("polls.sent")
-            if len(polled) > 1:
-                self._metrics.count("polls.shared", len(polled) - 1)
+            if len(members) > 1:
+                self._metrics.count("polls.shared", len(members) - 1)
             end = clock()
-            asked = max((_retry_after(outcome.error) for outcome in outcomes.values()), default=0.0)
-            self._quiet_until = end + asked
-            due = max(end + self._interval if regular or due is None else due, self._quiet_until)
-            await self._tell(polled, outcomes, due - end)
+            self._quiet_until = end + max(map(_get_retry_after, outcomes.values()), default=0.0)
+            due = max(end + self._interval if is_regular or due is None else due, self._quiet_until)
+            await self._deliver(members, outcomes, due - end)
 
-    async def _until(self, due: float | None) -> None:
-        """Wait for the next regular poll, or for newcomers."""
+    async def _wait(self, due: float | None) -> None:
+        """Wait for the next regular poll, or for new members."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(due):
-                await self._joined.wait()
+                await self._has_new.wait()
                 await asyncio.sleep(max(WINDOW, self._quiet_until - asyncio.get_running_loop().time()))
 
-    def _take_turns(self, regular: bool) -> list[_Member]:
-        """Return who is in the next poll: newcomers, and in a regular one everybody who does not back off."""
-        polled = [member for member in self._members if member.is_new or (regular and not member.rounds)]
-        if regular:
+    def _choose_members(self, is_regular: bool) -> list[_Member]:
+        """Return the members of the next poll: the new ones, and in a regular poll all that do not back off."""
+        chosen = [member for member in self._members if member.is_new or (is_regular and not member.skips)]
+        if is_regular:
             for member in self._members:
-                member.rounds = max(0, member.rounds - 1)
-        for member in polled:
+                member.skips = max(0, member.skips - 1)
+        for member in chosen:
             member.is_new = False
-        self._joined.clear()
-        return polled
+        self._has_new.clear()
+        return chosen
 
-    async def _tell(self, polled: Iterable[_Member], outcomes: Mapping[Wanted | None, Outcome], next_in: float) -> None:
-        made: dict[tuple[Wanted | None, int], Reading] = {}
-        for number, member in enumerate(polled, 1):
-            outcome = outcomes[member.wanted]
+    async def _deliver(
+        self, members: Iterable[_Member], outcomes: Mapping[Basket | None, Outcome], next_in: float
+    ) -> None:
+        readings: dict[tuple[Basket | None, int], Reading] = {}
+        for number, member in enumerate(members, 1):
+            outcome = outcomes[member.basket]
             member.failures = 0 if outcome.error is None else member.failures + 1
-            member.rounds = self._rounds_off(member.failures)
-            reading = made.get((member.wanted, member.rounds))
-            if reading is None:
-                reading = Reading(outcome, next_in + member.rounds * self._interval)
-                made[member.wanted, member.rounds] = reading
-            member.give(reading)
-            if number % _AT_ONCE == 0:
+            member.skips = self._count_skips(member.failures)
+            key = (member.basket, member.skips)
+            if key not in readings:
+                readings[key] = Reading(outcome, next_in + member.skips * self._interval)
+            member.put(readings[key])
+            if number % _DELIVERIES == 0:
                 await asyncio.sleep(0)
 
-    def _rounds_off(self, failures: int) -> int:
-        """Return how many polls go by before the next one, so that the wait is doubled by each further failure."""
+    def _count_skips(self, failures: int) -> int:
+        """Return how many regular polls to skip, so that the wait doubles with each failure in a row."""
         if not self._back_off or failures < 2:
             return 0
         most = max(1, int(MAX_BACK_OFF / self._interval)) if self._interval else 1
         return int(min(2.0 ** min(failures - 1, 60), most)) - 1
 
 
-def _retry_after(error: Exception | None) -> float:
-    return min(getattr(error, "retry_after", None) or 0.0, MAX_HOLD)
+def _get_retry_after(outcome: Outcome) -> float:
+    return min(getattr(outcome.error, "retry_after", None) or 0.0, MAX_HOLD)
 
 
-def _key(query: Query, wanted: Wanted | None) -> Hashable:
-    """Return what the queries have in common that are polled together."""
-    source = None
-    if wanted is not None:
-        # Replies are told apart by code and exchange.
-        source = wanted.securities[0].partition("@")[2]
+def _make_key(query: Query, basket: Basket | None) -> Hashable:
+    """Return what queries that are polled together have in common."""
+    data_source = None
+    if basket is not None:
+        data_source = basket.securities[0].partition("@")[2]
         query = {name: value for name, value in query.items() if name != "securities"}
     try:
-        return source, json.dumps(query, sort_keys=True, default=repr)
+        return data_source, json.dumps(query, sort_keys=True, default=repr)
     except (TypeError, ValueError, RecursionError):
-        # Nothing that could be sent: each gets its own error.
+        # A query that can't be sent: each such trigger gets its own error.
         return object()

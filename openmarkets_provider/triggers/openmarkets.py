@@ -1,4 +1,4 @@
-"""The trigger: waits in the triggerer until a condition on a query's result is met. It only reads."""
+"""The trigger of a deferred sensor: waits in the triggerer until a condition on a query's result is met."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold
 from openmarkets_provider.queries import Query
-from openmarkets_provider.triggers._shared_polls import readings
+from openmarkets_provider.triggers._shared_polls import poll_shared
 from openmarkets_provider.xcom import ensure_fits_xcom
 
 
 class OpenmarketsConditionTrigger(BaseTrigger):
-    """Polls a query until a condition is met; together with the others in the triggerer that poll the same.
+    """Polls a query until a condition on its result is met. Triggers that poll the same share their requests.
 
-    Fires one event. Condition met: the task ends successfully without a worker; or, with ``resume``,
-    ``{"status": "met", "value": ...}``. Given up: ``{"status": "error", "error": {...}}`` with the error as data.
+    Fires one event. When the condition is met, the task ends successfully without a worker; with ``resume`` the event
+    is ``{"status": "met", "value": ...}``. After an error it is ``{"status": "error", "error": {...}}``, the error as
+    data.
 
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
-    :param query: the query, rendered.
+    :param query: the query, rendered; it must only read.
     :param condition: JMESPath expression, rendered.
-    :param poke_interval: seconds between polls, whatever comes of them; longer when the server asks for it.
-    :param tolerated: how many failures in a row that may pass are tolerated; None for any number.
-    :param max_xcom_bytes: largest value, as JSON, that a resumed worker is given; None gives it none.
+    :param poke_interval: seconds between polls; longer when the server asks for it.
+    :param max_failures: transient failures in a row that are tolerated; None for any number.
+    :param max_xcom_bytes: size limit of the value as JSON, in bytes, for a worker that pushes it; None passes no value.
     :param resume: let a worker end the task.
     """
 
@@ -35,7 +36,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         query: Query,
         condition: str,
         poke_interval: float,
-        tolerated: int | None,
+        max_failures: int | None,
         max_xcom_bytes: int | None,
         resume: bool = False,
     ) -> None:
@@ -44,18 +45,18 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         self.query = query
         self.condition = condition
         self.poke_interval = poke_interval
-        self.tolerated = tolerated
+        self.max_failures = max_failures
         self.max_xcom_bytes = max_xcom_bytes
         self.resume = resume
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what Airflow needs to make the trigger again; no secret among it."""
+        """Return the import path and the arguments, which hold no secret."""
         names = (
             "openmarkets_conn_id",
             "query",
             "condition",
             "poke_interval",
-            "tolerated",
+            "max_failures",
             "max_xcom_bytes",
             "resume",
         )
@@ -63,14 +64,14 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         return path, {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until the condition is met or there is no point in going on."""
+        """Poll until the condition is met, an error is permanent, or too many failed in a row."""
         failures = 0
-        async with contextlib.aclosing(readings(self.openmarkets_conn_id, self.query, self.poke_interval)) as polls:
+        async with contextlib.aclosing(poll_shared(self.openmarkets_conn_id, self.query, self.poke_interval)) as polls:
             async for reading in polls:
                 try:
                     value = reading.evaluate(self.condition)
                     if value:
-                        yield self._met(value)
+                        yield self._make_event(value)
                         return
                     failures = 0
                     self.log.info("The condition is not met yet; polling again in %.0f s.", reading.next_in)
@@ -79,14 +80,14 @@ class OpenmarketsConditionTrigger(BaseTrigger):
                         self.log.info("%s Polling again in %.0f s.", error, reading.next_in)
                         continue
                     failures += 1
-                    if not error.transient or (self.tolerated is not None and failures > self.tolerated):
+                    if not error.transient or (self.max_failures is not None and failures > self.max_failures):
                         yield TriggerEvent({"status": "error", "error": error.as_dict()})
                         return
                     self.log.warning(
                         "%s Polling again in %.0f s (failure %d in a row).", error, reading.next_in, failures
                     )
 
-    def _met(self, value: Any) -> TriggerEvent:
+    def _make_event(self, value: Any) -> TriggerEvent:
         self.log.info("The condition is met.")
         if not self.resume:
             return TaskSuccessEvent()

@@ -66,7 +66,7 @@ def undisturbed(sandbox: SandboxProcess, airflow: RealAirflow, tmp_path_factory:
         def mask(self, value: str) -> None: ...
         async def amask(self, value: str) -> None: ...
 
-    client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="tests")
+    client = OpenmarketsClient(settings, store=None, masker=NoMasker(), user_agent="tests")
     yield client.run
     client.close()
 

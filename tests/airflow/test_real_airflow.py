@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.serde import deserialize
 
-from openmarkets_provider.client.auth.token import Record
-from openmarkets_provider.client.cache.crypto import RecordCipher, record_key
+from openmarkets_provider.client.auth.token import TokenEntry
+from openmarkets_provider.client.cache.crypto import EntryCipher, entry_key
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.query.schema import SCHEMAS, Kind
+from openmarkets_provider.query.schema import Kind
 from tests.support.airflow import DagRun, RealAirflow
+from tests.support.queries import SCHEMAS
 from tests.support.sandbox_process import SandboxProcess
 from tests.support.statsd import StatsdServer
 
@@ -276,9 +277,9 @@ def cached_tokens(airflow: RealAirflow, sandbox: SandboxProcess) -> list[str]:
         identity_url=connection["host"],
         **connection["extra"],
     )
-    store, cipher = FileStore(airflow.home / "openmarkets_token_cache"), RecordCipher(settings.client_secret)
-    keys = [record_key(settings, scope) for scope in settings.scopes]
-    return [cipher.open(key, store.load(key), Record).token.value for key in keys]
+    store, cipher = FileStore(airflow.home / "openmarkets_token_cache"), EntryCipher(settings.client_secret)
+    keys = [entry_key(settings, scope) for scope in settings.scopes]
+    return [cipher.decrypt(key, store.load(key), TokenEntry).token.value for key in keys]
 
 
 def test_all_task_processes_and_the_triggerer_share_one_token_request_a_scope(
@@ -299,7 +300,7 @@ def test_the_metrics_of_all_processes_say_what_the_servers_saw(
     counted = statsd.counters("airflow.openmarkets.")
     print(f"metrics of the run: {dict(sorted(counted.items()))}")
     assert counted["token.requests"] == sum(token_requests.values())
-    assert counted["throttle.limited.oms"] == sandbox.stats()["by_status"]["429"]
+    assert counted["ratelimit.replies.oms"] == sandbox.stats()["by_status"]["429"]
     # Of 40 mapped tasks and more, each in a process of its own.
     assert counted["token.hits.file"] > 40
     assert counted["polls.sent"] > 0

@@ -374,7 +374,7 @@ class TestRotation:
         assert len(run.xcom("long")) == 200
 
     def test_the_task_that_was_at_it_begins_anew_and_says_so(self, rotated: dict[str, Any]):
-        assert "Connection 'rotating' has changed; beginning anew" in rotated["run"].log("long")
+        assert "Connection 'rotating' has changed; starting again" in rotated["run"].log("long")
 
     def test_it_costs_a_few_requests_for_tokens(self, rotated: dict[str, Any]):
         before, after = rotated["before"], rotated["after"]

@@ -130,8 +130,8 @@ def make_client(
             "timeout": 10.0,
         }
         checked = Settings(**given | settings)
-        stores = [] if checked.cache_backend == "memory" else [FileStore(root / str(next(numbers)))]
-        client = OpenmarketsClient(checked, stores=stores, masker=masker, user_agent=USER_AGENT)
+        store = None if checked.cache_backend == "memory" else FileStore(root / str(next(numbers)))
+        client = OpenmarketsClient(checked, store=store, masker=masker, user_agent=USER_AGENT)
         clients.append(client)
         return client
 

@@ -640,8 +640,8 @@ class TestLife:
             settings = Settings(
                 client_id="sandbox-client", client_secret="sandbox-secret", identity_url=identity, oms_url=oms
             )
-            stores = [FileStore(Path(cache))]
-            client = OpenmarketsClient(settings, stores=stores, masker=RecordingMasker(), user_agent="t")
+            store = FileStore(Path(cache))
+            client = OpenmarketsClient(settings, store=store, masker=RecordingMasker(), user_agent="t")
 
             def thing(name):
                 return queries.request("oms", "GET", "echo/" + name)
@@ -811,7 +811,7 @@ class TestSecrets:
             request = http.build("GET", "x", headers={"Authorization": f"Bearer {token.value}"})
             reply = Reply(200, {"x-request-id": token.value}, token.value.encode(), (token.value,))
             failure = NoAnswer("https://x", httpcore.ReadError("cut"))
-            shown = [client, client.settings, client.tokens, *client.tokens._stores, http, client.httpx("oms"), token]
+            shown = [client, client.settings, client.tokens, client.store, http, client.httpx("oms"), token]
             shown += [request, reply, failure]
             text = "\n".join(f"{thing!r} {thing!s}" for thing in shown)
         assert self.given_away(text, ["t0ken-one"]) == []
@@ -885,7 +885,7 @@ def test_a_server_that_repeats_our_headers_puts_no_token_into_an_error(
 def test_connections_that_nobody_closes_go_with_the_client(make_client: MakeClient, kind: str) -> None:
     with HostileServer(hostile.answering(hostile.reply())) as server:
         settings = make_client(oms_url=server.url, cache_backend="memory").settings
-        client = module.OpenmarketsClient(settings, stores=[], masker=RecordingMasker(), user_agent="x")
+        client = module.OpenmarketsClient(settings, store=None, masker=RecordingMasker(), user_agent="x")
         http: Any = getattr(client, kind)("oms")
         del client
         gc.collect()

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider import exceptions
-from openmarkets_provider.client.cache.crypto import RecordCipher
+from openmarkets_provider.client.cache.crypto import EntryCipher
 from openmarkets_provider.client.exchange import MAX_ATTEMPTS, MAX_HOLD_WAIT, MAX_WAIT, Exchange, pause
 from openmarkets_provider.client.http.clients import NoAnswer, Reply
 from openmarkets_provider.client.io import TaskGroup, ThreadGroup, run_blocking
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
-from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, MAX_SPREAD, Held, Throttle, spread
+from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, MAX_SPREAD, Holds, OnHold, spread
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsInvalidResponse,
@@ -147,7 +147,7 @@ class ScriptedIo:
 
     async def send(self, call: ApiCall, request_id: str) -> Reply:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        if not isinstance(answer, Held):
+        if not isinstance(answer, OnHold):
             self.sent.append((call, request_id))
         if isinstance(answer, Exception):
             raise answer
@@ -161,7 +161,7 @@ class ScriptedIo:
 
 
 def exchange_of(io: ScriptedIo, metrics: Metrics = NO_METRICS) -> Exchange:
-    holds = Throttle(key=lambda api: f"test {api}", stores=[], cipher=RecordCipher("secret"), metrics=metrics)
+    holds = Holds(key=lambda api: f"test {api}", store=None, cipher=EntryCipher("secret"), metrics=metrics)
     return Exchange(io, holds, metrics)
 
 
@@ -331,7 +331,7 @@ def test_the_calls_of_a_run_wait_through_their_group(kind: str):
 
 def test_a_call_waits_for_the_hold_and_a_little_longer_and_looks_again():
     holds = (10.0, 0.3, MAX_WAIT)
-    io = ScriptedIo(*map(Held, holds), GOOD)
+    io = ScriptedIo(*map(OnHold, holds), GOOD)
     assert ask(io, ORDER) == {"orderNumber": 1}
     assert len(io.sent) == 1
     for seconds, (wait, rate_limited) in zip(holds, io.waits, strict=True):
@@ -340,7 +340,7 @@ def test_a_call_waits_for_the_hold_and_a_little_longer_and_looks_again():
 
 
 def test_waits_for_a_hold_are_no_attempts():
-    io = ScriptedIo(*[Held(0.1)] * 20, status(503), *[Held(0.1)] * 20, GOOD)
+    io = ScriptedIo(*[OnHold(0.1)] * 20, status(503), *[OnHold(0.1)] * 20, GOOD)
     assert ask(io, ACCOUNTS) == {"orderNumber": 1}
     assert len(io.sent) == 2
     assert len({request_id for _, request_id in io.sent}) == 2
@@ -348,7 +348,7 @@ def test_waits_for_a_hold_are_no_attempts():
 
 def test_those_who_wait_for_the_same_hold_do_not_come_back_together():
     def wait() -> float:
-        io = ScriptedIo(Held(10.0), GOOD)
+        io = ScriptedIo(OnHold(10.0), GOOD)
         ask(io, ORDER)
         [(seconds, _)] = io.waits
         return seconds
@@ -360,7 +360,7 @@ def test_those_who_wait_for_the_same_hold_do_not_come_back_together():
 @pytest.mark.parametrize("seconds", [MAX_WAIT + 0.001, 500.0, MAX_HOLD])
 @pytest.mark.parametrize("call", [ACCOUNTS, ORDER], ids=["safe", "unsafe"])
 def test_a_long_hold_is_not_waited_for(call: ApiCall, seconds: float):
-    io = ScriptedIo(Held(seconds))
+    io = ScriptedIo(OnHold(seconds))
     error = failure_of(io, call)
     assert isinstance(error, OpenmarketsRateLimited)
     assert "not sent, since the oms API told another call to wait" in str(error)
@@ -372,7 +372,7 @@ def test_a_long_hold_is_not_waited_for(call: ApiCall, seconds: float):
 
 
 def test_holds_one_after_another_are_not_waited_for_without_end():
-    io = ScriptedIo(Held(20.0))
+    io = ScriptedIo(OnHold(20.0))
     error = failure_of(io, ORDER)
     assert isinstance(error, OpenmarketsRateLimited)
     waited = sum(seconds for seconds, _ in io.waits)
@@ -386,5 +386,5 @@ def test_holds_one_after_another_are_not_waited_for_without_end():
 
 def test_every_wait_for_a_hold_is_counted():
     metrics = Recording()
-    run_blocking(exchange_of(ScriptedIo(Held(20.0), Held(1.0), GOOD), metrics).ask(ORDER))
-    assert metrics.counts == ["throttle.held.oms"] * 2
+    run_blocking(exchange_of(ScriptedIo(OnHold(20.0), OnHold(1.0), GOOD), metrics).ask(ORDER))
+    assert metrics.counts == ["ratelimit.waits.oms"] * 2

@@ -40,12 +40,12 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.query.exchange_time import read_moment
 from openmarkets_provider.query.plan import plan
-from openmarkets_provider.query.schema import SCHEMAS
 from openmarkets_provider.sandbox.server import Client, SandboxServer
 from tests.client.conftest import USER_AGENT, MakeClient, RecordingMasker, Runner
 from tests.support import hostile
 from tests.support.hostile import HostileServer
 from tests.support.processes import in_processes
+from tests.support.queries import SCHEMAS
 
 LONG = 30.0
 """Seconds that nothing here may really take."""
@@ -134,7 +134,7 @@ def make(make_client: MakeClient, tmp_path: Path, masker: RecordingMasker) -> It
         given = make_client(**settings).settings
         client = OpenmarketsClient(
             given,
-            stores=[FileStore(tmp_path / "tokens")],
+            store=FileStore(tmp_path / "tokens"),
             masker=masker,
             user_agent=USER_AGENT,
             concurrency=concurrency,
@@ -229,7 +229,7 @@ def test_raw_gives_the_api_s_records_untouched(run: Runner, make_client: MakeCli
     expected = []
     for call in plan(named):
         answer = client.run(queries.request(call.api, call.method, call.path, params=call.params, json=call.json))
-        expected += answer[call.rows] if call.rows else answer
+        expected += answer[call.records] if call.records else answer
     assert records == expected
     assert not {type(value) for record in records for value in record.values()} & {Decimal, datetime, date}
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.client.auth.token import Record
+from openmarkets_provider.client.auth.token import TokenEntry
 from openmarkets_provider.client.cache.redis import redis_options
 from openmarkets_provider.client.client import OpenmarketsClient
 from openmarkets_provider.client.ratelimit.hold import Hold
@@ -21,14 +21,14 @@ from openmarkets_provider.exceptions import (
     OpenmarketsInvalidResponse,
     OpenmarketsQueryError,
 )
-from openmarkets_provider.hooks.openmarkets import settings_of
+from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.landing.incremental import check_claim, check_state, claim
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import check
 from tests.client.conftest import token_reply
 from tests.fuzz.bounds import bounded
 from tests.fuzz.strategies import nested
-from tests.fuzz.test_records import CIPHER, KEY, QUERY, RECORDS, STATE, sealed
+from tests.fuzz.test_records import CIPHER, ENTRIES, KEY, QUERY, STATE, sealed
 from tests.fuzz.test_replies import answer
 from tests.support import hostile
 from tests.support.processes import NoMasker
@@ -93,7 +93,7 @@ def connection(extra: str) -> SimpleNamespace:
 )
 def test_an_extra_that_python_can_not_hold_is_an_error_of_ours(extra: str, problem: str):
     with pytest.raises(OpenmarketsConfigurationError, match=problem):
-        settings_of(connection(extra))
+        make_settings(connection(extra))
 
 
 @pytest.mark.parametrize("field", ["db", "ssl", "ssl_ca_certs", "ssl_cert_reqs", "cluster"])
@@ -108,13 +108,13 @@ def test_a_field_of_redis_that_no_text_can_show_is_named(field: str):
 
 
 def test_a_failure_of_a_kind_that_only_a_later_version_knows_is_no_record():
-    content = msgspec.to_builtins(RECORDS[1])
+    content = msgspec.to_builtins(ENTRIES[1])
     content["failure"]["error"]["kind"] = "OpenmarketsErrorOfTheFuture"
-    assert CIPHER.open(KEY, sealed(msgspec.msgpack.encode(content)), Record) is None
+    assert CIPHER.decrypt(KEY, sealed(msgspec.msgpack.encode(content)), TokenEntry) is None
 
 
 def test_a_record_that_is_nested_without_end_is_none():
-    assert CIPHER.open(KEY, sealed(b"\x91" * 100_000 + b"\xc0"), Record) is None
+    assert CIPHER.decrypt(KEY, sealed(b"\x91" * 100_000 + b"\xc0"), TokenEntry) is None
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e300])
@@ -123,10 +123,10 @@ def test_a_record_with_a_time_that_no_clock_shows_is_none(number: float):
         (Hold, {"since": {"wall": 1.0, "boot": 1.0, "boot_id": "x"}, "seconds": number}),
         (Hold, {"since": {"wall": number, "boot": 1.0, "boot_id": "x"}, "seconds": 1.0}),
     ):
-        assert CIPHER.open(KEY, sealed(msgspec.msgpack.encode(content)), kind) is None
-    content = msgspec.to_builtins(RECORDS[0])
+        assert CIPHER.decrypt(KEY, sealed(msgspec.msgpack.encode(content)), kind) is None
+    content = msgspec.to_builtins(ENTRIES[0])
     content["token"]["lifetime"] = number
-    assert CIPHER.open(KEY, sealed(msgspec.msgpack.encode(content)), Record) is None
+    assert CIPHER.decrypt(KEY, sealed(msgspec.msgpack.encode(content)), TokenEntry) is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ async def test_a_cookie_is_neither_kept_nor_sent_back_nor_in_the_way(cookie: str
         lambda sock, request: sock.sendall(token_reply() if b"/token" in request else good)
     ) as server:
         settings = Settings(client_id="someone", client_secret="S3CR3T", identity_url=server.url, oms_url=server.url)
-        client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="fuzz")
+        client = OpenmarketsClient(settings, store=None, masker=NoMasker(), user_agent="fuzz")
         outcomes = []
         for _ in range(3):
             for ask in (client.run, client.arun):

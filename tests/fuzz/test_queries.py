@@ -17,7 +17,7 @@ from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.conditions import check_condition, evaluate
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
-from openmarkets_provider.hooks.openmarkets import settings_of
+from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import check, window
 from tests.fuzz.bounds import SHORT, bounded, check_error
@@ -163,7 +163,7 @@ def test_connections(extra, host, login, password, port):
     )
     with bounded(len(extra) + 5_000):
         try:
-            settings = settings_of(connection)
+            settings = make_settings(connection)
         except OpenmarketsConfigurationError as error:
             check_error(error, "S3CR3T")
             return

@@ -11,25 +11,26 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmarkets_provider.client.auth.token import Failure, Instant, Record, Step, Token, decide, now
-from openmarkets_provider.client.cache.crypto import RecordCipher
+from openmarkets_provider.client.auth.token import Decision, Failure, Token, TokenEntry, decide
+from openmarkets_provider.client.cache.clock import Instant, now
+from openmarkets_provider.client.cache.crypto import EntryCipher
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.cache.store import MAX_BYTES
 from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, Hold
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsServerError, from_dict
 from openmarkets_provider.landing.incremental import check_claim, check_state, claim, claim_again
-from openmarkets_provider.triggers._seen_keys import Memory, canonical, digest
+from openmarkets_provider.triggers._seen_keys import SeenKeys, canonical, digest
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import changed, nested, python_values, scalars, texts, values
 from tests.fuzz.test_queries import size_of
 
 KEY = "0123456789abcdef0123456789abcdef"
-CIPHER = RecordCipher("the secret")
-OTHER = RecordCipher("another secret")
+CIPHER = EntryCipher("the secret")
+OTHER = EntryCipher("another secret")
 MOMENT = now()
 TOKEN = Token("b15ec9", "oms-api", MOMENT, 3600.0)
 FAILURE = Failure.of(OpenmarketsServerError("It failed.", status=503, retry_after=5.0), MOMENT)
-RECORDS = [Record(MOMENT, TOKEN), Record(MOMENT, None, FAILURE), Record(MOMENT, TOKEN, FAILURE)]
+ENTRIES = [TokenEntry(MOMENT, TOKEN), TokenEntry(MOMENT, None, FAILURE), TokenEntry(MOMENT, TOKEN, FAILURE)]
 numbers = st.sampled_from([float("nan"), float("inf"), -float("inf"), 1e308, -1.0, 0, 2**63, -(2**63), True, None, "1"])
 # What MessagePack can hold.
 packable = st.recursive(
@@ -49,26 +50,26 @@ def packed(value: Any) -> bytes:
 
 
 def sealed(plain: bytes) -> bytes:
-    """Seal bytes as a writer of another version, or a wrong one, would."""
-    return CIPHER.seal(KEY, msgspec.Raw(plain))
+    """Encrypt bytes as a writer of another version, or a wrong one, would."""
+    return CIPHER.encrypt(KEY, msgspec.Raw(plain))
 
 
 @SHORT
-@given(st.sampled_from(RECORDS).flatmap(lambda record: changed(msgspec.to_builtins(record), packable)), st.booleans())
+@given(st.sampled_from(ENTRIES).flatmap(lambda record: changed(msgspec.to_builtins(record), packable)), st.booleans())
 def test_sealed_tokens(content, refused):
     """Only who has the secret can seal one, but it may be a later version of this package."""
     data = sealed(packed(content))
     with bounded(len(data)):
-        record = CIPHER.open(KEY, data, Record)
+        record = CIPHER.decrypt(KEY, data, TokenEntry)
         if record is None:
             return
         assert record.seconds_of_use() < 10**13
         try:
-            step, token = decide(record, now(), "b15ec9" if refused else None)
+            decision, token = decide(record, now(), "b15ec9" if refused else None)
         except OpenmarketsError as error:
             check_error(error)
             return
-        assert (token is None) == (step is Step.ASK)
+        assert (token is None) == (decision is Decision.REQUEST)
         repr(record)
 
 
@@ -77,14 +78,14 @@ def test_sealed_tokens(content, refused):
 def test_sealed_holds(content):
     data = sealed(packed(content))
     with bounded(len(data)):
-        hold = CIPHER.open(KEY, data, Hold)
+        hold = CIPHER.decrypt(KEY, data, Hold)
     if hold is not None:
         assert 0 <= hold.remaining(now()) <= MAX_HOLD
 
 
 @st.composite
 def stored_bytes(draw: st.DrawFn) -> bytes:
-    good = CIPHER.seal(KEY, draw(st.sampled_from(RECORDS)))
+    good = CIPHER.encrypt(KEY, draw(st.sampled_from(ENTRIES)))
     match draw(st.sampled_from(["cut", "flip", "any", "other key", "other secret", "more", "deep", "plain"])):
         case "cut":
             return good[: draw(st.integers(0, len(good) - 1))]
@@ -92,15 +93,15 @@ def stored_bytes(draw: st.DrawFn) -> bytes:
             at = draw(st.integers(0, len(good) - 1))
             return good[:at] + bytes([good[at] ^ draw(st.integers(1, 255))]) + good[at + 1 :]
         case "other key":
-            return CIPHER.seal("f" * 32, RECORDS[0])
+            return CIPHER.encrypt("f" * 32, ENTRIES[0])
         case "other secret":
-            return OTHER.seal(KEY, RECORDS[0])
+            return OTHER.encrypt(KEY, ENTRIES[0])
         case "more":
             return good + draw(st.binary(min_size=1, max_size=20))
         case "deep":
             return sealed(b"\x91" * draw(st.integers(1, 50_000)) + b"\xc0")
         case "plain":
-            return packed(msgspec.to_builtins(RECORDS[0]))
+            return packed(msgspec.to_builtins(ENTRIES[0]))
     return draw(st.binary(max_size=MAX_BYTES // 256))
 
 
@@ -113,8 +114,8 @@ def test_bytes_in_stores(data):
         store.save(KEY, data, 60)
         loaded = store.load(KEY)
         assert loaded == data
-        assert CIPHER.open(KEY, loaded, Record) is None
-        assert CIPHER.open(KEY, loaded, Hold) is None
+        assert CIPHER.decrypt(KEY, loaded, TokenEntry) is None
+        assert CIPHER.decrypt(KEY, loaded, Hold) is None
 
 
 @SHORT
@@ -131,19 +132,19 @@ def test_errors_as_data(data):
 
 # Airflow's state stores
 
-MEMORY = Memory(tuple(map(digest, range(20)))).to_json()
+SEEN_KEYS = SeenKeys(tuple(map(digest, range(20)))).to_json()
 
 
 @SHORT
-@given(changed(MEMORY, python_values))
-def test_memories_of_triggers(stored):
+@given(changed(SEEN_KEYS, python_values))
+def test_seen_keys_of_triggers(stored):
     with bounded(size_of(stored)):
         try:
-            memory = Memory.from_json(stored)
+            seen = SeenKeys.from_json(stored)
         except ValueError as error:
             check_error(error)
             return
-        assert memory.after(map(digest, range(5))).to_json()["format"] == 1
+        assert seen.add(map(digest, range(5))).to_json()["format"] == 1
 
 
 @SHORT

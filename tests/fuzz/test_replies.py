@@ -17,7 +17,7 @@ from openmarkets_provider.client.http.replies import MAX_RETRY_AFTER, read_reply
 from openmarkets_provider.client.io import iterate_blocking
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import Settings
-from openmarkets_provider.conditions import Conditions
+from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.query.query import Query
@@ -69,7 +69,7 @@ def valid_replies() -> list[tuple[Query, dict[str, Any]]]:
             identity_url=connection["host"],
             **connection["extra"],
         )
-        client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="fuzz")
+        client = OpenmarketsClient(settings, store=None, masker=NoMasker(), user_agent="fuzz")
         links = client.run({"endpoint": "portfolio_links", "raw": False})
         codes = {"accounts": links[0]["account_code"], "portfolios": links[0]["portfolio_code"]}
         found = []
@@ -143,7 +143,7 @@ def test_api_replies(data):
             return
         assert isinstance(rows, list)
         try:
-            Conditions(rows).evaluate("length(@)")
+            Evaluator(rows).evaluate("length(@)")
         except OpenmarketsQueryError as error:
             check_error(error)
 

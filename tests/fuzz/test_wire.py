@@ -138,7 +138,7 @@ class _Wire:
         settings = Settings(
             client_id="someone", client_secret="S3CR3T", identity_url=server.url, oms_url=server.url, timeout=20.0
         )
-        self.client = OpenmarketsClient(settings, stores=[], masker=NoMasker(), user_agent="fuzz")
+        self.client = OpenmarketsClient(settings, store=None, masker=NoMasker(), user_agent="fuzz")
 
     def _answer(self, sock: socket.socket, request: bytes) -> None:
         sock.sendall(self.token if request.startswith(b"POST /connect/token") else self.reply)

@@ -26,7 +26,7 @@ from openmarkets_provider.client.auth import provider as token_source
 from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.hooks._metrics import PREFIX
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.triggers._shared_polls import readings
+from openmarkets_provider.triggers._shared_polls import poll_shared
 from tests.support.statsd import StatsdServer
 
 QUOTES = queries.quotes(["BHP"])
@@ -139,7 +139,7 @@ def test_a_backend_that_fails_fails_nothing(openmarkets_sandbox):
 
 async def test_polls_are_counted_once_and_those_who_share_them(openmarkets_sandbox, statsd: StatsdServer):
     async def one() -> None:
-        async with aclosing(readings("openmarkets_default", ACCOUNTS, 60)) as polls:
+        async with aclosing(poll_shared("openmarkets_default", ACCOUNTS, 60)) as polls:
             await anext(polls)
 
     await asyncio.gather(one(), one(), one())

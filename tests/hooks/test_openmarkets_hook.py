@@ -23,8 +23,9 @@ from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
 )
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
+from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.hooks._token_cache import cache_dir
-from openmarkets_provider.hooks.openmarkets import OpenmarketsHook, settings_of
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from tests.support.versions import secrets_masker
 
 
@@ -34,7 +35,7 @@ def connection(extra: Any = None, **fields: Any) -> Connection:
 
 
 def settings(extra: Any = None, **fields: Any):
-    return settings_of(connection(extra, **fields))
+    return make_settings(connection(extra, **fields))
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ class TestHook:
     def test_tokens_are_shared_by_hooks_through_the_configured_directory(self, hook, openmarkets_sandbox, tmp_path):
         token = hook.get_access_token("oms-api")
         assert OpenmarketsHook().get_access_token("oms-api") == token
-        assert len(list((tmp_path / "token_cache").glob("*.record"))) == 1
+        assert len(list((tmp_path / "token_cache").glob("*.entry"))) == 1
         assert openmarkets_sandbox.stats()["token_requests_total"] <= 1
 
     def test_the_default_directory_is_in_the_airflow_home(self, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from openmarkets_provider.client.cache.fallback import FallbackStore
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.hooks._token_cache import astores_of, stores_of
+from openmarkets_provider.hooks._token_cache import astore_of, store_of
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from tests.support.redis_server import RedisServer
 
@@ -92,7 +92,7 @@ def test_another_connection_can_be_named(hook, empty_redis: RedisServer, monkeyp
 def test_while_redis_is_down_tokens_are_kept_in_files(hook, empty_redis: RedisServer, caplog, tmp_path: Path):
     empty_redis.kill()
     assert hook(cache_backend="redis").get_access_token("oms-api")
-    assert len(list((tmp_path / "token_cache").glob("*.record"))) == 1
+    assert len(list((tmp_path / "token_cache").glob("*.entry"))) == 1
     [text] = [record.getMessage() for record in caplog.records if "shared" in record.getMessage()]
     assert "connection 'redis_default'" in text
     assert empty_redis.password not in text
@@ -101,7 +101,7 @@ def test_while_redis_is_down_tokens_are_kept_in_files(hook, empty_redis: RedisSe
 def test_a_connection_of_another_type_is_refused(monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_REDIS_DEFAULT", "http://host")
     with pytest.raises(OpenmarketsConfigurationError, match="redis_conn_id: connection 'redis_default' has the type"):
-        stores_of(settings(cache_backend="redis"))
+        store_of(settings(cache_backend="redis"))
 
 
 # Airflow itself refuses an extra that is no object before.
@@ -119,12 +119,12 @@ async def test_a_field_that_is_not_allowed_is_refused(monkeypatch, extra, text):
     connection = {"conn_type": "redis", "host": "h", "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_REDIS_DEFAULT", json.dumps(connection))
     with pytest.raises(OpenmarketsConfigurationError, match=f"redis_conn_id.*{text}"):
-        await astores_of(settings(cache_backend="redis"))
+        await astore_of(settings(cache_backend="redis"))
 
 
 def test_a_class_of_a_site_is_used_with_files_behind_it():
     SiteStore.records.clear()
-    [store] = stores_of(settings(cache_backend="custom", cache_class=f"{__name__}.SiteStore"))
+    store = store_of(settings(cache_backend="custom", cache_class=f"{__name__}.SiteStore"))
     assert isinstance(store, FallbackStore)
     store.save(KEY, b"sealed", 60)
     assert SiteStore.records == {KEY: b"sealed"}
@@ -143,15 +143,15 @@ def test_a_class_of_a_site_is_used_with_files_behind_it():
 )
 def test_a_class_that_cannot_be_used_is_refused(path, text):
     with pytest.raises(OpenmarketsConfigurationError, match=f"cache_class: .*{text}"):
-        stores_of(settings(cache_backend="custom", cache_class=path))
+        store_of(settings(cache_backend="custom", cache_class=path))
 
 
 def test_stores_of_the_same_are_the_same_and_a_changed_redis_connection_makes_others(
     hook, empty_redis: RedisServer, monkeypatch
 ):
     first, second = hook(cache_backend="redis").client, hook(cache_backend="redis").client
-    assert first.stores == second.stores
+    assert first.store == second.store
     monkeypatch.setenv("AIRFLOW_CONN_REDIS_DEFAULT", empty_redis.connection_json(db=2))
     third = hook(cache_backend="redis").client
-    assert third.stores != first.stores
+    assert third.store != first.store
     assert third.settings == first.settings

@@ -9,8 +9,7 @@ import pytest
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.landing.layout import OTHER_FIELDS, RECORD, Storage, layout_of
-from openmarkets_provider.query.schema import SCHEMAS
-from tests.support.queries import of_every_kind
+from tests.support.queries import SCHEMAS, of_every_kind
 
 EVERY = of_every_kind("2026-03-02", "2026-03-03")
 PYTHON_TYPES = {

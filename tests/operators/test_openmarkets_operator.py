@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsRateLimited,
     OpenmarketsServerError,
 )
-from openmarkets_provider.operators.base import MAX_DEFERRALS, MAX_HELD_DEFERRALS
+from openmarkets_provider.operators.base import MAX_DEFERRALS, MAX_HOLD_DEFERRALS
 from openmarkets_provider.operators.openmarkets import OpenmarketsOperator
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.support.holds import end_holds
@@ -67,6 +68,13 @@ def test_raw_records_and_replies_are_json(openmarkets_sandbox):
 def test_nothing_happens_at_construction(monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", raising=False)
     assert operator(openmarkets_conn_id="nowhere").openmarkets_conn_id == "nowhere"
+
+
+def test_its_own_arguments_stand_in_the_signature():
+    parameters = inspect.signature(OpenmarketsOperator.__init__.__wrapped__).parameters
+    assert list(parameters) == ["self", "query", "openmarkets_conn_id", "max_xcom_bytes", "deferrable", "kwargs"]
+    with pytest.raises(TypeError, match="max_xcom_byte'"):
+        operator(max_xcom_byte=1)
 
 
 def test_a_malformed_literal_query_fails_while_the_dag_is_parsed():
@@ -176,7 +184,7 @@ class TestLongRetryAfter:
         self.sandbox = openmarkets_sandbox
 
     def test_it_defers_until_then_and_goes_on_afterwards(self):
-        task = operator()
+        task = operator(deferrable=True)
         with pytest.raises(TaskDeferred) as deferred:
             task.execute({})
         assert deferred.value.trigger.serialize()[0].endswith("TimeDeltaTrigger") or "moment" in str(
@@ -191,7 +199,7 @@ class TestLongRetryAfter:
     def test_the_tasks_after_it_are_deferred_without_sending_anything(self):
         for _ in range(5):
             with pytest.raises(TaskDeferred) as deferred:
-                operator().execute({})
+                operator(deferrable=True).execute({})
             assert 60 < (deferred.value.timeout.total_seconds() - 300) <= 120 + 2 * 15
         assert self.sandbox.stats()["requests"]["market_data"] == 1
         # Left to Airflow's retries: this task met no 429.
@@ -199,16 +207,16 @@ class TestLongRetryAfter:
             operator(deferrable=False).execute({})
         # That others are sent away doesn't count as being sent away.
         with pytest.raises(TaskDeferred) as deferred:
-            operator().execute_after_wait({}, deferrals=MAX_DEFERRALS)
-        assert deferred.value.kwargs == {"deferrals": MAX_DEFERRALS, "held": 1}
+            operator(deferrable=True).execute_after_wait({}, deferrals=MAX_DEFERRALS)
+        assert deferred.value.kwargs == {"deferrals": MAX_DEFERRALS, "holds": 1}
         with pytest.raises(AirflowFailException, match="Run the task again after"):
-            operator().execute_after_wait({}, held=MAX_HELD_DEFERRALS)
+            operator(deferrable=True).execute_after_wait({}, holds=MAX_HOLD_DEFERRALS)
 
     def test_an_order_that_was_held_back_is_deferred_and_sent_once(self):
         self.sandbox.fault(target="oms", kind="status", status=429, retry_after=120)
         with pytest.raises(TaskDeferred):
-            operator(queries.accounts()).execute({})
-        task = operator(queries.request("oms", "POST", "orders/v4", json=ORDER))
+            operator(queries.accounts(), deferrable=True).execute({})
+        task = operator(queries.request("oms", "POST", "orders/v4", json=ORDER), deferrable=True)
         with pytest.raises(TaskDeferred) as deferred:
             task.execute({})
         assert "POST /oms/orders/v4" not in self.sandbox.stats()["by_path"]
@@ -221,12 +229,23 @@ class TestLongRetryAfter:
         with pytest.raises(AirflowFailException, match=r"Run the task again after \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"):
             operator(deferrable=False).execute({})
 
+    def test_deferrable_follows_the_deployment(self, monkeypatch):
+        assert operator().deferrable is False
+        with pytest.raises(AirflowFailException, match="Run the task again after"):
+            operator().execute({})
+        end_holds()
+        self.sandbox.fault(target="market_data", kind="status", status=429, retry_after=120)
+        monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+        assert operator(deferrable=False).deferrable is False
+        with pytest.raises(TaskDeferred):
+            operator().execute({})
+
     def test_a_server_that_never_stops_sending_it_away_ends_the_task(self):
         with pytest.raises(AirflowFailException, match="Run the task again after"):
-            operator().execute_after_wait({}, deferrals=MAX_DEFERRALS)
+            operator(deferrable=True).execute_after_wait({}, deferrals=MAX_DEFERRALS)
 
     def test_a_triggerer_that_is_missing_is_named(self):
-        task = operator()
+        task = operator(deferrable=True)
         with pytest.raises(AirflowFailException, match="no triggerer resumed it"):
             task.resume_execution("__fail__", {"error": what_airflow_says_of_a_timeout()}, {})
         with pytest.raises(exceptions.TaskDeferralError):
@@ -236,13 +255,13 @@ class TestLongRetryAfter:
 def test_an_absurd_retry_after_fails_instead_of_waiting_for_ever(openmarkets_sandbox):
     openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=10**12)
     with pytest.raises(AirflowFailException, match="Run the task again after"):
-        operator().execute({})
+        operator(deferrable=True).execute({})
 
 
 def test_a_rate_limit_of_the_identity_server_defers_an_order_too(openmarkets_sandbox):
     openmarkets_sandbox.fault(target="identity", kind="status", status=429, retry_after=300, times=None)
     with pytest.raises(TaskDeferred):
-        operator(queries.request("oms", "POST", "orders/v4", json=ORDER)).execute({})
+        operator(queries.request("oms", "POST", "orders/v4", json=ORDER), deferrable=True).execute({})
 
 
 def test_a_short_rate_limit_without_a_time_is_left_to_retries(openmarkets_sandbox):

@@ -11,9 +11,10 @@ import pytest
 
 from openmarkets_provider import queries
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
-from openmarkets_provider.query.endpoints import ENDPOINTS, find_endpoint
+from openmarkets_provider.query.endpoints import ENDPOINTS, MAX_DAYS, find_endpoint
 from openmarkets_provider.query.query import Query
 from tests.client.conftest import MakeClient
+from tests.query.test_exchange_time import INTERVALS
 from tests.support import hostile
 from tests.support.hostile import HostileServer
 
@@ -62,8 +63,18 @@ def test_only_what_takes_a_list_of_codes_has_a_limit_of_a_thousand():
     assert limits == dict.fromkeys(names, 1000)
 
 
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_the_longest_range_of_an_intraday_call_is_the_public_one(interval: int):
+    assert MAX_DAYS[interval] == (7 if interval < 10 else 30 if interval <= 30 else 60)
+
+
+def test_there_are_no_other_intervals_and_all_divide_an_hour():
+    assert tuple(MAX_DAYS) == INTERVALS
+    assert not any(60 % interval for interval in INTERVALS)
+
+
 def test_only_quotes_come_wrapped():
-    assert {name: e.rows for name, e in ENDPOINTS.items() if e.rows} == {"quotes": "quotes"}
+    assert {name: e.records for name, e in ENDPOINTS.items() if e.records} == {"quotes": "quotes"}
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)

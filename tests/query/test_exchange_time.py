@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from openmarkets_provider.query.exchange_time import (
     EXCHANGE_ZONE,
-    MAX_DAYS,
     Span,
     exchange_date,
     exchange_span,
@@ -442,13 +441,3 @@ def test_pieces_are_made_as_they_are_needed():
     pieces = split(Span(naive("1900-01-01T00:00:00"), naive("2199-12-31T00:00:00")), 1)
     assert next(pieces) == Span(naive("1900-01-01T00:00:00"), naive("1900-01-02T00:00:00"))
     assert next(pieces) == Span(naive("1900-01-02T00:00:00"), naive("1900-01-03T00:00:00"))
-
-
-@pytest.mark.parametrize("interval", INTERVALS)
-def test_the_longest_range_of_an_intraday_call_is_the_public_one(interval: int):
-    assert MAX_DAYS[interval] == (7 if interval < 10 else 30 if interval <= 30 else 60)
-
-
-def test_there_are_no_other_intervals_and_all_divide_an_hour():
-    assert tuple(MAX_DAYS) == INTERVALS
-    assert not any(60 % interval for interval in INTERVALS)

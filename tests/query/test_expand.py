@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.query.expand import expand, needed
+from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import Query, resolve
 from tests.client.conftest import MakeClient
@@ -66,18 +66,18 @@ LINKS = [
 
 @pytest.mark.parametrize("make", [*WITHOUT_RANGE, *WITH_RANGE])
 def test_an_exchange_needs_its_securities(make: ByExchange):
-    assert needed(make("CXA")) == queries.securities("CXA")
+    assert lookup_query(make("CXA")) == queries.securities("CXA")
 
 
 @pytest.mark.parametrize("make", BY_PORTFOLIO)
 def test_portfolios_of_accounts_and_all_portfolios_need_the_links(make: Callable[..., Query]):
-    assert needed(make(["A1"])) == needed(make()) == queries.portfolio_links()
+    assert lookup_query(make(["A1"])) == lookup_query(make()) == queries.portfolio_links()
 
 
 @pytest.mark.parametrize("make", BY_ACCOUNT)
 def test_accounts_of_portfolios_need_the_links_and_all_accounts_their_list(make: Callable[..., Query]):
-    assert needed(make(portfolios=["P1"])) == queries.portfolio_links()
-    assert needed(make()) == queries.accounts()
+    assert lookup_query(make(portfolios=["P1"])) == queries.portfolio_links()
+    assert lookup_query(make()) == queries.accounts()
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_accounts_of_portfolios_need_the_links_and_all_accounts_their_list(make:
     ],
 )
 def test_a_query_that_names_its_subject_needs_nothing(query: Query):
-    assert needed(query) is None
+    assert lookup_query(query) is None
 
 
 @pytest.mark.parametrize("query", [*(make("ASX") for make in [*WITHOUT_RANGE, *WITH_RANGE]), queries.orders(raw=True)])
 def test_what_is_needed_comes_as_rows_even_when_the_query_wants_records(query: Query):
-    before = needed(query | {"raw": True})
+    before = lookup_query(query | {"raw": True})
     assert before is not None
     assert before["raw"] is False
     assert len(plan(before)) == 1
@@ -121,7 +121,7 @@ def test_what_is_needed_comes_as_rows_even_when_the_query_wants_records(query: Q
 )
 def test_a_malformed_query_is_refused_before_anything_is_asked_for_it(query: Query, message: str):
     with pytest.raises(OpenmarketsQueryError, match=f"^{message}"):
-        needed(query)
+        lookup_query(query)
 
 
 # --- an exchange
@@ -132,7 +132,7 @@ def test_an_exchange_becomes_the_securities_that_it_lists(make: ByExchange):
     query = make("CXA")
     named = expand(query, [security("BHP", exchange="CXA"), security("CBA", exchange="CXA")], TODAY)
     assert named == resolve(query) | {"securities": ["BHP.CXA@TM", "CBA.CXA@TM"], "exchange": None}
-    assert needed(named) is None
+    assert lookup_query(named) is None
     assert plan(named)
     assert query == make("CXA")
 

@@ -24,14 +24,13 @@ from openmarkets_provider import queries
 from openmarkets_provider.client.http.clients import HttpClient, Options
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.endpoints import MAX_SECURITIES
-from openmarkets_provider.query.exchange_time import MAX_DAYS, Span, exchange_span, to_utc
+from openmarkets_provider.query.endpoints import MAX_DAYS, MAX_SECURITIES
+from openmarkets_provider.query.exchange_time import Span, exchange_span, to_utc
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.query import check, endpoint_of, is_repeatable, resolve, subject_of, window
-from openmarkets_provider.query.rows import within
-from openmarkets_provider.query.schema import SCHEMAS
+from openmarkets_provider.query.rows import select_range
 from tests.query.test_exchange_time import INSTANTS, LENGTHS, RANGES, SYDNEY, instants_of, written
-from tests.support.queries import Later, LazySequence, of_every_kind
+from tests.support.queries import SCHEMAS, Later, LazySequence, of_every_kind
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -945,7 +944,7 @@ def asked_for_and_selected(query: dict[str, Any], written_as: date | datetime) -
         (call,) = calls
         asked = call.params["dateFrom"] <= written_as.isoformat() < call.params["dateTo"]
         row = {SCHEMAS[name].time: written_as}
-    selected = within(name, calls[0], [row], window(query))
+    selected = select_range(SCHEMAS[name], calls[0], [row], window(query))
     # What is kept must have been asked for, and by one call alone.
     assert asked == 1 or not selected
     return bool(selected)
@@ -1008,7 +1007,7 @@ def test_trades_of_accounts_take_one_call_however_long_the_range(wanted: tuple[d
     assert window(query) == wanted
 
 
-def spans_of(calls: Iterable[ApiCall]) -> list[Span]:
+def spans_of(calls: Iterable[ApiCall]) -> list[Span[datetime]]:
     bounds = [call.json or call.params for call in calls]
     return [Span(*(datetime.fromisoformat(of[name]) for name in ("dateTimeFrom", "dateTimeTo"))) for of in bounds]
 

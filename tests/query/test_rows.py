@@ -16,17 +16,17 @@ from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.query.exchange_time import read_moment
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.rows import (
-    invalid_securities,
-    keys,
-    multipliers_of,
+    find_missing_multipliers,
     order_state,
-    records,
-    rows,
-    within,
-    without_multiplier,
+    read_invalid_securities,
+    read_multipliers,
+    read_records,
+    row_keys,
+    select_range,
+    to_rows,
 )
-from openmarkets_provider.query.schema import SCHEMAS, Kind, snake_case
-from tests.support.queries import of_every_kind
+from openmarkets_provider.query.schema import Kind, snake_case
+from tests.support.queries import SCHEMAS, of_every_kind
 
 DAY = {"start": "2026-01-05", "end": "2026-01-06"}
 ONE_CALL = of_every_kind(**DAY)
@@ -88,7 +88,7 @@ def call_of(name: str) -> ApiCall:
 
 
 def rows_of(name: str, *given_records: dict[str, Any], multipliers: Any = None) -> list[dict[str, Any]]:
-    return rows(name, call_of(name), list(given_records), {} if multipliers is None else multipliers)
+    return to_rows(SCHEMAS[name], call_of(name), list(given_records), {} if multipliers is None else multipliers)
 
 
 def row_of(name: str, **record: Any) -> dict[str, Any]:
@@ -105,13 +105,13 @@ def whole_record(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("reply", [[], [{"accountCode": "1"}, {"accountCode": "2"}]])
 def test_a_list_is_the_records_themselves(reply: list[Any]):
-    assert records(call_of("accounts"), reply) is reply
+    assert read_records(call_of("accounts"), reply) is reply
 
 
 @pytest.mark.parametrize("reply", [None, {}, {"accounts": []}, "[]", 5, True])
 def test_anything_but_the_promised_list_is_an_invalid_response(reply: Any):
     with pytest.raises(OpenmarketsInvalidResponse, match=r"^GET oms accounts/v1: expected a list of records, got") as e:
-        records(call_of("accounts"), reply)
+        read_records(call_of("accounts"), reply)
     assert e.value.endpoint == "GET oms accounts/v1"
     assert not e.value.transient
 
@@ -119,36 +119,36 @@ def test_anything_but_the_promised_list_is_an_invalid_response(reply: Any):
 @pytest.mark.parametrize("reply", [None, [], {}, {"Quotes": []}, "quotes", ["quotes"], 5])
 def test_quotes_without_their_wrapping_are_an_invalid_response(reply: Any):
     with pytest.raises(OpenmarketsInvalidResponse, match="expected an object with 'quotes', got") as caught:
-        records(call_of("quotes"), reply)
+        read_records(call_of("quotes"), reply)
     assert caught.value.endpoint == "POST market_data pricing/quotes/v3"
 
 
 @pytest.mark.parametrize("reply", [None, {}, "x", 5])
 def test_wrapped_quotes_must_be_a_list(reply: Any):
     with pytest.raises(OpenmarketsInvalidResponse, match="expected a list of records, got"):
-        records(call_of("quotes"), {"quotes": reply})
+        read_records(call_of("quotes"), {"quotes": reply})
 
 
 @pytest.mark.parametrize("record", [None, 5, "x", [], [{}], True])
 def test_records_that_are_no_objects_are_an_invalid_response(record: Any):
     with pytest.raises(OpenmarketsInvalidResponse, match="expected a list of objects, got"):
-        records(call_of("accounts"), [{}, record])
+        read_records(call_of("accounts"), [{}, record])
 
 
 def test_securities_that_the_reply_calls_invalid_are_told():
     call = call_of("quotes")
-    assert invalid_securities(call, {"quotes": [], "invalidSecurities": ["X.ASX@TM"]}) == ["X.ASX@TM"]
+    assert read_invalid_securities(call, {"quotes": [], "invalidSecurities": ["X.ASX@TM"]}) == ["X.ASX@TM"]
     odd = {"quotes": [], "invalidSecurities": [10**300, Decimal("1.5"), {"securityCode": "X"}]}
-    assert invalid_securities(call, odd) == ["1" + 199 * "0", '"1.5"', '{"securityCode": "X"}']
-    assert invalid_securities(call, {"quotes": [], "invalidSecurities": None}) == []
-    assert invalid_securities(call, {"quotes": []}) == []
-    assert invalid_securities(call_of("accounts"), [{"invalidSecurities": ["X"]}]) == []
+    assert read_invalid_securities(call, odd) == ["1" + 199 * "0", '"1.5"', '{"securityCode": "X"}']
+    assert read_invalid_securities(call, {"quotes": [], "invalidSecurities": None}) == []
+    assert read_invalid_securities(call, {"quotes": []}) == []
+    assert read_invalid_securities(call_of("accounts"), [{"invalidSecurities": ["X"]}]) == []
 
 
 @pytest.mark.parametrize("listed", ["", "X.ASX@TM", {}, 5, False])
 def test_invalid_securities_that_are_no_list_are_an_invalid_response(listed: Any):
     with pytest.raises(OpenmarketsInvalidResponse, match="field invalidSecurities: expected a list, got"):
-        invalid_securities(call_of("quotes"), {"quotes": [], "invalidSecurities": listed})
+        read_invalid_securities(call_of("quotes"), {"quotes": [], "invalidSecurities": listed})
 
 
 # --- names
@@ -295,8 +295,8 @@ def test_whatever_a_record_holds_it_is_a_row_or_an_invalid_response(name: str, d
     given_records = data.draw(st.lists(st.dictionaries(names, JSON, max_size=3), max_size=3))
     try:
         made = rows_of(name, *given_records)
-        within(name, call_of(name), made, None)
-        keys(name, made)
+        select_range(SCHEMAS[name], call_of(name), made, None)
+        row_keys(SCHEMAS[name], made)
     except OpenmarketsInvalidResponse:
         return
     assert len(made) == len(given_records)
@@ -386,7 +386,7 @@ def test_a_number_that_decimal_can_not_hold_is_not_json(native: str):
 @pytest.mark.parametrize("wrong", [0, Decimal("0.0"), -1, Decimal("-0.01"), "0.01", True, []])
 def test_a_multiplier_of_security_information_must_be_above_zero(wrong: Any):
     with pytest.raises(OpenmarketsInvalidResponse, match="field priceMultiplier: expected a number above 0, got"):
-        multipliers_of(call_of("security_information"), [{"securityCode": "BHP", "priceMultiplier": wrong}])
+        read_multipliers(call_of("security_information"), [{"securityCode": "BHP", "priceMultiplier": wrong}])
 
 
 def test_multipliers_are_read_off_the_records_that_have_one():
@@ -396,7 +396,7 @@ def test_multipliers_are_read_off_the_records_that_have_one():
         {"securityCode": "XYZ", "exchange": "ASX"},
         {"securityCode": "NUL", "exchange": "ASX", "priceMultiplier": None},
     ]
-    found = multipliers_of(call_of("security_information"), given_records)
+    found = read_multipliers(call_of("security_information"), given_records)
     assert found == {BHP: 1, ("CBA", "ASX"): Decimal("0.001")}
 
 
@@ -407,9 +407,9 @@ def test_only_securities_with_a_price_and_without_a_multiplier_are_to_be_looked_
         {"securityCode": "NUL", "exchange": "ASX", "lastPrice": None},
         {"securityCode": "BHP", "exchange": "ASX", "askPrice": 5},
     ]
-    assert without_multiplier("quotes", call_of("quotes"), given_records) == [BHP]
-    assert without_multiplier("time_series", call_of("time_series"), [{"openPrice": 5}, {}]) == [BHP]
-    assert without_multiplier("accounts", call_of("accounts"), [{"accountCode": "1"}]) == []
+    assert find_missing_multipliers(SCHEMAS["quotes"], call_of("quotes"), given_records) == [BHP]
+    assert find_missing_multipliers(SCHEMAS["time_series"], call_of("time_series"), [{"openPrice": 5}, {}]) == [BHP]
+    assert find_missing_multipliers(SCHEMAS["accounts"], call_of("accounts"), [{"accountCode": "1"}]) == []
 
 
 # --- times
@@ -500,14 +500,14 @@ def test_rows_outside_of_the_half_open_range_are_dropped():
     texts = ["2026-01-05T09:59:59.999", "2026-01-05T10:00:00", "2026-01-05T10:59:59.999", "2026-01-05T11:00:00"]
     made = rows_of("trades", *({"tradeDateTime": text} for text in texts))
     window = (read_moment("2026-01-05T10:00:00"), read_moment("2026-01-05T11:00:00"))
-    assert within("trades", call_of("trades"), made, window) == made[1:3]
-    assert within("trades", call_of("trades"), made, None) is made
-    assert within("accounts", call_of("accounts"), made, window) is made
+    assert select_range(SCHEMAS["trades"], call_of("trades"), made, window) == made[1:3]
+    assert select_range(SCHEMAS["trades"], call_of("trades"), made, None) is made
+    assert select_range(SCHEMAS["accounts"], call_of("accounts"), made, window) is made
 
 
 def test_bars_are_dropped_by_their_day():
     made = rows_of("time_series", *({"timeSeriesDate": f"2026-01-0{day}"} for day in range(4, 9)))
-    kept = within("time_series", call_of("time_series"), made, (date(2026, 1, 5), date(2026, 1, 7)))
+    kept = select_range(SCHEMAS["time_series"], call_of("time_series"), made, (date(2026, 1, 5), date(2026, 1, 7)))
     assert [row["time_series_date"].day for row in kept] == [5, 6]
 
 
@@ -516,13 +516,13 @@ def test_a_row_without_a_time_can_not_be_in_a_range(name: str):
     window = (date.min, date.max) if name == "time_series" else (read_moment("1999-01-01"), read_moment("2100-01-01"))
     (field,) = [field for field in SCHEMAS[name].fields if field.name == SCHEMAS[name].time]
     with pytest.raises(OpenmarketsInvalidResponse, match=rf"field {field.api}: expected a .*, got None"):
-        within(name, call_of(name), rows_of(name, whole_record(name), {}), window)
+        select_range(SCHEMAS[name], call_of(name), rows_of(name, whole_record(name), {}), window)
 
 
 def test_a_row_is_identified_by_its_key():
     record = whole_record("trades")
-    first, same, other = keys(
-        "trades", rows_of("trades", record, {**record, "tradePrice": 1}, {**record, "tradeNumber": 2})
+    first, same, other = row_keys(
+        SCHEMAS["trades"], rows_of("trades", record, {**record, "tradePrice": 1}, {**record, "tradeNumber": 2})
     )
     assert first == same != other
 

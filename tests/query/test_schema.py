@@ -6,7 +6,8 @@ import pytest
 
 from openmarkets_provider import queries
 from openmarkets_provider.query.endpoints import ENDPOINTS
-from openmarkets_provider.query.schema import SCHEMAS, Kind, snake_case
+from openmarkets_provider.query.schema import Kind, snake_case
+from tests.support.queries import SCHEMAS
 
 PAGE = {
     "securities": """

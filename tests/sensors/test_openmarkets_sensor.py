@@ -24,7 +24,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsServerError,
 )
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.sensors.openmarkets import TOLERATED_FAILURES, OpenmarketsSensor
+from openmarkets_provider.sensors.openmarkets import MAX_FAILURES, OpenmarketsSensor
 from tests.support.holds import end_holds
 from tests.support.versions import exceptions, what_airflow_says_of_a_timeout
 
@@ -76,7 +76,7 @@ class TestParsing:
         with pytest.raises(OpenmarketsQueryError, match="api 'moon' is unknown"):
             sensor(query={**queries.request("oms", "GET", "a"), "api": "moon"})
 
-    def test_a_template_is_left_alone_until_it_is_rendered(self, openmarkets_sandbox):
+    def test_a_template_is_min_interval_until_it_is_rendered(self, openmarkets_sandbox):
         with DAG("dag", schedule=None):
             task = sensor(
                 condition="[0].trading_status == '{{ params.status }}'", query=queries.quotes("{{ params.c }}")
@@ -165,7 +165,7 @@ class TestPokeMode:
         assert openmarkets_sandbox.stats()["requests"]["market_data"] == 2
 
     def test_a_few_transient_errors_in_a_row_are_tolerated_and_then_no_more(self, openmarkets_sandbox):
-        for times, outcome in ((TOLERATED_FAILURES, None), (TOLERATED_FAILURES + 1, OpenmarketsServerError)):
+        for times, outcome in ((MAX_FAILURES, None), (MAX_FAILURES + 1, OpenmarketsServerError)):
             openmarkets_sandbox.reset()
             openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=4 * times)
             if outcome is None:
@@ -220,12 +220,12 @@ class TestRescheduleMode:
     def test_failures_in_a_row_are_counted_across_processes(self, openmarkets_sandbox):
         context = {"ti": Rescheduled(), "task_state_store": StateStore()}
         openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=None)
-        kinds = [type(outcome) for outcome in pokes(sensor(mode="reschedule"), context, TOLERATED_FAILURES + 2)]
-        expected = [exceptions.AirflowRescheduleException] * TOLERATED_FAILURES
+        kinds = [type(outcome) for outcome in pokes(sensor(mode="reschedule"), context, MAX_FAILURES + 2)]
+        expected = [exceptions.AirflowRescheduleException] * MAX_FAILURES
         assert kinds == [*expected, OpenmarketsServerError, exceptions.AirflowRescheduleException]
 
     def test_a_poll_that_works_ends_the_row(self, openmarkets_sandbox):
-        context = {"ti": Rescheduled(), "task_state_store": StateStore(openmarkets_failures=TOLERATED_FAILURES)}
+        context = {"ti": Rescheduled(), "task_state_store": StateStore(openmarkets_failures=MAX_FAILURES)}
         pokes(sensor(mode="reschedule", condition="`false`"), context, 1)
         assert context["task_state_store"]["openmarkets_failures"] == 0
 
@@ -249,7 +249,7 @@ class TestDeferrable:
             "query": queries.quotes(["BHP"]),
             "condition": OPEN,
             "poke_interval": 0.05,
-            "tolerated": TOLERATED_FAILURES,
+            "max_failures": MAX_FAILURES,
             "max_xcom_bytes": None,
             "resume": False,
         }
@@ -258,7 +258,7 @@ class TestDeferrable:
 
     def test_options_that_the_trigger_must_know_are_passed_on(self):
         _, kwargs = self.deferred(silent_fail=True, outlets=[Asset("x")]).trigger.serialize()
-        assert (kwargs["tolerated"], kwargs["max_xcom_bytes"], kwargs["resume"]) == (None, None, True)
+        assert (kwargs["max_failures"], kwargs["max_xcom_bytes"], kwargs["resume"]) == (None, None, True)
         _, kwargs = self.deferred(push_value=True).trigger.serialize()
         assert (kwargs["max_xcom_bytes"], kwargs["resume"]) == (1 << 20, True)
 
@@ -306,8 +306,8 @@ def test_polls_that_are_held_back_by_the_429_of_another_task_are_no_failures(ope
         hook.run(queries.quotes(["BHP"]))
     hook.close()
     waiting = sensor(mode=mode)
-    for _ in range(TOLERATED_FAILURES + 2):
+    for _ in range(MAX_FAILURES + 2):
         assert not waiting.poke({}).is_done
-        assert waiting._left_alone > 60
+        assert waiting._min_interval > 60
     assert openmarkets_sandbox.stats()["requests"]["market_data"] == 1
     waiting._hook.close()

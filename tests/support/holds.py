@@ -10,5 +10,5 @@ from openmarkets_provider.client.ratelimit import hold as throttle
 
 def end_holds() -> None:
     """Make all holds of this process and its host end."""
-    throttle._known.clear()
+    throttle._memories.clear()
     shutil.rmtree(os.environ["AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR"])

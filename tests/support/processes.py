@@ -49,7 +49,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
 
     def run(connection: Any) -> None:
         token_source._slots.clear()
-        throttle._known.clear()
+        throttle._memories.clear()
         try:
             start.wait(60)
             connection.send(work())

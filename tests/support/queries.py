@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from openmarkets_provider import queries
+from openmarkets_provider.query.endpoints import ENDPOINTS
+
+SCHEMAS = {name: endpoint.schema for name, endpoint in ENDPOINTS.items() if endpoint.columns}
+"""The rows of every typed query, by its name."""
 
 
 def of_every_kind(start: str, end: str, account: str = "A1", portfolio: str = "P1") -> dict[str, queries.Query]:

@@ -136,7 +136,7 @@ class TestOneFile:
 
     def test_a_task_that_is_deferred_leaves_nothing_behind(self, openmarkets_sandbox, here):
         openmarkets_sandbox.fault(target="market_data", kind="status", status=429, retry_after=120, after=2)
-        task = transfer(here / "x.csv", format="csv")
+        task = transfer(here / "x.csv", format="csv", deferrable=True)
         with pytest.raises(TaskDeferred) as deferred:
             task.execute(context())
         assert files(here) == []

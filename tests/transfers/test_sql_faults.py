@@ -131,7 +131,7 @@ class TestWhileItIsPulled:
     def test_the_api_wants_a_long_rest(self, openmarkets_sandbox, database):
         before = stale(database)
         openmarkets_sandbox.fault(target=SERIES, kind="status", status=429, retry_after=600, after=3)
-        task = OpenmarketsToSqlOperator(task_id="load", query=QUERY, **REPLACED)
+        task = OpenmarketsToSqlOperator(task_id="load", query=QUERY, deferrable=True, **REPLACED)
         with pytest.raises(TaskDeferred) as deferred:
             task.execute(context())
         assert (everything(database), database.others()) == (before, [])

@@ -258,7 +258,7 @@ async def test_a_changed_watcher_begins_anew_and_a_changed_interval_goes_on(open
         async with Triggerer() as triggerer:
             await triggerer.start(1, trigger, "a")
             kept = stores.values["a"]
-            await triggerer.until(lambda: kept.get(trigger._state_key, {}).get("count") == everything)
+            await triggerer.until(lambda: kept.get(trigger._store._key, {}).get("count") == everything)
             assert keys(triggerer.stored[1]) in ([], [published])
             return triggerer.stored[1]
 
@@ -270,12 +270,12 @@ async def test_a_changed_watcher_begins_anew_and_a_changed_interval_goes_on(open
 
 
 async def test_a_damaged_memory_is_told_and_begins_anew(openmarkets_sandbox, stores, caplog):
-    stores.values["a"][watch()._state_key] = "garbage"
+    stores.values["a"][watch()._store._key] = "garbage"
     async with Triggerer() as triggerer:
         await triggerer.start(1, watch(), "a")
-        await triggerer.until(lambda: stores.values["a"][watch()._state_key] != "garbage")
+        await triggerer.until(lambda: stores.values["a"][watch()._store._key] != "garbage")
         assert triggerer.stored[1] == []
-    assert "is damaged and left aside" in caplog.text
+    assert "is damaged and ignored" in caplog.text
     assert "Watching GET news announcements/v1 (openmarkets_default)" in caplog.text
 
 
@@ -292,14 +292,14 @@ async def test_while_the_state_store_fails_nothing_fires_that_can_not_be_compare
         enough = polls() + 3
         await triggerer.until(lambda: polls() >= enough)
         assert triggerer.stored[1] == []
-        assert "what is new can't be told" in caplog.text
+        assert "state store can't be read" in caplog.text
         stores.fails = False
         await triggerer.until(lambda: triggerer.stored[1])
         before = seen(stores)
         # What can't be kept is kept later, and fires once.
         stores.fails = True
         published.append(openmarkets_sandbox.publish(BHP)["announcementId"])
-        await triggerer.until(lambda: "doesn't take what fired" in caplog.text)
+        await triggerer.until(lambda: "did not save the keys of an event" in caplog.text)
         stores.fails = False
         await triggerer.until(lambda: seen(stores) > before)
         assert not triggerer.runner.triggers[1]["task"].done()
@@ -316,7 +316,7 @@ async def test_identical_watchers_of_two_assets_share_what_either_remembers(open
         await triggerer.until(lambda: seen(stores, "a") == seen(stores, "b") > 0)
         assert keys(triggerer.stored[1]) == [published]
     # One of them is behind, as after a failed write: nothing fires again.
-    stores.values["b"] = {watch()._state_key: {"format": 1, "count": 0, "seen": ""}}
+    stores.values["b"] = {watch()._store._key: {"format": 1, "count": 0, "seen": ""}}
     async with Triggerer() as triggerer:
         await triggerer.start(1, watch(), "a", "b")
         await triggerer.until(lambda: seen(stores, "b") == seen(stores, "a"))
@@ -402,13 +402,13 @@ async def test_the_event_loop_goes_on_while_a_large_poll_is_compared_once_for_al
             return super().items()
 
     reading, watchers = Reading(Outcome([Item(announcementId="1")]), 1.0), [watch() for _ in range(5)]
-    looks = [asyncio.create_task(watcher._look(reading)) for watcher in watchers]
+    looks = [asyncio.create_task(watcher._find_payload(reading)) for watcher in watchers]
     while not looked_at:
         await asyncio.sleep(0.01)
     go_on.set()
     assert await asyncio.gather(*looks) == [[]] * 5
     assert looked_at == ["1"]
-    assert [watcher._memory.digests for watcher in watchers] == [(digest("1"),)] * 5
+    assert [watcher._seen.digests for watcher in watchers] == [(digest("1"),)] * 5
 
 
 # --- Airflow before 3.3

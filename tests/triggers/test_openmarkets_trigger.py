@@ -22,7 +22,7 @@ def trigger(**changes: Any) -> OpenmarketsConditionTrigger:
         "query": queries.quotes(["BHP"]),
         "condition": OPEN,
         "poke_interval": 0.05,
-        "tolerated": 3,
+        "max_failures": 3,
         "max_xcom_bytes": None,
     }
     return OpenmarketsConditionTrigger(**(kwargs | changes))
@@ -120,7 +120,7 @@ def test_too_many_transient_errors_in_a_row_are_told(openmarkets_sandbox):
 
 def test_with_any_number_tolerated_it_goes_on(openmarkets_sandbox):
     openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=20)
-    (event,) = events(trigger(tolerated=None))
+    (event,) = events(trigger(max_failures=None))
     assert isinstance(event, TaskSuccessEvent)
 
 
@@ -150,7 +150,7 @@ def test_the_interval_is_kept_when_the_condition_is_not_met(openmarkets_sandbox,
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_server_that_asks_for_a_longer_rest_is_not_polled_at_the_interval(openmarkets_sandbox, status):
     openmarkets_sandbox.fault(target="market_data", kind="status", status=status, retry_after=100, times=None)
-    polls = trigger(query=queries.securities(), poke_interval=0.1, tolerated=None, condition="@")
+    polls = trigger(query=queries.securities(), poke_interval=0.1, max_failures=None, condition="@")
 
     def polled() -> int:
         return openmarkets_sandbox.stats()["requests"].get("market_data", 0)

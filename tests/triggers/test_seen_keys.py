@@ -10,7 +10,7 @@ from airflow.configuration import conf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmarkets_provider.triggers._seen_keys import MAX_ITEMS, Memory, digest, state_key
+from openmarkets_provider.triggers._seen_keys import MAX_ITEMS, SeenKeys, digest, state_key
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -38,38 +38,38 @@ def test_the_order_of_an_objects_names_does_not_matter():
 
 @given(st.lists(KEYS, max_size=8))
 def test_all_keys_of_every_poll_are_remembered_while_there_is_room(polls: list[list[int]]):
-    memory = Memory()
+    seen = SeenKeys()
     for poll in polls:
-        memory = memory.after(digests(poll))
-    assert set(memory.digests) == set(digests(key for poll in polls for key in poll))
-    assert len(set(memory.digests)) == len(memory.digests)
-    assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
+        seen = seen.add(digests(poll))
+    assert set(seen.digests) == set(digests(key for poll in polls for key in poll))
+    assert len(set(seen.digests)) == len(seen.digests)
+    assert SeenKeys.from_json(json.loads(json.dumps(seen.to_json()))) == seen
 
 
 @given(KEYS)
-def test_a_poll_without_news_changes_nothing(poll: list[int]):
-    memory = Memory().after(digests(range(41)))
-    assert memory.after(digests(poll)) is memory
+def test_a_poll_without_new_keys_changes_nothing(poll: list[int]):
+    seen = SeenKeys().add(digests(range(41)))
+    assert seen.add(digests(poll)) is seen
 
 
 @given(KEYS, KEYS)
-def test_two_memories_joined_hold_what_either_holds(one: list[int], other: list[int]):
-    joined = Memory().after(digests(one)).joined(Memory().after(digests(other)))
+def test_merged_keys_hold_what_either_holds(one: list[int], other: list[int]):
+    joined = SeenKeys().add(digests(one)).merge(SeenKeys().add(digests(other)))
     assert set(joined.digests) == set(digests(one + other))
 
 
-def test_a_full_memory_holds_the_latest_poll_and_what_was_seen_last():
-    memory = Memory().after(digests(range(MAX_ITEMS)))
-    memory = memory.after(digests([0, "new"]))
-    assert len(memory.digests) == MAX_ITEMS
-    assert set(digests(["new", 0, 2])) <= set(memory.digests)
-    assert digest(1) not in memory.digests
+def test_full_keys_hold_the_latest_poll_and_what_was_seen_last():
+    seen = SeenKeys().add(digests(range(MAX_ITEMS)))
+    seen = seen.add(digests([0, "new"]))
+    assert len(seen.digests) == MAX_ITEMS
+    assert set(digests(["new", 0, 2])) <= set(seen.digests)
+    assert digest(1) not in seen.digests
     latest = digests(range(MAX_ITEMS, 2 * MAX_ITEMS))
-    assert memory.after(latest).digests == tuple(latest)
+    assert seen.add(latest).digests == tuple(latest)
 
 
-def test_a_full_memory_is_well_below_airflows_limit():
-    full = Memory().after(digests(range(MAX_ITEMS)))
+def test_full_keys_are_well_below_airflows_limit():
+    full = SeenKeys().add(digests(range(MAX_ITEMS)))
     assert len(json.dumps(full.to_json())) < 0.7 * conf.getint("state_store", "max_value_storage_bytes")
 
 
@@ -87,12 +87,12 @@ def test_a_full_memory_is_well_below_airflows_limit():
         {"format": 1, "count": "1", "seen": "AAAAAAAA"},
     ],
 )
-def test_a_damaged_memory_is_told(stored: Any):
-    with pytest.raises(ValueError, match=r"memory of format 1|base64|Only|character"):
-        Memory.from_json(stored)
+def test_a_damaged_record_is_refused(stored: Any):
+    with pytest.raises(ValueError, match=r"record of format 1|base64|Only|character"):
+        SeenKeys.from_json(stored)
 
 
-def test_a_memory_is_of_one_watcher():
+def test_a_state_key_is_of_one_watcher():
     parts = ("openmarkets_default", {"endpoint": "orders"}, "@", "order_id")
     keys = {state_key(*parts), *(state_key(*parts[:at], "other", *parts[at + 1 :]) for at in range(len(parts)))}
     assert len(keys) == 5

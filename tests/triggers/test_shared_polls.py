@@ -26,11 +26,11 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import Client, SandboxServer
-from openmarkets_provider.triggers import _connections as accounts
-from openmarkets_provider.triggers import _quote_batching as together
+from openmarkets_provider.triggers import _connections as connections
+from openmarkets_provider.triggers import _quote_batching as batching
 from openmarkets_provider.triggers import _shared_polls as module
 from openmarkets_provider.triggers._quote_batching import Outcome
-from openmarkets_provider.triggers._shared_polls import Reading, readings
+from openmarkets_provider.triggers._shared_polls import Reading, poll_shared
 from tests.client.conftest import token_reply
 from tests.support import hostile
 from tests.support.hostile import HostileServer
@@ -49,13 +49,13 @@ def nothing_is_left() -> Iterator[None]:
     yield
     gc.collect()
     gc.unfreeze()
-    assert not any(loop.groups or loop._accounts for loop in module._loops.values())
+    assert not any(each.groups or each._connections for each in module._registries.values())
 
 
 async def take(
     query: Any, count: int = 1, interval: float = 0.05, conn_id: str = CONN_ID, **options: Any
 ) -> list[Reading]:
-    async with contextlib.aclosing(readings(conn_id, query, interval, **options)) as polls:
+    async with contextlib.aclosing(poll_shared(conn_id, query, interval, **options)) as polls:
         return [await anext(polls) for _ in range(count)]
 
 
@@ -73,7 +73,7 @@ class Waiter:
         self._task = asyncio.create_task(self._wait(conn_id, query, interval, options))
 
     async def _wait(self, conn_id: str, query: Any, interval: float, options: dict[str, Any]) -> None:
-        async with contextlib.aclosing(readings(conn_id, query, interval, **options)) as polls:
+        async with contextlib.aclosing(poll_shared(conn_id, query, interval, **options)) as polls:
             async for reading in polls:
                 self.seen.append(reading)
                 self._came.set()
@@ -299,7 +299,8 @@ async def test_a_security_that_a_call_fails_for_is_found_and_disturbs_nobody(off
     assert all(
         codes_of(reading) == [code] for code, (reading,) in zip(codes, seen, strict=True) if reading.error is None
     )
-    assert len(offended.calls) < 30
+    # All together, then each alone.
+    assert len(offended.calls) == 1 + len(codes)
 
 
 async def test_when_nothing_works_few_calls_show_it(offended):
@@ -307,7 +308,7 @@ async def test_when_nothing_works_few_calls_show_it(offended):
     offended.refused.update(full(*codes))
     seen = await at_once(*(take(queries.quotes(code)) for code in codes))
     assert {reading.error.status for (reading,) in seen} == {400}
-    assert len(offended.calls) == together.FAILED_PARTS
+    assert len(offended.calls) == batching.MAX_FAILURES
 
 
 async def test_a_row_of_a_security_that_nobody_asked_for_goes_to_who_gets_it_alone(offended):
@@ -479,7 +480,7 @@ async def test_a_poll_that_breaks_off_is_told_to_everyone(openmarkets_sandbox):
     waiters = [Waiter(queries.quotes(code)) for code in ("BHP", "CBA")]
     for waiter in waiters:
         await waiter.has(1)
-    (group,) = module._loops[asyncio.get_running_loop()].groups.values()
+    (group,) = module._registries[asyncio.get_running_loop()].groups.values()
     group._task.cancel()
     for waiter in waiters:
         with pytest.raises(RuntimeError, match="broke off"):
@@ -489,7 +490,7 @@ async def test_a_poll_that_breaks_off_is_told_to_everyone(openmarkets_sandbox):
 
 
 async def test_who_is_slow_gets_the_newest_reading(openmarkets_sandbox):
-    async with contextlib.aclosing(readings(CONN_ID, queries.accounts(), 0.05)) as slow:
+    async with contextlib.aclosing(poll_shared(CONN_ID, queries.accounts(), 0.05)) as slow:
         before = await anext(slow)
         others = await take(queries.accounts(), 5)
         after = await anext(slow)
@@ -507,7 +508,7 @@ async def test_what_a_poll_logs_is_in_no_triggers_context(openmarkets_sandbox, c
 
     trigger.set("the first one")
     handler = Handler()
-    client = logging.getLogger("openmarkets_provider.client.client")
+    client = logging.getLogger("openmarkets_provider.client.exchange")
     client.addHandler(handler)
     caplog.set_level(logging.INFO)
     openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0)
@@ -548,7 +549,7 @@ async def test_a_secret_that_is_wrong_is_told_and_the_connection_looked_up_befor
 
 
 async def test_a_connection_that_leads_elsewhere_is_followed_and_the_old_one_closed(offended, monkeypatch):
-    monkeypatch.setattr(accounts, "LOOK_UP_EVERY", 0.0)
+    monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
     there = QuotesServer()
     with HostileServer(there) as server:
         waiter = Waiter(queries.quotes("BHP"), 0.05)
@@ -566,7 +567,7 @@ async def test_a_connection_that_leads_elsewhere_is_followed_and_the_old_one_clo
 
 
 async def test_a_poll_under_way_when_the_connection_changes_is_finished(offended, monkeypatch):
-    monkeypatch.setattr(accounts, "LOOK_UP_EVERY", 0.0)
+    monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
     there = QuotesServer()
     with HostileServer(there) as server:
         offended.hold.clear()
@@ -586,13 +587,13 @@ async def test_a_poll_under_way_when_the_connection_changes_is_finished(offended
 
 
 async def test_a_connection_that_is_not_there_is_the_error_of_each_reading(monkeypatch, caplog):
-    monkeypatch.setattr(accounts, "_LOOK_UP_AGAIN", 0.01)
+    monkeypatch.setattr(connections, "RETRY_INTERVAL", 0.01)
     monkeypatch.delenv(CONNECTION, raising=False)
     (reading,) = await take(queries.quotes("BHP"), conn_id="nowhere")
     assert isinstance(reading.error, AirflowNotFoundException)
     with pytest.raises(AirflowNotFoundException):
         reading.evaluate("@")
-    assert caplog.text.count("looking again") == accounts.FAILED_LOOK_UPS - 1
+    assert caplog.text.count("looking again") == connections.MAX_FAILURES - 1
 
 
 async def test_a_first_look_up_that_fails_is_repeated_for_all_and_fails_nobody(
@@ -614,7 +615,7 @@ async def test_a_first_look_up_that_fails_is_repeated_for_all_and_fails_nobody(
 
 
 async def test_a_connection_that_can_not_be_looked_up_now_and_then_fails_nobody(openmarkets_sandbox, monkeypatch):
-    monkeypatch.setattr(accounts, "LOOK_UP_EVERY", 0.0)
+    monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
     waiter = Waiter(queries.quotes("BHP"), 0.05)
     await waiter.has(1)
     # Airflow tells a connection that was deleted in the same way as a database that is not there.
@@ -623,10 +624,10 @@ async def test_a_connection_that_can_not_be_looked_up_now_and_then_fails_nobody(
     while gone.error is None:
         gone = await waiter.has(len(waiter.seen) + 1)
     tolerated = [reading.error for reading in waiter.seen].count(None)
-    assert tolerated >= accounts.FAILED_LOOK_UPS
+    assert tolerated >= connections.MAX_FAILURES
     assert isinstance(gone.error, AirflowNotFoundException)
     monkeypatch.setenv(CONNECTION, json.dumps(openmarkets_sandbox.connection))
-    monkeypatch.setattr(accounts, "_LOOK_UP_AGAIN", 0.0)
+    monkeypatch.setattr(connections, "RETRY_INTERVAL", 0.0)
     back = await waiter.has(len(waiter.seen) + 1)
     while back.error is not None:
         back = await waiter.has(len(waiter.seen) + 1)
@@ -635,7 +636,7 @@ async def test_a_connection_that_can_not_be_looked_up_now_and_then_fails_nobody(
 
 
 async def test_a_connection_that_becomes_another_type_is_an_error(openmarkets_sandbox, monkeypatch):
-    monkeypatch.setattr(accounts, "LOOK_UP_EVERY", 0.0)
+    monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
     waiter = Waiter(queries.quotes("BHP"), 0.05)
     await waiter.has(1)
     monkeypatch.setenv(CONNECTION, json.dumps({"conn_type": "http", "host": "example.com"}))
@@ -701,9 +702,9 @@ async def test_one_that_backs_off_leaves_the_pace_of_the_others_as_it_is(offende
 @pytest.mark.parametrize(("interval", "most"), [(10.0, 900.0), (300.0, 900.0), (1000.0, 1000.0), (0.0, 0.0)])
 async def test_the_wait_grows_to_a_quarter_of_an_hour_at_most(openmarkets_sandbox, interval, most):
     group, member = module._join(CONN_ID, queries.accounts(), interval, True)
-    assert [group._rounds_off(failures) for failures in (0, 1)] == [0, 0]
+    assert [group._count_skips(failures) for failures in (0, 1)] == [0, 0]
     for failures in (64, 10_000):
-        assert (1 + group._rounds_off(failures)) * interval == most
+        assert (1 + group._count_skips(failures)) * interval == most
     await group.leave(member)
 
 

@@ -1,21 +1,17 @@
-"""Access tokens: what is remembered of one, and when to use, renew, ask or give up. Pure.
+"""Access tokens and their life: when to use, refresh or request one, and when to give up. Pure.
 
-A record is what processes share for one key: the current token, the latest failure to get one,
-or both. Its life is decided by :func:`decide` alone, whatever store holds it.
+Processes share one entry per key: the current token, the latest failure to get one, or both. :func:`decide` alone
+says what a caller does with it, whatever store it comes from.
 """
 
 from __future__ import annotations
 
 import enum
-import functools
-import math
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
+from openmarkets_provider.client.cache.clock import Instant, Seconds
 from openmarkets_provider.exceptions import (
     OpenmarketsAuthError,
     OpenmarketsError,
@@ -23,68 +19,24 @@ from openmarkets_provider.exceptions import (
     from_dict,
 )
 
-RENEW_AHEAD = 300.0
-"""Seconds before its end from which a token is renewed, for lifetimes that are long enough."""
+REFRESH_AHEAD = 300.0
+"""Seconds before its end from which a token is refreshed, for lifetimes that are long enough."""
 MARGIN = 30.0
-"""Seconds before its end from which a token isn't sent any more: it must still be good on arrival."""
-REFUSED_AGAIN = 30.0
-"""Seconds in which a replacement that is refused as well isn't replaced: a further token would not help."""
-CLOCK_SKEW = 60.0
-"""Seconds by which the wall clock of the writer of a record may be ahead of ours."""
-MAX_NEGATIVE = 3600.0
-"""Longest time in seconds for which a failure is held against everyone."""
-
-
-Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
-"""What a clock can show; checked where a record is read: another version, or a broken clock, may have written it."""
-
-
-class Instant(msgspec.Struct, frozen=True):
-    """A moment by two clocks: the wall's, and the seconds since a boot, which never jump.
-
-    :ivar wall: seconds since 1970, UTC.
-    :ivar boot: seconds since the machine started, sleep included.
-    :ivar boot_id: which start of which machine that was.
-    """
-
-    wall: Seconds
-    boot: Seconds
-    boot_id: str
-
-    def elapsed(self, now: Instant) -> float:
-        """Seconds since this moment by the clock that says more; infinite when it lies in the future."""
-        wall = now.wall - self.wall
-        if self.boot_id == now.boot_id:
-            return max(wall, now.boot - self.boot)
-        return wall if wall > -CLOCK_SKEW else math.inf
-
-
-Clock = Callable[[], Instant]
-
-
-def now() -> Instant:
-    """Read both clocks."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return Instant(time.time(), time.clock_gettime(clock), _boot_id())
-
-
-@functools.cache
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        # Without an identity no other process can tell that it shares our boot: the wall clock decides.
-        return f"unknown-{time.time_ns()}"
+"""Seconds before its end from which a token isn't sent any more: it must still be valid on arrival."""
+REPLACEMENT_TRIAL = 30.0
+"""Seconds in which a replacement that is rejected, too, isn't replaced: another token would not help."""
+MAX_FAILURE = 3600.0
+"""Longest time in seconds for which a failure is shared."""
 
 
 class Token(msgspec.Struct, frozen=True):
     """An access token.
 
     :ivar value: the bearer token; never shown.
-    :ivar scope: the OAuth scope it is good for.
-    :ivar obtained: when it was asked for.
-    :ivar lifetime: seconds that it lives from then on.
-    :ivar replacement: True when it took the place of a token that an API had refused.
+    :ivar scope: the OAuth scope that it is valid for.
+    :ivar obtained: when it was requested.
+    :ivar lifetime: seconds that it is valid from then on.
+    :ivar replacement: True when it replaced a token that an API had rejected.
     """
 
     value: str
@@ -98,20 +50,20 @@ class Token(msgspec.Struct, frozen=True):
         return f"Token(scope={self.scope!r}, lifetime={self.lifetime:g}, value=***)"
 
     def remaining(self, moment: Instant) -> float:
-        """Seconds that it may still be sent."""
+        """Return the seconds that it may still be sent."""
         return self.lifetime - min(MARGIN, self.lifetime / 10) - self.obtained.elapsed(moment)
 
-    def is_fading(self, moment: Instant) -> bool:
-        """Tell whether it is time to renew it."""
-        return self.lifetime - self.obtained.elapsed(moment) < min(RENEW_AHEAD, self.lifetime / 5)
+    def needs_refresh(self, moment: Instant) -> bool:
+        """Return whether it is near its end."""
+        return self.lifetime - self.obtained.elapsed(moment) < min(REFRESH_AHEAD, self.lifetime / 5)
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A failure to get a token, shared so that an identity server in trouble is asked once and not by everyone.
+    """A failure to get a token. It is shared, so that an identity server in trouble gets one request and not many.
 
     :ivar error: the error as plain data.
     :ivar at: when it happened.
-    :ivar seconds: how long nobody asks again.
+    :ivar seconds: how long nobody sends another request.
     """
 
     error: dict[str, Any]
@@ -119,32 +71,32 @@ class Failure(msgspec.Struct, frozen=True):
     seconds: Seconds
 
     def __post_init__(self) -> None:
-        """Refuse what no exception can be made of: a later version of this package may know more kinds of errors.
+        """Reject data that no exception can be made from: a later version of this package may have other errors.
 
-        :raises ValueError, TypeError: the error's data are of something else.
+        :raises ValueError, TypeError: the data are not those of an error.
         """
         self.recreate(self.at)
 
     @classmethod
     def of(cls, error: OpenmarketsError, moment: Instant) -> Failure:
-        """Make the record of an error."""
-        return cls(error.as_dict(), moment, negative_seconds(error))
+        """Turn an error into a failure that can be shared."""
+        return cls(error.as_dict(), moment, failure_seconds(error))
 
     def is_active(self, moment: Instant) -> bool:
-        """Tell whether it still holds everyone back."""
+        """Return whether it still keeps everyone from sending a request."""
         return self.at.elapsed(moment) < self.seconds
 
     def recreate(self, moment: Instant) -> OpenmarketsError:
-        """Make the exception again, with the time that is left to wait."""
+        """Return the exception, with the remaining wait as ``retry_after`` if it is transient."""
         error = from_dict(self.error)
         if error.transient:
-            # The time of the hold, too: an attempt within it would get this same failure.
+            # Not less than the failure lasts: an attempt before its end would get this same failure.
             error.retry_after = max(0.0, (error.retry_after or self.seconds) - self.at.elapsed(moment))
         return error
 
 
-def negative_seconds(error: OpenmarketsError) -> float:
-    """Return for how long a failure is held against everyone who needs the same token."""
+def failure_seconds(error: OpenmarketsError) -> float:
+    """Return how many seconds a failure is shared with everyone who needs the same token."""
     if error.retry_after is not None:
         seconds = error.retry_after
     elif isinstance(error, OpenmarketsRateLimited):
@@ -153,13 +105,13 @@ def negative_seconds(error: OpenmarketsError) -> float:
         seconds = 300.0 if error.status == 400 else 60.0
     else:
         seconds = 2.0
-    return min(seconds, MAX_NEGATIVE)
+    return min(seconds, MAX_FAILURE)
 
 
-class Record(msgspec.Struct, frozen=True):
-    """What processes know of one key.
+class TokenEntry(msgspec.Struct, frozen=True):
+    """What processes share about one token.
 
-    :ivar written: when it was written; of two records the later one counts.
+    :ivar written: when it was written; the later one of two entries counts.
     """
 
     written: Instant
@@ -167,7 +119,7 @@ class Record(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
     def seconds_of_use(self) -> float:
-        """Seconds from when it was written until all that it holds is over."""
+        """Return the seconds from when it was written to the end of its token and failure."""
         ends = [0.0]
         if self.token is not None:
             ends.append(self.token.obtained.wall + self.token.lifetime - self.written.wall)
@@ -176,40 +128,40 @@ class Record(msgspec.Struct, frozen=True):
         return max(ends)
 
     def __repr__(self) -> str:
-        """Show what it holds; never the token."""
-        return f"Record(token={self.token!r}, failure={self.failure and self.failure.error['kind']})"
+        """Show everything but the token itself."""
+        return f"TokenEntry(token={self.token!r}, failure={self.failure and self.failure.error['kind']})"
 
 
-class Step(enum.Enum):
-    """What to do next."""
+class Decision(enum.Enum):
+    """What to do with an entry."""
 
     USE = enum.auto()
     """Send the token."""
-    RENEW = enum.auto()
-    """The token is good but near its end: one caller gets the next one, the others send this one."""
-    ASK = enum.auto()
-    """There is no token to send: get one."""
+    REFRESH = enum.auto()
+    """The token is valid but near its end: one caller requests the next one, the others send this one."""
+    REQUEST = enum.auto()
+    """There is no token to send: request one."""
 
 
-def decide(record: Record | None, moment: Instant, rejected: str | None) -> tuple[Step, Token | None]:
-    """Decide what a caller does with what is known.
+def decide(entry: TokenEntry | None, moment: Instant, rejected: str | None) -> tuple[Decision, Token | None]:
+    """Decide what a caller does.
 
-    :param record: what is known; None when nothing is.
-    :param rejected: the token that an API just refused to this caller, if any.
-    :return: the step, and the token to use with USE and RENEW. USE with the rejected token itself means that
-        no better one is to be had.
-    :raises OpenmarketsError: the shared failure, while it is recent and there is no token to send.
+    :param entry: the entry; None when there is none.
+    :param rejected: the token that an API has just rejected, if any.
+    :return: the decision, and the token of USE and REFRESH. USE with the rejected token itself means that there is
+        no better one.
+    :raises OpenmarketsError: the shared failure, while it is active and there is no token to send.
     """
-    if record is None:
-        return Step.ASK, None
-    token = record.token
-    held_back = record.failure is not None and record.failure.is_active(moment)
+    if entry is None:
+        return Decision.REQUEST, None
+    token = entry.token
+    failure = entry.failure if entry.failure is not None and entry.failure.is_active(moment) else None
     if token is not None and token.value == rejected:
-        if token.replacement and token.obtained.elapsed(moment) < REFUSED_AGAIN:
-            return Step.USE, token
+        if token.replacement and token.obtained.elapsed(moment) < REPLACEMENT_TRIAL:
+            return Decision.USE, token
         token = None
     if token is not None and token.remaining(moment) > 0:
-        return (Step.RENEW if token.is_fading(moment) and not held_back else Step.USE), token
-    if held_back and record.failure is not None:
-        raise record.failure.recreate(moment)
-    return Step.ASK, None
+        return (Decision.REFRESH if token.needs_refresh(moment) and failure is None else Decision.USE), token
+    if failure is not None:
+        raise failure.recreate(moment)
+    return Decision.REQUEST, None

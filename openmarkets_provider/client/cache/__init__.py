@@ -1,1 +1,1 @@
-"""Where processes share small records."""
+"""Where processes share small entries: tokens and holds."""

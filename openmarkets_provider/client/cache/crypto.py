@@ -1,4 +1,4 @@
-"""How shared records are named and encrypted, both from the client secret."""
+"""The names and the encryption of shared entries. Both come from the client secret."""
 
 from __future__ import annotations
 
@@ -18,32 +18,34 @@ _NONCE_BYTES = 12
 T = TypeVar("T")
 
 
-def record_key(settings: Settings, subject: str) -> str:
-    """Name the record of a subject, such as a scope: one for each identity server, client, secret and subject.
+def entry_key(settings: Settings, subject: str) -> str:
+    """Return the key of an entry: 32 hexadecimal digits that reveal nothing about their origin.
 
-    A corrected or rotated secret is another key at once, and the key tells nothing of what it was made from.
+    Another identity server, client id, client secret, encoding or subject gives another key.
+
+    :param subject: what the entry is about, such as a scope.
     """
     parts = (settings.identity_url, settings.client_id, settings.client_auth_encoding, subject)
     return _derive(settings.client_secret, "key\0" + "\0".join(parts), 16).hex()
 
 
-class RecordCipher:
-    """Encrypts records with a key that comes from the client secret (HKDF-SHA256, AES-256-GCM).
+class EntryCipher:
+    """Encrypts entries with AES-256-GCM under a key derived from the client secret (HKDF-SHA256, RFC 5869).
 
-    Whoever has the secret can get a token anyway, so nobody gains one by reading the store; and nothing
-    else has to be deployed.
+    Who has the secret can request a token anyway, so a reader of the store gains nothing, and no further key has to
+    be deployed.
     """
 
     def __init__(self, client_secret: str) -> None:
-        self._aead = AESGCM(_derive(client_secret, "record", 32))
+        self._aead = AESGCM(_derive(client_secret, "entry", 32))
 
-    def seal(self, key: str, record: Any) -> bytes:
-        """Encrypt a record, a msgspec struct, so that it can be opened under this key only."""
+    def encrypt(self, key: str, value: Any) -> bytes:
+        """Encode and encrypt a msgspec struct, so that it can be decrypted under this key only."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, msgspec.msgpack.encode(record), key.encode())
+        return nonce + self._aead.encrypt(nonce, msgspec.msgpack.encode(value), key.encode())
 
-    def open(self, key: str, data: bytes, kind: type[T]) -> T | None:
-        """Decrypt a record; None for data that are damaged, foreign, or of another version."""
+    def decrypt(self, key: str, data: bytes, kind: type[T]) -> T | None:
+        """Decrypt and decode a struct; None for data that are damaged, foreign, or of another version."""
         try:
             plain = self._aead.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], key.encode())
             return msgspec.msgpack.decode(plain, type=kind)

@@ -1,4 +1,4 @@
-"""The store that the processes of one host share: one file a key, with a lock beside it."""
+"""The store of one host: a file for each key, with a lock file beside it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import filelock
+from openmarkets_provider.client.cache.lock import file_lock
 
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 1 << 20
 SWEEP_AFTER = 3600.0
-"""Seconds after the end of its content at which a file is removed."""
-_LOCK_POLL = 0.02
-_OURS = re.compile(r"([0-9a-f]{32})\.(record|lock|[0-9a-f]{16}\.tmp)")
-"""Names of files that this class makes: a site may have chosen a directory that holds others, too."""
+"""Seconds past its use at which a file is deleted."""
+_OURS = re.compile(r"([0-9a-f]{32})\.(entry|lock|[0-9a-f]{16}\.tmp)")
+"""Names of the files of this class: the directory that a site chose may have others, too."""
 
 
 class FileStore:
-    """Records as files of a private directory.
+    """Entries as files of a private directory.
 
-    A file is replaced as a whole, so that a reader finds the old record or the new one, and a process that is
-    killed while it writes leaves a stray temporary file at most. The kernel drops the lock of a process that
-    dies.
+    A file is replaced atomically: a reader finds the old entry or the new one, and a process that is killed while
+    it writes leaves at most a temporary file. The kernel releases the lock of a process that dies.
 
-    :param directory: made with mode 0700 when it is missing. It must belong to the user and be closed to all
-        others; anything else is refused with OSError.
+    :param directory: created with mode 0700 if it is missing. It must belong to the user and be closed to all
+        others; otherwise every method raises OSError.
     """
 
     name = "file"
@@ -41,7 +39,7 @@ class FileStore:
         self.directory = directory
 
     def load(self, key: str) -> bytes | None:
-        """Read a file; None when there is none."""
+        """Read a file; None if it is missing."""
         self._check_directory()
         try:
             descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -49,7 +47,7 @@ class FileStore:
             return None
         try:
             status = os.fstat(descriptor)
-            # No link at all is fine: a writer has just put a newer file in its place.
+            # Without any link, a writer has just replaced it: that is fine.
             plain = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
             _require(plain, self._path(key), "is not a plain file")
             _require_private(status, self._path(key))
@@ -58,7 +56,7 @@ class FileStore:
             os.close(descriptor)
 
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
-        """Write a file, and remove what nobody needs any more. The lock can't expire, so the lease doesn't matter."""
+        """Replace a file, and delete those past their use. The lock can't expire, so the lease doesn't matter."""
         self._check_directory()
         path = self._path(key)
         temporary = path.with_name(f"{key}.{secrets.token_hex(8)}.tmp")
@@ -68,7 +66,7 @@ class FileStore:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                # The time stamp says until when the content is of use: the sweep can't read what others wrote.
+                # The sweep can't read the entry, so the time of the file says how long it is of use.
                 end = time.time() + seconds
                 os.utime(descriptor, (end, end))
             temporary.replace(path)
@@ -79,45 +77,38 @@ class FileStore:
 
     @contextmanager
     def lock(self, key: str, timeout: float) -> Iterator[str | None]:
-        """Hold the lock file of the key (``flock``)."""
+        """Acquire the lock file of the key."""
         self._check_directory()
-        path = self.directory / f"{key}.lock"
-        lock = filelock.FileLock(path, timeout=timeout, mode=0o600, poll_interval=_LOCK_POLL)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            yield None
-            return
-        try:
-            yield self.name
-        finally:
-            lock.release()
+        with file_lock(self.directory / f"{key}.lock", timeout) as acquired:
+            yield self.name if acquired else None
 
     def _path(self, key: str) -> Path:
-        return self.directory / f"{key}.record"
+        return self.directory / f"{key}.entry"
 
     def _check_directory(self) -> None:
-        if not self.directory.exists():
+        try:
+            status = self.directory.lstat()
+        except FileNotFoundError:
             self._make_directory()
-        status = self.directory.lstat()
+            status = self.directory.lstat()
         _require(stat.S_ISDIR(status.st_mode), self.directory, "is not a directory (a link is not followed)")
         _require_private(status, self.directory)
 
     def _make_directory(self) -> None:
         for parent in [each for each in reversed(self.directory.parents) if not each.exists()]:
-            # Not by `parents=True`, which with a umask of 0 makes what everybody may write to, and so replace.
+            # `parents=True` with a umask of 0 would create directories in which everybody may replace files.
             with suppress(FileExistsError):
                 parent.mkdir(mode=0o755)
         with suppress(FileExistsError):
             self.directory.mkdir(mode=0o700)
 
     def _sweep(self) -> None:
-        """Remove the files of keys past their use, under the lock so that nobody waits on one that is gone."""
+        """Delete the files of keys past their use, under their locks."""
         try:
             for key in {match[1] for path in self.directory.iterdir() if (match := _OURS.fullmatch(path.name))}:
                 if self._is_stale(key):
-                    with self.lock(key, 0) as held:
-                        if held and self._is_stale(key):
+                    with self.lock(key, 0) as lease:
+                        if lease and self._is_stale(key):
                             for path in self._files(key):
                                 path.unlink()
         except OSError as error:
@@ -128,7 +119,7 @@ class FileStore:
 
     def _is_stale(self, key: str) -> bool:
         times = {path.suffix: path.lstat().st_mtime for path in self._files(key)}
-        # Taking the lock may touch its file, which counts where there is nothing else only.
+        # The lock file counts only where there is no other.
         lock = times.pop(".lock", 0)
         return max(times.values(), default=lock) < time.time() - SWEEP_AFTER
 

@@ -1,4 +1,4 @@
-"""The store that all hosts of a fleet share: Redis, with locks that expire and can't be overrun."""
+"""The store of all hosts: Redis, with locks that expire."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from openmarkets_provider.client.cache.store import MAX_BYTES
-from openmarkets_provider.query.arguments import brief
+from openmarkets_provider.query.arguments import abbreviate
 
 if TYPE_CHECKING:
     import redis
     from redis.lock import Lock
 
 TIMEOUT = 1.0
-"""Seconds that a connection, and that an answer may take: the file store is there for a Redis that is slower."""
+"""Seconds that a connection, and an answer, may take: for a slower Redis there is the file store."""
 LEASE = 5.0
-"""Seconds for which a lock stays taken when its holder is gone."""
+"""Seconds after which the lock of an owner that is gone expires."""
 HEARTBEAT = 1.0
-"""Seconds between the times at which a holder renews its lease."""
+"""Seconds between two extensions of a lease."""
 LOCK_POLL = 0.05
-KEPT_LONGER = 60.0
-"""Seconds that a record stays past its use: the clocks of hosts differ."""
+CLOCK_TOLERANCE = 60.0
+"""Seconds that an entry stays past its use: the clocks of hosts differ."""
 DEFAULT_PORT = 6379
 
 _FLAGS = ("ssl", "ssl_check_hostname")
 _TEXTS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_keyfile", "ssl_certfile")
 _CERT_REQS = ("required", "optional", "none")
 _DIGITS = 9
-"""Of the number of a database, at most."""
+"""Most digits of the number of a database."""
 
-# A lock that is gone though nobody took it (Redis started anew) stops nobody from saving where nothing is.
+# A lock that is gone although nobody acquired it (Redis was restarted) must not stop the first save.
 _SAVE_LEASED = """
 local owner = redis.call('get', KEYS[2])
 if owner == ARGV[3] or (not owner and redis.call('exists', KEYS[1]) == 0) then
@@ -52,7 +52,7 @@ def redis_options(
 ) -> dict[str, Any]:
     """Turn the fields of an Airflow connection to Redis into arguments of ``redis.Redis``.
 
-    They mean what they mean to Airflow's own hook for Redis, which ignores what it doesn't know in Extra, too.
+    They mean the same as to Airflow's own hook for Redis, which ignores other fields of Extra, too.
 
     :param extra: the decoded Extra: ``db``, ``ssl``, ``ssl_cert_reqs``, ``ssl_ca_certs``, ``ssl_keyfile``,
         ``ssl_certfile``, ``ssl_check_hostname``.
@@ -63,59 +63,59 @@ def redis_options(
     if not host:
         raise ValueError("host is empty; give the name or address of the Redis server.")
     if set("/@") & set(host):
-        # Not shown: what looks like a URL may hold a password.
+        # The message must not show it: a URL may hold a password.
         raise ValueError("host is not the name or address of a server; leave out redis:// and everything like it.")
-    given = {name: value for name, value in extra.items() if value is not None and value != ""}
-    if _flag("cluster", given.get("cluster", False)):
+    fields = {name: value for name, value in extra.items() if value is not None and value != ""}
+    if _flag("cluster", fields.get("cluster", False)):
         raise ValueError("cluster: a Redis in cluster mode can't be used; give a single server, or one with replicas.")
     options: dict[str, Any] = {
         "host": host,
         "port": port or DEFAULT_PORT,
-        "db": _database(given.get("db", 0)),
+        "db": _database(fields.get("db", 0)),
         "username": login or None,
         "password": None if str(password).lower() in ("none", "false", "") else password,
     }
-    options |= {name: _flag(name, given[name]) for name in _FLAGS if name in given}
-    options |= {name: _text(name, given[name]) for name in _TEXTS if name in given}
+    options |= {name: _flag(name, fields[name]) for name in _FLAGS if name in fields}
+    options |= {name: _text(name, fields[name]) for name in _TEXTS if name in fields}
     if options.get("ssl"):
-        # Not the default of redis-py before 6.
+        # redis-py before 6 has another default.
         options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     if options.get("ssl_cert_reqs", _CERT_REQS[0]) not in _CERT_REQS:
-        asked = brief(options["ssl_cert_reqs"])
-        raise ValueError(f"ssl_cert_reqs: {asked} is not allowed; choose {', '.join(_CERT_REQS)}.")
+        value = abbreviate(options["ssl_cert_reqs"])
+        raise ValueError(f"ssl_cert_reqs: {value} is not allowed; choose {', '.join(_CERT_REQS)}.")
     return options
 
 
 def _database(value: Any) -> int:
-    # A connection from a URI gives texts.
+    # A connection from a URI has texts.
     short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _DIGITS
     number = int(value) if short else value
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**_DIGITS:
-        raise ValueError(f"db: {brief(value)} is not the number of a database.")
+        raise ValueError(f"db: {abbreviate(value)} is not the number of a database.")
     return number
 
 
 def _flag(name: str, value: Any) -> bool:
-    # Likewise.
+    # Here, too.
     flag = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(flag, bool):
-        raise ValueError(f"{name}: {brief(value)} is neither true nor false.")
+        raise ValueError(f"{name}: {abbreviate(value)} is neither true nor false.")
     return flag
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name}: {brief(value)} is not a text.")
+        raise ValueError(f"{name}: {abbreviate(value)} is not a text.")
     return value
 
 
 class RedisStore:
-    """Records in a Redis, each sealed, under names that tell nothing, and gone soon after their end.
+    """Entries in a Redis, which expire soon after their use.
 
-    A lock is a key with an owner and an expiry, which its holder keeps putting off. What a holder saves after it has
-    lost the lock, because it was stopped for longer than that, is dropped.
+    A lock is a key with an owner and an expiry, which its owner keeps extending. What an owner saves after its lock
+    has expired, because it was paused for too long, is dropped.
 
-    :param options: what :func:`redis_options` made.
+    :param options: from :func:`redis_options`.
     """
 
     name = "redis"
@@ -124,47 +124,47 @@ class RedisStore:
         self._options = dict(options)
 
     def load(self, key: str) -> bytes | None:
-        """Read a record; None when there is none, or something that can't be one."""
+        """Read an entry; None if it is missing or of another type."""
         from redis.exceptions import ResponseError
 
         with self._errors():
             try:
-                # Of what is longer, and so not ours, only as much is read.
-                data: Any = self._client().getrange(_record(key), 0, MAX_BYTES - 1)
+                # A longer value is not ours, and is not read in full.
+                data: Any = self._client().getrange(_entry(key), 0, MAX_BYTES - 1)
             except ResponseError as error:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
                 return None
-        # Redis takes what is missing for empty.
+        # Redis answers an empty text for a missing key.
         return bytes(data) or None
 
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
-        """Replace a record, unless the lock is lost by now; where there is no record, unless somebody else has it."""
-        milliseconds = max(1, int((seconds + KEPT_LONGER) * 1000))
+        """Replace an entry, unless the lease has expired; a missing entry, unless the lock has another owner."""
+        milliseconds = max(1, int((seconds + CLOCK_TOLERANCE) * 1000))
         with self._errors():
             if lease is None:
-                self._client().set(_record(key), data, px=milliseconds)
+                self._client().set(_entry(key), data, px=milliseconds)
             else:
-                self._client().eval(_SAVE_LEASED, 2, _record(key), _lock(key), data, milliseconds, lease)
+                self._client().eval(_SAVE_LEASED, 2, _entry(key), _lock(key), data, milliseconds, lease)
 
     @contextmanager
     def lock(self, key: str, timeout: float) -> Iterator[str | None]:
-        """Hold the key's lock; while it is held, a thread keeps it from expiring."""
+        """Acquire the lock of the key; until its release, a thread extends it."""
         owner = os.urandom(16).hex()
         with self._errors():
             lock = self._client().lock(_lock(key), timeout=LEASE, sleep=LOCK_POLL, thread_local=False)
-            held = lock.acquire(blocking_timeout=timeout, token=owner)
-        if not held:
+            acquired = lock.acquire(blocking_timeout=timeout, token=owner)
+        if not acquired:
             yield None
             return
         process = os.getpid()
         released = threading.Event()
-        threading.Thread(target=_keep, args=(lock, released), name="openmarkets-lease", daemon=True).start()
+        threading.Thread(target=_extend, args=(lock, released), name="openmarkets-lease", daemon=True).start()
         try:
             yield owner
         finally:
             released.set()
-            # A child forked meanwhile must leave it to its parent. A lock that can't be released expires.
+            # A child forked meanwhile leaves it to its parent. A lock that can't be released expires.
             if os.getpid() == process:
                 with suppress(OSError), self._errors():
                     lock.release()
@@ -177,7 +177,7 @@ class RedisStore:
 
         name = json.dumps(self._options, sort_keys=True)
         if name not in _clients:
-            # Version 3 of the protocol keeps redis-py from noticing connections that the server has closed.
+            # With version 3 of the protocol, redis-py doesn't notice connections that the server has closed.
             client = redis.Redis(
                 **self._options,
                 protocol=2,
@@ -190,22 +190,22 @@ class RedisStore:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Make an OSError of whatever Redis, or the way to it, failed with."""
+        """Turn an error of Redis, or of the network, into OSError."""
         from redis.exceptions import RedisError
 
         try:
             yield
-        # The last: a host that no name server could be asked for.
+        # UnicodeError: a host that can't be looked up.
         except (RedisError, OSError, UnicodeError) as error:
-            # A server may repeat what it did not understand, and cut it.
+            # A server may quote a command that it did not understand, cut off anywhere.
             text = re.split(r",\s*with\s+args", str(error), maxsplit=1)[0] or type(error).__name__
             if password := self._options.get("password"):
                 text = text.replace(password, "***")
             raise OSError(f"{self._options['host']}:{self._options['port']}: {text}") from None
 
 
-def _keep(lock: Lock, released: threading.Event) -> None:
-    """Put the end of a lock off until it is released or lost."""
+def _extend(lock: Lock, released: threading.Event) -> None:
+    """Extend a lock until it is released or lost."""
     from redis.exceptions import LockError, RedisError
 
     while not released.wait(HEARTBEAT):
@@ -214,13 +214,13 @@ def _keep(lock: Lock, released: threading.Event) -> None:
         except LockError:
             return
         except (RedisError, OSError):
-            # It may answer the next time, before the lock ends.
+            # The next try may come before the lock expires.
             continue
 
 
-def _record(key: str) -> str:
-    # In braces, so that a script may use both of a key wherever Redis is in parts.
-    return f"openmarkets:{{{key}}}:record"
+def _entry(key: str) -> str:
+    # In braces, so that a Redis in several parts has both keys in one.
+    return f"openmarkets:{{{key}}}:entry"
 
 
 def _lock(key: str) -> str:

@@ -28,6 +28,7 @@ class Body:
         self._size = 0
         self._pieces: list[bytes] = []
         self._gzip = None
+        encoding = encoding.strip().lower()
         if encoding == "gzip":
             self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
         elif encoding not in ("", "identity"):

@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import dumps
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import httpcore
 import httpx
 
 from openmarkets_provider.client.http.body import MAX_REPLY, Body, UnreadableBodyError
 from openmarkets_provider.client.http.deadline import async_deadline, deadline
-from openmarkets_provider.client.http.network import core_url, open_async_pool, open_pool
+from openmarkets_provider.client.http.network import IdleConnections, core_url, open_async_connection, open_connection
 from openmarkets_provider.client.settings import MAX_ASYNC_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
@@ -41,6 +42,8 @@ _NO_ANSWER = (
     httpcore.UnsupportedProtocol,
 )
 """What httpcore raises when there is no reply."""
+_PLAIN = re.compile(r"(?:[\w/.~@:,=&?+*-]|%[0-9A-Fa-f]{2}){0,2000}", re.ASCII)
+"""A path and a query string that need no encoding, and are not too long for a URL."""
 _NEVER_SENT = (
     httpcore.ConnectError,
     httpcore.ConnectTimeout,
@@ -160,7 +163,9 @@ class _Host:
         self._options = options
         self._timeouts = options.timeouts
         url = httpx.URL(base_url)
-        self._origin = _origin(core_url(url))
+        self._url = core_url(url)
+        self._base = self._url.target.rstrip(b"/")
+        self._origin = _origin(self._url)
         headers = {"Host": url.netloc.decode("ascii")} | options.headers
         self._headers = tuple((name.encode(), value.encode()) for name, value in headers.items())
 
@@ -181,11 +186,17 @@ class _Host:
         :param json: the body, sent as JSON; None leaves it to ``content``.
         :raises OpenmarketsQueryError: path and params make no URL.
         """
-        query = f"?{httpx.QueryParams(params)}" if params else ""
-        try:
-            url = _read_url(f"{self._base_url}/{path}{query}")
-        except httpx.InvalidURL as error:
-            raise OpenmarketsQueryError(f"path and params make no URL: {error}") from None
+        target = f"/{path}?{_query_string(params)}" if params else f"/{path}"
+        if _PLAIN.fullmatch(target):
+            # As nearly all are. To take a URL apart costs a tenth of a request.
+            url = httpcore.URL(
+                scheme=self._url.scheme, host=self._url.host, port=self._url.port, target=self._base + target.encode()
+            )
+        else:
+            try:
+                url = core_url(httpx.URL(f"{self._base_url}{target}"))
+            except httpx.InvalidURL as error:
+                raise OpenmarketsQueryError(f"path and params make no URL: {error}") from None
         more = [(name.encode(), value.encode()) for name, value in headers.items()]
         if json is not None:
             content = dumps(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
@@ -215,14 +226,6 @@ class _Host:
             extensions={"timeout": request.timeouts or self._timeouts},
         )
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Say that there was no answer, whatever httpcore has for it."""
-        try:
-            yield
-        except _NO_ANSWER as error:
-            raise NoAnswer(self._base_url, error) from error
-
 
 class HttpClient(_Host):
     """A client of one host for the threads of one process.
@@ -232,127 +235,101 @@ class HttpClient(_Host):
 
     def __init__(self, base_url: str, options: Options, *, keep_alive: bool = True) -> None:
         super().__init__(base_url, options)
-        kept = MAX_CONCURRENCY if keep_alive else 0
-        self._pool = open_pool(base_url, options.ca_bundle, MAX_CONCURRENCY, kept)
-        self._lock = threading.Lock()
-        self._sending = 0
-        self._is_closed = False
+        self._open = functools.partial(open_connection, base_url, options.ca_bundle, keep_alive=keep_alive)
+        self._slots = threading.Semaphore(MAX_CONCURRENCY)
+        self._idle: IdleConnections[httpcore.ConnectionPool] = IdleConnections()
+        # What is wrong with CA bundle or proxy is found now.
+        self._idle.put_back(self._open())
         # Nobody has to close a hook: its connections go with it.
-        weakref.finalize(self, _close_pool, self._pool, os.getpid()).atexit = False
+        weakref.finalize(self, _close, self._idle, os.getpid()).atexit = False
 
     def send(self, request: HttpRequest) -> Reply:
         """Send a request, and read the whole reply.
 
         :raises NoAnswer: there was no answer, or the server's certificate can't be verified.
-        :raises OpenmarketsInvalidResponse: the body is too large, or wrongly encoded.
+        :raises OpenmarketsInvalidResponse: the body is too large, or not encoded as asked for.
         """
-        with self._in_use(), self._errors(), deadline(self._options.timeout):
-            response = self._pool.handle_request(self._core_request(request))
-            try:
-                with _reading(response) as headers:
-                    body = Body(headers.get("content-encoding", "").strip().lower(), request.max_bytes)
+        core_request = self._core_request(request)
+        try:
+            with self._connection() as connection, deadline(self._options.timeout):
+                response = connection.handle_request(core_request)
+                try:
+                    headers = _headers(response)
+                    body = Body(headers.get("content-encoding", ""), request.max_bytes)
                     for chunk in response.iter_stream():
                         body.add(chunk)
                     return Reply(response.status, headers, body.read())
-            finally:
-                response.close()
+                except UnreadableBodyError as error:
+                    raise _unreadable(response, error) from None
+                finally:
+                    response.close()
+        except _NO_ANSWER as error:
+            raise NoAnswer(self._base_url, error) from error
 
     def close(self) -> None:
-        """Close the connections, when the requests that other threads have sent are answered; wait for none of them."""
-        with self._lock:
-            self._is_closed = True
-            is_idle = not self._sending
-        if is_idle:
-            self._pool.close()
+        """Close the connections; those that other threads use when their replies have come."""
+        _close(self._idle, os.getpid())
 
     @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        with self._lock:
-            self._sending += 1
+    def _connection(self) -> Iterator[httpcore.ConnectionPool]:
+        if not self._slots.acquire(timeout=self._options.timeout):
+            raise httpcore.PoolTimeout("all connections are in use")
         try:
-            yield
+            connection = self._idle.take() or self._open()
+            try:
+                yield connection
+            finally:
+                self._idle.put_back(connection)
+                for each in self._idle.pop_expired():
+                    each.close()
         finally:
-            with self._lock:
-                self._sending -= 1
-                is_last = self._is_closed and not self._sending
-            if is_last:
-                self._pool.close()
+            self._slots.release()
 
 
 class AsyncHttpClient(_Host):
     """A client of one host for one event loop.
 
-    :ivar room: limits how many requests are under way. In the pool, waiting for a connection would use up the time-out.
+    :ivar room: limits how many requests are under way.
     """
 
     def __init__(self, base_url: str, options: Options) -> None:
         super().__init__(base_url, options)
         # The deadline is enough. httpcore gives time-outs to the network only to pass them on.
         self._timeouts = {"connect": options.timeouts["connect"]}
-        self._pool = open_async_pool(base_url, options.ca_bundle, MAX_ASYNC_CONCURRENCY)
+        self._open = functools.partial(open_async_connection, base_url, options.ca_bundle)
+        self._idle: IdleConnections[httpcore.AsyncConnectionPool] = IdleConnections()
+        self._idle.put_back(self._open())
         self.room = asyncio.Semaphore(MAX_ASYNC_CONCURRENCY)
 
     async def send(self, request: HttpRequest) -> Reply:
         """Send a request, as :meth:`HttpClient.send`."""
-        with self._errors():
+        core_request = self._core_request(request)
+        connection = self._idle.take() or self._open()
+        try:
             async with async_deadline(self._options.timeout):
-                response = await self._pool.handle_async_request(self._core_request(request))
+                response = await connection.handle_async_request(core_request)
                 try:
-                    with _reading(response) as headers:
-                        body = Body(headers.get("content-encoding", "").strip().lower(), request.max_bytes)
-                        async for chunk in response.aiter_stream():
-                            body.add(chunk)
-                        return Reply(response.status, headers, body.read())
+                    headers = _headers(response)
+                    body = Body(headers.get("content-encoding", ""), request.max_bytes)
+                    async for chunk in response.aiter_stream():
+                        body.add(chunk)
+                    return Reply(response.status, headers, body.read())
+                except UnreadableBodyError as error:
+                    raise _unreadable(response, error) from None
                 finally:
                     await response.aclose()
+        except _NO_ANSWER as error:
+            raise NoAnswer(self._base_url, error) from error
+        finally:
+            self._idle.put_back(connection)
+            for each in self._idle.pop_expired():
+                await each.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._pool.aclose()
-
-
-def httpx_client(
-    base_url: str, options: Options, send: Callable[[HttpRequest], Reply], close: Callable[[], None]
-) -> httpx.Client:
-    """Return an ``httpx.Client`` that leaves sending to somebody else. Replies come to it as a whole.
-
-    :param send: sends a request.
-    :param close: called when the client is closed.
-    """
-    return httpx.Client(
-        base_url=base_url,
-        transport=_Transport(send, close),
-        timeout=httpx.Timeout(options.timeout, connect=options.timeouts["connect"]),
-        headers=options.headers,
-        follow_redirects=False,
-        # No netrc, no proxy: the transport knows the way.
-        trust_env=False,
-        # httpx would keep what a server sets, send it back, and fail at a value that is not ASCII.
-        cookies=CookieJar(DefaultCookiePolicy(netscape=False, rfc2965=False)),
-    )
-
-
-class _Transport(httpx.BaseTransport):
-    def __init__(self, send: Callable[[HttpRequest], Reply], close: Callable[[], None]) -> None:
-        self._send = send
-        self._close = close
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        # httpx makes one of credentials in a URL.
-        headers = tuple((name, value) for name, value in request.headers.raw if name.lower() != b"authorization")
-        timeouts = request.extensions.get("timeout")
-        core = HttpRequest(request.method, core_url(request.url), headers, request.read(), timeouts=timeouts)
-        try:
-            reply = self._send(core)
-        except NoAnswer as error:
-            # Their names are the same, as httpx makes its errors of httpcore's.
-            kind = getattr(httpx, type(error.__cause__).__name__, httpx.TransportError)
-            raise kind(str(error.__cause__), request=request) from error
-        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
-        return httpx.Response(reply.status, headers=lines, content=reply.body)
-
-    def close(self) -> None:
-        self._close()
+        """Close the connections; those that other tasks use when their replies have come."""
+        self._idle.keep_alive = 0.0
+        for each in self._idle.pop_expired():
+            await each.aclose()
 
 
 def _origin(url: httpcore.URL) -> tuple[bytes, bytes, int | None]:
@@ -363,31 +340,36 @@ def _shown(origin: tuple[bytes, bytes, int | None]) -> str:
     return f"{origin[0].decode()}://{origin[1].decode()}"
 
 
-@functools.lru_cache(256)
-def _read_url(url: str) -> httpcore.URL:
-    return core_url(httpx.URL(url))
+def _query_string(params: Mapping[str, Any]) -> str:
+    """Return a query string; of a list each item has the name."""
+    items: list[tuple[str, str]] = []
+    for name, value in params.items():
+        items += ((name, _param(each)) for each in (value if isinstance(value, list | tuple) else [value]))
+    return urlencode(items)
 
 
-@contextmanager
-def _reading(response: httpcore.Response) -> Iterator[dict[str, str]]:
-    """Give the headers, by name in small letters, without those that hold for the bytes before they were decoded.
+def _param(value: str | float | bool | None) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
-    :raises OpenmarketsInvalidResponse: the body can't be read.
-    """
+
+def _headers(response: httpcore.Response) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in response.headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         # RFC 9110, section 5.3: lines of one name are one list.
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    try:
-        yield headers
-    except UnreadableBodyError as error:
-        raise OpenmarketsInvalidResponse(f"The reply {error}.", status=response.status, sent=True) from None
-    for name in ("content-encoding", "content-length", "transfer-encoding"):
-        headers.pop(name, None)
+    return headers
 
 
-def _close_pool(pool: httpcore.ConnectionPool, pid: int) -> None:
-    # In a forked child the connections are the parent's, and another thread of it may have had the pool's lock.
+def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> OpenmarketsInvalidResponse:
+    return OpenmarketsInvalidResponse(f"The reply {error}.", status=response.status, sent=True)
+
+
+def _close(idle: IdleConnections[httpcore.ConnectionPool], pid: int) -> None:
+    # In a forked child the connections are the parent's, and another thread of it may have had a lock of theirs.
     if os.getpid() == pid:
-        pool.close()
+        idle.keep_alive = 0.0
+        for each in idle.pop_expired():
+            each.close()

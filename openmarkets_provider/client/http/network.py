@@ -6,7 +6,10 @@ import functools
 import importlib
 import os
 import ssl
-from typing import Any
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,42 +19,76 @@ import httpx
 from openmarkets_provider.client.http.deadline import AsyncioBackend, DeadlineBackend
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 
-_KEEP_ALIVE = 5.0
+T = TypeVar("T")
+
+KEEP_ALIVE = 5.0
 """Seconds for which an idle connection is kept, as httpx does."""
 
 
-def open_pool(base_url: str, ca_bundle: str | None, connections: int, kept: int) -> httpcore.ConnectionPool:
-    """Return the pool of connections to one host, for threads.
+class IdleConnections(Generic[T]):
+    """Connections that wait for a request. Threads may share it: each step is a single one of a deque.
+
+    :ivar keep_alive: seconds that a connection may wait; 0 when the client is closed.
+    """
+
+    def __init__(self) -> None:
+        self.keep_alive = KEEP_ALIVE
+        self._connections: deque[tuple[T, float]] = deque()
+
+    def take(self) -> T | None:
+        """Return the connection that was used last, if there is one."""
+        try:
+            return self._connections.pop()[0]
+        except IndexError:
+            return None
+
+    def put_back(self, connection: T) -> None:
+        """Keep a connection for the next request."""
+        self._connections.append((connection, time.monotonic()))
+
+    def pop_expired(self) -> list[T]:
+        """Return the connections that have waited too long, and keep them no more."""
+        expired = []
+        with suppress(IndexError):
+            while self._connections[0][1] <= time.monotonic() - self.keep_alive:
+                expired.append(self._connections.popleft()[0])
+        return expired
+
+
+def open_connection(base_url: str, ca_bundle: str | None, *, keep_alive: bool) -> httpcore.ConnectionPool:
+    """Return a pool of one connection to a host, for one thread at a time.
+
+    httpcore looks through its whole pool several times for each request, so that a large one takes more CPU than the
+    request itself.
 
     :param ca_bundle: PEM file with the certificate authorities to trust; None trusts the usual ones.
-    :param connections: most connections at the same time.
-    :param kept: most idle connections.
+    :param keep_alive: keep the connection open for further requests.
     :raises OpenmarketsConfigurationError: the CA bundle or the proxy can't be used.
     """
     proxy = _proxy(base_url)
-    options: dict[str, Any] = _options(ca_bundle, connections, kept) | {"network_backend": DeadlineBackend()}
+    options: dict[str, Any] = _options(ca_bundle, int(keep_alive)) | {"network_backend": DeadlineBackend()}
     if proxy is None:
         return httpcore.ConnectionPool(**options)
     kind = httpcore.SOCKSProxy if proxy.url.scheme.startswith("socks") else httpcore.HTTPProxy
     return kind(**options, **_proxy_options(proxy))
 
 
-def open_async_pool(base_url: str, ca_bundle: str | None, connections: int) -> httpcore.AsyncConnectionPool:
-    """Return the pool of connections to one host for one event loop, as :func:`open_pool`."""
+def open_async_connection(base_url: str, ca_bundle: str | None) -> httpcore.AsyncConnectionPool:
+    """Return a pool of one connection to a host for one task at a time, as :func:`open_connection`."""
     proxy = _proxy(base_url)
-    options: dict[str, Any] = _options(ca_bundle, connections, connections) | {"network_backend": AsyncioBackend()}
+    options: dict[str, Any] = _options(ca_bundle, 1) | {"network_backend": AsyncioBackend()}
     if proxy is None:
         return httpcore.AsyncConnectionPool(**options)
     kind = httpcore.AsyncSOCKSProxy if proxy.url.scheme.startswith("socks") else httpcore.AsyncHTTPProxy
     return kind(**options, **_proxy_options(proxy))
 
 
-def _options(ca_bundle: str | None, connections: int, kept: int) -> dict[str, Any]:
+def _options(ca_bundle: str | None, kept: int) -> dict[str, Any]:
     return {
         "ssl_context": _ssl_context(ca_bundle, os.getpid()),
-        "max_connections": connections,
+        "max_connections": 1,
         "max_keepalive_connections": kept,
-        "keepalive_expiry": _KEEP_ALIVE,
+        "keepalive_expiry": KEEP_ALIVE,
     }
 
 

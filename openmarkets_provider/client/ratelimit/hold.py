@@ -1,94 +1,93 @@
-"""What a 429 tells everyone: for how long an API is left alone. Kept where tokens are, looked at before every call."""
+"""Holds: how long everyone leaves an API alone after a 429. Shared like tokens, and checked before every call."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import msgspec
 
-from openmarkets_provider.client.auth.token import Clock, Instant, Seconds, now
-from openmarkets_provider.client.cache.crypto import RecordCipher
+from openmarkets_provider.client.cache.clock import Clock, Instant, Seconds, now
+from openmarkets_provider.client.cache.crypto import EntryCipher
+from openmarkets_provider.client.cache.entry import SharedEntry
 from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
 
 log = logging.getLogger(__name__)
 
 MAX_HOLD = 3600.0
-"""Longest time in seconds for which a 429 is held against everyone."""
+"""Longest hold in seconds."""
 DEFAULT_HOLD = 5.0
-"""Seconds for which an API is left alone that said 429 and not for how long."""
+"""Length of a hold in seconds when the API does not say how long to wait."""
 MAX_SPREAD = 15.0
-"""Longest time in seconds over which those who were told to wait come back."""
-LOOK_EVERY = 1.0
-"""Seconds for which an event loop goes by what it has seen in the store: a look takes a thread."""
-_LOOKS = 0.1
-"""Largest part of its time that a process looks: a slow store must not slow every call."""
+"""Longest time in seconds over which those who wait for the same hold come back."""
+READ_EVERY = 1.0
+"""Seconds between two reads of the store by an event loop: each takes a thread."""
+_READ_SHARE = 0.02
+"""Largest part of its time that a process reads the store: a slow store must not slow every call."""
 _LOCK_WAIT = 2.0
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """An API is to be left alone.
+    """A back-off from an API.
 
     :ivar since: when the 429 came.
-    :ivar seconds: for how long from then on.
+    :ivar seconds: how long it lasts.
     """
 
     since: Instant
     seconds: Seconds
 
     def remaining(self, moment: Instant) -> float:
-        """Seconds that are left; never more than there were, however clocks differ."""
+        """Return the seconds that are left; never more than it lasts, however clocks differ."""
         return max(0.0, min(self.seconds - self.since.elapsed(moment), self.seconds, MAX_HOLD))
 
 
-class Held(Exception):
+class OnHold(Exception):
     """Nothing was sent: the API is to be left alone for ``seconds`` more."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"held for {seconds:g} s")
+        super().__init__(f"on hold for {seconds:g} s")
         self.seconds = seconds
 
 
-class _Known:
-    """What this process knows of one API."""
+class _Memory:
+    """The hold of one API in this process.
+
+    :ivar stored: the last hold that was read from the store, by the clocks of the machine that wrote it.
+    :ivar read_at: when the store was last read, in seconds of ``time.monotonic``.
+    :ivar read_time: seconds that this took.
+    """
 
     def __init__(self) -> None:
         self.hold: Hold | None = None
-        self.seen: Hold | None = None
-        self.looked = float("-inf")
-        self.took = 0.0
+        self.stored: Hold | None = None
+        self.read_at = float("-inf")
+        self.read_time = 0.0
 
-    def remember(self, hold: Hold, moment: Instant) -> None:
-        """Take a hold over unless a longer one is known."""
+    def prolong(self, hold: Hold, moment: Instant) -> None:
+        """Replace the hold by a longer one."""
         with _lock:
-            if self.hold is None or self.hold.remaining(moment) < hold.remaining(moment):
+            if self.remaining(moment) < hold.remaining(moment):
                 self.hold = hold
 
-    def read(self, stored: Hold | None, moment: Instant) -> None:
-        """Take over what a store holds, from now on by this machine's clocks: another one's may be behind for ever."""
-        if stored is not None and stored != self.seen:
-            self.seen = stored
-            self.remember(Hold(moment, stored.remaining(moment)), moment)
-        self.looked = time.monotonic()
-
-    def left(self, moment: Instant) -> float:
-        hold = self.hold
-        return hold.remaining(moment) if hold is not None else 0.0
+    def remaining(self, moment: Instant) -> float:
+        return self.hold.remaining(moment) if self.hold is not None else 0.0
 
 
-_known: dict[str, _Known] = {}
+_memories: dict[str, _Memory] = {}
 _lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    # Another thread may have held it at the moment of the fork; it does not exist in the child.
+    # A thread that doesn't exist in the child may have acquired it before the fork.
     global _lock
     _lock = threading.Lock()
 
@@ -96,93 +95,75 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-class Throttle:
-    """The holds of one client, one for each API, shared with all who use the same client of Openmarkets.
+class Holds:
+    """The holds of one client, one for each API, shared with all clients that have the same credentials.
 
-    A store that can't be used is no error: then this process goes by what it has met itself.
-
-    :param key: API to the key of its record.
-    :param stores: shared with other processes; the nearest, which is first, is used. None keeps holds in the memory of
-        this process.
-    :param cipher: seals what is stored.
+    :param key: API to the key of its entry.
+    :param store: what is shared with other processes. None keeps holds in the memory of this process.
+    :param cipher: encrypts what is stored.
     """
 
     def __init__(
         self,
         *,
         key: Callable[[str], str],
-        stores: Sequence[Store],
-        cipher: RecordCipher,
+        store: Store | None,
+        cipher: EntryCipher,
         metrics: Metrics = NO_METRICS,
         clock: Clock = now,
     ) -> None:
-        self._key = key
-        self._store = stores[0] if stores else None
-        self._cipher = cipher
+        self._is_shared = store is not None
+        self._shared = functools.cache(lambda api: SharedEntry(store, key(api), cipher, Hold))
         self._metrics = metrics
         self._clock = clock
-        self._told: dict[str, Hold | None] = {}
-        self._looks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]]
-        self._looks = WeakKeyDictionary()
+        self._reported: dict[str, Hold | None] = {}
+        self._reads: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]]
+        self._reads = WeakKeyDictionary()
 
     def check(self, api: str) -> None:
-        """Look whether an API may be called.
+        """Check that an API may be called.
 
-        :raises Held: not yet.
+        :raises OnHold: not yet.
         """
-        key = self._key(api)
-        if self._is_due(key, _of(key).took / _LOOKS):
-            self._look(key)
-        self._raise_if_held(key)
+        memory = self._memory(api)
+        if self._needs_read(memory, memory.read_time / _READ_SHARE):
+            self._read(api)
+        self._require_none(memory)
 
     async def acheck(self, api: str) -> None:
-        """As :meth:`check`, without ever blocking the event loop, and with a look at the store now and then only."""
-        key = self._key(api)
-        if self._is_due(key, LOOK_EVERY):
-            looks = self._looks.setdefault(asyncio.get_running_loop(), {})
-            async with looks.setdefault(api, asyncio.Lock()):
-                if self._is_due(key, LOOK_EVERY):
-                    await asyncio.to_thread(self._look, key)
-        self._raise_if_held(key)
+        """Check that an API may be called, as :meth:`check`. It reads the store in a thread, once per READ_EVERY."""
+        memory = self._memory(api)
+        if self._needs_read(memory, READ_EVERY):
+            reads = self._reads.setdefault(asyncio.get_running_loop(), {})
+            async with reads.setdefault(api, asyncio.Lock()):
+                if self._needs_read(memory, READ_EVERY):
+                    await asyncio.to_thread(self._read, api)
+        self._require_none(memory)
 
-    def limited(self, api: str, seconds: float | None) -> None:
-        """Tell everyone that an API said 429.
+    def record(self, api: str, seconds: float | None) -> None:
+        """Share that an API answered 429.
 
-        :param seconds: what its ``Retry-After`` asks for; None when it has none.
+        :param seconds: its ``Retry-After``; None when it has none.
         """
-        self._share(api, self._note(api, seconds))
+        self._share(api, self._start(api, seconds))
 
-    async def alimited(self, api: str, seconds: float | None) -> None:
-        """As :meth:`limited`: those on the event loop know at once, the others as soon as the store does."""
-        hold = self._note(api, seconds)
-        if self._store is not None:
+    async def arecord(self, api: str, seconds: float | None) -> None:
+        """Share a 429, as :meth:`record`: in this process at once, with the others by a thread."""
+        hold = self._start(api, seconds)
+        if self._is_shared:
             await asyncio.to_thread(self._share, api, hold)
 
-    def _note(self, api: str, seconds: float | None) -> Hold:
-        self._metrics.count(f"throttle.limited.{api}")
-        hold = Hold(self._clock(), min(DEFAULT_HOLD if seconds is None else seconds, MAX_HOLD))
-        _of(self._key(api)).remember(hold, hold.since)
-        return hold
+    def report_wait(self, api: str, left: float, wait: float) -> None:
+        """Count a wait, and log the first one of each hold: a run may have many calls that wait.
 
-    def _share(self, api: str, hold: Hold) -> None:
-        if self._store is None or not hold.seconds:
-            return
-        key = self._key(api)
-        try:
-            with self._store.lock(key, _LOCK_WAIT) as lease:
-                stored = self._load(self._store, key)
-                if stored is None or stored.remaining(moment := self._clock()) < hold.remaining(moment):
-                    self._store.save(key, self._cipher.seal(key, hold), hold.seconds, lease)
-        except OSError as error:
-            log.debug("A 429 could not be shared through the %s store: %s", self._store.name, error)
-
-    def tell(self, api: str, left: float, wait: float) -> None:
-        """Note a wait, and log the first one of each hold: a run may have many calls that wait."""
-        self._metrics.count(f"throttle.held.{api}")
-        self._metrics.time("throttle.wait", wait)
-        hold = _of(self._key(api)).hold
-        if self._told.get(api) is not hold:
-            self._told[api] = hold
+        :param left: seconds that are left of the hold.
+        :param wait: seconds that the call waits.
+        """
+        self._metrics.count(f"ratelimit.waits.{api}")
+        self._metrics.time("ratelimit.wait_time", wait)
+        hold = self._memory(api).hold
+        if self._reported.get(api) is not hold:
+            self._reported[api] = hold
             log.info(
                 "The %s API told another call to wait (429), and %.1f s of that are left: waiting %.1f s.",
                 api,
@@ -190,40 +171,49 @@ class Throttle:
                 wait,
             )
 
-    def _is_due(self, key: str, seconds: float) -> bool:
-        return self._store is not None and time.monotonic() - _of(key).looked >= seconds
+    def _memory(self, api: str) -> _Memory:
+        key = self._shared(api).key
+        return _memories.get(key) or _memories.setdefault(key, _Memory())
 
-    def _look(self, key: str) -> None:
-        if self._store is None:
+    def _start(self, api: str, seconds: float | None) -> Hold:
+        self._metrics.count(f"ratelimit.replies.{api}")
+        hold = Hold(self._clock(), min(DEFAULT_HOLD if seconds is None else seconds, MAX_HOLD))
+        self._memory(api).prolong(hold, hold.since)
+        return hold
+
+    def _share(self, api: str, hold: Hold) -> None:
+        if not self._is_shared or not hold.seconds:
             return
-        began = time.monotonic()
-        try:
-            stored = self._load(self._store, key)
-        except OSError as error:
-            log.debug("The %s store can't tell whether an API is held: %s", self._store.name, error)
-            stored = None
-        known = _of(key)
-        known.read(stored, self._clock())
-        known.took = known.looked - began
+        shared = self._shared(api)
+        with shared.lock(_LOCK_WAIT) as lease:
+            stored = shared.load()
+            if stored is None or stored.remaining(moment := self._clock()) < hold.remaining(moment):
+                shared.save(hold, hold.seconds, lease)
 
-    def _load(self, store: Store, key: str) -> Hold | None:
-        data = store.load(key)
-        return self._cipher.open(key, data, Hold) if data is not None else None
+    def _needs_read(self, memory: _Memory, seconds: float) -> bool:
+        return self._is_shared and time.monotonic() - memory.read_at >= seconds
 
-    def _raise_if_held(self, key: str) -> None:
-        left = _of(key).left(self._clock())
+    def _read(self, api: str) -> None:
+        memory = self._memory(api)
+        start = time.monotonic()
+        stored, moment = self._shared(api).load(), self._clock()
+        if stored is not None and stored != memory.stored:
+            memory.stored = stored
+            # From now on by the clocks of this machine: those of another one may be behind for ever.
+            memory.prolong(Hold(moment, stored.remaining(moment)), moment)
+        memory.read_at = time.monotonic()
+        memory.read_time = memory.read_at - start
+
+    def _require_none(self, memory: _Memory) -> None:
+        left = memory.remaining(self._clock())
         if left > 0:
-            raise Held(left)
-
-
-def _of(key: str) -> _Known:
-    return _known.get(key) or _known.setdefault(key, _Known())
+            raise OnHold(left)
 
 
 def spread(seconds: float) -> float:
-    """Return how many seconds longer than asked one of many waits, so that they don't all come back at once.
+    """Return how many seconds longer than a hold one of many waits, so that they don't all come back at once.
 
-    :param seconds: what they were all asked to wait; 0 is at once for everyone.
+    :param seconds: how long all of them were told to wait; 0 is at once for everyone.
     """
     if not seconds:
         return 0.0

@@ -17,6 +17,7 @@ def outcomes() -> None:
     OpenmarketsOperator(
         task_id="rate_limited",
         query=queries.request("news", "GET", "announcements/v1", params={"marked": "ticket-7316"}),
+        deferrable=True,
     )
     OpenmarketsSensor(
         task_id="waits",

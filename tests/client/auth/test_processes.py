@@ -45,7 +45,7 @@ def make_client(sandbox: SandboxProcess, make_store: Callable[[], Store]) -> Cal
             **connection["extra"],
             **changes,
         }
-        return OpenmarketsClient(Settings(**settings), stores=[make_store()], masker=NoMasker(), user_agent="tests")
+        return OpenmarketsClient(Settings(**settings), store=make_store(), masker=NoMasker(), user_agent="tests")
 
     return make
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from openmarkets_provider.client.auth import provider as token_source
-from openmarkets_provider.client.auth.provider import TokenSource
-from openmarkets_provider.client.auth.token import Instant, Record, Token, now
-from openmarkets_provider.client.cache.crypto import RecordCipher
+from openmarkets_provider.client.auth.provider import TokenProvider
+from openmarkets_provider.client.auth.token import Token, TokenEntry
+from openmarkets_provider.client.cache import entry as shared_entry
+from openmarkets_provider.client.cache.clock import Instant, now
+from openmarkets_provider.client.cache.crypto import EntryCipher
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.exceptions import (
@@ -109,14 +110,14 @@ def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker, metri
     """Make sources that share a directory, as the processes of a host do: each has a memory of its own."""
     made = iter(range(1000))
 
-    def source(*stores: Store, shared: bool = True, wait: float = 10) -> TokenSource:
+    def source(store: Store | None = None, *, shared: bool = True, wait: float = 10) -> TokenProvider:
         process = next(made)
-        if shared and not stores:
-            stores = (_OneKey(FileStore(tmp_path / "cache")),)
-        return TokenSource(
+        if shared and store is None:
+            store = _OneKey(FileStore(tmp_path / "cache"))
+        return TokenProvider(
             key=lambda scope: f"{scope}-{process}",
             fetch=identity,
-            stores=stores,
+            store=store,
             cipher=_OneKeyCipher("secret"),
             masker=masker,
             wait=wait,
@@ -145,12 +146,12 @@ class _OneKey:
         return self.store.lock("shared", timeout)
 
 
-class _OneKeyCipher(RecordCipher):
-    def seal(self, key: str, record: Record) -> bytes:
-        return super().seal("shared", record)
+class _OneKeyCipher(EntryCipher):
+    def encrypt(self, key: str, value: TokenEntry) -> bytes:
+        return super().encrypt("shared", value)
 
-    def open(self, key: str, data: bytes, kind: type) -> Record | None:
-        return super().open("shared", data, kind)
+    def decrypt(self, key: str, data: bytes, kind: type) -> TokenEntry | None:
+        return super().decrypt("shared", data, kind)
 
 
 def test_a_token_is_asked_for_once_and_then_comes_from_memory_and_from_the_store(make, identity):
@@ -161,7 +162,7 @@ def test_a_token_is_asked_for_once_and_then_comes_from_memory_and_from_the_store
 
 def test_every_token_is_masked_before_it_is_handed_out(make, masker):
     make().get(SCOPE)
-    make().renew(SCOPE)
+    make().refresh(SCOPE)
     asyncio.run(make().aget(SCOPE))
     assert masker.masked == [("sync", "t1"), ("sync", "t2"), ("async", "t2")]
 
@@ -178,7 +179,7 @@ def test_threads_that_start_at_once_make_one_request(make, identity):
     assert identity.asked == 1
 
 
-def test_a_token_near_its_end_is_renewed_by_one_while_the_others_go_on_with_the_old(make, identity, clock):
+def test_a_token_near_its_end_is_refreshed_by_one_while_the_others_go_on_with_the_old(make, identity, clock):
     sources = [make() for _ in range(6)]
     for source in sources:
         assert source.get(SCOPE).value == "t1"
@@ -186,24 +187,24 @@ def test_a_token_near_its_end_is_renewed_by_one_while_the_others_go_on_with_the_
     identity.gate.clear()
     with ThreadPoolExecutor(1) as pool:
         identity.entered.clear()
-        renewing = pool.submit(sources[0].get, SCOPE)
+        refreshing = pool.submit(sources[0].get, SCOPE)
         assert identity.entered.wait(10)
         assert {source.get(SCOPE).value for source in sources[1:]} == {"t1"}
         assert sources[0].get(SCOPE).value == "t1"
         identity.gate.set()
-        assert renewing.result(10).value == "t2"
+        assert refreshing.result(10).value == "t2"
     assert {source.get(SCOPE).value for source in sources} == {"t2"}
     assert identity.asked == 2
 
 
-def test_a_renewal_that_fails_keeps_the_old_token_and_is_tried_again_later(make, identity, clock, caplog):
+def test_a_refresh_that_fails_keeps_the_old_token_and_is_tried_again_later(make, identity, clock, caplog):
     source = make()
     source.get(SCOPE)
     clock.moved = 3400
     identity.failure = OpenmarketsServerError("down", status=503)
     assert [source.get(SCOPE).value for _ in range(5)] == ["t1"] * 5
     assert identity.asked == 2
-    assert "could not be renewed" in caplog.text
+    assert "could not be refreshed" in caplog.text
     clock.moved = 3403
     identity.failure = None
     assert source.get(SCOPE).value == "t3"
@@ -263,21 +264,21 @@ def test_a_replacement_that_is_refused_too_costs_no_further_request_for_a_while(
     assert other.get(SCOPE, rejected=second).value == "t3"
 
 
-def test_renew_asks_whatever_is_known_and_shares_what_came(make, identity):
+def test_refresh_requests_a_token_even_if_there_is_one_and_shares_the_outcome(make, identity):
     source, other = make(), make()
     identity.failure = OpenmarketsInvalidClient("no", status=401)
     with pytest.raises(OpenmarketsInvalidClient):
-        source.renew(SCOPE)
+        source.refresh(SCOPE)
     identity.failure = None
-    assert source.renew(SCOPE).value == "t2"
+    assert source.refresh(SCOPE).value == "t2"
     assert other.get(SCOPE).value == "t2"
 
 
-def test_a_failed_renewal_by_hand_takes_nobodys_token_away(make, identity):
+def test_a_forced_refresh_that_fails_takes_nobodys_token_away(make, identity):
     token = make().get(SCOPE)
     identity.failure = OpenmarketsServerError("down", status=503)
     with pytest.raises(OpenmarketsServerError):
-        make().renew(SCOPE)
+        make().refresh(SCOPE)
     assert make().get(SCOPE) == token
     assert identity.asked == 2
 
@@ -331,7 +332,7 @@ def test_a_store_that_cannot_be_used_costs_one_warning_and_no_token(make, identi
 def test_a_stale_record_that_cannot_be_overwritten_does_not_win_over_memory(make, identity, clock):
     store = BrokenStore("save")
     moment = clock()
-    store.data = _OneKeyCipher("secret").seal("", Record(moment, Token("old", SCOPE, moment, 3600)))
+    store.data = _OneKeyCipher("secret").encrypt("", TokenEntry(moment, Token("old", SCOPE, moment, 3600)))
     source = make(store)
     assert source.get(SCOPE).value == "old"
     clock.moved = 3600
@@ -346,7 +347,7 @@ class HeldStore(BrokenStore):
 
 def test_a_lock_that_somebody_keeps_for_too_long_is_done_without(make, identity, caplog):
     assert make(HeldStore()).get(SCOPE).value == "t1"
-    assert "going on without" in caplog.text
+    assert "continuing without" in caplog.text
 
 
 def test_waiting_for_another_thread_has_an_end(make, identity):
@@ -441,16 +442,16 @@ def test_a_child_forked_while_a_thread_holds_the_lock_does_not_hang(make, identi
 
 def test_a_forked_child_warns_for_itself(make, caplog):
     make(BrokenStore("save")).get(SCOPE)
-    assert token_source._warned
+    assert shared_entry._warned
     child = os.fork()
     if child == 0:
-        os._exit(len(token_source._warned))
+        os._exit(len(shared_entry._warned))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_real_clock_is_the_default(identity, masker):
-    source = TokenSource(
-        key=lambda scope: "real", fetch=identity, stores=(), cipher=RecordCipher("s"), masker=masker, wait=1
+    source = TokenProvider(
+        key=lambda scope: "real", fetch=identity, store=None, cipher=EntryCipher("s"), masker=masker, wait=1
     )
     assert source.get(SCOPE).obtained.elapsed(now()) < 60
 
@@ -478,4 +479,4 @@ def test_what_happens_is_counted(make, identity, clock, metrics):
     }
     clock.moved = 3600 - 200
     first.get(SCOPE)
-    assert (metrics["token.renewals"], metrics["token.requests"]) == (1, 2)
+    assert (metrics["token.refreshes"], metrics["token.requests"]) == (1, 2)

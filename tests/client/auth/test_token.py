@@ -5,16 +5,15 @@ import math
 import pytest
 
 from openmarkets_provider.client.auth.token import (
-    MAX_NEGATIVE,
+    MAX_FAILURE,
+    Decision,
     Failure,
-    Instant,
-    Record,
-    Step,
     Token,
+    TokenEntry,
     decide,
-    negative_seconds,
-    now,
+    failure_seconds,
 )
+from openmarkets_provider.client.cache.clock import Instant, now
 from openmarkets_provider.exceptions import (
     OpenmarketsAuthError,
     OpenmarketsInvalidClient,
@@ -35,32 +34,34 @@ def token(value: str = "t1", lifetime: float = 3600, **kwargs: object) -> Token:
     return Token(value, "market-data-api", START, lifetime, **kwargs)
 
 
-def record(**kwargs: object) -> Record:
-    return Record(START, **kwargs)
+def entry(**kwargs: object) -> TokenEntry:
+    return TokenEntry(START, **kwargs)
 
 
 @pytest.mark.parametrize(
-    ("moment", "step"),
+    ("moment", "decision"),
     [
-        (0, Step.USE),
-        (3299, Step.USE),
-        (3301, Step.RENEW),
-        (3569, Step.RENEW),
-        (3571, Step.ASK),
-        (3601, Step.ASK),
+        (0, Decision.USE),
+        (3299, Decision.USE),
+        (3301, Decision.REFRESH),
+        (3569, Decision.REFRESH),
+        (3571, Decision.REQUEST),
+        (3601, Decision.REQUEST),
     ],
 )
-def test_a_token_of_an_hour_is_used_then_renewed_ahead_then_dropped_before_its_end(moment: float, step: Step):
-    assert decide(record(token=token()), later(moment), None)[0] is step
+def test_a_token_of_an_hour_is_used_then_refreshed_ahead_then_dropped_before_its_end(moment: float, decision: Decision):
+    assert decide(entry(token=token()), later(moment), None)[0] is decision
 
 
-@pytest.mark.parametrize(("moment", "step"), [(0.5, Step.USE), (1.7, Step.RENEW), (1.85, Step.ASK)])
-def test_a_lifetime_of_two_seconds_has_margins_in_proportion(moment: float, step: Step):
-    assert decide(record(token=token(lifetime=2)), later(moment), None)[0] is step
+@pytest.mark.parametrize(
+    ("moment", "decision"), [(0.5, Decision.USE), (1.7, Decision.REFRESH), (1.85, Decision.REQUEST)]
+)
+def test_a_lifetime_of_two_seconds_has_margins_in_proportion(moment: float, decision: Decision):
+    assert decide(entry(token=token(lifetime=2)), later(moment), None)[0] is decision
 
 
-def test_nothing_known_means_ask():
-    assert decide(None, START, None) == (Step.ASK, None)
+def test_without_an_entry_a_token_is_requested():
+    assert decide(None, START, None) == (Decision.REQUEST, None)
 
 
 @pytest.mark.parametrize(
@@ -85,37 +86,39 @@ def test_the_real_clock_moves_and_knows_its_boot():
 
 
 def test_a_rejected_token_is_replaced_unless_somebody_did_so():
-    assert decide(record(token=token("t1")), later(5), "t1") == (Step.ASK, None)
-    assert decide(record(token=token("t2")), later(5), "t1") == (Step.USE, token("t2"))
+    assert decide(entry(token=token("t1")), later(5), "t1") == (Decision.REQUEST, None)
+    assert decide(entry(token=token("t2")), later(5), "t1") == (Decision.USE, token("t2"))
 
 
 def test_a_replacement_that_is_refused_too_comes_back_for_half_a_minute():
     replacement = token("t2", replacement=True)
-    assert decide(record(token=replacement), later(29), "t2") == (Step.USE, replacement)
-    assert decide(record(token=replacement), later(31), "t2") == (Step.ASK, None)
+    assert decide(entry(token=replacement), later(29), "t2") == (Decision.USE, replacement)
+    assert decide(entry(token=replacement), later(31), "t2") == (Decision.REQUEST, None)
 
 
 def test_a_recent_failure_holds_everyone_back_and_then_no_more():
     failure = Failure.of(OpenmarketsInvalidClient("no", status=401, error="invalid_client"), START)
     with pytest.raises(OpenmarketsInvalidClient) as raised:
-        decide(record(failure=failure), later(59), None)
+        decide(entry(failure=failure), later(59), None)
     assert (raised.value.status, raised.value.error, str(raised.value)) == (401, "invalid_client", "no")
-    assert decide(record(failure=failure), later(61), None) == (Step.ASK, None)
+    assert decide(entry(failure=failure), later(61), None) == (Decision.REQUEST, None)
 
 
-def test_a_failed_renewal_leaves_the_living_token_in_use_and_is_not_repeated_at_once():
+def test_a_failed_refresh_leaves_the_living_token_in_use_and_is_not_repeated_at_once():
     failure = Failure.of(OpenmarketsServerError("down", status=503), later(3400))
-    both = Record(later(3400), token(), failure)
-    assert decide(both, later(3401), None) == (Step.USE, token())
-    assert decide(both, later(3403), None) == (Step.RENEW, token())
+    both = TokenEntry(later(3400), token(), failure)
+    assert decide(both, later(3401), None) == (Decision.USE, token())
+    assert decide(both, later(3403), None) == (Decision.REFRESH, token())
     with pytest.raises(OpenmarketsServerError):
-        decide(Record(later(3599), token(), Failure.of(OpenmarketsServerError("down"), later(3599))), later(3600), None)
+        decide(
+            TokenEntry(later(3599), token(), Failure.of(OpenmarketsServerError("down"), later(3599))), later(3600), None
+        )
 
 
 def test_a_shared_rate_limit_tells_the_time_that_is_left():
     failure = Failure.of(OpenmarketsRateLimited("slow down", status=429, retry_after=40.0), START)
     with pytest.raises(OpenmarketsRateLimited) as raised:
-        decide(record(failure=failure), later(15), None)
+        decide(entry(failure=failure), later(15), None)
     assert raised.value.retry_after == pytest.approx(25)
 
 
@@ -134,17 +137,17 @@ def test_a_shared_failure_that_may_pass_tells_when_to_try_again():
         (OpenmarketsAuthError("", status=200), 60),
         (OpenmarketsRateLimited("", status=429), 5),
         (OpenmarketsRateLimited("", status=429, retry_after=17.0), 17),
-        (OpenmarketsRateLimited("", status=429, retry_after=1e9), MAX_NEGATIVE),
+        (OpenmarketsRateLimited("", status=429, retry_after=1e9), MAX_FAILURE),
         (OpenmarketsServerError("", status=503), 2),
         (OpenmarketsServerError("", status=503, retry_after=9.0), 9),
         (OpenmarketsTransportError(""), 2),
     ],
 )
-def test_how_long_a_failure_is_held_against_everyone(error, seconds):
-    assert negative_seconds(error) == seconds
+def test_how_long_a_failure_is_shared(error, seconds):
+    assert failure_seconds(error) == seconds
 
 
 def test_no_representation_shows_the_token():
-    shown = repr(record(token=token("s3cret-token"), failure=Failure.of(OpenmarketsServerError("x"), START)))
+    shown = repr(entry(token=token("s3cret-token"), failure=Failure.of(OpenmarketsServerError("x"), START)))
     assert "s3cret-token" not in shown
     assert "market-data-api" in shown

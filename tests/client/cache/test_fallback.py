@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from openmarkets_provider.client.cache.fallback import TRY_AGAIN, FallbackStore
+from openmarkets_provider.client.cache.fallback import RETRY_SECONDS, FallbackStore
 from openmarkets_provider.client.cache.file import FileStore
 from tests.client.conftest import redis_store
 from tests.support.redis_server import RedisServer
@@ -116,14 +116,14 @@ def test_it_is_left_alone_for_a_while_and_then_tried_by_one_caller(store, site, 
     for _ in range(20):
         store.load(KEY)
     assert site.calls == 1
-    clock.seconds = TRY_AGAIN + 1
+    clock.seconds = RETRY_SECONDS + 1
     for _ in range(20):
         store.load(KEY)
     assert site.calls == 2
     site.broken = {}
     site.data = b"sealed"
     assert store.load(KEY) is None
-    clock.seconds = 2 * TRY_AGAIN + 2
+    clock.seconds = 2 * RETRY_SECONDS + 2
     assert store.load(KEY) == b"sealed"
     assert [level for level, _ in told()] == ["WARNING", "INFO"]
     assert "works again" in told()[1][1]
@@ -134,7 +134,7 @@ def test_a_process_warns_once_however_often_it_breaks_down(store, site, clock, t
         site.break_down()
         store.load(KEY)
         site.broken = {}
-        clock.seconds += TRY_AGAIN + 1
+        clock.seconds += RETRY_SECONDS + 1
         store.load(KEY)
     assert [level for level, _ in told()] == ["WARNING", "INFO"] + ["INFO", "INFO"] * 3
 
@@ -164,7 +164,7 @@ def test_what_was_locked_in_the_file_is_saved_in_the_file(store, site, file, clo
     with store.lock(KEY, 5) as lease:
         site.broken = {}
         site.data = b"of another host"
-        clock.seconds = TRY_AGAIN + 1
+        clock.seconds = RETRY_SECONDS + 1
         store.save(KEY, b"of this host", 60, lease)
     assert file.load(KEY) == b"of this host"
     assert store.load(KEY) == b"of another host"
@@ -253,7 +253,7 @@ def test_what_was_read_is_there_when_the_primary_is_gone(store, site, file):
 def test_a_copy_is_written_once_and_when_it_differs(store, site, file):
     def load() -> int:
         store.load(KEY)
-        return (file.directory / f"{KEY}.record").stat().st_ino
+        return (file.directory / f"{KEY}.entry").stat().st_ino
 
     site.data = b"first"
     first = load()

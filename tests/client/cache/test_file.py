@@ -30,7 +30,7 @@ def test_what_is_saved_is_read_back_by_another_store(store: FileStore):
 
 def test_the_file_is_private(store: FileStore):
     store.save(KEY, DATA, 60)
-    path = store.directory / f"{KEY}.record"
+    path = store.directory / f"{KEY}.entry"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(store.directory.stat().st_mode) == 0o700
 
@@ -97,10 +97,10 @@ def put_open(path: Path) -> None:
 @pytest.mark.parametrize("put", [put_symlink, put_directory, put_fifo, put_hard_link, put_open])
 def test_a_file_that_is_not_a_private_plain_file_is_refused(store: FileStore, put):
     store.save(KEY, DATA, 60)
-    path = store.directory / f"{KEY}.record"
+    path = store.directory / f"{KEY}.entry"
     path.unlink()
     put(path)
-    with pytest.raises(OSError, match="record"):
+    with pytest.raises(OSError, match="entry"):
         store.load(KEY)
 
 
@@ -108,7 +108,7 @@ def test_saving_over_a_symlink_replaces_the_link_and_not_its_target(store: FileS
     store.save(KEY, DATA, 60)
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    path = store.directory / f"{KEY}.record"
+    path = store.directory / f"{KEY}.entry"
     path.unlink()
     path.symlink_to(victim)
     store.save(KEY, b"new", 60)
@@ -127,12 +127,12 @@ def test_a_symlink_in_place_of_the_lock_is_not_followed(store: FileStore, tmp_pa
 
 def test_a_failed_write_leaves_the_old_record_and_no_temporary_file(store: FileStore):
     store.save(KEY, b"old", 60)
-    path = store.directory / f"{KEY}.record"
+    path = store.directory / f"{KEY}.entry"
     path.unlink()
     path.mkdir()
-    with pytest.raises(OSError, match="record"):
+    with pytest.raises(OSError, match="entry"):
         store.save(KEY, b"new", 60)
-    assert sorted(entry.suffix for entry in store.directory.iterdir()) == [".record"]
+    assert sorted(entry.suffix for entry in store.directory.iterdir()) == [".entry"]
 
 
 def hold_lock(directory: Path, connection, *, fork: bool = False) -> None:
@@ -213,7 +213,7 @@ def test_files_past_their_use_are_swept_and_living_or_locked_ones_stay(store: Fi
     for key in (dead, locked, alive):
         store.save(key, DATA, 60)
         (store.directory / f"{key}.lock").touch(0o600)
-    for name in (f"{dead}.record", f"{dead}.lock", f"{locked}.record", f"{locked}.lock", f"{alive}.lock"):
+    for name in (f"{dead}.entry", f"{dead}.lock", f"{locked}.entry", f"{locked}.lock", f"{alive}.lock"):
         os.utime(store.directory / name, (1, 1))
     stray = store.directory / f"{dead}.0011223344556677.tmp"
     stray.write_bytes(b"")
@@ -222,13 +222,13 @@ def test_files_past_their_use_are_swept_and_living_or_locked_ones_stay(store: Fi
         assert held
         store.save(KEY, DATA, 60)
     names = {path.name for path in store.directory.iterdir()}
-    # Whether the lock file of a living key stays is filelock's affair.
-    assert names - {f"{alive}.lock"} == {f"{KEY}.record", f"{locked}.record", f"{locked}.lock", f"{alive}.record"}
+    # A living key may have a lock file.
+    assert names - {f"{alive}.lock"} == {f"{KEY}.entry", f"{locked}.entry", f"{locked}.lock", f"{alive}.entry"}
 
 
 def test_a_sweep_that_fails_does_not_fail_the_save(store: FileStore):
     store.save(KEY, DATA, 60)
-    obstacle = store.directory / ("b" * 32 + ".record")
+    obstacle = store.directory / ("b" * 32 + ".entry")
     obstacle.mkdir()
     os.utime(obstacle, (1, 1))
     store.save(KEY, b"new", 60)

@@ -144,7 +144,7 @@ def test_with_a_umask_of_nothing_no_folder_and_no_file_is_open_to_others(shared:
 
 def test_a_file_of_somebody_else_is_not_read(store: FileStore):
     store.save(KEY, DATA, 60)
-    os.chown(store.directory / f"{KEY}.record", THEIRS, THEIRS)
+    os.chown(store.directory / f"{KEY}.entry", THEIRS, THEIRS)
     with pytest.raises(PermissionError, match="another user"):
         store.load(KEY)
     store.save(KEY, b"new", 60)
@@ -185,8 +185,8 @@ def test_who_may_swap_the_folder_can_neither_give_nor_get_nor_remove_anything(sh
     def trap() -> None:
         theirs.mkdir()
         theirs.chmod(0o777)
-        (theirs / f"{KEY}.record").write_bytes(b"forged")
-        (theirs / f"{'b' * 32}.record").symlink_to(home / "notes.txt")
+        (theirs / f"{KEY}.entry").write_bytes(b"forged")
+        (theirs / f"{'b' * 32}.entry").symlink_to(home / "notes.txt")
         (theirs / f"{KEY}.lock").symlink_to(home / "notes.txt")
 
     as_user(OURS, prepare)
@@ -242,7 +242,7 @@ def put_folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("suffix", ["record", "lock"])
+@pytest.mark.parametrize("suffix", ["entry", "lock"])
 @pytest.mark.parametrize("put", [put_link, put_hard_link, put_fifo, put_socket, put_folder])
 def test_an_odd_file_is_neither_read_nor_written_nor_waited_for(store: FileStore, put, suffix: str):
     store.directory.mkdir(mode=0o700)
@@ -251,7 +251,7 @@ def test_an_odd_file_is_neither_read_nor_written_nor_waited_for(store: FileStore
     victim.chmod(0o600)
     put(store.directory / f"{KEY}.{suffix}")
     loaded, saved, locked = use(store)
-    if suffix == "record":
+    if suffix == "entry":
         assert loaded in ("PermissionError", "OSError")
         assert saved == ("IsADirectoryError" if put is put_folder else "None")
     assert locked in ("'file'", "None", "PermissionError", "OSError", "IsADirectoryError")
@@ -261,7 +261,7 @@ def test_an_odd_file_is_neither_read_nor_written_nor_waited_for(store: FileStore
 
 def test_of_a_file_that_is_larger_than_a_disk_little_is_read(store: FileStore):
     store.save(KEY, DATA, 60)
-    os.truncate(store.directory / f"{KEY}.record", 10 << 30)
+    os.truncate(store.directory / f"{KEY}.entry", 10 << 30)
     tracemalloc.start()
     try:
         assert len(store.load(KEY) or b"") <= MAX_FILE_BYTES
@@ -278,7 +278,7 @@ def test_files_of_others_in_the_folder_stay_however_old_they_are(store: FileStor
         ".profile",
         "notes",
         f"{KEY}.notes",
-        f"{'a' * 31}.record",
+        f"{'a' * 31}.entry",
         "x.lock",
         "A" * 32,
     ]
@@ -308,7 +308,7 @@ def test_a_disk_that_is_full_leaves_the_old_record_and_no_part_of_the_new_one(sh
             problem = type(error).__name__
         return problem, store.load(KEY), [path.suffix for path in store.directory.iterdir()]
 
-    assert as_user(OURS, work) == ("OSError", DATA, [".record"])
+    assert as_user(OURS, work) == ("OSError", DATA, [".entry"])
 
 
 def test_a_folder_that_can_only_be_read_still_gives_what_it_holds(shared: Path):

@@ -17,7 +17,7 @@ from tests.client.conftest import redis_store
 from tests.support.redis_server import RedisServer
 
 KEY = "0123456789abcdef0123456789abcdef"
-RECORD, LOCK = module._record(KEY), module._lock(KEY)
+RECORD, LOCK = module._entry(KEY), module._lock(KEY)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -72,9 +72,9 @@ class TestOptions:
 
 def test_a_record_ends_soon_after_its_use(store: RedisStore, empty_redis: RedisServer):
     store.save(KEY, b"sealed", 100)
-    assert 100_000 < empty_redis.client().pttl(RECORD) <= (100 + module.KEPT_LONGER) * 1000
+    assert 100_000 < empty_redis.client().pttl(RECORD) <= (100 + module.CLOCK_TOLERANCE) * 1000
     store.save(KEY, b"over", 0)
-    assert 0 < empty_redis.client().pttl(RECORD) <= module.KEPT_LONGER * 1000
+    assert 0 < empty_redis.client().pttl(RECORD) <= module.CLOCK_TOLERANCE * 1000
 
 
 def test_redis_holds_nothing_but_what_was_saved_and_locks(store: RedisStore, empty_redis: RedisServer):

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from openmarkets_provider.client.auth import provider as token_source
-from openmarkets_provider.client.auth.provider import TokenSource
+from openmarkets_provider.client.auth.provider import TokenProvider
 from openmarkets_provider.client.cache import fallback as fallback_store
 from openmarkets_provider.client.cache import redis as redis_store
-from openmarkets_provider.client.cache.crypto import RecordCipher
-from openmarkets_provider.client.cache.fallback import TRY_AGAIN, FallbackStore
+from openmarkets_provider.client.cache.crypto import EntryCipher
+from openmarkets_provider.client.cache.fallback import RETRY_SECONDS, FallbackStore
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.cache.redis import RedisStore, redis_options
 from tests.client.conftest import RecordingMasker
@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer
 
 SCOPE = "market-data-api"
 KEY = "0123456789abcdef0123456789abcdef"
-RECORD, LOCK = redis_store._record(KEY), redis_store._lock(KEY)
+RECORD, LOCK = redis_store._entry(KEY), redis_store._lock(KEY)
 TASKS = 4
 
 
@@ -58,11 +58,11 @@ class Fleet:
             f"Redis of {host}",
             clock=lambda: self.moved,
         )
-        source = TokenSource(
+        source = TokenProvider(
             key=lambda scope: KEY,
             fetch=self._fetch,
-            stores=[store],
-            cipher=RecordCipher("secret"),
+            store=store,
+            cipher=EntryCipher("secret"),
             masker=RecordingMasker(),
             wait=30,
         )
@@ -75,9 +75,9 @@ class Fleet:
         """Let the tokens of all hosts be gone, and the fleet's store be due for a trial."""
         with self.server.client() as client:
             client.flushall()
-        for path in self.home.glob("*/*.record"):
+        for path in self.home.glob("*/*.entry"):
             path.unlink()
-        self.moved += TRY_AGAIN + 1
+        self.moved += RETRY_SECONDS + 1
 
     def _fetch(self, scope: str) -> tuple[str, float]:
         self.requests += 1
@@ -323,9 +323,9 @@ def put(kind: str) -> Callable[[Any], None]:
             case "damaged":
                 client.setrange(RECORD, 20, b"xxxx")
             case "foreign":
-                client.set(RECORD, RecordCipher("another secret").seal(KEY, {"written": 1}))
+                client.set(RECORD, EntryCipher("another secret").encrypt(KEY, {"written": 1}))
             case "version":
-                client.set(RECORD, RecordCipher("secret").seal(KEY, {"of": "another version"}))
+                client.set(RECORD, EntryCipher("secret").encrypt(KEY, {"of": "another version"}))
 
     return into
 

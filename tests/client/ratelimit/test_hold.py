@@ -13,23 +13,23 @@ from typing import Any
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.client.auth.token import Instant
-from openmarkets_provider.client.cache.crypto import RecordCipher
+from openmarkets_provider.client.cache.clock import Instant, now
+from openmarkets_provider.client.cache.crypto import EntryCipher
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.client import OpenmarketsClient
 from openmarkets_provider.client.ratelimit import hold as module
 from openmarkets_provider.client.ratelimit.hold import (
     DEFAULT_HOLD,
     MAX_HOLD,
-    Held,
     Hold,
-    Throttle,
+    Holds,
+    OnHold,
 )
 from openmarkets_provider.exceptions import OpenmarketsRateLimited
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.client.conftest import AWKWARD, MakeClient, Runner
 
-CIPHER = RecordCipher("secret")
+CIPHER = EntryCipher("secret")
 LIMITED = {"kind": "status", "status": 429}
 
 
@@ -52,11 +52,10 @@ class Machine:
         self.wall += seconds
         self.boot += seconds
 
-    def process(self, cipher: RecordCipher = CIPHER) -> Throttle:
+    def process(self, cipher: EntryCipher = CIPHER) -> Holds:
         """Start a process with an empty memory; those before it have ended."""
-        module._known.clear()
-        stores = [] if self._store is None else [self._store]
-        return Throttle(key=key, stores=stores, cipher=cipher, clock=self.clock)
+        module._memories.clear()
+        return Holds(key=key, store=self._store, cipher=cipher, clock=self.clock)
 
 
 @pytest.fixture
@@ -69,10 +68,10 @@ def machine(store: FileStore) -> Machine:
     return Machine(store)
 
 
-def left(throttle: Throttle, api: str = "oms") -> float:
+def left(holds: Holds, api: str = "oms") -> float:
     try:
-        throttle.check(api)
-    except Held as held:
+        holds.check(api)
+    except OnHold as held:
         return held.seconds
     return 0.0
 
@@ -83,7 +82,7 @@ def left(throttle: Throttle, api: str = "oms") -> float:
 def test_all_processes_leave_an_api_alone_for_as_long_as_it_asked(machine: Machine, asked: Any, seconds: float):
     first = machine.process()
     assert left(first) == 0
-    first.limited("oms", asked)
+    first.record("oms", asked)
     assert left(first) == pytest.approx(seconds)
     other = machine.process()
     assert left(other) == pytest.approx(seconds)
@@ -94,66 +93,66 @@ def test_all_processes_leave_an_api_alone_for_as_long_as_it_asked(machine: Machi
 
 
 def test_a_longer_hold_is_not_shortened_and_a_shorter_one_is_prolonged(machine: Machine):
-    machine.process().limited("oms", 30.0)
+    machine.process().record("oms", 30.0)
     other = machine.process()
-    other.limited("oms", 5.0)
+    other.record("oms", 5.0)
     assert left(other) == left(machine.process()) == pytest.approx(30)
-    other.limited("oms", 50.0)
+    other.record("oms", 50.0)
     assert left(other) == left(machine.process()) == pytest.approx(50)
 
 
 def test_what_others_met_meanwhile_is_seen_at_the_next_look(machine: Machine):
     waiting, other = machine.process(), machine.process()
-    waiting.limited("oms", 5.0)
+    waiting.record("oms", 5.0)
     machine.sleep(5)
     assert left(waiting) == 0
-    other.limited("oms", 7.0)
+    other.record("oms", 7.0)
     assert left(waiting) == pytest.approx(7)
 
 
 def test_one_api_does_not_hold_another(machine: Machine):
-    throttle = machine.process()
-    throttle.limited("oms", 30.0)
-    assert left(throttle, "news") == 0
+    holds = machine.process()
+    holds.record("oms", 30.0)
+    assert left(holds, "news") == 0
 
 
 def test_without_a_store_this_process_knows(machine: Machine):
     alone = Machine(None)
-    throttle = alone.process()
-    throttle.limited("oms", 30.0)
-    also = Throttle(key=key, stores=[], cipher=CIPHER, clock=alone.clock)
+    holds = alone.process()
+    holds.record("oms", 30.0)
+    also = Holds(key=key, store=None, cipher=CIPHER, clock=alone.clock)
     assert left(also) == pytest.approx(30)
     assert left(alone.process()) == 0
 
 
 @pytest.mark.parametrize("behind", [-3600.0, -50.0, -5.0, 5.0, 50.0, 3600.0])
 def test_a_host_whose_clock_differs_is_held_for_as_long_as_asked_at_the_most(store: FileStore, behind: float):
-    Machine(store).process().limited("oms", 30.0)
+    Machine(store).process().record("oms", 30.0)
     other = Machine(store, wall=1e9 - behind, boot_id="other")
-    throttle = other.process()
-    assert left(throttle) <= 30
-    assert (left(throttle) > 0) == (-30 < behind < 60)
+    holds = other.process()
+    assert left(holds) <= 30
+    assert (left(holds) > 0) == (-30 < behind < 60)
     other.sleep(30)
-    assert left(throttle) == 0
+    assert left(holds) == 0
 
 
 def test_a_wall_clock_that_is_put_back_prolongs_nothing(machine: Machine):
-    throttle = machine.process()
-    throttle.limited("oms", 30.0)
+    holds = machine.process()
+    holds.record("oms", 30.0)
     machine.wall -= 86400
-    assert left(throttle) == left(machine.process()) == pytest.approx(30)
+    assert left(holds) == left(machine.process()) == pytest.approx(30)
     machine.sleep(30)
     assert left(machine.process()) == 0
 
 
 def test_the_time_in_which_a_machine_sleeps_counts(machine: Machine):
-    throttle = machine.process()
-    throttle.limited("oms", 3000.0)
+    holds = machine.process()
+    holds.record("oms", 3000.0)
     machine.sleep(7200)
-    assert left(throttle) == left(machine.process()) == 0
+    assert left(holds) == left(machine.process()) == 0
 
 
-FOREIGN = RecordCipher("another secret").seal(key("oms"), Hold(Instant(1e9, 1e3, "boot"), 30.0))
+FOREIGN = EntryCipher("another secret").encrypt(key("oms"), Hold(Instant(1e9, 1e3, "boot"), 30.0))
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 200, FOREIGN], ids=["empty", "short", "zeros", "foreign"])
@@ -161,9 +160,9 @@ def test_a_record_that_is_damaged_or_foreign_holds_nobody_and_is_replaced(
     machine: Machine, store: FileStore, data: bytes
 ):
     store.save(key("oms"), data, 60.0)
-    throttle = machine.process()
-    assert left(throttle) == 0
-    throttle.limited("oms", 30.0)
+    holds = machine.process()
+    assert left(holds) == 0
+    holds.record("oms", 30.0)
     assert left(machine.process()) == pytest.approx(30)
 
 
@@ -186,12 +185,12 @@ class BrokenStore:
 
 async def test_a_store_that_fails_is_no_error_and_no_hold():
     machine = Machine(BrokenStore())
-    throttle = machine.process()
-    assert left(throttle) == 0
-    await throttle.acheck("oms")
-    throttle.limited("oms", 30.0)
-    await throttle.alimited("oms", 20.0)
-    assert left(throttle) == pytest.approx(30)
+    holds = machine.process()
+    assert left(holds) == 0
+    await holds.acheck("oms")
+    holds.record("oms", 30.0)
+    await holds.arecord("oms", 20.0)
+    assert left(holds) == pytest.approx(30)
     assert left(machine.process()) == 0
 
 
@@ -200,7 +199,7 @@ def test_a_lock_that_somebody_keeps_does_not_keep_a_hold_from_others(
 ):
     monkeypatch.setattr(module, "_LOCK_WAIT", 0.0)
     with store.lock(key("oms"), 0):
-        machine.process().limited("oms", 30.0)
+        machine.process().record("oms", 30.0)
     assert left(machine.process()) == pytest.approx(30)
 
 
@@ -217,31 +216,31 @@ class CountingStore(FileStore):
 
 
 async def test_an_event_loop_looks_seldom_and_never_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "LOOK_EVERY", 1000.0)
+    monkeypatch.setattr(module, "READ_EVERY", 1000.0)
     store = CountingStore(tmp_path / "cache")
-    throttle = Machine(store).process()
-    await asyncio.gather(*(throttle.acheck("oms") for _ in range(100)))
+    holds = Machine(store).process()
+    await asyncio.gather(*(holds.acheck("oms") for _ in range(100)))
     assert len(store.lookers) == 1
     assert threading.get_ident() not in store.lookers
-    await throttle.alimited("oms", 30.0)
+    await holds.arecord("oms", 30.0)
     assert threading.get_ident() not in store.lookers
-    with pytest.raises(Held):
-        await throttle.acheck("oms")
-    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
+    with pytest.raises(OnHold):
+        await holds.acheck("oms")
+    monkeypatch.setattr(module, "READ_EVERY", 0.0)
     count = len(store.lookers)
-    with pytest.raises(Held):
-        await throttle.acheck("oms")
+    with pytest.raises(OnHold):
+        await holds.acheck("oms")
     assert len(store.lookers) == count + 1
 
 
 def test_threads_that_note_at_once_leave_the_longest(machine: Machine):
-    throttle = machine.process()
-    threads = [threading.Thread(target=throttle.limited, args=("oms", float(seconds))) for seconds in range(1, 33)]
+    holds = machine.process()
+    threads = [threading.Thread(target=holds.record, args=("oms", float(seconds))) for seconds in range(1, 33)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert left(throttle) == left(machine.process()) == pytest.approx(32)
+    assert left(holds) == left(machine.process()) == pytest.approx(32)
 
 
 # --- what is told of waits
@@ -265,14 +264,14 @@ class Metrics:
 def test_every_wait_is_counted_and_each_hold_told_once(machine: Machine, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     metrics = Metrics()
-    throttle = Throttle(key=key, stores=[], cipher=CIPHER, metrics=metrics, clock=machine.clock)
+    holds = Holds(key=key, store=None, cipher=CIPHER, metrics=metrics, clock=machine.clock)
     for _ in range(2):
-        throttle.limited("oms", 30.0)
+        holds.record("oms", 30.0)
         for _ in range(16):
-            throttle.tell("oms", left(throttle), 31.0)
+            holds.report_wait("oms", left(holds), 31.0)
         machine.sleep(31)
-    assert metrics.counts == {"throttle.limited.oms": 2, "throttle.held.oms": 32}
-    assert metrics.seconds == [("throttle.wait", 31.0)] * 32
+    assert metrics.counts == {"ratelimit.replies.oms": 2, "ratelimit.waits.oms": 32}
+    assert metrics.seconds == [("ratelimit.wait_time", 31.0)] * 32
     told = "The oms API told another call to wait (429), and 30.0 s of that are left: waiting 31.0 s."
     assert [record.getMessage() for record in caplog.records] == [told] * 2
 
@@ -286,10 +285,10 @@ def make(make_client: MakeClient, store: FileStore) -> Iterator[Callable[..., Op
     clients = []
 
     def make(concurrency: int = 8, **settings: Any) -> OpenmarketsClient:
-        module._known.clear()
+        module._memories.clear()
         made = make_client(**settings)
         client = OpenmarketsClient(
-            made.settings, stores=[store], masker=made._masker, user_agent="tests", concurrency=concurrency
+            made.settings, store=store, masker=made._masker, user_agent="tests", concurrency=concurrency
         )
         clients.append(client)
         return client
@@ -359,7 +358,7 @@ def test_a_stream_of_many_threads_waits_as_a_whole_and_says_so_once(
     with pytest.raises(OpenmarketsRateLimited):
         run(first, queries.quotes("BHP"))
     # Some seconds of it are left.
-    first.holds._store.save(*short_hold(first.holds, 5.0))
+    first.holds._shared("market_data").save(Hold(now(), 5.0), 5.0)
     client = make(concurrency=16)
     caplog.clear()
     # raw: no call comes before the many
@@ -367,8 +366,3 @@ def test_a_stream_of_many_threads_waits_as_a_whole_and_says_so_once(
     assert sandbox.stats()["requests"]["market_data"] > 1 + 16
     told = [record.getMessage() for record in caplog.records if "told another call to wait" in record.getMessage()]
     assert len(told) == 1
-
-
-def short_hold(throttle: Throttle, seconds: float) -> tuple[str, bytes, float]:
-    name = throttle._key("market_data")
-    return name, throttle._cipher.seal(name, Hold(module.now(), seconds)), seconds

@@ -35,7 +35,7 @@ def asking(make_store: Callable[[], Store]) -> Callable[[LimitedServer, str], st
 
     def ask(server: LimitedServer, api: str) -> str:
         client = OpenmarketsClient(
-            Settings(**server.settings()), stores=[make_store()], masker=NoMasker(), user_agent="tests"
+            Settings(**server.settings()), store=make_store(), masker=NoMasker(), user_agent="tests"
         )
         try:
             client.run(queries.request(api, "GET", "x"))

@@ -14,7 +14,7 @@ def fresh_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from openmarkets_provider.client.auth import provider as token_source
     from openmarkets_provider.client.ratelimit import hold as throttle
 
-    throttle._known.clear()
+    throttle._memories.clear()
     token_source._slots.clear()
     folder: Path = tmp_path_factory.mktemp("tokens")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The server, or a plain word on what to install when the packages that it needs are missing."""
+"""Imports the server; its packages come with the extra ``sandbox``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ if TYPE_CHECKING:
 
 
 class MissingExtraError(ImportError):
-    """The packages of the `sandbox` extra aren't installed."""
+    """The packages of the extra ``sandbox`` are not installed."""
 
 
-def server_class() -> type[SandboxServer]:
-    """Import the server."""
+def import_server() -> type[SandboxServer]:
+    """Import the server's class.
+
+    :raises MissingExtraError: the extra is not installed.
+    """
     try:
         from openmarkets_provider.sandbox.server import SandboxServer
     except ModuleNotFoundError as error:

@@ -1,0 +1,74 @@
+"""A lock that processes share through a file: ``flock``, which the kernel releases when its owner dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+POLL = 0.02
+"""Seconds between two tries to acquire a lock."""
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_acquired: set[int] = set()
+"""The descriptors of the locks of this process."""
+_fork_lock = threading.Lock()
+"""No fork happens between opening a lock file and adding it to the set."""
+
+
+def _close_in_child() -> None:
+    # A child that kept a descriptor would keep the lock of a parent that is killed.
+    for descriptor in _acquired:
+        os.close(descriptor)
+    _acquired.clear()
+    _fork_lock.release()
+
+
+os.register_at_fork(before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_close_in_child)
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float) -> Iterator[bool]:
+    """Acquire the lock of a file, which is created with mode 0600.
+
+    :param timeout: longest wait in seconds; 0 tries once.
+    :return: gives whether it was acquired.
+    :raises OSError: the file can't be opened or locked.
+    """
+    end = time.monotonic() + timeout
+    while (descriptor := _acquire(path)) is None:
+        if time.monotonic() >= end:
+            yield False
+            return
+        time.sleep(POLL)
+    process = os.getpid()
+    try:
+        yield True
+    finally:
+        # In a forked child it is closed by now, and the number may be that of another file.
+        if os.getpid() == process:
+            with _fork_lock:
+                _acquired.remove(descriptor)
+                os.close(descriptor)
+
+
+def _acquire(path: Path) -> int | None:
+    with _fork_lock:
+        descriptor = os.open(path, _FLAGS, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever locks a file that has just been deleted excludes nobody.
+            if os.fstat(descriptor).st_nlink:
+                _acquired.add(descriptor)
+                return descriptor
+        except BlockingIOError:
+            pass
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None

@@ -1,0 +1,99 @@
+"""Fields of an Airflow connection -> checked settings of a client."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, CONNECTION_TYPE
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+    from openmarkets_provider.client.settings import Settings
+
+
+def make_settings(connection: Connection) -> Settings:
+    """Turn a connection into settings.
+
+    None and empty texts mean unset. A connection from a URI holds texts only; they become numbers and lists.
+
+    :raises OpenmarketsConfigurationError: a field is unknown or not allowed; the text names it.
+    """
+    from openmarkets_provider.client.settings import Settings
+
+    if connection.conn_type != CONNECTION_TYPE:
+        raise OpenmarketsConfigurationError(
+            f"Connection {connection.conn_id!r} has the type {connection.conn_type!r}; it must be 'openmarkets'."
+        )
+    extra = _decode_extra(connection)
+    if unknown := sorted(extra.keys() - CONNECTION_FIELDS.keys()):
+        raise OpenmarketsConfigurationError(
+            f"Extra of connection {connection.conn_id!r}: unknown field {', '.join(map(repr, unknown))}; "
+            f"allowed are {', '.join(CONNECTION_FIELDS)}."
+        )
+    fields = {
+        name: _coerce(name, value) for name, value in extra.items() if value is not None and value not in ("", [])
+    }
+    return Settings(
+        client_id=connection.login or "",
+        client_secret=connection.password or "",
+        identity_url=_make_identity_url(connection, fields.get("environment")),
+        **fields,
+    )
+
+
+def _decode_extra(connection: Connection) -> dict[str, Any]:
+    # Airflow's own decoding takes malformed JSON for an empty Extra, and warns of short values.
+    try:
+        extra = json.loads(connection.extra or "{}")
+    except (ValueError, RecursionError):
+        extra = connection.extra
+    if extra is not None and not isinstance(extra, dict):
+        raise OpenmarketsConfigurationError(
+            f'Extra of connection {connection.conn_id!r} is not a JSON object; write {{"environment": "test"}}.'
+        )
+    return extra or {}
+
+
+def _coerce(name: str, value: Any) -> Any:
+    """Return the value of a field in the type that its schema declares."""
+    kind = CONNECTION_FIELDS[name]["schema"]["type"][0]
+    if kind == "number":
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a number of seconds.") from None
+    if kind == "array":
+        items = value.replace(",", " ").split() if isinstance(value, str) else value
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a list of texts.")
+        return tuple(dict.fromkeys(items))
+    if not isinstance(value, str):
+        raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a text.")
+    return value.strip()
+
+
+def _make_identity_url(connection: Connection, environment: str | None) -> str:
+    """Combine host and port; empty when neither is set."""
+    from openmarkets_provider.client.environments import ENVIRONMENTS
+    from openmarkets_provider.client.settings import DEFAULT_ENVIRONMENT
+
+    url = (connection.host or "").strip()
+    if not connection.port:
+        return url if "://" in url or not url else f"https://{url}"
+    # An environment that does not exist is refused by Settings.
+    if not url and (environment or DEFAULT_ENVIRONMENT) in ENVIRONMENTS:
+        url = ENVIRONMENTS[environment or DEFAULT_ENVIRONMENT].identity_url
+    scheme, _, rest = url.rpartition("://")
+    authority, slash, path = rest.partition("/")
+    if authority.rpartition(":")[2] == str(connection.port):
+        return url if scheme else f"https://{url}"
+    if ":" in authority.rpartition("]")[2]:
+        raise OpenmarketsConfigurationError(
+            f"port: {connection.port} differs from the port in the Identity URL (host) {url!r}; set one of them."
+        )
+    return f"{scheme or 'https'}://{authority}:{connection.port}{slash}{path}"

@@ -1,0 +1,97 @@
+"""Checks the arguments of the event trigger while the DAG is parsed. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from openmarkets_provider.conditions import check_condition
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.query import check, check_reads_only
+from openmarkets_provider.triggers._new_items import rename_expression
+from openmarkets_provider.triggers._seen_keys import canonical
+
+MIN_POLL_INTERVAL = 1.0
+"""Seconds. A watcher polls for months, and the API limits the rate: shorter intervals are for a stream."""
+MAX_POLL_INTERVAL = 86_400.0
+"""Seconds: a day. Longer intervals are for a schedule."""
+
+
+class WatcherArgumentError(OpenmarketsQueryError, TypeError):
+    """An argument is malformed.
+
+    Airflow (3.3.2) survives only a TypeError of a trigger's constructor. Any other error ends the triggerer with all of
+    its triggers, for example when the DAG was parsed with another version of this package.
+    """
+
+
+def check_watcher(conn_id: Any, query: Any, items: Any, key: Any, poll_interval: Any) -> None:
+    """Check the arguments.
+
+    :raises WatcherArgumentError: one is malformed; the text names it and says what to do.
+    """
+    try:
+        _check_literals(openmarkets_conn_id=conn_id, query=query, items=items, key=key)
+        if not isinstance(conn_id, str) or not conn_id:
+            raise OpenmarketsQueryError(f"openmarkets_conn_id: expected the id of a connection, got {conn_id!r:.100}.")
+        _check_expression("items", items)
+        _check_expression("key", key)
+        _check_interval(poll_interval)
+        check(query)
+        _check_json(query)
+        check_reads_only(query, "a watcher")
+    except OpenmarketsQueryError as error:
+        raise WatcherArgumentError(str(error)) from None
+
+
+def _check_literals(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        try:
+            has_template = not all(map(is_literal, _list_leaves(value)))
+        except RecursionError:
+            raise OpenmarketsQueryError(
+                f"{name}: nested too deep; put fewer lists and dicts into each other."
+            ) from None
+        if has_template:
+            raise OpenmarketsQueryError(
+                f"{name}: a watcher belongs to no run, so Airflow renders no template and has no task's result for "
+                f"{value!r:.200}. Write the value itself; a query without a range gives what is current."
+            )
+
+
+def _list_leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield name
+            yield from _list_leaves(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _list_leaves(part)
+    else:
+        yield value
+
+
+def _check_expression(name: str, expression: Any) -> None:
+    try:
+        check_condition(expression)
+    except OpenmarketsQueryError as error:
+        raise OpenmarketsQueryError(rename_expression(name, error)) from None
+
+
+def _check_interval(seconds: Any) -> None:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not MIN_POLL_INTERVAL <= seconds <= MAX_POLL_INTERVAL:
+        raise OpenmarketsQueryError(
+            f"poll_interval: expected seconds from {MIN_POLL_INTERVAL:.0f} to {MAX_POLL_INTERVAL:.0f}, got "
+            f"{seconds!r:.100}."
+        )
+
+
+def _check_json(query: Any) -> None:
+    try:
+        canonical(query)
+    except (TypeError, ValueError) as error:
+        raise OpenmarketsQueryError(
+            f"query: is not JSON ({error}); a function of openmarkets_provider.queries makes one that is."
+        ) from None
