@@ -131,7 +131,7 @@ class HttpRequest(NamedTuple):
 
     def __repr__(self) -> str:
         # Without the token in its headers.
-        return f"<HttpRequest [{self.method}]>"
+        return f"<Request [{self.method}]>"
 
 
 class Reply(NamedTuple):
@@ -364,7 +364,7 @@ def _headers(response: httpcore.Response) -> dict[str, str]:
 
 
 def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> OpenmarketsInvalidResponse:
-    return OpenmarketsInvalidResponse(f"The reply {error}.", status=response.status, sent=True)
+    return OpenmarketsInvalidResponse(f"the reply {error}.", status=response.status, sent=True)
 
 
 def _close(idle: IdleConnections[httpcore.ConnectionPool], pid: int) -> None:
