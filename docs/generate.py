@@ -1,7 +1,7 @@
 """Writes docs/queries.md, the reference of all queries, from the code: ``make docs``.
 
-What the code knows is read off it: tables, signatures, docstrings, and the calls of a run, which is carried out here
-without I/O. Only the introduction is written by hand.
+The facts come from the endpoint table, signatures, docstrings and the calls of a run without I/O. Only the
+introduction is written by hand.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ TITLES = {
     "Ranges": "Ranges of time",
     "Rows": "Rows and records",
 }
-"""How a paragraph of the module ``queries`` begins, to its heading here; none may be called as a query is."""
+"""First words of a paragraph of the module ``queries``, to its heading here, which no query may have as a name."""
 EXPLAINED = {"securities": "Securities", "accounts": "Accounts and portfolios"}
-"""What the docstrings leave to that module, by argument."""
+"""Arguments that the module explains, to the paragraph."""
 
 SAMPLES: Mapping[str, Any] = {
     "start": "2024-01-01",
     "end": "2025-01-01",
     "interval": 5,
 }
-"""For arguments that must be given; the range is longer than any that one call may have."""
+"""Values for required arguments."""
 RECORD: Mapping[str, Any] = {
     "securityCode": "BHP",
     "exchange": "ASX",
@@ -56,7 +56,7 @@ RECORD: Mapping[str, Any] = {
     "timeSeriesDateTime": "2026-01-05T10:00:00",
     "tradeDateTime": "2026-01-05T10:00:00",
 }
-"""Enough of a record of any endpoint for a run to go on."""
+"""The fields that a run needs from a record of any endpoint."""
 
 BREAK = "<br>"
 """Between the lines of a table's cell."""
@@ -86,7 +86,7 @@ MOMENTS = {
     "2026-07-06T10:00:00": "standard time",
     "2026-04-05T02:30:00": "happens twice; the first of the two",
     "2026-10-04T02:30:00": "is missing; one hour later",
-    "2026-01-05T10:00:00+00:00": "an offset is kept to",
+    "2026-01-05T10:00:00+00:00": "an offset counts",
 }
 
 
@@ -112,12 +112,12 @@ def page() -> str:
 
 
 def introduction() -> Iterator[str]:
-    """Yield what holds for all queries."""
+    """Yield what all queries have in common."""
     yield "# Queries"
     yield paragraph("""
         The reference of `openmarkets_provider.queries`: every query, the calls that it makes, its arguments, its
-        limits, and the columns of its rows. First what holds for all of them, then an [overview](#all-queries), then
-        one section a query.
+        limits, and the columns of its rows. The page starts with what all queries have in common and an
+        [overview](#all-queries); one section for each query follows.
     """)
     yield code("""
         from openmarkets_provider import queries
@@ -128,7 +128,7 @@ def introduction() -> Iterator[str]:
             query=queries.time_series(["BHP", "CBA"], start="{{ data_interval_start }}", end="{{ data_interval_end }}"),
         )
     """)
-    yield "## What holds for all of them"
+    yield "## What all queries have in common"
     yield paragraph_with(queries, "A query is plain data")
     for topic, title in TITLES.items():
         yield f"### {title}"
@@ -139,41 +139,40 @@ def introduction() -> Iterator[str]:
     yield from times()
     yield "### XCom"
     yield paragraph("""
-        Airflow keeps the types of rows in XCom: what one task returns as Decimal, datetime or date is that in the next
-        task, too. It writes a Decimal with a fraction as a floating-point number (Airflow 3.3.2), which keeps 15
-        significant digits; `OpenmarketsHook.run` and `stream` give all of them.
+        Rows keep their types in XCom: the next task gets Decimal, datetime and date. Airflow 3.3.2 stores a Decimal
+        with a fraction as a floating-point number, which keeps 15 significant digits; `OpenmarketsHook.run` and
+        `stream` return all digits.
     """)
     yield "### What is inferred"
     yield paragraph("""
-        Of the APIs, the calls, their parameters and the names of fields are known publicly; the types and units of
-        single fields are not. In the tables below **every type, unit and time zone is inferred** from the field's
-        name, and so is which columns identify a row. A limit that is inferred is marked so. A value that can't be read
-        as the type that is inferred raises OpenmarketsInvalidResponse, which names the field; with `raw=True` the
-        query gives what the API sends.
+        The calls of the APIs, their parameters and the names of fields are public; the types and units of fields are
+        not. In the tables below **every type, unit and time zone is inferred** from the field's name, and so is which
+        columns identify a row. Inferred limits are marked. A value that does not have the inferred type raises
+        OpenmarketsInvalidResponse, which names the field; with `raw=True` the query returns what the API sends.
     """)
 
 
 def prices() -> Iterator[str]:
-    """Yield how prices come about, with an example that the code works out."""
+    """Yield how prices are computed, with an example that the code computes."""
     priced = [endpoint for endpoint in ENDPOINTS.values() if endpoint.schema.price_api_names]
-    sent = [endpoint.name for endpoint in priced if sends_multiplier(endpoint.schema)]
+    sent = [endpoint.name for endpoint in priced if "priceMultiplier" in endpoint.schema.by_api_name]
     added = [endpoint.name for endpoint in priced if endpoint.name not in sent]
     yield "### Prices"
     yield paragraph(f"""
-        The API writes prices in native units, commonly cents, and gives a price multiplier: native price x multiplier =
-        price in the currency's main unit (dollars). Rows hold that product, a Decimal without any rounding, and the
-        multiplier that it was made with in `price_multiplier`. The multiplier comes with the records of
-        {listing(sent)}. For {listing(added)}, and for records that come without one, it is asked for once a run with
-        `{call_of(ENDPOINTS["security_information"])}`. What nothing supplies one for counts as cents
-        ({FALLBACK_MULTIPLIER}), and a warning in the log names the security.
+        The API writes prices in native units, commonly cents, and has a price multiplier: native price x multiplier =
+        price in the currency's main unit (dollars). Rows contain that product, a Decimal without any rounding, and the
+        multiplier in `price_multiplier`. The records of {listing(sent)} contain the multiplier. For {listing(added)},
+        and for records without one, a run gets it once with `{call_of(ENDPOINTS["security_information"])}`. Where
+        nothing supplies a multiplier, prices count as cents ({FALLBACK_MULTIPLIER}), and a warning in the log names
+        the security.
     """)
     yield paragraph("""
-        Only columns whose unit says so are multiplied. Values, totals and balances are taken as the API sends them:
-        inferred, they are in the main unit already.
+        Only columns whose unit says so are multiplied. Values, totals and balances stay as the API sends them: it is
+        inferred that they are in the main unit.
     """)
     yield paragraph(f"""
-        An example, worked out by the code: an invented daily bar of BHP, for which security information gives the
-        price multiplier {EXAMPLE_MULTIPLIER}. With `raw=True` the result is the reply:
+        An example, computed by the code: an invented daily bar of BHP, whose price multiplier in security information
+        is {EXAMPLE_MULTIPLIER}. With `raw=True` the result is the reply:
     """)
     yield code(EXAMPLE_REPLY, "json")
     yield "Without it, the result is one row:"
@@ -204,8 +203,8 @@ def times() -> Iterator[str]:
     """Yield how times are read."""
     yield "### Times"
     yield paragraph("""
-        What the API writes without an offset is exchange time (Australia/Sydney); fields with `Gmt` in their name are
-        UTC. Rows hold both as aware datetimes in UTC. An offset, where one is written, counts.
+        A time that the API writes without an offset is exchange time (Australia/Sydney), or UTC in fields with `Gmt` in
+        their name. An offset, where there is one, counts. Rows contain aware datetimes in UTC.
     """)
     yield paragraph_with(ranges, "in April")
     yield table(
@@ -233,14 +232,14 @@ def overview(names: Sequence[str]) -> Iterator[str]:
 
 
 def section(name: str) -> Iterator[str]:
-    """Yield all that is known of one query."""
+    """Yield the facts of one query."""
     function = getattr(queries, name)
     summary, *more = paragraphs_of(function)
     yield summary
     signature = inspect.signature(function)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     bare_signature = signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
-    # Not Python: the star stands in no call, and whoever formats Python would stumble over it.
+    # Marked as text: a bare star is no Python, and formatters would fail.
     yield code(f"{name}{bare_signature}", "text")
     yield from more
     if name in ENDPOINTS:
@@ -266,8 +265,8 @@ def facts(name: str) -> Iterator[str]:
         lines.append(f"range of one call: {range_of(endpoint).replace(BREAK, ', ')}")
         lines.append(f"a range selects rows by: `{endpoint.time}`")
     yield "\n".join(f"- {line}" for line in lines)
-    made = {case: calls_of(query) for case, query in cases(name).items()}
-    if any(calls != [endpoint] for calls in made.values()):
+    by_case = {case: calls_of(query) for case, query in cases(name).items()}
+    if any(calls != [endpoint] for calls in by_case.values()):
         yield "**Calls**"
         yield table(
             ["when", "calls, in their order", "OAuth scopes"],
@@ -277,17 +276,17 @@ def facts(name: str) -> Iterator[str]:
                     BREAK.join(quoted(call_of(call)) for call in calls),
                     BREAK.join(dict.fromkeys(quoted(SCOPES[call.api]) for call in calls)),
                 ]
-                for case, calls in made.items()
+                for case, calls in by_case.items()
             ],
         )
     first = next(iter(cases(name).values()))
     information = f"`{call_of(ENDPOINTS['security_information'])}`"
     if calls_of(first | {"raw": True}) != calls_of(first):
-        yield paragraph(f"With `raw=True` the call {information}, which is for the price multipliers, is not made.")
+        yield paragraph(f"With `raw=True` the call {information}, which gets the price multipliers, is not made.")
     elif name != "security_information" and calls_of(first, multiplier=False) != calls_of(first):
         yield paragraph(f"""
-            For records that come without a price multiplier, {information} (OAuth scope
-            `{SCOPES["market_data"]}`) is called too, but not with `raw=True`.
+            For records without a price multiplier, {information} (OAuth scope `{SCOPES["market_data"]}`) is called
+            too, but not with `raw=True`.
         """)
 
 
@@ -322,7 +321,7 @@ def days(number: int | None) -> str:
 
 
 def cases(name: str) -> dict[str, Query]:
-    """Return the ways to say what a query asks about."""
+    """Return a query for each way to choose what it asks about."""
     function = getattr(queries, name)
     parameters = inspect.signature(function).parameters
     required = {each.name: SAMPLES[each.name] for each in parameters.values() if each.default is each.empty}
@@ -339,33 +338,28 @@ def cases(name: str) -> dict[str, Query]:
 
 
 def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
-    """Carry out a run without I/O, and return the endpoints that it called, each once, in order.
+    """Return the endpoints that a run calls, each once, in order; the run does no I/O.
 
     :param multiplier: the query's records have a price multiplier, where the API sends one.
     """
-    called: dict[str, Endpoint] = {}
+    calls: dict[str, Endpoint] = {}
 
     class Exchange:
         async def ask(self, call: ApiCall) -> Any:
             endpoint = find_endpoint(call.api, call.method, call.path)
             if endpoint is None:
                 raise LookupError(f"{call.label} is not in the endpoint table")
-            called[endpoint.name] = endpoint
+            calls[endpoint.name] = endpoint
             schema = endpoint.schema
             record = {**RECORD, **dict.fromkeys(schema.price_api_names, 100)}
-            if sends_multiplier(schema) and (multiplier or endpoint.name != endpoint_of(query)):
+            if "priceMultiplier" in schema.by_api_name and (multiplier or endpoint.name != endpoint_of(query)):
                 record["priceMultiplier"] = FALLBACK_MULTIPLIER
             return {endpoint.records: [record]} if endpoint.records else [record]
 
     exchange: Any = Exchange()
     for _ in iterate_blocking(Run(query, exchange).batches()):
         pass
-    return list(called.values())
-
-
-def sends_multiplier(schema: Schema) -> bool:
-    """Tell whether the API sends the price multiplier with the records."""
-    return any(field.api is not None and field.kind is Kind.MULTIPLIER for field in schema.fields)
+    return list(calls.values())
 
 
 def arguments(function: Any) -> Iterator[list[str]]:
@@ -412,13 +406,13 @@ def columns(schema: Schema) -> str:
 
 
 def any_call() -> Iterator[str]:
-    """Yield which calls are known to be unsafe to repeat, and the scopes of the APIs."""
+    """Yield the scopes of the APIs and the calls that are never repeated."""
     yield "**APIs**"
     yield table(["`api`", "OAuth scope"], [[quoted(api), quoted(scope)] for api, scope in SCOPES.items()])
     yield "**Calls that are never repeated**"
     yield paragraph("""
-        These create, amend or cancel orders. They are not sent again after a failure, and `safe_to_repeat=True` is
-        refused for them:
+        These calls create, amend or cancel orders. They are not sent again after a failure, and `safe_to_repeat=True`
+        raises an error:
     """)
     unsafe = [endpoint for endpoint in ENDPOINTS.values() if not endpoint.safe_to_repeat]
     yield table(["call", "`api`"], [[quoted(call_of(each)), quoted(each.api)] for each in unsafe])

@@ -86,22 +86,17 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "cache_backend": {
         "label": "Token cache",
         "description": "Who shares access tokens (encrypted). file (the default): the processes of one host. redis: "
-        "all hosts. variable: all hosts, through Airflow Variables. memory: nobody. custom: see Token cache class.",
+        "all hosts. variable: all hosts, through Airflow Variables. memory: nobody. The option token_store in "
+        "airflow.cfg sets another default.",
         "schema": {
             "type": ["string", "null"],
-            "enum": ["file", "redis", "variable", "memory", "custom"],
+            "enum": ["file", "redis", "variable", "memory"],
             "section": "Advanced",
         },
     },
     "redis_conn_id": {
         "label": "Redis connection",
         "description": "Only with the token cache redis: id of the Airflow connection. Default: redis_default.",
-        "schema": {"type": ["string", "null"], "section": "Advanced"},
-    },
-    "cache_class": {
-        "label": "Token cache class",
-        "description": "Only with the token cache custom: import path of your class, such as "
-        "my_company.caches.VaultStore (docs/fleet.md).",
         "schema": {"type": ["string", "null"], "section": "Advanced"},
     },
 }
@@ -165,7 +160,15 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "string",
                         "example": "/var/cache/airflow/openmarkets",
                         "default": "",
-                    }
+                    },
+                    "token_store": {
+                        "description": "Import path of a class of your own in which tasks share access tokens, "
+                        "encrypted, for all connections that leave cache_backend empty. Empty: files.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "my_company.stores.VaultStore",
+                        "default": "",
+                    },
                 },
             }
         },

@@ -1,29 +1,30 @@
 """What to ask of the Openmarkets APIs: functions that return a query.
 
 A query is plain data. The hook, the operator and the sensor take any; it can hold Jinja templates and results
-of upstream tasks, be mapped with ``.expand(query=[...])``, and be kept in XCom. Literal arguments are checked at
-once, while the DAG is parsed; everything is checked again when the query runs.
+of upstream tasks, be mapped with ``.expand(query=[...])``, and be kept in XCom. Literal arguments are checked
+while the DAG is parsed; everything is checked again when the query runs.
 
 **Securities** are written ``CODE.EXCHANGE@DATASOURCE``, such as ``BHP.ASX@TM``. ``BHP`` and ``BHP.ASX`` are
-completed with the exchange ``ASX`` and the data source ``TM``. Name them, as a list or as a text with commas or
-blanks between them, or give ``exchange`` instead, for all that the exchange lists at the time of the range (or today).
+completed with the exchange ``ASX`` and the data source ``TM``. Name them in a list or in a text with commas or
+blanks between them, or set ``exchange`` instead for all securities that the exchange lists at the time of the range
+(today, where a query has no range).
 
-**Accounts and portfolios**: give account codes or portfolio codes, or leave both out (``"*"``) for all that the client
-sees. None is an error, so that a template that renders nothing does not ask about everybody. Where the API takes the
-other ones, the links between them are looked up, and removed ones are left out. So orders that are asked for by
-portfolio are all those of the accounts that are linked to it, and cash that is asked for by account is all that of its
-portfolios, whichever account its rows name.
+**Accounts and portfolios**: name account codes or portfolio codes, or leave both out (``"*"``) for all that the client
+sees. None is an error, so that a template that renders nothing does not mean all. Where the API takes the other kind of
+code, the links between accounts and portfolios are looked up; removed links are ignored. Orders of a portfolio are
+therefore all orders of the accounts linked to it, and cash of an account is all cash of its portfolios, whichever
+account the rows name.
 
-**Ranges** are half-open, [start, end). A bound is a date, a datetime, pendulum's too, an ISO 8601 text, or a template
+**Ranges** are half-open, [start, end). A bound is a date, a datetime (pendulum's too), an ISO 8601 text, or a template
 such as ``"{{ data_interval_start }}"``. Without an offset it is exchange time (Australia/Sydney), and a date is its
 midnight there. So use the data interval as it is: ``{{ ds }}`` is the date in UTC, often the day before in Sydney, and
-``{{ ts_nodash }}`` is UTC without saying so.
+``{{ ts_nodash }}`` is UTC without an offset.
 
-**Rows**: every query but ``request`` gives a list of dicts with the columns that ``docs/queries.md`` lists: names in
-snake_case, prices as Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times
-as aware datetimes in UTC, dates as dates; what the API leaves out is None, and fields that are not known are
-kept. With ``raw=True`` they are the API's own records, untouched: native prices (commonly cents), times as they are
-written, and around a range perhaps a little more than was asked for.
+**Rows**: every query but ``request`` returns a list of dicts with the columns that ``docs/queries.md`` lists: names in
+snake_case, prices as Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times as aware
+datetimes in UTC, dates as dates. What the API leaves out is None; unknown fields are kept. With ``raw=True`` a query
+returns the API's own records, untouched: native prices (commonly cents), times as the API writes them, and possibly a
+few records outside the range.
 
 Every function raises OpenmarketsQueryError when a literal argument is malformed; the text names it.
 """
@@ -72,7 +73,7 @@ def request(
 ) -> Query:
     """Make any call of an API, by the path that your API plan documents.
 
-    Its result is the decoded JSON of the reply, untouched: prices in native units (commonly cents), times as
+    The result is the decoded JSON of the reply, untouched: prices in native units (commonly cents), times as
     the API writes them. An empty reply is None.
 
     :param api: ``market_data``, ``news`` or ``oms``: decides the host and the OAuth scope.
@@ -80,8 +81,8 @@ def request(
     :param path: relative to the API's base URL, such as ``securities/v1``.
     :param params: query string: text, number or boolean by name, or a list of them.
     :param json: JSON body; not with GET.
-    :param safe_to_repeat: may the call be sent again after a failure? None: every GET, and the POSTs that are
-        known to only read. A call that creates, amends or cancels must never be repeated.
+    :param safe_to_repeat: whether the call may be sent again after a failure. None: every GET, and the public POSTs
+        that only read. A call that creates, amends or cancels must never be repeated.
     :raises OpenmarketsQueryError: an argument is malformed.
     """
     return _query("request", api=api, method=method, path=path, params=params, json=json, safe_to_repeat=safe_to_repeat)
@@ -101,15 +102,15 @@ def securities(exchange: str = "ASX", *, raw: bool = False) -> Query:
 def security_information(
     securities: Codes = None, *, exchange: str | None = None, on_invalid: str = "error", raw: bool = False
 ) -> Query:
-    """Get what stays the same about securities from day to day: lot size, option terms, price multiplier.
+    """Get the properties of securities that rarely change: lot size, option terms, price multiplier.
 
-    Makes calls of ``POST securities/information/v2`` of the market data API, 1000 securities each, every one asked
-    for once. Rows are in the order of the replies.
+    Makes one call of ``POST securities/information/v2`` of the market data API for each 1000 securities. A security
+    that is named twice counts once. Rows are in the order of the replies.
 
     :param securities: see the module.
-    :param exchange: instead of securities.
-    :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``. Then
-        a line in the log says that they are left out.
+    :param exchange: all securities of an exchange, instead of ``securities``.
+    :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
+        With ``warn`` they are left out, and a warning is logged.
     :param raw: the API's own records instead of rows.
     """
     return _query("security_information", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
@@ -120,13 +121,13 @@ def quotes(
 ) -> Query:
     """Get current quotes.
 
-    Makes calls of ``POST pricing/quotes/v3`` of the market data API, 1000 securities each (a number inferred from that
-    of security information), every one asked for once. Rows are in the order of the replies.
+    Makes one call of ``POST pricing/quotes/v3`` of the market data API for each 1000 securities (inferred from the
+    limit of security information). A security that is named twice counts once. Rows are in the order of the replies.
 
     :param securities: see the module.
-    :param exchange: instead of securities.
-    :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``. Then
-        a line in the log says that they are left out.
+    :param exchange: all securities of an exchange, instead of ``securities``.
+    :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
+        With ``warn`` they are left out, and a warning is logged.
     :param raw: the API's own records instead of rows.
     """
     return _query("quotes", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
@@ -146,10 +147,10 @@ def depth(
     ``POST securities/information/v2`` for the price multipliers. A row is one level; level 1 is the best price.
 
     :param securities: see the module.
-    :param exchange: instead of securities.
-    :param levels: most price levels of each side, 1 to 100.
+    :param exchange: all securities of an exchange, instead of ``securities``.
+    :param levels: maximum number of price levels on each side, 1 to 100.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        Then a line in the log says that it is left out.
+        With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query("depth", securities=securities, exchange=exchange, levels=levels, on_invalid=on_invalid, raw=raw)
@@ -172,13 +173,13 @@ def time_series(
     the replies.
 
     :param securities: see the module.
-    :param start: the first exchange day, or week; of a moment, the one that it is in at the exchange.
-    :param end: the exchange day, or week, after the last one; of a moment, the one that it is in, whatever the time.
-    :param exchange: instead of securities.
-    :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, so that a range holds whole ones. By
-        which of its days the API dates a weekly bar is not known.
+    :param start: the first exchange day or week; a time means the day or week that it is in at the exchange.
+    :param end: the exchange day or week after the last one; a time means the day or week that it is in.
+    :param exchange: all securities of an exchange, instead of ``securities``.
+    :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. Which
+        of its days the API uses as the date of a weekly bar is not known.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        Then a line in the log says that it is left out.
+        With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -203,20 +204,20 @@ def intraday_time_series(
     on_invalid: str = "error",
     raw: bool = False,
 ) -> Query:
-    """Get bars of some minutes each.
+    """Get intraday bars of 1 to 60 minutes.
 
     Makes calls of ``GET pricing/timeseriesintraday/{security}/v1`` of the market data API, and before them
-    ``POST securities/information/v2`` for the price multipliers. One call asks for 7 days at most where the interval is
-    below 10 minutes, for 30 up to 30 minutes, else for 60; none for what lies in the future. Rows are in the order of
-    the securities, then of time; a bar that two calls give is there once.
+    ``POST securities/information/v2`` for the price multipliers. One call covers up to 7 days for intervals below 10
+    minutes, 30 days for 10 to 30 minutes, 60 days for 60 minutes; periods in the future take no call. Rows are in the
+    order of the securities, then of time. A bar that two calls return appears once.
 
     :param securities: see the module.
-    :param start: bars from the one on that this time is in, by the time that the API gives them.
-    :param end: bars before the one that this time is in, which may not be complete yet.
-    :param interval: minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
-    :param exchange: instead of securities.
+    :param start: bars from the bar on that this time is in, by the time that the API gives a bar.
+    :param end: bars before the bar that this time is in, which may not be complete yet.
+    :param interval: length of a bar in minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
+    :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        Then a line in the log says that it is left out.
+        With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -243,15 +244,15 @@ def trades(
     """Get the market's trades.
 
     Makes one call of ``POST pricing/trades/{security}/v2`` of the market data API for each security and exchange day
-    (none for days that lie in the future), and before them ``POST securities/information/v2`` for the price
-    multipliers. Rows are in the order of the securities, then of time; a trade that two calls give is there once.
+    (none for days in the future), and before them ``POST securities/information/v2`` for the price multipliers. Rows
+    are in the order of the securities, then of time. A trade that two calls return appears once.
 
     :param securities: see the module.
     :param start: trades from this time on.
     :param end: trades before this time.
-    :param exchange: instead of securities.
+    :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        Then a line in the log says that it is left out.
+        With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -294,12 +295,12 @@ def portfolio_details(
 ) -> Query:
     """Get names and cash accounts of portfolios.
 
-    Makes calls of ``POST portfolios/details/by-portfolio/v2`` of the OMS API, 1000 portfolios each (an inferred
-    number), and before them ``GET accounts/portfoliolinks/v1`` unless portfolios are given.
+    Makes one call of ``POST portfolios/details/by-portfolio/v2`` of the OMS API for each 1000 portfolios (an inferred
+    limit), and before them ``GET accounts/portfoliolinks/v1`` unless ``portfolios`` is set.
 
     :param accounts: see the module.
-    :param portfolios: instead of accounts.
-    :param include_same_cash_account: portfolios with the same cash account, too.
+    :param portfolios: instead of ``accounts``.
+    :param include_same_cash_account: include portfolios with the same cash account.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -314,11 +315,11 @@ def portfolio_details(
 def cash(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) -> Query:
     """Get the cash of portfolios.
 
-    Makes calls of ``POST portfolios/cash/by-portfolio/v2`` of the OMS API, 1000 portfolios each (an inferred
-    number), and before them ``GET accounts/portfoliolinks/v1`` unless portfolios are given.
+    Makes one call of ``POST portfolios/cash/by-portfolio/v2`` of the OMS API for each 1000 portfolios (an inferred
+    limit), and before them ``GET accounts/portfoliolinks/v1`` unless ``portfolios`` is set.
 
     :param accounts: see the module.
-    :param portfolios: instead of accounts.
+    :param portfolios: instead of ``accounts``.
     :param raw: the API's own records instead of rows.
     """
     return _query("cash", accounts=accounts, portfolios=portfolios, raw=raw)
@@ -327,14 +328,14 @@ def cash(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) 
 def positions(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) -> Query:
     """Get the holdings of portfolios.
 
-    Makes calls of ``POST portfolios/positions/v2`` of the OMS API, 1000 portfolios each (an inferred number), before
-    them ``GET accounts/portfoliolinks/v1`` unless portfolios are given, and after them
+    Makes one call of ``POST portfolios/positions/v2`` of the OMS API for each 1000 portfolios (an inferred limit),
+    before them ``GET accounts/portfoliolinks/v1`` unless ``portfolios`` is set, and after them
     ``POST securities/information/v2`` of the market data API for the price multipliers, which positions lack. Without
-    the scope ``market-data-api`` 0.01 is taken for them, with a warning. That average prices are in native units, as
-    other prices are, is inferred.
+    the scope ``market-data-api`` the multiplier is 0.01, with a warning. That average prices are in native units, like
+    other prices, is inferred.
 
     :param accounts: see the module.
-    :param portfolios: instead of accounts.
+    :param portfolios: instead of ``accounts``.
     :param raw: the API's own records instead of rows.
     """
     return _query("positions", accounts=accounts, portfolios=portfolios, raw=raw)
@@ -346,15 +347,15 @@ def orders(
     """List the orders of the last three days.
 
     Makes one call of ``GET orders/by-account/{account}/v4`` of the OMS API for each account; before them
-    ``GET accounts/v1`` when neither accounts nor portfolios are given, ``GET accounts/portfoliolinks/v1`` when
-    portfolios are. The column ``state`` says what has become of the order, by the first rule that applies: all of its
-    volume is done: ``finished``; actionStatus is FAILED or DENIED: ``failed``; orderState is INACTIVE, or lastAction is
-    CANCEL or PURGE: ``finished``; orderState is ACTIVE: ``working``; else ``pending``. Which rule comes first is
-    inferred, and a cancellation that is still under way counts as finished.
+    ``GET accounts/portfoliolinks/v1`` when ``portfolios`` is set, ``GET accounts/v1`` when neither argument is. The
+    column ``state`` is the state of the order by the first rule that applies: all of its volume is done: ``finished``;
+    actionStatus is FAILED or DENIED: ``failed``; orderState is INACTIVE, or lastAction is CANCEL or PURGE:
+    ``finished``; orderState is ACTIVE: ``working``; else ``pending``. The order of the rules is inferred. A
+    cancellation in progress counts as finished.
 
     :param accounts: see the module.
-    :param portfolios: instead of accounts.
-    :param include_child_orders: orders that others were split into, too; leave them out before you add volumes up.
+    :param portfolios: instead of ``accounts``.
+    :param include_child_orders: include the orders that other orders were split into; exclude them to add up volumes.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -368,13 +369,12 @@ def order_trades(
     """List the trades of accounts.
 
     Makes one call of ``GET trades/by-account/{account}/v1`` of the OMS API for each account; before them
-    ``GET accounts/v1`` when neither accounts nor portfolios are given, ``GET accounts/portfoliolinks/v1`` when
-    portfolios are.
+    ``GET accounts/portfoliolinks/v1`` when ``portfolios`` is set, ``GET accounts/v1`` when neither argument is.
 
     :param accounts: see the module.
     :param start: trades from this time on.
     :param end: trades before this time.
-    :param portfolios: instead of accounts.
+    :param portfolios: instead of ``accounts``.
     :param raw: the API's own records instead of rows.
     """
     return _query("order_trades", accounts=accounts, portfolios=portfolios, start=start, end=end, raw=raw)

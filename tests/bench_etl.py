@@ -42,14 +42,15 @@ OURS = """
 def work():
     from openmarkets_provider import queries
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.formats import file_format
+    from openmarkets_provider.landing.formats import choose_format
     from openmarkets_provider.landing.layout import layout_of
     hook = OpenmarketsHook()
     query = queries.time_series(codes, start=start, end=end)
+    layout = layout_of(query)
     with open(path, "wb") as file:
-        writer = file_format("parquet", "infer", path).open(file, layout_of(query))
+        writer = choose_format("parquet", "infer", path).open(file, layout)
         for rows in hook.stream(query):
-            writer.write(rows)
+            writer.write(layout.values(rows))
         writer.close()
     hook.close()
 """
@@ -85,12 +86,12 @@ def added_work(server: BulkServer, folder: Path) -> None:
     """Compare a load with the stream that it lands, and with the least that gets the data at all."""
     from openmarkets_provider import queries
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.formats import file_format
+    from openmarkets_provider.landing.formats import choose_format
     from openmarkets_provider.landing.layout import layout_of
 
     codes = [f"C{number:04d}" for number in range(SECURITIES)]
     query = queries.time_series(codes, start=YEAR[0], end=YEAR[1])
-    layout, parquet = layout_of(query), file_format("parquet", "infer", None)
+    layout, parquet = layout_of(query), choose_format("parquet", "infer", None)
     hook = OpenmarketsHook(concurrency=CONCURRENCY)
     os.environ["TOKEN"] = f"Bearer {hook.get_access_token('market-data-api')}"
     headers = {"Authorization": os.environ["TOKEN"], "Accept": "application/json"}
@@ -101,7 +102,7 @@ def added_work(server: BulkServer, folder: Path) -> None:
         with (folder / "added.parquet").open("wb") as file:
             writer = parquet.open(file, layout)
             for batch in hook.stream(query):
-                writer.write(batch)
+                writer.write(layout.values(batch))
             writer.close()
 
     def stream() -> int:

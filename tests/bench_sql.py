@@ -36,10 +36,11 @@ def into_a_table(server: Postgres) -> None:
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
     from openmarkets_provider import queries
+    from openmarkets_provider.landing.database import Database
     from openmarkets_provider.landing.layout import layout_of
-    from openmarkets_provider.landing.spool import Spool
+    from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
     from openmarkets_provider.landing.table_load import Loader
-    from openmarkets_provider.transfers.openmarkets_to_sql import _engine_of
+    from openmarkets_provider.transfers.openmarkets_to_sql import _open_engine
 
     layout = layout_of(queries.time_series(exchange="ASX", start="2025-01-01", end="2026-01-01"))
     names = [column.name for column in layout.columns]
@@ -57,17 +58,19 @@ def into_a_table(server: Postgres) -> None:
             for row in rows:
                 into.write_row(row)
 
-    with _engine_of(hook) as engine, Spool(len(names)) as spool:
+    with _open_engine(hook) as engine, open_scratch() as file, open_scratch() as empty_file:
+        database, nothing = Database(engine, "bars"), Spool(empty_file, scratch_folder())
+        spool = Spool(file, scratch_folder())
         for batch in batches:
-            spool.add(batch)
+            spool.add(None, batch)
 
         def ours(mode: str = "upsert") -> None:
-            Loader(engine, layout, "bars", mode).load(spool)
+            Loader(database, layout, mode).load(spool)
 
         def empty() -> None:
             with server.connect() as connection:
                 connection.execute("DROP TABLE IF EXISTS bars")
-            Loader(engine, layout, "bars", "upsert").load(nothing)
+            Loader(database, layout, "upsert").load(nothing)
 
         def rate(work: Callable[[], Any], count: int, number: int, *, refill: bool = False) -> float:
             if not refill:
@@ -80,17 +83,16 @@ def into_a_table(server: Postgres) -> None:
 
         costs: list[Cost] = []
         figures: list[list[float]] = []
-        with Spool(len(names)) as nothing:
-            for number in range(ROUNDS):
-                figures.append(
-                    [
-                        rate(copy, ROWS, number),
-                        rate(ours, ROWS, number),
-                        rate(ours, ROWS, number, refill=True),
-                        rate(lambda: hook.insert_rows("bars", rows, names), ROWS, number),
-                        rate(lambda: hook.insert_rows("bars", few, names, commit_every=1), ONE_BY_ONE, number),
-                    ]
-                )
+        for number in range(ROUNDS):
+            figures.append(
+                [
+                    rate(copy, ROWS, number),
+                    rate(ours, ROWS, number),
+                    rate(ours, ROWS, number, refill=True),
+                    rate(lambda: hook.insert_rows("bars", rows, names), ROWS, number),
+                    rate(lambda: hook.insert_rows("bars", few, names, commit_every=1), ONE_BY_ONE, number),
+                ]
+            )
     by_copy, new, again, default, single = zip(*figures, strict=True)
     print(f"\n{ROWS} daily bars into an empty PostgreSQL table with a primary key, rows/s (higher is better)")
     show("our load (upsert) / COPY of the same rows", ratios(new, by_copy))

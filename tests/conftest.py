@@ -70,5 +70,5 @@ def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fallback_store._outages.clear()
     throttle._memories.clear()
     token_source._slots.clear()
-    entry._warned.clear()
+    entry._warnings.clear()
     monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))

@@ -71,6 +71,7 @@ NOTHING_WRONG = (
     "and \0 more",
     ", and \0 more",
     "\0 (set by TMPDIR)",
+    "the temporary folder (set by TMPDIR)",
     "POST connect/token",
     "no content type",
     "\0, items \0, key ",

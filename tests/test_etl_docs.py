@@ -15,7 +15,7 @@ import pytest
 
 from openmarkets_provider import queries
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.landing.destinations import STORES
+from openmarkets_provider.landing.places import OBJECT_STORES
 from openmarkets_provider.landing.tables import LOAD_ID
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import context
@@ -123,5 +123,5 @@ def test_the_hook_in_a_task(openmarkets_sandbox, shown):
 def test_names_in_the_text_are_those_of_the_code():
     assert f"`{LOAD_ID}`" in TEXT
     for scheme in ("s3", "gs", "abfs"):
-        assert scheme in STORES
+        assert scheme in OBJECT_STORES
         assert f"`{scheme}://" in TEXT

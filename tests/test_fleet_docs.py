@@ -36,11 +36,11 @@ def test_the_connections_shown_have_fields_that_there_are():
 @pytest.mark.parametrize(
     ("sentence", "figure", "value"),
     [
-        ("The lock ends by itself five seconds after", redis_store.LEASE, 5),
+        ("The lock expires five seconds after", redis_store.LEASE, 5),
         ("try Redis again every five seconds", fallback_store.RETRY_SECONDS, 5),
-        ("(its `Retry-After`, else 5 seconds;", throttle.DEFAULT_HOLD, 5),
+        ("`Retry-After` says (else 5 seconds;", throttle.DEFAULT_HOLD, 5),
         ("an hour at most)", throttle.MAX_HOLD, 3600),
-        ("An event loop (the triggerer) looks once a second", throttle.READ_EVERY, 1),
+        ("An event loop (the triggerer) reads the store once a second", throttle.READ_EVERY, 1),
         ("When more than 60 seconds are left", MAX_WAIT, 60),
         ("uses at most 8 connections to each API", settings.MAX_ASYNC_CONCURRENCY, 8),
         ("is looked up again once a minute", _connections.LOOK_UP_INTERVAL, 60),

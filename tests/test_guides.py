@@ -41,6 +41,7 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, RELABELING
 from openmarkets_provider.hooks import _variable_store
 from openmarkets_provider.hooks._connection_settings import make_settings
+from openmarkets_provider.hooks._token_cache import store_of
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.sensors.openmarkets import MAX_FAILURES
@@ -125,6 +126,8 @@ def test_the_defaults_are_those_of_the_settings():
         if name.endswith("_url"):
             assert said == "the environment's"
             assert default == environment.api_urls[name.removesuffix("_url")]
+        elif name == "cache_backend":
+            assert code(said) == [store_of(made).name]
         elif not default:
             assert code(said) in ([], ["redis_default", "redis"])
         else:
@@ -345,21 +348,21 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("until 300 seconds are left", tokens.REFRESH_AHEAD, 300),
     ("until 30 seconds are left", tokens.MARGIN, 30),
     ("the last fifth counts instead of 300 seconds, and the last tenth instead of 30:", tokens.REFRESH_AHEAD, 300),
-    ("One of more than 31 days is not believed", MAX_LIFETIME, 31 * 24 * HOUR),
-    ("When the replacement is refused, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
+    ("One of more than 31 days is rejected", MAX_LIFETIME, 31 * 24 * HOUR),
+    ("If the replacement is rejected, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
     ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
     ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
     ("none that would have to wait for more than 60 seconds", exchange.MAX_WAIT, 60),
-    ("is removed an hour (3600 seconds) later", file_store.SWEEP_AFTER, HOUR),
-    ("Redis drops a record 60 seconds after its end", redis_store.KEPT_LONGER, 60),
+    ("is deleted an hour (3600 seconds) after its use", file_store.SWEEP_AFTER, HOUR),
+    ("Redis deletes an entry 60 seconds after its end", redis_store.CLOCK_TOLERANCE, 60),
     ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
-    ("A record of up to 60 seconds in the future", clock.CLOCK_SKEW, 60),
-    ("It is left alone for 5 seconds", fallback_store.RETRY_SECONDS, 5),
+    ("A time up to 60 seconds in the future", clock.CLOCK_SKEW, 60),
+    ("is tried again every 5 seconds", fallback_store.RETRY_SECONDS, 5),
     ("may take 1 second;", redis_store.TIMEOUT, 1),
-    ("a lock in it ends 5 seconds after its holder is gone", redis_store.LEASE, 5),
+    ("a lock in it expires 5 seconds after its owner is gone", redis_store.LEASE, 5),
     ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
 ]
-SHORT_LIFE = "a token of 60 seconds is renewed from 12 seconds before its end, and not sent in the last 6"
+SHORT_LIFE = "a token of 60 seconds is refreshed from 12 seconds before its end, and not sent in the last 6"
 
 
 @pytest.mark.parametrize(("sentence", "figure", "value"), FIGURES)
@@ -368,19 +371,19 @@ def test_the_figures_of_the_page_on_tokens_are_those_of_the_code(sentence: str, 
     assert figure == value
 
 
-def step_after(lifetime: float, seconds: float) -> tokens.Decision:
-    begun, at = clock.Instant(0, 0, "boot"), clock.Instant(seconds, seconds, "boot")
-    return tokens.decide(tokens.TokenEntry(begun, tokens.Token("t", "oms-api", begun, lifetime)), at, None)[0]
+def decision_after(lifetime: float, seconds: float) -> tokens.Decision:
+    start, at = clock.Instant(0, 0, "boot"), clock.Instant(seconds, seconds, "boot")
+    return tokens.decide(tokens.TokenEntry(start, tokens.Token("t", "oms-api", start, lifetime)), at, None)[0]
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "renewed", "dropped"), [(HOUR, HOUR - 300, HOUR - 30), (MINUTE, MINUTE - 12, MINUTE - 6)]
+    ("lifetime", "refresh", "end"), [(HOUR, HOUR - 300, HOUR - 30), (MINUTE, MINUTE - 12, MINUTE - 6)]
 )
-def test_a_token_is_used_then_renewed_then_dropped_as_the_page_says(lifetime: float, renewed: float, dropped: float):
+def test_a_token_is_used_then_refreshed_then_dropped_as_the_page_says(lifetime: float, refresh: float, end: float):
     assert SHORT_LIFE in PROSE["tokens"]
-    moments = (renewed - 0.1, renewed + 0.1, dropped - 0.1, dropped + 0.1)
-    steps = [step_after(lifetime, moment) for moment in moments]
-    assert steps == [tokens.Decision.USE, tokens.Decision.REFRESH, tokens.Decision.REFRESH, tokens.Decision.REQUEST]
+    moments = (refresh - 0.1, refresh + 0.1, end - 0.1, end + 0.1)
+    decisions = [decision_after(lifetime, moment) for moment in moments]
+    assert decisions == [tokens.Decision.USE, tokens.Decision.REFRESH, tokens.Decision.REFRESH, tokens.Decision.REQUEST]
 
 
 def held(error: OpenmarketsError) -> float:

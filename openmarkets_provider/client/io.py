@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from openmarkets_provider.client.http.clients import Reply
+from openmarkets_provider.client.http.deadline import cancel_on
 from openmarkets_provider.client.ratelimit.pace import Pace
 from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.query.plan import ApiCall
@@ -139,9 +140,9 @@ class ThreadGroup(Group[T]):
         self._pid = os.getpid()
         # The current trace, and what Airflow binds to log lines, are the caller's.
         self._context = contextvars.copy_context()
-        self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, "openmarkets")
-        self._slots = threading.Semaphore(concurrency)
         self._is_over = threading.Event()
+        self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, "openmarkets", cancel_on, (self._is_over,))
+        self._slots = threading.Semaphore(concurrency)
         self._failure: concurrent.futures.Future[BaseException] = concurrent.futures.Future()
 
     def start(self, work: Work[T]) -> concurrent.futures.Future[T]:
@@ -185,7 +186,7 @@ class ThreadGroup(Group[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Let the requests that are under way end."""
+        """End the requests that are under way: a killed task is given a few seconds."""
         self._is_over.set()
         self._threads.shutdown(wait=os.getpid() == self._pid, cancel_futures=True)
         if isinstance(error, Stopped) and self._failure.done():

@@ -22,7 +22,7 @@ DEFAULT_ENVIRONMENT = "production"
 DEFAULT_TIMEOUT = 30.0
 MAX_TIMEOUT = 3600.0
 CLIENT_AUTH_ENCODINGS = ("rfc6749", "raw")
-CACHE_BACKENDS = ("file", "redis", "variable", "memory", "custom")
+CACHE_BACKENDS = ("file", "redis", "variable", "memory")
 DEFAULT_REDIS_CONN_ID = "redis_default"
 
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)
@@ -44,10 +44,9 @@ class Settings:
     :ivar ca_bundle: PEM file with the certificate authorities to trust instead of the usual ones.
     :ivar client_auth_encoding: ``rfc6749``: id and secret are form-url-encoded before Base64 (RFC 6749,
         section 2.3.1); ``raw``: they are not.
-    :ivar cache_backend: where tokens are kept: ``file`` (shared by the processes of the host), ``redis`` or
-        ``variable`` (shared by all hosts), ``memory`` (not shared), or ``custom``.
+    :ivar cache_backend: where tokens and holds are stored: ``file`` (shared by the processes of the host), ``redis``
+        or ``variable`` (shared by all hosts), or ``memory`` (not shared). Empty: the default of the deployment.
     :ivar redis_conn_id: id of the Airflow connection of ``redis``.
-    :ivar cache_class: import path of the class of ``custom``.
     :raises OpenmarketsConfigurationError: a value is not allowed; the text names the field.
     """
 
@@ -62,9 +61,8 @@ class Settings:
     timeout: float = DEFAULT_TIMEOUT
     ca_bundle: str | None = None
     client_auth_encoding: str = CLIENT_AUTH_ENCODINGS[0]
-    cache_backend: str = CACHE_BACKENDS[0]
+    cache_backend: str = ""
     redis_conn_id: str = ""
-    cache_class: str = ""
 
     def __post_init__(self) -> None:
         for name, what in (("client_id", "Client ID (login)"), ("client_secret", "Client secret (password)")):
@@ -79,7 +77,6 @@ class Settings:
             )
         _one_of("environment", self.environment, ENVIRONMENTS)
         _one_of("client_auth_encoding", self.client_auth_encoding, CLIENT_AUTH_ENCODINGS)
-        _one_of("cache_backend", self.cache_backend, CACHE_BACKENDS)
         self._check_cache()
         if not self.scopes:
             raise OpenmarketsConfigurationError(f"scopes is empty; allowed are {', '.join(SCOPES.values())}.")
@@ -100,21 +97,14 @@ class Settings:
             object.__setattr__(self, name, _base_url(name, getattr(self, name) or default))
 
     def _check_cache(self) -> None:
+        if self.cache_backend:
+            _one_of("cache_backend", self.cache_backend, CACHE_BACKENDS)
         if self.redis_conn_id and self.cache_backend != "redis":
             raise OpenmarketsConfigurationError(
                 "redis_conn_id goes with cache_backend redis; choose that, or leave it empty."
             )
         if self.cache_backend == "redis" and not self.redis_conn_id:
             object.__setattr__(self, "redis_conn_id", DEFAULT_REDIS_CONN_ID)
-        if self.cache_class and self.cache_backend != "custom":
-            raise OpenmarketsConfigurationError(
-                "cache_class goes with cache_backend custom; choose that, or leave it empty."
-            )
-        if self.cache_backend == "custom" and not self.cache_class:
-            raise OpenmarketsConfigurationError(
-                "cache_class is empty; cache_backend custom needs the import path of your class, such as "
-                "my_company.caches.VaultStore."
-            )
 
     def api_url(self, api: str) -> str:
         """Return the base URL of an API, without a trailing slash."""

@@ -1,1 +1,1 @@
-"""hooks."""
+"""The hook, and how it is built from a connection."""

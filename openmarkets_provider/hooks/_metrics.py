@@ -1,4 +1,4 @@
-"""Counters, timers and traces through Airflow's own: StatsD, Datadog, OpenTelemetry, whatever the deployment has."""
+"""Counters, timers and traces through Airflow's own metrics: StatsD, Datadog or OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PREFIX = "openmarkets."
 
 
 class AirflowMetrics(Metrics):
-    """Tells Airflow what is counted and timed. That a figure can't be told fails nothing, least of all an order.
+    """Passes counters, timers and requests to Airflow. A metric that fails never fails a task, least of all an order.
 
-    What a figure is about is part of its name, and not a tag, since plain StatsD drops tags.
+    What a metric counts is in its name and not in a tag, since plain StatsD drops tags.
     """
 
     def count(self, name: str, by: int = 1) -> None:
@@ -24,18 +24,18 @@ class AirflowMetrics(Metrics):
             Stats.incr(PREFIX + name, by)
 
     def time(self, name: str, seconds: float) -> None:
-        """Note how long something took."""
+        """Record a duration in seconds."""
         with suppress(Exception):
             from airflow.providers.common.compat.sdk import Stats
 
             Stats.timing(PREFIX + name, timedelta(seconds=seconds))
 
     def sent(self, endpoint: str, request_id: str, status: int | None) -> None:
-        """Note one request as an event of the current span, the task's. Polls that triggers share have none."""
+        """Add a request as an event to the current span, the task's. Polls that triggers share have no span."""
         attributes: dict[str, str | int] = {"openmarkets.endpoint": endpoint, "openmarkets.request_id": request_id}
         if status is not None:
             attributes["http.response.status_code"] = status
-        # Airflow before 3 brings it as an extra only.
+        # Airflow 2 has OpenTelemetry as an extra only.
         with suppress(Exception):
             from opentelemetry.trace import get_current_span
 

@@ -1,34 +1,66 @@
-"""Which range an incremental load pulls, and how far a destination is loaded. Pure.
+"""Incremental loads: pull what is new at a destination, and remember how far it is loaded.
 
-What is remembered is one moment a destination and query, the watermark: everything before it is there. A load pulls
-from a little before the watermark (the overlap, for data that came late) up to its own end, or to now. It is carried
-out in a way that can be repeated, and the watermark is moved only afterwards: so a load that is carried out twice, or
-half and then again, leaves the same as one that was never disturbed.
+The state of a destination is one moment per query, the *watermark*: all rows before it are there. A load claims the
+range from a little before the watermark (the overlap, for data that came late) to the end of its query, or to now. The
+claim is stored before the rows are pulled, and the watermark moves after they have landed. Landing can be repeated. So
+a load that runs twice, or fails and runs again, gives the same as one that runs once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.query.arguments import align, check_moment, describe
+from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.landing.destination import Destination, LoadResult, Moment, Source, with_range
+from openmarkets_provider.query.arguments import align, check_moment, describe, is_literal
+from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import read_moment, to_text
 from openmarkets_provider.query.query import Query, endpoint_of, resolve
 
-Moment = Any
-"""A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""
+log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
+KEY = "openmarkets"
+"""The key of a task's claim, and the beginning of the key of a destination's state."""
 FAR = "2199-12-31"
-"""After whatever a range begins with."""
+"""Later than the start of any range."""
+
+
+class NothingNew(Exception):
+    """The destination is loaded up to the end of the query."""
+
+
+class StateStore(Protocol):
+    """Stores JSON-able data by key."""
+
+    def get(self, key: str) -> Any:
+        """Return the data, or None."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Store the data."""
+
+
+class States(NamedTuple):
+    """Where an incremental load keeps its state.
+
+    :ivar of_task: this run of the task; its retries find the same state.
+    :ivar of_destination: shared by all loads of the destination.
+    :ivar name: names ``of_destination`` in messages, such as ``asset 'lake'``.
+    """
+
+    of_task: StateStore
+    of_destination: StateStore
+    name: str
 
 
 class Claim(NamedTuple):
-    """The range that a task has taken on, half-open. It keeps it through retries and when it is cleared."""
+    """The half-open range that a task loads. It keeps it through retries, and when it is cleared."""
 
     start: Moment
     end: Moment
@@ -38,37 +70,148 @@ class Claim(NamedTuple):
         return {"start": to_text(self.start), "end": to_text(self.end)}
 
 
-def check_state(stored: Any) -> dict[str, Any]:
-    """Return what a state store holds of a destination; empty when it holds nothing.
+def check_query(query: Query) -> None:
+    """Refuse a query that cannot be loaded incrementally. What is not literal yet is not checked.
 
-    :raises ValueError: it is not what a load writes there.
+    :raises OpenmarketsQueryError: it has no range, or may leave rows out.
     """
-    match stored:
-        case {"destination": str(), "owner": str(), "query": str(), "form": str()}:
-            if "first" in stored or "watermark" in stored:
-                _check_moments(stored, "first", "watermark")
-            return dict(stored)
-    if stored is None or stored == {}:
+    if not isinstance(query, dict):
+        return
+    name = query.get("endpoint")
+    if is_literal(name) and name is not None and (name not in ENDPOINTS or ENDPOINTS[name].time is None):
+        raise OpenmarketsQueryError(f"{name}: incremental needs a query with a range (start and end).")
+    if query.get("on_invalid") == "warn":
+        raise OpenmarketsQueryError(
+            f"{name}: on_invalid='warn' does not go with incremental: rows that one load leaves out would never "
+            "be loaded."
+        )
+
+
+def load_incrementally(
+    source: Source, query: Query, destination: Destination, states: States, *, owner: str, overlap: timedelta
+) -> LoadResult:
+    """Land what is new at a destination.
+
+    :param query: rendered; its start counts for the first load only.
+    :param owner: the task, such as ``dag.task``.
+    :param overlap: how far before the watermark to begin.
+    :raises NothingNew: the destination is loaded up to the end of the query.
+    :raises OpenmarketsError: rows would be missing or there twice.
+    """
+    check_query(query)
+    own = {
+        "destination": destination.name,
+        "owner": owner,
+        "query": fingerprint(query),
+        "format": destination.format,
+    }
+    key = _key(own, per_query=not destination.is_exclusive)
+    advice = f"delete the key {key!r} in the state store of {states.name}"
+    state = _read(check_state, states.of_destination.get(key), advice)
+    if destination.is_exclusive:
+        _check_owner(state, own, advice)
+    watermark, first = state.get("watermark"), state.get("first")
+    data = _read(check_claim, states.of_task.get(KEY), f"delete the key {KEY!r} in the state store of this task")
+    if watermark is not None and state.get("has_rows") and not destination.exists():
+        raise OpenmarketsError(
+            f"{destination.name} is gone, or empty, and was loaded up to {watermark}. To load it anew from the "
+            f"query's start, {advice}."
+        )
+    claim = restore_claim(query, data, watermark, first) if data else None
+    if claim is None:
+        claim = make_claim(query, watermark, first, overlap, datetime.now(UTC))
+        if claim is None:
+            reason = f"is loaded up to {watermark}" if watermark else "has nothing yet, and the range lies ahead"
+            raise NothingNew(f"Nothing is new: {destination.name} {reason}.")
+        states.of_task.set(KEY, claim.as_data())
+    if not state:
+        # Another task whose first load runs at the same time finds the owner.
+        states.of_destination.set(key, own)
+    start, end = destination.range_to_pull(query, *claim, watermark)
+    log.info("Loaded up to %s; this task loads %s to %s.", watermark or "nothing yet", start, end)
+    result = destination.land(source, with_range(query, start, end))
+    # Another run may have loaded the table meanwhile, or a user deleted the state.
+    state = _read(check_state, states.of_destination.get(key), advice)
+    states.of_destination.set(key, own | _extend_state(destination.name, state, claim, result))
+    return result
+
+
+def _extend_state(name: str, state: Mapping[str, Any], claim: Claim, result: LoadResult) -> dict[str, Any]:
+    """Return how far a destination is loaded once a claim has landed.
+
+    :raises OpenmarketsError: transient; another run left a gap.
+    """
+    bounds = extend(state.get("first"), state.get("watermark"), claim)
+    if bounds is None:
+        raise OpenmarketsError(
+            f"{name} was loaded from {state['first']} to {state['watermark']} by another run, while this "
+            f"one loaded {to_text(claim.start)} to {to_text(claim.end)}: what lies between the two is not loaded. "
+            "Run the task again.",
+            transient=True,
+        )
+    first, watermark = bounds
+    # Without a row there may be no file.
+    return {"first": first, "watermark": watermark, "has_rows": bool(state.get("has_rows") or result.rows)}
+
+
+def _read(check: Callable[[Any], T], data: Any, advice: str) -> T:
+    """Check what a state store holds: users can write there, too."""
+    try:
+        return check(data)
+    except ValueError as error:
+        raise OpenmarketsError(
+            f"The state of this incremental load is damaged: {error}. To begin anew, {advice}."
+        ) from None
+
+
+def _key(own: Mapping[str, str], *, per_query: bool) -> str:
+    """Return the key of the state of a destination, or of a query where several queries load the destination."""
+    text = f"{own['destination']} {own['query']}" if per_query else own["destination"]
+    return f"{KEY}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _check_owner(state: Mapping[str, str], own: Mapping[str, str], advice: str) -> None:
+    # Until something is loaded the query may still be corrected.
+    names = ("owner", "query", "format") if state.get("watermark") else ("owner",)
+    if state and [state[name] for name in names] != [own[name] for name in names]:
+        raise OpenmarketsError(
+            f"{own['destination']} is loaded by task {state['owner']}, or was loaded with another query (securities, "
+            "interval...), partition or format: rows would be missing or there twice. Give this load a destination of "
+            f"its own; or, to begin anew, empty it and {advice}."
+        )
+
+
+def check_state(data: Any) -> dict[str, Any]:
+    """Return the state of a destination as a store holds it; empty when there is none.
+
+    :raises ValueError: a load did not write it.
+    """
+    match data:
+        case {"destination": str(), "owner": str(), "query": str(), "format": str()}:
+            if "first" in data or "watermark" in data:
+                _check_moments(data, "first", "watermark")
+            return dict(data)
+    if data is None or data == {}:
         return {}
-    raise ValueError(f"expected the state of an incremental load, got {describe(stored)}")
+    raise ValueError(f"expected the state of an incremental load, got {describe(data)}")
 
 
-def check_claim(kept: Any) -> dict[str, str] | None:
-    """Return what a state store holds of a task's range; None when it holds nothing.
+def check_claim(data: Any) -> dict[str, str] | None:
+    """Return the claim of a task as a store holds it; None when there is none.
 
-    :raises ValueError: it is not what :meth:`Claim.as_data` gave.
+    :raises ValueError: it is not the data of a :class:`Claim`.
     """
-    if kept is None:
+    if data is None:
         return None
-    if not isinstance(kept, dict):
-        raise ValueError(f"expected the range of a task, got {describe(kept)}")
-    _check_moments(kept, "start", "end")
-    return kept
+    if not isinstance(data, dict):
+        raise ValueError(f"expected the range of a task, got {describe(data)}")
+    _check_moments(data, "start", "end")
+    return data
 
 
-def _check_moments(stored: Mapping[str, Any], *names: str) -> None:
+def _check_moments(data: Mapping[str, Any], *names: str) -> None:
     for name in names:
-        moment = stored.get(name)
+        moment = data.get(name)
         if not isinstance(moment, str):
             raise ValueError(f"{name}: expected a date or a time, got {describe(moment)}")
         try:
@@ -77,68 +220,66 @@ def _check_moments(stored: Mapping[str, Any], *names: str) -> None:
             raise ValueError(f"{name}: expected a date or a time, got {describe(moment)}") from None
 
 
-def claim(query: Query, watermark: str | None, first: str | None, overlap: timedelta, now: datetime) -> Claim | None:
-    """Take on what is new, or return None when nothing is.
+def make_claim(
+    query: Query, watermark: str | None, first: str | None, overlap: timedelta, now: datetime
+) -> Claim | None:
+    """Return the range that is new, or None when nothing is.
 
     :param query: rendered; its start counts as long as there is no watermark.
-    :param watermark: how far the destination is loaded, as text.
+    :param watermark: up to where the destination is loaded, as text.
     :param first: where the first load began, as text.
     :param overlap: how far before the watermark to begin, but not before the first load.
-    :param now: aware. What lies after it is not there yet, and would be missed for ever.
+    :param now: aware; a claim ends there at the latest, since later rows do not exist yet and would never come.
     :raises OpenmarketsQueryError: the query is malformed, has no range, or begins before the first load did.
     """
-    given = resolve_open(query)
-    end = min(given["end"], _bound(given, now))
+    arguments = resolve_open(query)
+    end = min(arguments["end"], _align(arguments, now))
     if watermark is None or first is None:
-        return Claim(given["start"], end) if given["start"] < end else None
-    if given["start"] < _bound(given, read_moment(first)):
+        return Claim(arguments["start"], end) if arguments["start"] < end else None
+    if arguments["start"] < _align(arguments, read_moment(first)):
         raise OpenmarketsQueryError(
-            f"{given['endpoint']}: start {query['start']!r} is before {first}, where the first load of this "
-            "destination began, and what lies between would never come. Load it with a task without incremental."
+            f"{arguments['endpoint']}: start {query['start']!r} is before {first}, where the first load of this "
+            "destination began: the rows between would never be loaded. Load them with a task without incremental."
         )
     reached = read_moment(watermark)
-    if end <= _bound(given, reached):
+    if end <= _align(arguments, reached):
         return None
-    return Claim(_bound(given, max(reached - overlap, read_moment(first))), end)
+    return Claim(_align(arguments, max(reached - overlap, read_moment(first))), end)
 
 
 def resolve_open(query: Query) -> dict[str, Any]:
-    """Return a query in its final form, whose range may be within one bar and so be empty, but not reversed.
+    """Return a query in its final form. Its range may be empty, within one bar, but not reversed.
 
     :raises OpenmarketsQueryError: it is malformed, or has no range.
     """
     if "start" not in query or "end" not in query:
         raise OpenmarketsQueryError(f"{endpoint_of(query)}: incremental needs a query with a range (start and end).")
-    given = dict(resolve({**query, "end": FAR}))
-    end = align(given, check_moment(given["endpoint"], "end", to_text(query["end"])))
-    return given | {"end": end} if end == given["start"] else resolve(query)
+    arguments = dict(resolve({**query, "end": FAR}))
+    name = arguments["endpoint"]
+    end = align(arguments, check_moment(name, "end", to_text(query["end"])))
+    return arguments | {"end": end} if end == arguments["start"] else resolve(query)
 
 
-def claim_again(query: Query, data: Mapping[str, str], watermark: str | None, first: str | None) -> Claim | None:
-    """Return a claim that was kept as data, or None where a new one has to be made.
+def restore_claim(query: Query, data: Mapping[str, str], watermark: str | None, first: str | None) -> Claim | None:
+    """Return a claim from its data, or None where a new one must be made.
 
-    It has to be when nothing is loaded, since the query may have been corrected then; and when somebody has begun
-    anew since, or another run was first, and something between the claim and what is loaded would be missing.
+    That is when nothing is loaded, since the query may have been corrected; and when there would be a gap between the
+    claim and what is loaded, since a user has begun anew or another run was first.
     """
     if watermark is None:
         return None
-    given = resolve_open(query)
-    kept = Claim(*(_bound(given, read_moment(data[bound])) for bound in ("start", "end")))
-    return kept if extended(first, watermark, kept) else None
+    arguments = resolve_open(query)
+    claim = Claim(*(_align(arguments, read_moment(data[bound])) for bound in ("start", "end")))
+    return claim if extend(first, watermark, claim) else None
 
 
-def limited_to(query: Query, start: Moment, end: Moment) -> Query:
-    """Return a query with another range."""
-    return {**query, "start": to_text(start), "end": to_text(end)}
+def extend(first: str | None, watermark: str | None, claim: Claim) -> tuple[str, str] | None:
+    """Return from where and up to where a destination is loaded, as texts, once a claim has landed.
 
-
-def extended(first: str | None, watermark: str | None, landed: Claim) -> tuple[str, str] | None:
-    """Return from where and how far a destination is loaded, as texts, when a claim has landed, too.
-
-    :param first: where the first load began, as text; None, as ``watermark``, when nothing was loaded.
-    :returns: None when something between the two is not loaded.
+    :param first: where the first load began, as text; None, as ``watermark``, when nothing is loaded.
+    :returns: None when there would be a gap.
     """
-    start, end = landed.as_data().values()
+    start, end = claim.as_data().values()
     if first is None or watermark is None:
         return start, end
     if read_moment(end) < read_moment(first) or read_moment(watermark) < read_moment(start):
@@ -147,12 +288,12 @@ def extended(first: str | None, watermark: str | None, landed: Claim) -> tuple[s
 
 
 def fingerprint(query: Query) -> str:
-    """Return a short text that two queries share when they differ in nothing but their range and the order of codes."""
-    given = {name: value for name, value in resolve_open(query).items() if name not in ("start", "end")}
-    plain = {name: sorted(value) if isinstance(value, list) else value for name, value in given.items()}
+    """Return a short text, the same for queries that differ only in their range and the order of codes."""
+    arguments = {name: value for name, value in resolve_open(query).items() if name not in ("start", "end")}
+    plain = {name: sorted(value) if isinstance(value, list) else value for name, value in arguments.items()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _bound(given: Query, moment: datetime) -> date | datetime:
-    bound: date | datetime = align(given, moment)
+def _align(arguments: Mapping[str, Any], moment: datetime) -> date | datetime:
+    bound: date | datetime = align(arguments, moment)
     return bound

@@ -1,7 +1,7 @@
-"""From the rows of a query to columns that can be stored: which there are, and of what type. Pure.
+"""Columns in which the rows of a query are stored, and their types. Pure.
 
-A layout is known before the first row comes, so that an empty result has its columns too and all files of a query
-have the same. Fields that the API sends and the schema does not know go together into one more column, as JSON.
+A layout depends on the query only: an empty result has all columns, and all files of a query have the same ones. Fields
+that the API sends and the schema does not have go into one more column, as JSON.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     import msgspec
 
 OTHER_FIELDS = "other_fields"
-"""The column for fields that the schema does not know: a JSON object by name, or None."""
+"""The column for fields that the schema does not have: a JSON object by name, or None."""
 RECORD = "record"
 """The only column of a query without a schema (``request``, ``raw=True``): a whole record as JSON."""
 DIGITS, DECIMALS = 38, 18
-"""Digits of a number, and of these after the point, where a store wants them fixed."""
+"""Digits of a number, and how many of them after the point, where a store has a fixed number of digits."""
+Columns = list[list[Any]]
+"""Values by column, in the order of a layout."""
 LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
-"""What a number is rounded to there."""
+"""Numbers are rounded to it there."""
 
 
 class Storage(Enum):
@@ -72,7 +74,7 @@ _STORAGE: Mapping[Kind, Storage] = {
 class Column(NamedTuple):
     """One column.
 
-    :ivar unit: the unit, the time zone, or what else there is to know, in words; may be empty.
+    :ivar unit: the unit, the time zone or another remark, in words; may be empty.
     :ivar key: part of what identifies a row.
     """
 
@@ -105,7 +107,7 @@ class Layout:
         """False when a record is stored as a whole, in the only column."""
         return self.columns != _WITHOUT_SCHEMA
 
-    def values(self, rows: Sequence[Any]) -> list[list[Any]]:
+    def values(self, rows: Sequence[Any]) -> Columns:
         """Return the values of a batch of rows by column, in the order of the columns.
 
         :param rows: one batch of ``hook.stream``: all have the same fields.
@@ -113,7 +115,7 @@ class Layout:
         encode = _json_encoder().encode
         if not self.has_schema:
             return [[encode(record).decode() for record in rows]]
-        values: list[list[Any]] = []
+        values: Columns = []
         for name, storage, _, _ in self.columns[:-1]:
             column = list(map(itemgetter(name), rows))
             if storage is Storage.JSON:
@@ -124,7 +126,7 @@ class Layout:
     def unfit(
         self, values: Sequence[Sequence[Any]], column: Column, row: int, before: int, problem: str
     ) -> OpenmarketsInvalidResponse:
-        """Return the error for a value that can't be stored: it names the column, the row and its key.
+        """Return the error for a value that cannot be stored. It names the column, the row and its key.
 
         :param values: by column, as :meth:`values` gives them.
         :param row: which of these rows it is, from 0.
@@ -139,13 +141,13 @@ class Layout:
         )
 
     def _other_fields(self, rows: Sequence[Row]) -> list[str | None]:
-        known = {column.name for column in self.columns[:-1]}
-        others = [name for name in rows[0] if name not in known] if rows else []
+        names = {column.name for column in self.columns[:-1]}
+        others = [name for name in rows[0] if name not in names] if rows else []
         if not others:
             return [None] * len(rows)
         encode = _json_encoder().encode
-        found = ({name: row[name] for name in others if row[name] is not None} for row in rows)
-        return [encode(fields).decode() if fields else None for fields in found]
+        objects = ({name: row[name] for name in others if row[name] is not None} for row in rows)
+        return [encode(fields).decode() if fields else None for fields in objects]
 
 
 _WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"),)
@@ -157,7 +159,7 @@ def layout_of(query: Query) -> Layout:
     :raises OpenmarketsQueryError: it is not a query.
     """
     name = endpoint_of(query)
-    # What a template renders is text.
+    # A template renders to a text.
     if name == "request" or query.get("raw") in (True, "True"):
         return Layout(name, _WITHOUT_SCHEMA)
     schema = ENDPOINTS[name].schema
@@ -169,5 +171,5 @@ def layout_of(query: Query) -> Layout:
 def _json_encoder() -> msgspec.json.Encoder:
     import msgspec
 
-    # Digits as they are; a reader decides what they become.
+    # All digits: the reader decides what they become.
     return msgspec.json.Encoder(decimal_format="number")

@@ -1,4 +1,4 @@
-"""How rows come into a table, and what a load that replaces rows takes away. Pure."""
+"""How a load changes a table, and which rows it replaces. Pure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from openmarkets_provider.query.query import Query, resolve, subject_of, window
 
 APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
 STAGE = "openmarkets_load"
-"""The temporary table that rows are sent to first; no other table may have its name."""
+"""The temporary table that rows are sent to first. No other table may have its name."""
 MODES = (UPSERT, APPEND, REPLACE_RANGE)
 
 
-class Covered(NamedTuple):
-    """The rows that a query stands for: those in its range, of what it asks about.
+class Coverage(NamedTuple):
+    """The rows that a query covers: those in its range, of its securities or accounts.
 
     :ivar time: the column of the range.
     :ivar start: the first time or date in it.
     :ivar end: the first one after it.
-    :ivar columns: the columns that say what a row is about.
-    :ivar subjects: their values, of everything that was asked about.
+    :ivar columns: the columns that identify a security or an account.
+    :ivar subjects: their values, for each security or account.
     """
 
     time: str
@@ -34,7 +34,7 @@ class Covered(NamedTuple):
 
 
 def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
-    """Refuse a mode that does not go with a query, as far as both are known.
+    """Refuse a mode that does not go with a query. A template is not checked.
 
     :raises ValueError: there is no such mode, or it does not go with ``incremental``.
     :raises OpenmarketsQueryError: it does not go with the query.
@@ -64,19 +64,19 @@ def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
         )
 
 
-def rows_covered(query: Query, layout: Layout) -> Covered:
+def coverage_of(query: Query, layout: Layout) -> Coverage:
     """Return what a query covers.
 
-    :param query: with a range, and its securities or accounts named.
+    :param query: with a range, and with the codes of its securities or accounts.
     """
-    given, time = resolve(query), str(layout.time)
+    arguments, time = resolve(query), str(layout.time)
     bounds: Any = window(query)
     if subject_of(query) == "accounts":
-        # What else comes along, since accounts share it, is not all that there is of those others.
-        return Covered(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in given["accounts"]])
+        # Rows of other accounts in the same portfolio come along, and are not all rows of those accounts.
+        return Coverage(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in arguments["accounts"]])
     columns = ("security_code", "exchange", "data_source")
-    subjects = [_parts(security) for security in given["securities"]]
-    return Covered(time, bounds[0], bounds[1], columns, subjects)
+    subjects = [_parts(security) for security in arguments["securities"]]
+    return Coverage(time, bounds[0], bounds[1], columns, subjects)
 
 
 def _parts(security: str) -> tuple[str, ...]:

@@ -1,24 +1,22 @@
-"""Parquet files, by Arrow's own writer. Imported only where one is written: pyarrow is heavy, and an extra.
+"""Rows as Arrow, and Arrow as Parquet files. Imported only where it is needed: pyarrow is heavy, and an extra.
 
-Arrays are made from buffers, and not by ``pyarrow.array``: that imports pandas wherever it is installed, for a second
-of CPU and 50 MB in every task. It is no slower.
+Arrow reads the values as one JSON text. ``pyarrow.array`` is as fast, but it imports pandas wherever it is installed,
+for a second of CPU and 50 MB in every task.
 """
 
 from __future__ import annotations
 
 import logging
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
-from itertools import accumulate
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from decimal import ROUND_HALF_EVEN, Context, InvalidOperation
+from typing import IO, Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, LAST_DIGIT, Column, Layout, Storage
 
@@ -27,8 +25,8 @@ log = logging.getLogger(__name__)
 ROW_GROUP = 32_768
 """Rows in a row group."""
 _AT_ONCE = 8192
-"""Rows that are converted at once. Each call of Arrow lets the threads that fetch have the interpreter, and waits to
-get it back: few calls are cheap, and many rows take memory."""
+"""Rows that are converted at once. Each call of Arrow releases the GIL and waits to get it back, so few calls are
+cheap; many rows take memory."""
 TYPES: Mapping[Storage, pa.DataType] = {
     Storage.TEXT: pa.string(),
     Storage.INTEGER: pa.int64(),
@@ -38,13 +36,13 @@ TYPES: Mapping[Storage, pa.DataType] = {
     Storage.TIME: pa.timestamp("us", tz="UTC"),
     Storage.JSON: pa.string(),
 }
+# Decimals keep all their digits; Arrow reads no dates from JSON.
+_READ_AS = {Storage.DECIMAL: pa.string(), Storage.DATE: pa.string()}
 _NAMES = {Storage.INTEGER: "64 bits", Storage.DECIMAL: f"decimal({DIGITS}, {DECIMALS})"}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _SURE_TO_FIT = 20
 """A number of so many characters has at most 20 digits before the point and 18 after it."""
 _ROUNDING = Context(prec=DIGITS, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
-_encoder = msgspec.json.Encoder(decimal_format="number")
+_encoder = msgspec.json.Encoder(decimal_format="string")
 
 
 class ParquetWriter:
@@ -53,24 +51,22 @@ class ParquetWriter:
     :param compression: a codec of Parquet, or None.
     """
 
-    def __init__(self, file: BinaryIO, layout: Layout, compression: str | None) -> None:
+    def __init__(self, file: IO[bytes], layout: Layout, compression: str | None) -> None:
         self._layout = layout
         self._schema = pa.schema([_field(column) for column in layout.columns])
         self._values: list[list[Any]] = [[] for _ in layout.columns]
         self._batches: list[pa.RecordBatch] = []
         self._converted = 0
         self._rounded: set[str] = set()
-        self._sink = _Sink(file)
-        with self._sink.open():
-            self._writer = pq.ParquetWriter(self._sink, self._schema, compression=compression or "none")
+        self._writer = pq.ParquetWriter(file, self._schema, compression=compression or "none")
 
-    def write(self, rows: Sequence[Any]) -> None:
-        """Add a batch of ``hook.stream``.
+    def write(self, columns: Sequence[Sequence[Any]]) -> None:
+        """Add a batch of :meth:`Layout.values`.
 
         :raises OpenmarketsInvalidResponse: a value does not fit; the text names column, row and key.
         """
-        for values, added in zip(self._values, self._layout.values(rows), strict=True):
-            values.extend(added)
+        for values, more in zip(self._values, columns, strict=True):
+            values.extend(more)
         if len(self._values[0]) >= _AT_ONCE:
             self._convert()
             self._write_row_groups()
@@ -83,13 +79,19 @@ class ParquetWriter:
         if self._values[0]:
             self._convert()
         self._write_row_groups(last=True)
-        with self._sink.open():
+        self._writer.close()
+
+    def discard(self) -> None:
+        """Complete a file that nobody will read. Otherwise pyarrow does so later, when the file is closed already."""
+        with suppress(Exception):
             self._writer.close()
 
     def _convert(self) -> None:
-        arrays = [
-            self._array(column, values) for column, values in zip(self._layout.columns, self._values, strict=True)
-        ]
+        try:
+            arrays = to_arrays(self._layout.columns, self._values)
+        except (ArithmeticError, ValueError):
+            pairs = zip(self._layout.columns, self._values, strict=True)
+            arrays = [self._convert_closely(column, values) for column, values in pairs]
         self._batches.append(pa.record_batch(arrays, schema=self._schema))
         self._converted += len(self._values[0])
         self._values = [[] for _ in self._layout.columns]
@@ -98,35 +100,35 @@ class ParquetWriter:
         table = pa.Table.from_batches(self._batches, self._schema)
         count = table.num_rows if last else table.num_rows // ROW_GROUP * ROW_GROUP
         if count:
-            with self._sink.open():
-                self._writer.write_table(table.slice(0, count), row_group_size=ROW_GROUP)
+            self._writer.write_table(table.slice(0, count), row_group_size=ROW_GROUP)
             self._batches = table.slice(count).to_batches()
 
-    def _array(self, column: Column, values: list[Any]) -> pa.Array:
-        try:
-            return to_array(column.storage, values)
-        except (ArithmeticError, ValueError):
-            fitting = [self._fitting(column, row, value) for row, value in enumerate(values)]
-            if column.storage is not Storage.DECIMAL:
-                raise
+    def _convert_closely(self, column: Column, values: list[Any]) -> pa.Array:
+        """Convert a column, and find the value that does not fit."""
+        with suppress(ArithmeticError, ValueError):
+            return to_arrays([column], [values])[0]
+        fitting = [self._fit(column, row, value) for row, value in enumerate(values)]
         if column.name not in self._rounded and fitting != values:
             self._rounded.add(column.name)
             log.warning(
-                "%s: column %s has numbers with more than %d digits after the point. In Parquet they are rounded, half "
-                "to even; CSV and JSON lines keep all digits.",
+                "%s: column %s has numbers with more than %d digits after the point. Parquet files have them rounded "
+                "half to even; CSV and JSON lines keep all digits.",
                 self._layout.name,
                 column.name,
                 DECIMALS,
             )
-        return to_array(column.storage, fitting, _fitting_decimals)
+        return _read([column], [fitting])[0].cast(TYPES[column.storage])
 
-    def _fitting(self, column: Column, row: int, value: Any) -> Any:
-        """Return a value, a number rounded to the digits that there are, or say that it does not fit."""
+    def _fit(self, column: Column, row: int, value: Any) -> Any:
+        """Return a value, a number rounded to the digits of its column.
+
+        :raises OpenmarketsInvalidResponse: it does not fit.
+        """
         if value is None:
             return None
         try:
             if column.storage is not Storage.DECIMAL:
-                to_array(column.storage, [value])
+                to_arrays([column], [[value]])
             elif (value := value.quantize(LAST_DIGIT, context=_ROUNDING)).is_nan():
                 raise ValueError("not a number")
         except (ArithmeticError, ValueError) as error:
@@ -136,122 +138,41 @@ class ParquetWriter:
         return value
 
 
-class _Sink:
-    """Passes on what pyarrow writes, as long as it is open.
+def to_arrays(columns: Sequence[Column], values: Sequence[Sequence[Any]]) -> list[pa.Array]:
+    """Return values by column, some of them None, as arrays of :data:`TYPES`.
 
-    A writer of pyarrow that is thrown away completes its file: what a failed load left would look whole.
-    """
-
-    closed = False
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._is_open = False
-        self._size = 0
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        self._is_open = True
-        try:
-            yield
-        finally:
-            self._is_open = False
-
-    def write(self, data: Any) -> None:
-        if self._is_open:
-            self._file.write(data)
-        self._size += len(data)
-
-    def tell(self) -> int:
-        return self._size
-
-
-def _field(column: Column) -> pa.Field:
-    return pa.field(column.name, TYPES[column.storage], metadata={"unit": column.unit} if column.unit else None)
-
-
-def to_array(storage: Storage, values: list[Any], build: Callable[[list[Any]], pa.Array] | None = None) -> pa.Array:
-    """Return values, some of them None, as an array of :data:`TYPES`.
-
-    :param values: not empty.
-    :param build: makes an array of values without None, in another way than the usual one.
     :raises ArithmeticError: a value does not fit.
-    :raises ValueError: likewise, or it is a number that needs a closer look.
+    :raises ValueError: likewise, or a number may not fit.
     """
-    build = build or _BUILD[storage]
-    # Most columns that name something, and those that are empty, hold one value.
-    if values[0] == values[-1] and values.count(values[0]) == len(values):
-        if values[0] is None:
-            return pa.nulls(len(values), TYPES[storage])
-        return pa.repeat(build(values[:1])[0], len(values))
-    try:
-        return build(values)
-    except TypeError:
-        # None is among them. A null takes a place in the buffers, and it doesn't matter what is there.
-        some = next(value for value in values if value is not None)
-    filled = build([some if value is None else value for value in values])
-    is_valid = _booleans([value is not None for value in values]).buffers()[1]
-    return pa.Array.from_buffers(filled.type, len(values), [is_valid, *filled.buffers()[1:]])
+    pairs = zip(columns, _read(columns, values), strict=True)
+    return [
+        _to_decimals(array) if column.storage is Storage.DECIMAL else array.cast(TYPES[column.storage])
+        for column, array in pairs
+    ]
 
 
-def _from_buffers(type_: pa.DataType, length: int, *buffers: Any) -> pa.Array:
-    return pa.Array.from_buffers(type_, length, [None, *map(pa.py_buffer, buffers)])
+def _read(columns: Sequence[Column], values: Sequence[Sequence[Any]]) -> list[pa.Array]:
+    """Return arrays as Arrow reads them from JSON."""
+    types = [_READ_AS.get(column.storage, TYPES[column.storage]) for column in columns]
+    fields = [(column.name, pa.list_(type_)) for column, type_ in zip(columns, types, strict=True)]
+    text = _encoder.encode(dict(zip((column.name for column in columns), values, strict=True)))
+    table = read_json(
+        pa.BufferReader(text),
+        # The text is one JSON object, which Arrow reads as one block.
+        read_options=ReadOptions(use_threads=False, block_size=len(text)),
+        parse_options=ParseOptions(explicit_schema=pa.schema(fields)),
+    )
+    return [column.chunk(0).values for column in table.columns]
 
 
-def _texts(values: list[str]) -> pa.Array:
-    text = "".join(values)
-    data = text.encode()
-    lengths = map(len, values) if len(data) == len(text) else (len(value.encode()) for value in values)
-    return _from_buffers(pa.string(), len(values), array("i", accumulate(lengths, initial=0)), data)
-
-
-def _integers(values: list[int]) -> pa.Array:
-    return _from_buffers(pa.int64(), len(values), array("q", values))
-
-
-def _decimals(values: list[Decimal]) -> pa.Array:
-    text = _encoder.encode(values)[1:-1]
-    texts = _split(text)
-    # Arrow 17 makes another number of one that does not fit, without a word. The user's decimal context may have a
-    # small e.
-    if b"E" in text or b"e" in text or pc.max(pc.binary_length(texts)).as_py() > _SURE_TO_FIT:
+def _to_decimals(texts: pa.Array) -> pa.Array:
+    # Arrow 17 turns a number that does not fit into another one, without an error. The "E" of an exponent is small
+    # where the user's decimal context says so.
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    if longest > _SURE_TO_FIT or pc.any(pc.match_substring(texts, "E", ignore_case=True)).as_py():
         raise ValueError("a number that needs a closer look")
     return texts.cast(TYPES[Storage.DECIMAL])
 
 
-def _fitting_decimals(values: list[Decimal]) -> pa.Array:
-    return _split(_encoder.encode(values)[1:-1]).cast(TYPES[Storage.DECIMAL])
-
-
-def _split(text: bytes) -> pa.Array:
-    # One text for all, which Arrow splits and reads: the fastest way that is exact.
-    if b"null" in text:
-        raise TypeError
-    return pc.split_pattern(_from_buffers(pa.string(), 1, array("i", [0, len(text)]), text), ",").values
-
-
-def _booleans(values: list[bool]) -> pa.Array:
-    return _from_buffers(pa.int8(), len(values), bytes(values)).cast(pa.bool_())
-
-
-def _dates(values: list[date]) -> pa.Array:
-    first = _EPOCH.toordinal()
-    days = array("i", [ordinal - first for ordinal in map(date.toordinal, values)])
-    return _from_buffers(TYPES[Storage.DATE], len(values), days)
-
-
-def _times(values: list[datetime]) -> pa.Array:
-    microseconds = array("q", [(value - _EPOCH) // _MICROSECOND for value in values])
-    return _from_buffers(TYPES[Storage.TIME], len(values), microseconds)
-
-
-_BUILD: Mapping[Storage, Callable[[list[Any]], pa.Array]] = {
-    Storage.TEXT: _texts,
-    Storage.INTEGER: _integers,
-    Storage.DECIMAL: _decimals,
-    Storage.BOOLEAN: _booleans,
-    Storage.DATE: _dates,
-    Storage.TIME: _times,
-    Storage.JSON: _texts,
-}
-"""What makes an array of values. None among them is a TypeError."""
+def _field(column: Column) -> pa.Field:
+    return pa.field(column.name, TYPES[column.storage], metadata={"unit": column.unit} if column.unit else None)

@@ -1,7 +1,7 @@
-"""Partitions: exchange days, months or years (Australia/Sydney), each a folder named in the way of Hive. Pure.
+"""Partitions: exchange days, months or years (Australia/Sydney), in folders with names as in Hive. Pure.
 
-A load replaces whole partitions. So what it covers follows from its range alone, and a range that covers one only in
-part is refused.
+A load replaces whole partitions. A range that covers a partition only in part is refused, since the rest of that
+partition would be lost.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.landing.destination import Moment
 from openmarkets_provider.query.exchange_time import exchange_date, to_text, to_utc
 from openmarkets_provider.query.schema import Row
-
-Moment = Any
-"""A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""
 
 PARTITIONS = ("day", "month", "year")
 MAX_PARTITIONS = 400
@@ -29,7 +27,7 @@ class Partition(NamedTuple):
     """One partition.
 
     :ivar name: its folder, such as ``exchange_date=2026-11-20``.
-    :ivar start: when it begins, in the form of the query's bounds.
+    :ivar start: when it begins; a bound as the query's.
     :ivar end: when the next one begins.
     """
 
@@ -38,53 +36,53 @@ class Partition(NamedTuple):
     end: Moment
 
 
-def covered(by: str, start: Moment, end: Moment, *, unfinished: bool = False) -> list[Partition]:
+def list_partitions(by: str, start: Moment, end: Moment, *, open_end: bool = False) -> list[Partition]:
     """Return the partitions that a half-open range covers, in order.
 
     :param by: ``day``, ``month`` or ``year``.
-    :param unfinished: the last one may be covered up to the range's end only.
-    :raises OpenmarketsQueryError: a partition is covered in part only, or there are too many.
+    :param open_end: the range may end within the last partition.
+    :raises OpenmarketsQueryError: the range covers a partition only in part, or more than :data:`MAX_PARTITIONS`.
     """
-    found: list[Partition] = []
+    partitions: list[Partition] = []
     first = day = _first_day(by, _day(start))
     while (begin := _moment(day, start)) < end:
-        if len(found) == MAX_PARTITIONS:
+        if len(partitions) == MAX_PARTITIONS:
             raise OpenmarketsQueryError(
-                f"partition='{by}': the range {_shown(start, end)} covers more than {MAX_PARTITIONS} of them. "
+                f"partition='{by}': the range {_range_text(start, end)} covers more than {MAX_PARTITIONS} of them. "
                 "Take a coarser partition ('month', 'year'), or shorter ranges."
             )
         following = _first_day(by, day + timedelta(days=_LONGEST[by]))
-        found.append(Partition(day.strftime(_NAMES[by]), begin, _moment(following, start)))
+        partitions.append(Partition(day.strftime(_NAMES[by]), begin, _moment(following, start)))
         day = following
-    torn = [found[0]] if found[0].start < start else []
-    if found[-1].end > end and not unfinished:
-        torn.append(found[-1])
+    torn = [partitions[0]] if partitions[0].start < start else []
+    if partitions[-1].end > end and not open_end:
+        torn.append(partitions[-1])
     if torn:
         names = " and ".join(dict.fromkeys(partition.name for partition in torn))
         raise OpenmarketsQueryError(
-            f"partition='{by}': the range {_shown(start, end)} covers {names} only in part, and replacing a partition "
-            f"would lose the rest. Begin and end where one begins (midnight at the exchange, Australia/Sydney), such "
-            f"as start='{first}', end='{day}'."
+            f"partition='{by}': the range {_range_text(start, end)} covers {names} only in part, and replacing a "
+            f"partition would lose the rest. Begin and end where one begins (midnight at the exchange, "
+            f"Australia/Sydney), such as start='{first}', end='{day}'."
         )
-    return found
+    return partitions
 
 
-def widened(by: str, start: Moment, end: Moment, reached: Moment | None) -> tuple[Moment, Moment]:
-    """Return the range to pull so that the partitions of a claimed one can be replaced without losing rows.
+def widen_range(by: str, start: Moment, end: Moment, reached: Moment | None) -> tuple[Moment, Moment]:
+    """Return the range to pull so that the partitions of a half-open range can be replaced without losing rows.
 
-    Its last partition may be unfinished, but holds everything up to where the destination was loaded already.
+    It begins with a partition. It ends with one, or where the destination is loaded then.
 
-    :param reached: everything before it was loaded at some time; None when nothing was.
+    :param reached: up to where the destination is loaded; None when it is not.
     """
     last_day = _first_day(by, _day(end))
     if _moment(last_day, end) < end:
         last_day = _first_day(by, last_day + timedelta(days=_LONGEST[by]))
-    known = end if reached is None else max(end, reached)
-    return _moment(_first_day(by, _day(start)), start), min(_moment(last_day, end), known)
+    loaded_to = end if reached is None else max(end, reached)
+    return _moment(_first_day(by, _day(start)), start), min(_moment(last_day, end), loaded_to)
 
 
 class Sorter:
-    """Tells the partitions of rows.
+    """Sorts rows into partitions.
 
     :param partitions: in order, without gaps.
     :param column: the column that the query's range selects rows by.
@@ -119,7 +117,7 @@ def _day(moment: Moment) -> date:
 
 
 def _moment(day: date, like: Moment) -> Moment:
-    """Return when an exchange day begins, in the form of another bound."""
+    """Return when an exchange day begins: a date, or a time in UTC, as another bound is."""
     return to_utc(datetime.combine(day, time())) if isinstance(like, datetime) else day
 
 
@@ -129,5 +127,5 @@ def _first_day(by: str, day: date) -> date:
     return day.replace(day=1) if by == "month" else day.replace(month=1, day=1)
 
 
-def _shown(start: Moment, end: Moment) -> str:
+def _range_text(start: Moment, end: Moment) -> str:
     return f"{to_text(start)} to {to_text(end)}"

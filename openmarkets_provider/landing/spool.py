@@ -1,87 +1,107 @@
-"""Rows that wait on the local disk until all have come."""
+"""Rows that wait on the local disk until all of them have been pulled."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import IO, Generic, TypeVar
 
-from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.landing.errors import explain_errors
+from openmarkets_provider.landing.layout import Columns
 
-BATCH = 5000
-"""Rows that are kept together, at least; what one call gives is never divided."""
+Key = TypeVar("Key")
 
-Columns = list[list[Any]]
-"""Values by column, in the order of a layout."""
+MAX_ROWS = 10_000
+"""Rows in memory. A batch is never divided, so there can be more."""
 
 
-class Spool:
-    """Rows on their way, in a file without a name: it is gone when the process is, whatever ends it.
+class Spool(Generic[Key]):
+    """Batches of rows by key, in the order in which they came: some in memory, the rest in a file.
 
-    :param columns: how many columns the rows have.
-    :raises OpenmarketsError: transient; there is no place for them.
+    :param file: an empty file to write and to read. No other process can write to it.
+    :param folder: where the file is, for messages.
+    :ivar rows: number of rows.
     """
 
-    def __init__(self, columns: int) -> None:
-        with _told():
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the spool)
-        self._waiting: Columns = [[] for _ in range(columns)]
+    def __init__(self, file: IO[bytes], folder: str) -> None:
+        self._file = file
+        self._problem = f"Cannot write rows to a temporary file in {folder}"
+        self._batches: dict[Key, Columns] = {}
+        self._offsets: dict[Key, list[int]] = {}
+        self._in_memory = 0
         self.rows = 0
 
-    def __enter__(self) -> Self:
-        return self
+    def add(self, key: Key, columns: Columns) -> None:
+        """Add a batch; one without rows adds no key.
 
-    def __exit__(self, *_: object) -> None:
-        # What could not be written can't be written now, either.
-        with suppress(OSError):
-            self._file.close()
-
-    def add(self, columns: Columns) -> None:
-        """Keep some rows.
-
-        :raises OpenmarketsError: transient; there is no room for them.
+        :raises OpenmarketsError: transient; the disk is full.
         """
-        for kept, more in zip(self._waiting, columns, strict=True):
-            kept.extend(more)
-        self.rows += len(columns[0])
-        if len(self._waiting[0]) >= BATCH:
-            self._write()
-
-    def batches(self) -> Iterator[tuple[int, Columns]]:
-        """Yield the rows in order: the number of the first one, from 1 on, and the columns of some.
-
-        :raises OpenmarketsError: transient; they can't be read.
-        """
-        self._write()
-        with _told():
-            self._file.seek(0)
-        first = 1
-        while first <= self.rows:
-            with _told():
-                columns: Columns = pickle.load(self._file)  # noqa: S301 (nobody else can write to this file)
-            yield first, columns
-            first += len(columns[0])
-
-    def _write(self) -> None:
-        if not self._waiting[0]:
+        if not columns[0]:
             return
-        with _told():
-            pickle.dump(self._waiting, self._file, pickle.HIGHEST_PROTOCOL)
+        batch = self._batches.setdefault(key, [[] for _ in columns])
+        for values, more in zip(batch, columns, strict=True):
+            values.extend(more)
+        self.rows += len(columns[0])
+        self._in_memory += len(columns[0])
+        if self._in_memory >= MAX_ROWS:
+            self._spill()
+
+    def list_keys(self) -> list[Key]:
+        """Return the keys in the order in which they came."""
+        return list(dict.fromkeys([*self._offsets, *self._batches]))
+
+    def batches(self, key: Key) -> Iterator[Columns]:
+        """Yield the rows of a key, in batches of another size than they came in.
+
+        :raises OpenmarketsError: transient; the file cannot be read.
+        """
+        for offset in self._offsets.get(key, ()):
+            with explain_errors(self._problem, sent=True):
+                self._file.seek(offset)
+                columns: Columns = pickle.load(self._file)  # noqa: S301 (no other process can write to this file)
+            yield columns
+        if key in self._batches:
+            yield self._batches[key]
+
+    def _spill(self) -> None:
+        with explain_errors(self._problem, sent=True):
+            self._file.seek(0, os.SEEK_END)
+            for key, columns in self._batches.items():
+                self._offsets.setdefault(key, []).append(self._file.tell())
+                pickle.dump(columns, self._file, pickle.HIGHEST_PROTOCOL)
+            # Report a full disk now, and not when the rows are read.
             self._file.flush()
-        self._waiting = [[] for _ in self._waiting]
+        self._batches.clear()
+        self._in_memory = 0
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def open_scratch() -> Iterator[IO[bytes]]:
+    """Give a temporary file without a name: nothing of it is left, even when the process is killed.
+
+    :raises OpenmarketsError: it cannot be created.
+    """
+    with explain_errors(f"Cannot create a temporary file in {scratch_folder()}"):
+        file = tempfile.TemporaryFile()  # noqa: SIM115
     try:
-        yield
-    except OSError as error:
-        # gettempdir() raises where there is none.
-        raise OpenmarketsError(
-            f"The rows can't be kept on this machine until all have come: {error}. They go to a file in "
-            f"{tempfile.tempdir or 'the temporary folder'}; the variable TMPDIR names another folder.",
-            transient=True,
-            sent=True,
-        ) from error
+        yield file
+    finally:
+        close(file)
+
+
+def scratch_folder() -> str:
+    """Return where :func:`open_scratch` creates files, in words."""
+    # gettempdir() raises where there is no such folder.
+    with suppress(OSError):
+        return f"{tempfile.gettempdir()} (set by TMPDIR)"
+    return "the temporary folder (set by TMPDIR)"
+
+
+def close(file: IO[bytes]) -> None:
+    """Close a file that is not needed any more."""
+    # On a full disk Python cannot write what it still buffers.
+    with suppress(OSError):
+        file.close()

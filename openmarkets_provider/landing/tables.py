@@ -1,17 +1,19 @@
-"""Tables for the rows of a query: their columns, types and keys, and whether a table that is there will do."""
+"""Tables for the rows of a query: their columns, types and keys, and whether an existing table fits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mssql, mysql, oracle, postgresql
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import UserDefinedType
 
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
+from openmarkets_provider.landing import mysql
+from openmarkets_provider.landing.database import TableName
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, Column, Layout, Storage
 from openmarkets_provider.landing.modes import APPEND, STAGE, UPSERT
 
@@ -19,63 +21,43 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 LOAD_ID = "load_id"
-"""The column of an appended table that says which task instance a row comes from."""
+"""The column that identifies the load of a row, in a table that is appended to."""
 LOAD_ROW = "load_row"
 """The column of a staging table that holds the number of a row, 1 for the first."""
 _MAX_KEY = 64
 _SINGLE = 24
-"""Binary digits of the smaller of two kinds of floating numbers."""
+"""Binary digits of a single-precision number."""
 _ROUNDING = (sa.Numeric, sa.Float, sa.Integer, sa.DateTime, postgresql.MONEY)
 _MAX_LOAD_ID = 760
 """Three names of Airflow, of 250 characters each, and a number."""
-_BOUNDED = ("mysql", "mariadb", "mssql", "oracle")
-"""Databases that put no text without a length into an index."""
-
-
-class TableName(NamedTuple):
-    """Where a table is; without a schema it is in the default one."""
-
-    schema: str | None
-    name: str
-
-    @classmethod
-    def of(cls, table: str) -> TableName:
-        """Read ``table`` or ``schema.table``."""
-        schema, _, name = table.rpartition(".")
-        return cls(schema or None, name)
 
 
 def table_of(layout: Layout, name: TableName, mode: str, dialect: str) -> sa.Table:
-    """Return the table that a layout's rows are loaded into, as it is made where there is none.
+    """Return the table that a layout's rows are loaded into, as it is created where there is none.
 
     :param dialect: name of the database's dialect.
     """
     keyed = mode != APPEND
-    # Elsewhere a comment is part of a column's definition, or a procedure call, or nothing.
+    # Elsewhere a comment is part of a column's definition, or there are none.
     commented = dialect == "postgresql"
     columns = [
         _column(column, primary_key=keyed and column.key, comment=(commented and column.unit) or None)
         for column in layout.columns
     ]
     if not keyed:
-        columns.append(sa.Column(LOAD_ID, _text(_MAX_LOAD_ID), nullable=False, index=True))
+        columns.append(sa.Column(LOAD_ID, _index_text(_MAX_LOAD_ID), nullable=False, index=True))
     return sa.Table(name.name, sa.MetaData(), *columns, schema=name.schema)
 
 
-def stage_of(layout: Layout, dialect: str) -> sa.Table:
+def stage_of(layout: Layout) -> sa.Table:
     """Return the temporary table that rows are sent to first; it ends with the transaction or the connection."""
-    name, prefixes = STAGE, ["TEMPORARY"]
-    if dialect == "mssql":
-        name, prefixes = f"#{STAGE}", []
-    elif dialect == "oracle":
-        name, prefixes = f"ora$ptt_{STAGE}", ["PRIVATE TEMPORARY"]
     number = sa.Column(LOAD_ROW, sa.BigInteger, autoincrement=False)
     columns = (number, *map(_column, layout.columns))
-    return sa.Table(name, sa.MetaData(), *columns, prefixes=prefixes, postgresql_on_commit="DROP")
+    return sa.Table(STAGE, sa.MetaData(), *columns, prefixes=["TEMPORARY"], postgresql_on_commit="DROP")
 
 
 def _column(column: Column, **options: Any) -> sa.Column[Any]:
-    kind = _text(_MAX_KEY) if column.key and column.storage is Storage.TEXT else _type(column.storage)
+    kind = _index_text(_MAX_KEY) if column.key and column.storage is Storage.TEXT else _type(column.storage)
     return sa.Column(column.name, kind, autoincrement=False, **options)
 
 
@@ -92,59 +74,51 @@ def _type(storage: Storage) -> TypeEngine[Any]:
         case Storage.DATE:
             return sa.Date()
         case Storage.TIME:
-            # By default some of them keep seconds, or their thousandths, only.
-            time = sa.DateTime().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
-            time = time.with_variant(mysql.DATETIME(fsp=6), "mysql").with_variant(mysql.DATETIME(fsp=6), "mariadb")
-            exact = mssql.DATETIME2(6)  # type: ignore[no-untyped-call]
-            return time.with_variant(exact, "mssql").with_variant(oracle.TIMESTAMP(), "oracle")
+            return mysql.vary(sa.DateTime(), mysql.TIME).with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
         case Storage.JSON:
-            long = sa.UnicodeText().with_variant(mysql.LONGTEXT(), "mysql").with_variant(mysql.LONGTEXT(), "mariadb")
-            return long.with_variant(postgresql.JSONB(), "postgresql")
+            return mysql.vary(sa.UnicodeText(), mysql.LONG_TEXT).with_variant(postgresql.JSONB(), "postgresql")
 
 
-def _text(length: int) -> TypeEngine[Any]:
-    """Return a type of text that can be in an index."""
-    kind: TypeEngine[Any] = sa.UnicodeText()
-    for dialect in _BOUNDED:
-        kind = kind.with_variant(sa.Unicode(length), dialect)
-    return kind
+def _index_text(length: int) -> TypeEngine[Any]:
+    """Return a type of text for a column of an index; MySQL has no index of a text without a length."""
+    return mysql.vary(sa.UnicodeText(), sa.Unicode(length))
 
 
 def ddl(statement: Any, connection: sa.Connection) -> str:
-    """Return a statement as text, for people."""
-    return _undoubled(connection, " ".join(str(statement.compile(dialect=connection.dialect)).split()))
+    """Return a statement as text for a message."""
+    return _single_percent(connection, " ".join(str(statement.compile(dialect=connection.dialect)).split()))
 
 
-def _undoubled(connection: sa.Connection, text: str) -> str:
-    """Return names, or a statement, as they are without values: for some drivers a % in them is doubled."""
+def _single_percent(connection: sa.Connection, text: str) -> str:
+    """Undo the doubling of % that some drivers need in a statement with values."""
     return text.replace("%%", "%") if "format" in connection.dialect.paramstyle else text
 
 
 def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) -> None:
-    """Refuse a table that is not there and can't be made.
+    """Refuse a table that does not exist and cannot be created.
 
-    :raises OpenmarketsDatabaseError: it must be there, or its schema is not.
+    :raises OpenmarketsDatabaseError: it may not be created, or its schema does not exist.
     """
     if not create:
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: there is no such table. create_table=True makes it, or: "
+            f"{table.fullname}: the table does not exist. create_table=True creates it, or: "
             f"{ddl(CreateTable(table), connection)}"
         )
     schemas = sa.inspect(connection).get_schema_names() if table.schema else []
     if table.schema and table.schema not in schemas:
-        raise OpenmarketsDatabaseError(f"{table.fullname}: there is no schema {table.schema!r}; make it first.")
+        raise OpenmarketsDatabaseError(f"{table.fullname}: there is no schema {table.schema!r}; create it first.")
 
 
 def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mode: str) -> bool:
-    """Refuse a table that can't take the rows: for want of a column or of what makes the key unique, or by its types.
+    """Refuse an existing table that cannot take the rows: it lacks a column or a unique key, or has a wrong type.
 
-    Types that lose digits of some values only are looked at with the values, see :func:`rounding_types`.
+    Types that round only some values are checked with the values, see :func:`rounding_types`.
 
-    :param table: as it would be made.
+    :param table: as it would be created.
     :return: whether the key is unique in the table.
-    :raises OpenmarketsDatabaseError: the text says what is wrong, and which statement mends it.
+    :raises OpenmarketsDatabaseError: the text says what is wrong, and which statement repairs it.
     """
-    there = {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
+    existing = {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
     keys = _unique_keys(connection, table)
     if mode == APPEND:
         narrow = next((key for key in keys if key <= set(layout.key)), None)
@@ -154,9 +128,9 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
                 f"{table.fullname}: {names} is unique in the table, as mode={UPSERT!r} needs "
                 f"it, and mode={mode!r} keeps every load. Take another table, or mode={UPSERT!r}."
             )
-    _check_columns(connection, table, layout, there)
-    _check_types(connection, table, layout, there)
-    _check_others(connection, table, mode, there)
+    _check_columns(connection, table, layout, existing)
+    _check_types(connection, table, layout, existing)
+    _check_others(connection, table, mode, existing)
     unique = set(layout.key) in keys and set(layout.key) not in _deferrable_keys(connection, table)
     if mode == UPSERT and not unique:
         index = sa.Index(f"{table.name}_key", *(table.c[name] for name in layout.key), unique=True)
@@ -168,20 +142,22 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
 
 
 def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -> dict[str, TypeEngine[Any]]:
-    """Return the types of the columns of a table that is there which could round a number or a time, by name.
+    """Return the types of those columns of an existing table that could round a number or a time, by name.
 
-    Double precision is not among them: who takes it has chosen its 15 digits.
+    Double precision is not among them: a user who takes it chooses its 15 digits.
 
-    :param table: as it would be made.
+    :param table: as it would be created.
     """
-    # SQLite keeps a number as it is, whatever type was declared.
+    # SQLite keeps a number as it is, whatever the declared type.
     if connection.dialect.name == "sqlite":
         return {}
-    there = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name, table.schema)}
-    declared = there | (_as_declared(connection, table) if connection.dialect.name == "postgresql" else {})
-    found: dict[str, TypeEngine[Any]] = {}
+    existing = {
+        column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name, table.schema)
+    }
+    declared = existing | (_as_declared(connection, table) if connection.dialect.name == "postgresql" else {})
+    rounding: dict[str, TypeEngine[Any]] = {}
     for name, storage, _, _ in layout.columns:
-        kind = _plain(there[name])
+        kind = _plain(existing[name])
         if storage not in (Storage.DECIMAL, Storage.INTEGER, Storage.TIME) or not isinstance(kind, _ROUNDING):
             continue
         written, declared_as, ours = (
@@ -189,8 +165,8 @@ def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -
         )
         is_double = isinstance(kind, sa.Float) and ("DOUBLE" in written or (kind.precision or 0) > _SINGLE)
         if not is_double and declared_as.upper() != ours:
-            found[name] = declared[name]
-    return found
+            rounding[name] = declared[name]
+    return rounding
 
 
 class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none in SQLAlchemy 1.4
@@ -207,21 +183,21 @@ class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none 
 
 def _as_declared(connection: sa.Connection, table: sa.Table) -> dict[str, TypeEngine[Any]]:
     """Return the types of a table of PostgreSQL by column: SQLAlchemy 1.4 knows no domains, and no negative scales."""
-    wanted = sa.text(
+    query = sa.text(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
         "WHERE attrelid = CAST(:name AS regclass) AND attnum > 0 AND NOT attisdropped"
     )
-    found = connection.execute(wanted, {"name": _quoted(connection, table)})
-    return {column: _Declared(kind) for column, kind in found}
+    rows = connection.execute(query, {"name": _quote(connection, table)})
+    return {column: _Declared(kind) for column, kind in rows}
 
 
-def _quoted(connection: sa.Connection, table: sa.Table) -> str:
+def _quote(connection: sa.Connection, table: sa.Table) -> str:
     """Return a table's name for a value that PostgreSQL reads a name from."""
-    return _undoubled(connection, connection.dialect.identifier_preparer.format_table(table))
+    return _single_percent(connection, connection.dialect.identifier_preparer.format_table(table))
 
 
-def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, there: Mapping[str, Any]) -> None:
-    missing = [column for column in table.columns if column.name not in there]
+def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:
+    missing = [column for column in table.columns if column.name not in existing]
     if not missing:
         return
     names = ", ".join(column.name for column in missing)
@@ -236,16 +212,16 @@ def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, t
         f"{column.type.compile(connection.dialect)}"
         for column in missing
     )
-    adding = _undoubled(connection, adding)
+    adding = _single_percent(connection, adding)
     raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
 
 
-def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, there: Mapping[str, Any]) -> None:
-    """Refuse types that hold no price, or no time, whatever its value is."""
+def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:
+    """Refuse types that cannot hold any price with a fraction, or any time."""
     if connection.dialect.name == "sqlite":
         return
     for column in layout.columns:
-        kind = _plain(there[column.name]["type"])
+        kind = _plain(existing[column.name]["type"])
         is_whole = isinstance(kind, sa.Integer) or getattr(kind, "scale", None) == 0
         if (column.storage is Storage.DECIMAL and is_whole) or (
             column.storage is Storage.TIME and isinstance(kind, sa.Date | sa.Time)
@@ -256,11 +232,11 @@ def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, the
             )
 
 
-def _check_others(connection: sa.Connection, table: sa.Table, mode: str, there: Mapping[str, Any]) -> None:
-    """Refuse columns of the user that need a value; one that a trigger gives can't be seen."""
+def _check_others(connection: sa.Connection, table: sa.Table, mode: str, existing: Mapping[str, Any]) -> None:
+    """Refuse the user's own columns that need a value. Values that a trigger fills in can't be detected."""
     needed = [
         name
-        for name, column in there.items()
+        for name, column in existing.items()
         if name not in table.c and not column["nullable"] and not _fills_itself(connection, column)
     ]
     if mode != APPEND and LOAD_ID in needed:
@@ -278,13 +254,13 @@ def _check_others(connection: sa.Connection, table: sa.Table, mode: str, there: 
 def _fills_itself(connection: sa.Connection, column: Mapping[str, Any]) -> bool:
     if column.get("default") is not None or column.get("computed") or column.get("identity"):
         return True
-    # SQLite numbers the rows by itself in such a column, without saying so.
+    # SQLite numbers the rows of such a column, and does not report it as a default.
     is_row_number = connection.dialect.name == "sqlite" and column.get("primary_key")
     return column.get("autoincrement") is True or (bool(is_row_number) and isinstance(column["type"], sa.Integer))
 
 
 def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return a type, and of a domain what it is made of."""
+    """Return a type; of a domain the type that it is based on."""
     return getattr(kind, "data_type", kind)
 
 
@@ -297,20 +273,20 @@ def _unique_keys(connection: sa.Connection, table: sa.Table) -> list[set[str | N
         partial = any(name.endswith("_where") for name in index.get("dialect_options", {}))
         if index["unique"] and not partial:
             keys.append(index["column_names"])
-    # Where it is not implemented, they are among the indexes.
+    # Dialects that do not implement it list them among the indexes.
     with suppress(NotImplementedError):
         keys += (unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema))
     return [set(key) for key in keys if key]
 
 
 def _deferrable_keys(connection: sa.Connection, table: sa.Table) -> list[set[str]]:
-    """Return the sets of columns that PostgreSQL may look at later: ON CONFLICT does not go by them, nor past them."""
+    """Return the keys with deferrable constraints (PostgreSQL): ON CONFLICT cannot use them."""
     if connection.dialect.name != "postgresql":
         return []
-    wanted = sa.text(
+    query = sa.text(
         "SELECT array_agg(CAST(attname AS text)) FROM pg_constraint "
         "JOIN pg_attribute ON attrelid = conrelid AND attnum = ANY (conkey) "
         "WHERE conrelid = CAST(:name AS regclass) AND contype IN ('p', 'u') AND condeferrable "
         "GROUP BY pg_constraint.oid"
     )
-    return [set(names) for (names,) in connection.execute(wanted, {"name": _quoted(connection, table)})]
+    return [set(names) for (names,) in connection.execute(query, {"name": _quote(connection, table)})]

@@ -1,1 +1,1 @@
-"""operators."""
+"""Operators."""

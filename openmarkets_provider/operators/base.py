@@ -8,8 +8,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseOperator, resolve_deferrable
-from openmarkets_provider.client.exchange import MAX_WAIT
-from openmarkets_provider.client.ratelimit.hold import spread
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold, without_frames
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import check, is_repeatable
@@ -120,6 +118,8 @@ class QueryOperator(BaseOperator):
         """Fail the task for good, defer it, or return to leave the error to Airflow's retries."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
+        from openmarkets_provider.client.exchange import MAX_WAIT
+
         if not error.transient:
             raise AirflowFailException(str(error)) from without_frames(error)
         if error.retry_after is None or error.retry_after <= MAX_WAIT or (is_on_hold(error) and not self.deferrable):
@@ -129,6 +129,8 @@ class QueryOperator(BaseOperator):
         else:
             deferrals += 1
         import pendulum
+
+        from openmarkets_provider.client.ratelimit.hold import spread
 
         # Tasks that got the same Retry-After must not all come back at the same moment.
         wait = timedelta(seconds=error.retry_after + spread(error.retry_after))

@@ -51,10 +51,10 @@ class OpenmarketsOperator(QueryOperator):
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
         """Return the query's result."""
-        started = time.monotonic()
+        start = time.monotonic()
         result = hook.run(self.query)
         size = f"{len(result)} {'row' if len(result) == 1 else 'rows'}" if isinstance(result, list) else "answered"
-        self.log.info("%s: %s in %.1f s.", name_of(self.query), size, time.monotonic() - started)
+        self.log.info("%s: %s in %.1f s.", name_of(self.query), size, time.monotonic() - start)
         if self.do_xcom_push:
             ensure_fits_xcom(result, self.max_xcom_bytes)
         return result

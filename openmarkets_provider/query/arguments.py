@@ -76,8 +76,8 @@ def check_range(name: str, arguments: Mapping[str, Any], start: Any, end: Any) -
     if start >= end:
         bounds = f"start {arguments['start']!r} and end {arguments['end']!r}"
         raise OpenmarketsQueryError(
-            f"{name}: {bounds} are an empty or reversed range. end must be after start; of bars it must be in a later "
-            "one (another exchange day, week or interval, Australia/Sydney), which is not part of the range."
+            f"{name}: {bounds} are an empty or reversed range. end must be after start; for bars, it must be in a "
+            "later bar (another exchange day, week or interval, Australia/Sydney), which the range excludes."
         )
 
 

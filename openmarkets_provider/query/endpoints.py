@@ -83,10 +83,14 @@ class Endpoint:
         return read_schema(self.columns, self.time)
 
     @cached_property
+    def path_parts(self) -> list[str]:
+        """The path, cut where a code goes: ``code.join(path_parts)`` is a concrete path."""
+        return re.split(r"\{\w+\}", self.path)
+
+    @cached_property
     def path_pattern(self) -> re.Pattern[str]:
         """The pattern that every concrete path of this endpoint matches."""
-        parts = re.split(r"\{\w+\}", self.path)
-        return re.compile("[^/]+".join(re.escape(part) for part in parts))
+        return re.compile("[^/]+".join(map(re.escape, self.path_parts)))
 
 
 ENDPOINTS: Mapping[str, Endpoint] = {

@@ -1,14 +1,14 @@
-"""Ranges of time: from what a DAG author writes to the pieces that the API is asked for. Pure.
+"""Exchange time: from the bounds that a DAG author writes to the range of each call. Pure.
 
-A range is half-open, [start, end). The API takes exchange time without an offset (Australia/Sydney), and it is not
-known whether the end that it is given belongs to a range: rows outside of ours are dropped afterwards.
+A range is half-open, [start, end). The API takes exchange time without an offset (Australia/Sydney). Whether it
+includes the end of a range is not known, so rows outside the range of the query are dropped afterwards.
 
-Of bars, a bound means the bar that it is in: the first one, and the one after the last. So ranges that follow each
-other share no bar, leave none out, and hold whole ones alone.
+For bars, a bound means the bar that it is in: the range starts with the bar of ``start`` and ends before the bar of
+``end``. Ranges that follow each other therefore share no bar, skip none, and contain complete bars only.
 
-Where the clock goes back in April an exchange time happens twice: without an offset it means the first of the two
-(daylight-saving time). Where it goes forward in October an hour is missing: a time in it is counted with the
-offset before the change, so it means the time one hour later.
+When clocks go back in April, one hour of exchange time occurs twice: a time in it without an offset means the first
+occurrence (daylight-saving time). When clocks go forward in October, one hour does not exist: a time in it means the
+time one hour later.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from zoneinfo import ZoneInfo
 EXCHANGE_ZONE = ZoneInfo("Australia/Sydney")
 _EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _MIDNIGHT = time()
-SATURDAY = 5
-
-
+_SATURDAY = 5
 _Bound = TypeVar("_Bound", bound=date)
 
 
@@ -45,7 +43,7 @@ def to_text(value: Any) -> Any:
 def read_moment(text: str) -> datetime:
     """Read an ISO 8601 date or time as UTC; without an offset it is exchange time, and a date is its midnight.
 
-    :raises ValueError: it is none, or lies outside of the years 1900 to 2199.
+    :raises ValueError: it is neither, or is outside the years 1900 to 2199.
     """
     try:
         moment = to_utc(datetime.fromisoformat(text.strip()))
@@ -57,7 +55,7 @@ def read_moment(text: str) -> datetime:
 
 
 def to_utc(moment: datetime, zone: tzinfo = EXCHANGE_ZONE) -> datetime:
-    """Turn a time, one of the zone where it has no offset, into UTC."""
+    """Convert a time to UTC; without an offset it is a time of the zone."""
     return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
 
 
@@ -67,42 +65,34 @@ def exchange_date(moment: datetime) -> date:
 
 
 def first_of_week(day: date) -> date:
-    """Return the Saturday that a week begins with: its five exchange days are together in any case."""
-    return day - timedelta(days=(day.weekday() - SATURDAY) % 7)
+    """Return the Saturday that begins the week of a day: a week holds its five exchange days."""
+    return day - timedelta(days=(day.weekday() - _SATURDAY) % 7)
 
 
 def floor(moment: datetime, minutes: int) -> datetime:
-    """Return when the bar begins that a moment is in.
+    """Return the start of the bar that a moment is in.
 
-    :param minutes: length of a bar; it divides an hour.
+    :param minutes: length of a bar; a divisor of 60.
     """
     return moment - (moment - _EARLIEST) % timedelta(minutes=minutes)
 
 
 def exchange_span(start: datetime, end: datetime) -> Span[datetime]:
-    """Return the exchange time that holds a range, widened to whole seconds.
+    """Return the exchange time that contains a range, widened to whole seconds.
 
     :param start: aware.
     :param end: aware.
     """
     first, last = start.astimezone(EXCHANGE_ZONE), end.astimezone(EXCHANGE_ZONE)
-    # What an exchange clock shows for the second time may have been written in the first hour of that name.
-    back = timedelta(hours=last.fold)
-    return Span(_naive(first).replace(microsecond=0), _whole_second(_naive(last) + back))
+    # An end in the second occurrence of an hour follows all of the first one, which has the same exchange times.
+    widened = timedelta(hours=last.fold, microseconds=-last.microsecond % 1_000_000)
+    return Span(first.replace(tzinfo=None, fold=0, microsecond=0), last.replace(tzinfo=None, fold=0) + widened)
 
 
 def split(span: Span[datetime], days: int) -> Iterator[Span[datetime]]:
-    """Cut at midnights, into pieces of so many exchange days at most."""
+    """Cut a span at midnights, into pieces of ``days`` exchange days at most."""
     start = span.start
     while start < span.end:
         end = min(datetime.combine(start.date() + timedelta(days=days), _MIDNIGHT), span.end)
         yield Span(start, end)
         start = end
-
-
-def _naive(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=None, fold=0)
-
-
-def _whole_second(moment: datetime) -> datetime:
-    return moment + timedelta(microseconds=-moment.microsecond % 1_000_000)

@@ -78,7 +78,11 @@ def _list_securities(query: ResolvedQuery, rows: Sequence[Row], today: date) -> 
         if (row["first_listed_date"] or last) <= last and (row["last_listed_date"] or first) >= first
     )
     if malformed := [security for security in securities if not is_security(security)]:
-        log.warning("%s: %.1000r are listed and can't be asked for; they are left out.", query["endpoint"], malformed)
+        log.warning(
+            "%s: the exchange lists %.1000r, which are not valid codes; they are left out.",
+            query["endpoint"],
+            malformed,
+        )
     if len(malformed) == len(securities):
         raise OpenmarketsQueryError(
             f"{query['endpoint']}: exchange {query['exchange']!r}: the API lists no securities there."

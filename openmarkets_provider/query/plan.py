@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -110,7 +109,7 @@ def _call(endpoint: Endpoint, arguments: Mapping[str, Any], subject: Any, span: 
     if endpoint.subject is not None:
         values[endpoint.subject] = subject
     if isinstance(subject, str):
-        piece, path = subject, re.sub(r"\{\w+\}", quote(subject, safe="@"), path)
+        piece, path = subject, quote(subject, safe="@").join(endpoint.path_parts)
     elif subject is not None:
         piece = f"{len(subject)} {endpoint.subject} from {subject[0]} on"
     if span is not None:

@@ -157,7 +157,7 @@ def _check_typed(name: str, arguments: Mapping[str, Any], is_literal: Predicate)
     resolved = {key: check_argument(name, key, value, is_literal) for key, value in arguments.items()}
     for one, other in _ALTERNATIVES:
         if arguments.get(one) is not None and arguments.get(other) is not None:
-            raise OpenmarketsQueryError(f"{name}: {one} and {other} don't go together; give one of them.")
+            raise OpenmarketsQueryError(f"{name}: {one} and {other} exclude each other; set one of them.")
     if "securities" in arguments and arguments["securities"] is None and arguments["exchange"] is None:
         raise OpenmarketsQueryError(f"{name}: name the securities, or an exchange for all that are listed there.")
     if "accounts" in arguments and arguments["accounts"] is None and arguments["portfolios"] is None:

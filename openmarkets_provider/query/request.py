@@ -1,4 +1,4 @@
-"""The arguments of the generic ``request``: what may be sent to any path of an API. Pure."""
+"""Checks of the arguments of ``request``, the query for any path of an API. Pure."""
 
 from __future__ import annotations
 
@@ -46,30 +46,33 @@ def check_request(arguments: Mapping[str, Any], is_literal: Predicate) -> dict[s
 
 
 def check_path(path: Any) -> str:
-    """Return the path without its leading slash, or refuse one that could lead out of the API's base URL."""
+    """Return a path without its leading slash.
+
+    :raises OpenmarketsQueryError: it is no path, could lead out of the API's base URL, or holds a query string.
+    """
     if not isinstance(path, str) or not path.strip("/"):
         raise OpenmarketsQueryError(f"request: path must be a text such as 'securities/v1', not {describe(path)}.")
     if len(path) > _MAX_PATH:
-        raise OpenmarketsQueryError(f"request: path has {len(path)} characters; {_MAX_PATH} are the most.")
+        raise OpenmarketsQueryError(f"request: path has {len(path)} characters; the maximum is {_MAX_PATH}.")
     decoded = decode_percent(path)
     segments = re.split(r"[/\\]", decoded.removeprefix("/"))
-    # What stands before a colon in the first segment is a scheme (RFC 3986, section 4.2), which would get lost.
+    # A colon in the first segment would end a scheme (RFC 3986, section 4.2).
     if ":" in segments[0] or decoded.startswith("//") or "\\" in decoded or ".." in segments or "." in segments:
         raise OpenmarketsQueryError(
             f"request: path {path!r} must be relative to the API's base URL: no scheme, no host, no '..'."
         )
     if not decoded.isprintable() or " " in decoded or "?" in path or "#" in path:
         raise OpenmarketsQueryError(
-            f"request: path {path!r} must not hold blanks, control characters, '?' or '#'; "
+            f"request: path {path!r} must not contain spaces, control characters, '?' or '#'; "
             "put the query string into params."
         )
     return path.removeprefix("/")
 
 
 def check_params(params: Any, is_literal: Predicate) -> None:
-    """Refuse what makes no query string.
+    """Check that the literal parts of ``params`` make a query string.
 
-    :raises OpenmarketsQueryError: it is no dict of texts, numbers, booleans and lists of them.
+    :raises OpenmarketsQueryError: it is not a dict of texts, numbers, booleans and lists of them.
     """
     if not isinstance(params, Mapping):
         raise OpenmarketsQueryError(f"request: params must be a dict, not {describe_type(params)}.")

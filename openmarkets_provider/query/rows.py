@@ -355,8 +355,8 @@ _CONVERT: Mapping[Kind, Callable[[list[Any]], list[Any]]] = {
 
 def _wrong_field(call: ApiCall, field: str, expected: str, value: Any) -> OpenmarketsInvalidResponse:
     return OpenmarketsInvalidResponse(
-        f"{call.label}: field {field}: expected {expected}, got {value!r:.100}. With raw=True the query gives what the "
-        "API sends.",
+        f"{call.label}: field {field}: expected {expected}, got {value!r:.100}. With raw=True the query returns what "
+        "the API sends.",
         endpoint=call.label,
         sent=True,
     )

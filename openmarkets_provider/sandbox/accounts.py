@@ -40,7 +40,7 @@ class Account(NamedTuple):
 
 
 class Portfolio(NamedTuple):
-    """What belongs to an account; one of its holdings is given, the others are companies by chance."""
+    """What belongs to an account; one of its holdings is fixed, the others are random companies."""
 
     code: str
     name: str
@@ -169,9 +169,9 @@ def position_record(portfolio: Portfolio, security: Security, now: datetime) -> 
 def cash_record(portfolio: Portfolio, now: datetime) -> Record:
     """Return the cash of a portfolio."""
     balance = data.number(Decimal(1_000_000 + int(share_of(portfolio.code, "cash") * 9_000_000)) / 100)
-    held = holdings(portfolio)
-    prices = [current_session(security, now).prices[-1] for security in held]
-    market_value = worth(prices, (_volume(portfolio, security) for security in held)) / POINTS_PER_DOLLAR
+    securities = holdings(portfolio)
+    prices = [current_session(security, now).prices[-1] for security in securities]
+    market_value = worth(prices, (_volume(portfolio, security) for security in securities)) / POINTS_PER_DOLLAR
     return {
         "portfolioCode": portfolio.code,
         "accountCode": portfolio.account,

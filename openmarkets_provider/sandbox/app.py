@@ -113,7 +113,7 @@ class Gateway:
             return
         target = _TARGETS.get(prefix)
         body = await Request(scope, receive).body()
-        scopes = identity.asked_scopes(body) if target == "identity" else []
+        scopes = identity.read_scopes(body) if target == "identity" else []
         visit = self._state.stats.enter(target, f"{scope['method']} {path}", scopes)
         request_id = Headers(scope=scope).get("x-request-id")
 

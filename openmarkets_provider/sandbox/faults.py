@@ -99,7 +99,7 @@ class Fault:
         return self.target == target or (self._is_prefix() and path.startswith(self.target))
 
     def content(self) -> bytes | None:
-        """Return the bytes to send, if any were given."""
+        """Return the bytes to send, if there are any."""
         if self.body is None and self.kind != "body":
             return None
         return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()

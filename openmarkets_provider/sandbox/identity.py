@@ -45,7 +45,7 @@ async def token(request: Request) -> JSONResponse:
     return JSONResponse(content, headers=_NO_STORE)
 
 
-def asked_scopes(body: bytes) -> list[str]:
+def read_scopes(body: bytes) -> list[str]:
     """Return the scopes that a request's body asks for, whether or not it is right otherwise."""
     return " ".join(value for name, value in parse_qsl(body.decode("latin-1")) if name == "scope").split()
 

@@ -34,18 +34,18 @@ def _listing() -> bytes:
 
 
 async def information(request: Request) -> JSONResponse:
-    """Describe securities; those that aren't known are left out."""
-    asked = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
-    found = map(securities.find, dict.fromkeys(asked))
-    return JSONResponse([data.information(security) for security in found if security])
+    """Describe securities; unknown ones are left out."""
+    texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
+    matches = map(securities.find, dict.fromkeys(texts))
+    return JSONResponse([data.information(security) for security in matches if security])
 
 
 async def quotes(request: Request) -> JSONResponse:
-    """Quote securities; those that aren't known are listed as invalid."""
-    asked = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
+    """Quote securities; unknown ones are listed as invalid."""
+    texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
     now, overrides = exchange_now(), state_of(request).overrides
     records, invalid = [], []
-    for text in dict.fromkeys(asked):
+    for text in dict.fromkeys(texts):
         security = securities.find(text)
         if security is None:
             invalid.append(text)

@@ -20,8 +20,8 @@ from openmarkets_provider.sandbox.state import state_of
 async def announcements(request: Request) -> JSONResponse:
     """List the announcements, of one security if the request names it; the newest first."""
     text = request.query_params.get("security")
-    asked = None if text is None else wire.security(text)
-    companies = [company for company in COMPANIES.values() if asked in (None, company)]
+    company_filter = None if text is None else wire.security(text)
+    companies = [company for company in COMPANIES.values() if company_filter in (None, company)]
     published = state_of(request).announcements.of(companies)
     return JSONResponse(published + data.announcements(companies, exchange_now()))
 

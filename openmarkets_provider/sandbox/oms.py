@@ -1,4 +1,4 @@
-"""The order-management endpoints. Portfolios that aren't known are left out of a reply."""
+"""The order-management endpoints. Unknown portfolios are left out of a reply."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ async def portfolio_details(request: Request) -> JSONResponse:
 async def cash(request: Request) -> JSONResponse:
     """Return the cash of portfolios."""
     now = exchange_now()
-    asked = _portfolios(await wire.json_object(request))
-    return JSONResponse([accounts.cash_record(portfolio, now) for portfolio in asked])
+    portfolios = _portfolios(await wire.json_object(request))
+    return JSONResponse([accounts.cash_record(portfolio, now) for portfolio in portfolios])
 
 
 async def positions(request: Request) -> JSONResponse:

@@ -1,6 +1,6 @@
 """The orders of the sandbox: those that clients created and some that are there at the start, and those behind fills.
 
-The first two are kept in memory. An active order stays so until it is cancelled: nothing fills it.
+The first two stay in memory. An active order stays so until it is cancelled: nothing fills it.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class OrderBook:
     def amend(self, number: int, changes: dict[str, Any]) -> None:
         """Change the terms of an active order; what the changes leave out stays."""
         order = self._active(number)
-        kept = {name: order.terms[name] for name in _FIXED}
-        terms = {**order.terms, **changes, **kept}
+        fixed = {name: order.terms[name] for name in _FIXED}
+        terms = {**order.terms, **changes, **fixed}
         if changes.get("pricingInstruction") == "Market" and "orderPrice" not in changes:
             terms["orderPrice"] = None
         _check_terms(terms)
@@ -137,8 +137,8 @@ class OrderBook:
 
     def records(self, account: Account, *, children: bool) -> list[Record]:
         """Return the account's orders of the last days, newest first, with or without child orders."""
-        kept = [order for order in self._orders.values() if order.terms["accountCode"] == account.code]
-        orders = [*reversed(kept), *filled(account, exchange_now())]
+        orders = [order for order in self._orders.values() if order.terms["accountCode"] == account.code]
+        orders = [*reversed(orders), *filled(account, exchange_now())]
         return [order.record() for order in orders if children or order.parent is None]
 
     def _active(self, number: int) -> Order:

@@ -197,7 +197,7 @@ def _steps(name: str, value: object) -> list[tuple[object, float]]:
     for number, step in enumerate(schedule, start=1):
         if not isinstance(step, list | tuple) or len(step) != 2 or not _is_scalar(step[0]):
             raise wrong
-        shown, seconds = step
+        scalar, seconds = step
         if number == len(schedule):
             if seconds is not None:
                 raise wrong
@@ -206,7 +206,7 @@ def _steps(name: str, value: object) -> list[tuple[object, float]]:
             end += seconds
         else:
             raise wrong
-        steps.append((shown, end))
+        steps.append((scalar, end))
     if not steps:
         raise wrong
     return steps

@@ -86,8 +86,8 @@ def period(source: Mapping[str, Any], first: str, last: str) -> tuple[datetime, 
 def moment(source: Mapping[str, Any], field: str) -> datetime:
     """Return a field that has to be an ISO time, in exchange time without an offset."""
     try:
-        given = datetime.fromisoformat(source.get(field, ""))
-        return given if given.tzinfo is None else given.astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
+        time = datetime.fromisoformat(source.get(field, ""))
+        return time if time.tzinfo is None else time.astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
     except (ValueError, TypeError, OverflowError):
         raise bad_request(f"{field} must be an ISO 8601 date or time.") from None
 
@@ -96,7 +96,7 @@ def security(text: str) -> securities.Security:
     """Return the security of a path or parameter."""
     if not securities.well_formed(text):
         raise bad_request(f"{text!r} isn't written CODE.EXCHANGE@DATASOURCE, such as BHP.ASX@TM.")
-    known = securities.find(text)
-    if known is None:
+    security = securities.find(text)
+    if security is None:
         raise HTTPException(404, f"The sandbox doesn't know the security {text}.")
-    return known
+    return security

@@ -1,1 +1,1 @@
-"""sensors."""
+"""Sensors."""

@@ -1,10 +1,10 @@
-"""What every store must do, as tests that a site can run against its own.
+"""Tests that every store must pass. A site can run them against its own.
 
-Derive a class from :class:`StoreContract` in a test module, and give it a fixture ``store``::
+Derive a class from :class:`StoreContract` in a test module, and define its fixture ``store``::
 
     import pytest
     from openmarkets_provider.testing.store_contract import StoreContract
-    from my_company.caches import VaultStore
+    from my_company.stores import VaultStore
 
     class TestVaultStore(StoreContract):
         lease_seconds = 10
@@ -13,8 +13,7 @@ Derive a class from :class:`StoreContract` in a test module, and give it a fixtu
         def store(self):
             return VaultStore()
 
-Each test uses keys of its own, so that the store need not be empty. Processes are forked, as Airflow forks those of
-tasks.
+Each test uses keys of its own, so the store need not be empty. Processes are forked, as Airflow forks its tasks.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ import pytest
 from openmarkets_provider.client.cache.store import MAX_BYTES, Store
 
 PATIENCE = 60.0
-"""Seconds within which whatever is waited for must happen; only a store that fails takes as long."""
+"""Longest wait in seconds; only a store that fails takes as long."""
 _PROCESSES = 4
 _ROUNDS = 10
 _FORK = multiprocessing.get_context("fork")
@@ -49,27 +48,27 @@ Work = Callable[[Connection], Any]
 class StoreContract:
     """Tests of a :class:`openmarkets_provider.client.cache.store.Store`.
 
-    :cvar lease_seconds: for how long a lock stays taken whose holder can't do anything, at most; None when it never
-        expires, as that of a file, which the kernel drops when the holder is dead.
+    :cvar lease_seconds: after how many seconds, at most, the lock of an owner that is paused expires; None if it never
+        does, as that of a file, which the kernel releases when its owner dies.
     """
 
     lease_seconds: ClassVar[float | None] = None
 
     @pytest.fixture
     def store(self) -> Store:
-        """Return the store to test; override it."""
-        raise NotImplementedError("Override the fixture store, so that it returns the store to test.")
+        """Return the store under test. Override it."""
+        raise NotImplementedError("Override the fixture store; it must return the store under test.")
 
     @pytest.fixture
     def key(self) -> str:
-        """Return a key that nobody has used."""
+        """Return a new key."""
         return _new_key()
 
     def test_its_name_is_one_word(self, store: Store) -> None:
         """Logs and metrics show it."""
         assert store.name.isidentifier()
 
-    def test_nothing_is_found_under_a_new_key(self, store: Store, key: str) -> None:
+    def test_a_new_key_has_no_entry(self, store: Store, key: str) -> None:
         """None, and no error."""
         assert store.load(key) is None
 
@@ -80,7 +79,7 @@ class StoreContract:
         assert store.load(key) == data
 
     def test_what_was_saved_last_counts_and_for_its_key_alone(self, store: Store, key: str) -> None:
-        """A key holds one record."""
+        """A key has one entry."""
         other = _new_key()
         store.save(other, b"other", 60)
         store.save(key, b"a long first one", 60)
@@ -89,20 +88,20 @@ class StoreContract:
         assert store.load(other) == b"other"
 
     def test_another_process_finds_it(self, store: Store, key: str) -> None:
-        """Also one that was forked when the store was in use."""
+        """Even a child that was forked while the store was in use."""
         store.save(key, b"of the parent", 60)
 
-        def work(told: Connection) -> None:
-            told.send(store.load(key))
+        def work(pipe: Connection) -> None:
+            pipe.send(store.load(key))
             store.save(key, b"of the child", 60)
 
-        with _process(work) as (process, told):
-            assert told.recv() == b"of the parent"
+        with _process(work) as (process, pipe):
+            assert pipe.recv() == b"of the parent"
             process.join(PATIENCE)
             assert store.load(key) == b"of the child"
 
-    def test_a_lock_is_one_holders_and_free_again_afterwards(self, store: Store, key: str) -> None:
-        """For threads."""
+    def test_a_lock_has_one_owner_and_is_free_again_afterwards(self, store: Store, key: str) -> None:
+        """Among threads."""
         for _ in range(3):
             with store.lock(key, PATIENCE) as lease, ThreadPoolExecutor(1) as thread:
                 assert isinstance(lease, str)
@@ -111,29 +110,29 @@ class StoreContract:
                 assert thread.submit(_try_lock, store, _new_key(), PATIENCE).result(PATIENCE) is True
 
     def test_a_lock_is_free_again_after_an_error(self, store: Store, key: str) -> None:
-        """An error goes through."""
+        """And the error reaches the caller."""
         with pytest.raises(ZeroDivisionError), store.lock(key, PATIENCE):
             raise ZeroDivisionError
         assert _try_lock(store, key, PATIENCE)
 
-    def test_a_lock_keeps_other_processes_out_for_as_long_as_it_is_held(self, store: Store, key: str) -> None:
-        """For a second at the least, whatever the lease."""
-        with _holder(store, key) as (_, told):
+    def test_a_lock_keeps_other_processes_out_until_its_release(self, store: Store, key: str) -> None:
+        """For at least a second, whatever the lease."""
+        with _owner(store, key) as (_, pipe):
             assert not _try_lock(store, key, 1)
-            told.send("leave")
+            pipe.send("leave")
             assert _try_lock(store, key, PATIENCE)
 
     def test_whoever_waits_gets_the_lock_when_it_is_free(self, store: Store, key: str) -> None:
         """Within the time-out."""
         with ThreadPoolExecutor(1) as thread:
             with store.lock(key, PATIENCE):
-                got = thread.submit(_try_lock, store, key, PATIENCE)
-                # In vain for a while, or the test would tell nothing.
-                assert not wait([got], 0.3).done
-            assert got.result(PATIENCE) is True
+                attempt = thread.submit(_try_lock, store, key, PATIENCE)
+                # Otherwise nobody would have waited.
+                assert not wait([attempt], 0.3).done
+            assert attempt.result(PATIENCE) is True
 
-    def test_what_holders_add_is_never_lost(self, store: Store, key: str) -> None:
-        """Threads of several processes read, add and save under the lock."""
+    def test_no_update_under_the_lock_is_lost(self, store: Store, key: str) -> None:
+        """Threads of several processes load, add one and save."""
 
         def add(_: int) -> None:
             with store.lock(key, PATIENCE) as lease:
@@ -141,9 +140,9 @@ class StoreContract:
                 count = int(store.load(key) or b"0")
                 store.save(key, str(count + 1).encode(), 60, lease)
 
-        def work(told: Connection) -> None:
+        def work(pipe: Connection) -> None:
             with ThreadPoolExecutor(2) as threads:
-                told.send(len(list(threads.map(add, range(_ROUNDS)))))
+                pipe.send(len(list(threads.map(add, range(_ROUNDS)))))
 
         add(0)
         _in_processes(_PROCESSES, work)
@@ -151,9 +150,9 @@ class StoreContract:
 
     @pytest.mark.parametrize("has_child", [False, True], ids=["alone", "with a living child"])
     def test_the_lock_of_a_killed_process_becomes_free(self, store: Store, key: str, has_child: bool) -> None:
-        """Within seconds, and even when a process that it has forked lives on."""
-        with _holder(store, key, has_child=has_child) as (process, told):
-            child = told.recv() if has_child else None
+        """Within seconds, even if a child of it lives on."""
+        with _owner(store, key, has_child=has_child) as (process, pipe):
+            child = pipe.recv() if has_child else None
             try:
                 _kill(process)
                 assert _try_lock(store, key, (self.lease_seconds or 0) + 5)
@@ -161,13 +160,13 @@ class StoreContract:
                 if child is not None:
                     os.kill(child, signal.SIGKILL)
 
-    def test_a_holder_that_was_stopped_for_too_long_overwrites_nothing(self, store: Store, key: str) -> None:
-        """Only for locks that expire: what came after it stays."""
-        with _holder(store, key, saves=b"old") as (process, told):
+    def test_an_owner_that_was_paused_for_too_long_overwrites_nothing(self, store: Store, key: str) -> None:
+        """If locks expire, what the next owner saved stays."""
+        with _owner(store, key, saves=b"old") as (process, pipe):
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
             try:
-                # A lock that never expires is waited for in vain.
+                # A lock that never expires does not become free.
                 timeout = 0.5 if self.lease_seconds is None else self.lease_seconds + 5
                 with store.lock(key, timeout) as lease:
                     assert (lease is None) == (self.lease_seconds is None)
@@ -175,23 +174,23 @@ class StoreContract:
                         store.save(key, b"new", 60, lease)
             finally:
                 os.kill(process.pid, signal.SIGCONT)
-            told.send("leave")
+            pipe.send("leave")
             process.join(PATIENCE)
             assert process.exitcode == 0
         assert store.load(key) == (b"old" if self.lease_seconds is None else b"new")
 
-    def test_a_writer_that_is_killed_leaves_what_was_or_what_is_new(self, store: Store, key: str) -> None:
-        """A record is replaced as a whole."""
+    def test_a_writer_that_is_killed_leaves_the_old_or_the_new_entry(self, store: Store, key: str) -> None:
+        """An entry is replaced atomically."""
         store.save(key, b"x" * MAX_BYTES, 60)
 
-        def work(told: Connection) -> None:
-            told.send("writing")
+        def work(pipe: Connection) -> None:
+            pipe.send("writing")
             for letter in itertools.cycle((b"y", b"z")):
                 store.save(key, letter * MAX_BYTES, 60)
 
         for number in range(6):
-            with _process(work) as (process, told):
-                told.recv()
+            with _process(work) as (process, pipe):
+                pipe.recv()
                 end = time.monotonic() + number / 500
                 while time.monotonic() < end:
                     _require_whole(store.load(key))
@@ -216,13 +215,13 @@ def _require_whole(data: bytes | None) -> None:
 
 @contextmanager
 def _process(work: Work) -> Iterator[tuple[BaseProcess, Connection]]:
-    """Run work in a forked process that is ended when the block is left."""
+    """Run work in a forked process, which is killed at the end of the block."""
     ours, theirs = _FORK.Pipe()
 
     def run() -> None:
         try:
             work(theirs)
-        except BaseException:  # noqa: BLE001 (an error ends this process, and its exit status tells)
+        except BaseException:  # noqa: BLE001 (the exit status reports it)
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
@@ -247,29 +246,29 @@ def _in_processes(count: int, work: Work) -> None:
 
 
 @contextmanager
-def _holder(
+def _owner(
     store: Store, key: str, *, has_child: bool = False, saves: bytes | None = None
 ) -> Iterator[tuple[BaseProcess, Connection]]:
-    """Let a process hold a lock until it is told to leave; before, it may fork a child, and may save something."""
+    """Let a process own a lock until it receives a message. It may fork a child, and save something at the end."""
 
-    def work(told: Connection) -> None:
+    def work(pipe: Connection) -> None:
         with store.lock(key, PATIENCE) as lease:
-            told.send("held" if lease is not None else "not held")
+            pipe.send("acquired" if lease is not None else "not acquired")
             if has_child:
                 child = os.fork()
                 if child == 0:
                     signal.pause()
-                told.send(child)
-            told.recv()
+                pipe.send(child)
+            pipe.recv()
             if saves is not None:
                 store.save(key, saves, 60, lease)
 
-    with _process(work) as (process, told):
-        assert told.recv() == "held"
-        yield process, told
+    with _process(work) as (process, pipe):
+        assert pipe.recv() == "acquired"
+        yield process, pipe
 
 
 def _kill(process: BaseProcess) -> None:
     process.kill()
-    # With a time-out, this would wait for its children, too.
+    # With a time-out, it would wait for the children, too.
     process.join()

@@ -2,53 +2,83 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.landing.layout import layout_of
+from openmarkets_provider.query.endpoints import ENDPOINTS
 
 if TYPE_CHECKING:
-    from openmarkets_provider.landing.landed import Landed
+    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+    from openmarkets_provider.landing.destination import LoadResult
     from openmarkets_provider.queries import Query
 
 
-def collect(context: Any, source: tuple[str, str], dataset: tuple[str, str, str]) -> None:
-    """Tell the hook lineage collector what was read and what was written.
+class Dataset(NamedTuple):
+    """A destination.
 
-    :param context: the operator.
-    :param source: URL of the API, and path.
-    :param dataset: URI of the destination first.
+    :ivar uri: as an asset.
+    :ivar namespace: for OpenLineage, as ``name``.
     """
-    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
-    collector = get_hook_lineage_collector()
-    collector.add_input_asset(context=context, uri="/".join(source))
-    collector.add_output_asset(context=context, uri=dataset[0])
+    uri: str
+    namespace: str
+    name: str
 
 
-def openlineage(query: Query, source: tuple[str, str], dataset: tuple[str, str, str], landed: Landed) -> Any:
-    """Return an OpenLineage ``OperatorLineage``: the API's path as input, the destination and its columns as output."""
-    from airflow.providers.common.compat.openlineage.facet import (
-        Dataset,
-        OutputDataset,
-        OutputStatisticsOutputDatasetFacet,
-        SchemaDatasetFacet,
-        SchemaDatasetFacetFields,
-    )
-    from airflow.providers.openlineage.extractors import OperatorLineage
+class Lineage(NamedTuple):
+    """What a load read and wrote.
 
-    fields = [
-        SchemaDatasetFacetFields(name=column.name, type=column.storage.name.lower(), description=column.unit or None)
-        for column in layout_of(query).columns
-    ]
-    _, namespace, name = dataset
-    output = OutputDataset(
-        namespace=namespace,
-        name=name,
-        facets={"schema": SchemaDatasetFacet(fields=fields)},
-        outputFacets={
-            "outputStatistics": OutputStatisticsOutputDatasetFacet(
-                rowCount=landed.rows, size=landed.bytes, fileCount=len(landed.files) or None
+    :ivar api_url: URL of the API.
+    :ivar path: of the API call.
+    """
+
+    api_url: str
+    path: str
+    dataset: Dataset
+    result: LoadResult
+
+    @classmethod
+    def of(cls, hook: OpenmarketsHook, query: Query, dataset: Dataset, result: LoadResult) -> Lineage:
+        """Return the lineage of a load."""
+        if query["endpoint"] == "request":
+            api, path = query["api"], query["path"].lstrip("/")
+        else:
+            endpoint = ENDPOINTS[query["endpoint"]]
+            api, path = endpoint.api, endpoint.path
+        return cls(hook.client.settings.api_url(api), path, dataset, result)
+
+    def collect(self, operator: Any) -> None:
+        """Tell Airflow's collector of hook lineage."""
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        collector = get_hook_lineage_collector()
+        collector.add_input_asset(context=operator, uri=f"{self.api_url}/{self.path}")
+        collector.add_output_asset(context=operator, uri=self.dataset.uri)
+
+    def for_openlineage(self, query: Query) -> Any:
+        """Return an ``OperatorLineage`` of OpenLineage: the API's path as input, the destination as output."""
+        from airflow.providers.common.compat.openlineage.facet import (
+            Dataset,
+            OutputDataset,
+            OutputStatisticsOutputDatasetFacet,
+            SchemaDatasetFacet,
+            SchemaDatasetFacetFields,
+        )
+        from airflow.providers.openlineage.extractors import OperatorLineage
+
+        fields = [
+            SchemaDatasetFacetFields(
+                name=column.name, type=column.storage.name.lower(), description=column.unit or None
             )
-        },
-    )
-    return OperatorLineage(inputs=[Dataset(namespace=source[0], name=source[1])], outputs=[output])
+            for column in layout_of(query).columns
+        ]
+        statistics = OutputStatisticsOutputDatasetFacet(
+            rowCount=self.result.rows, size=self.result.bytes, fileCount=len(self.result.files) or None
+        )
+        output = OutputDataset(
+            namespace=self.dataset.namespace,
+            name=self.dataset.name,
+            facets={"schema": SchemaDatasetFacet(fields=fields)},
+            outputFacets={"outputStatistics": statistics},
+        )
+        return OperatorLineage(inputs=[Dataset(namespace=self.api_url, name=self.path)], outputs=[output])

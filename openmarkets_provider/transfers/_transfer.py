@@ -1,46 +1,53 @@
-"""What all transfers share: assets and lineage, incremental ranges, and ending at once when they are killed."""
+"""What both transfers share: assets and lineage, incremental loads, and the end of a task that is killed."""
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import Asset
+from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.landing.incremental import NothingNew, States, check_query, load_incrementally
 from openmarkets_provider.operators.base import QueryOperator
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import check_reads_only
-from openmarkets_provider.transfers._incremental import check, incrementally
+from openmarkets_provider.transfers._lineage import Dataset, Lineage
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.incremental import Claim
-    from openmarkets_provider.landing.landed import Landed
-    from openmarkets_provider.queries import Query
+    from openmarkets_provider.landing.destination import Destination, LoadResult
 
 DEFAULT_OVERLAP = timedelta(days=1)
+SINCE = (3, 3)
+"""The first Airflow with state stores."""
+_USE_RANGES = (
+    "Ask for the range of the run instead, in a DAG whose timetable has data intervals (such as "
+    'CronDataIntervalTimetable): queries.time_series("BHP", start="{{ data_interval_start }}", '
+    'end="{{ data_interval_end }}").'
+)
 
 
 class Killed(BaseException):
-    """Airflow ends the task. Not an Exception: nothing on the way up may take it for a failure of its own."""
+    """Airflow ends the task. Not an Exception, so that nothing on the way up handles it as a failure."""
 
 
 class Transfer(QueryOperator):
-    """Lands what a query gives.
-
-    Subclasses say where, by :meth:`land` and :meth:`dataset`.
+    """Lands the rows of a query at a destination.
 
     :param asset_uri: the destination as an asset, for a task whose ``outlets`` name none; None when it is not known
-        before the task runs.
-    :param incremental: pull only what is new since the last load of this destination.
+        while the DAG is parsed.
+    :param incremental: pull only what is new since the last load of the destination.
     :param overlap: how far before the end of the last load an incremental one begins.
     """
 
-    one_query_each: ClassVar[bool]
-    """True when a destination holds what one query gives, of one task, and one load at a time may change it."""
+    is_exclusive: ClassVar[bool]
+    """As :attr:`openmarkets_provider.landing.destination.Destination.is_exclusive`."""
 
     def __init__(
         self,
@@ -54,130 +61,125 @@ class Transfer(QueryOperator):
         if is_literal(query):
             check_reads_only(query, "a transfer", is_literal)
         if incremental:
-            check(query)
+            _check_airflow()
+            check_query(query)
             if not isinstance(overlap, timedelta) or overlap < timedelta(0):
                 raise ValueError(f"overlap must be a timedelta of 0 or more, not {overlap!r}.")
-            if self.one_query_each and kwargs.setdefault("max_active_tis_per_dag", 1) != 1:
+            if self.is_exclusive and kwargs.setdefault("max_active_tis_per_dag", 1) != 1:
                 raise ValueError("max_active_tis_per_dag: two incremental loads can't go on at once; leave it out.")
-        # The outlets of a mapped task are those that the DAG was parsed with; Airflow has no public word for it.
+        # A mapped task has the outlets that its DAG was parsed with. Airflow has no public name for this attribute.
         is_mapped = getattr(self, "_BaseOperator__from_mapped", False)
         super().__init__(**kwargs)
         self.incremental = incremental
         self.overlap = overlap
         own = None if is_mapped or asset_uri is None else Asset(asset_uri)
-        self._own_uri = own.uri if own else None
-        # Whatever others a task names: all tasks that load a destination must find the same state.
+        self._asset_uri = own.uri if own else None
+        # All tasks that load a destination incrementally must find the same state, whatever assets they name.
         if own and (incremental or not self._assets()) and own.uri not in [each.uri for each in self._assets()]:
             self.outlets = [*self.outlets, own]
         if incremental and not self._assets():
             raise ValueError(
-                "incremental: how far the destination is loaded is kept with an asset. Name one, outlets=[Asset(...)], "
-                "the same for all that load this destination: a mapped task has none of its own, nor has a destination "
-                "that begins with a template."
+                "incremental: the state of the load is stored with an asset. Name one with outlets=[Asset(...)], the "
+                "same for all tasks that load this destination: a mapped task has none of its own, nor has a "
+                "destination that begins with a template."
             )
-        self._landing = False
-        self._landed: Landed | None = None
-        self._source: tuple[str, str] | None = None
+        self._destination: Destination | None = None
+        self._lineage: Lineage | None = None
 
     @abstractmethod
-    def land(self, hook: OpenmarketsHook, query: Query, context: Context) -> Landed:
-        """Answer the query and land its rows."""
-
-    @abstractmethod
-    def destination_text(self) -> str:
-        """Return what tells the destination from any other, rendered, without a secret."""
-
-    def form(self) -> str:
-        """Return what else of the task decides how rows are kept at the destination, as text."""
-        return ""
-
-    @abstractmethod
-    def is_there(self) -> bool:
-        """Tell whether the destination exists, and is not empty where emptiness can be told."""
-
-    @abstractmethod
-    def dataset(self) -> tuple[str, str, str]:
-        """Return the destination's URI for assets, and its namespace and name for OpenLineage."""
-
-    def range_to_pull(self, query: Query, claimed: Claim, watermark: str | None) -> tuple[Any, Any]:
-        """Return the range to pull for a claim; what is pulled replaces what is there of it.
-
-        :param watermark: how far the destination is loaded.
-        """
-        return claimed.start, claimed.end
+    def open_destination(self, context: Context) -> AbstractContextManager[tuple[Destination, Callable[[], Dataset]]]:
+        """Give the destination of the rendered arguments, and what describes it for lineage once it is loaded."""
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> dict[str, Any]:
-        """Land the query's rows, and return what was landed: destination, rows, bytes, files and range."""
+        """Land the query's rows, and return a :class:`LoadResult` as a dict."""
         check_reads_only(self.query, "a transfer")
         started = time.monotonic()
-        self._landing = True
+        with self.open_destination(context) as (destination, describe):
+            self._destination = destination
+            try:
+                if self.incremental:
+                    result = self._load_incrementally(hook, destination, context)
+                else:
+                    result = destination.land(hook, self.query)
+            finally:
+                self._destination = None
+        self._report(context, result, time.monotonic() - started)
         try:
-            if self.incremental:
-                landed = incrementally(self, context, lambda query: self.land(hook, query, context))
-            else:
-                landed = self.land(hook, self.query, context)
-        finally:
-            self._landing = False
-        self._report(hook, context, landed, time.monotonic() - started)
-        return landed._asdict()
+            self._lineage = Lineage.of(hook, self.query, describe(), result)
+            self._lineage.collect(self)
+        except Exception:
+            # The rows have landed. To fail now would only load them again.
+            self.log.exception("The hook lineage of the load could not be collected.")
+        return result._asdict()
 
     def on_kill(self) -> None:
-        """Stop: what was begun is taken back on the way out."""
-        if self._landing:
-            self._landing = False
-            raise Killed("The task was killed; what it had begun to load is taken back.")
-
-    def _report(self, hook: OpenmarketsHook, context: Context, landed: Landed, seconds: float) -> None:
-        from openmarkets_provider.transfers._lineage import collect
-
-        size = "" if landed.bytes is None else f", {landed.bytes:,} bytes"
-        self.log.info(
-            "%d rows%s landed in %s in %.1f s, %.0f rows/s.",
-            landed.rows,
-            size,
-            landed.destination,
-            seconds,
-            landed.rows / seconds if seconds else 0,
-        )
-        extra: dict[str, Any] = {
-            "destination": landed.destination,
-            "rows": landed.rows,
-            "bytes": landed.bytes,
-            "range": landed.range,
-        }
-        for asset in self._assets():
-            context["outlet_events"][asset].extra.update(extra)
-        self._landed = landed
-        self._source = _source_of(hook, self.query)
-        try:
-            collect(self, self._source, self.dataset())
-        except Exception:
-            # The rows are there, and loading them again would not help.
-            self.log.exception("Hook lineage could not be told of the load.")
+        """Stop a load; on the way out it is rolled back."""
+        destination, self._destination = self._destination, None
+        if destination is not None:
+            destination.cancel()
+            raise Killed("The task was killed; its load is rolled back.")
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return what the task read and wrote; called by the OpenLineage provider where there is one."""
-        from openmarkets_provider.transfers._lineage import openlineage
+        """Return what the task read and wrote; called by the OpenLineage provider where it is installed."""
+        # It is called for failed tasks, too.
+        return self._lineage and self._lineage.for_openlineage(self.query)
 
-        # It is asked of tasks that failed, too.
-        if self._source is None or self._landed is None:
-            return None
-        return openlineage(self.query, self._source, self.dataset(), self._landed)
+    def _load_incrementally(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> LoadResult:
+        from airflow.providers.common.compat.sdk import AirflowSkipException
 
-    def state_asset(self) -> Any:
-        """Return the asset that the state is kept with: the destination's own, if the task has it."""
+        _check_airflow()
+        self._check_run(destination, context)
         assets = self._assets()
-        return next((asset for asset in assets if asset.uri == self._own_uri), assets[0])
+        asset = next((asset for asset in assets if asset.uri == self._asset_uri), assets[0])
+        state_stores: Any = context
+        states = States(
+            state_stores["task_state_store"], state_stores["asset_state_store"][asset], f"asset {asset.name!r}"
+        )
+        owner = f"{self.dag_id}.{self.task_id}"
+        try:
+            return load_incrementally(hook, self.query, destination, states, owner=owner, overlap=self.overlap)
+        except NothingNew as nothing:
+            raise AirflowSkipException(str(nothing)) from None
+
+    def _check_run(self, destination: Destination, context: Context) -> None:
+        # In some versions Airflow's enum is not one of texts.
+        run_type = context["dag_run"].run_type
+        if getattr(run_type, "value", run_type) == "backfill":
+            raise OpenmarketsError(
+                "A backfill asks for the past, and an incremental load for what is new. Load the past with a task "
+                f"without incremental. {_USE_RANGES}"
+            )
+        dag: Any = context["dag"]
+        if self.is_exclusive and 1 not in (dag.max_active_runs, dag.get_task(self.task_id).max_active_tis_per_dag):
+            # A mapped task has the limit of its .partial().
+            raise OpenmarketsError(
+                f"incremental: two runs of this DAG could load {destination.name} at once. Set "
+                "max_active_tis_per_dag=1 in .partial(), or max_active_runs=1 for the DAG."
+            )
+
+    def _report(self, context: Context, result: LoadResult, seconds: float) -> None:
+        size = "" if result.bytes is None else f", {result.bytes:,} bytes"
+        rate = result.rows / seconds if seconds else 0
+        self.log.info(
+            "%d rows%s landed in %s in %.1f s, %.0f rows/s.", result.rows, size, result.destination, seconds, rate
+        )
+        extra = {name: value for name, value in result._asdict().items() if name != "files"}
+        for asset in self._assets():
+            context["outlet_events"][asset].extra.update(extra)
 
     def _assets(self) -> list[Any]:
         return [outlet for outlet in self.outlets if isinstance(outlet, Asset)]
 
 
-def _source_of(hook: OpenmarketsHook, query: Query) -> tuple[str, str]:
-    """Return the URL of the API and the path that the rows come from."""
-    from openmarkets_provider.query.endpoints import ENDPOINTS
+def _check_airflow() -> None:
+    """Refuse an Airflow without state stores.
 
-    if query["endpoint"] == "request":
-        return hook.client.settings.api_url(query["api"]), query["path"].lstrip("/")
-    endpoint = ENDPOINTS[query["endpoint"]]
-    return hook.client.settings.api_url(endpoint.api), endpoint.path
+    :raises ValueError: likewise.
+    """
+    from airflow import __version__ as version
+
+    if tuple(map(int, version.split(".")[:2])) < SINCE:
+        raise ValueError(
+            f"incremental=True needs Airflow {'.'.join(map(str, SINCE))} or later (its asset state store); this is "
+            f"{version}. {_USE_RANGES}"
+        )

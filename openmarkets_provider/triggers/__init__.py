@@ -1,1 +1,1 @@
-"""triggers."""
+"""Triggers: what waits in the triggerer."""

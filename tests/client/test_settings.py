@@ -39,7 +39,7 @@ def test_the_defaults():
     assert made.environment == "production"
     assert made.scopes == ("market-data-api", "news-api", "oms-api")
     assert (made.timeout, made.ca_bundle) == (30.0, None)
-    assert (made.client_auth_encoding, made.cache_backend) == ("rfc6749", "file")
+    assert (made.client_auth_encoding, made.cache_backend) == ("rfc6749", "")
 
 
 @pytest.mark.parametrize("name", URLS)
@@ -189,11 +189,9 @@ def test_any_text_as_url_is_refused_or_goes_to_a_safe_place(url: str):
         ({"client_auth_encoding": "RAW"}, "client_auth_encoding: 'RAW' is not allowed; allowed are rfc6749, raw."),
         (
             {"cache_backend": "disk"},
-            "cache_backend: 'disk' is not allowed; allowed are file, redis, variable, memory, custom.",
+            "cache_backend: 'disk' is not allowed; allowed are file, redis, variable, memory.",
         ),
         ({"redis_conn_id": "r"}, "redis_conn_id goes with cache_backend redis; choose that, or leave it empty."),
-        ({"cache_backend": "custom"}, "cache_class is empty; cache_backend custom needs the import path of your class"),
-        ({"cache_class": "a.B"}, "cache_class goes with cache_backend custom; choose that, or leave it empty."),
         ({"scopes": ()}, "scopes is empty; allowed are market-data-api, news-api, oms-api."),
         ({"scopes": ("oms-api", "md-streams-api")}, "scopes: 'md-streams-api' is not allowed; allowed are market-"),
         ({"scopes": ("oms-api news-api",)}, "scopes: 'oms-api news-api' is not allowed"),

@@ -22,7 +22,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
 )
 from openmarkets_provider.hooks._connection_settings import make_settings
-from openmarkets_provider.landing.incremental import check_claim, check_state, claim
+from openmarkets_provider.landing.incremental import check_claim, check_state, make_claim
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import check
 from tests.client.conftest import token_reply
@@ -139,11 +139,11 @@ def test_a_state_of_a_load_that_somebody_damaged_is_told(stored):
 
 def test_a_state_that_a_load_has_written_is_taken():
     assert check_state(None) == check_state({}) == {}
-    own = {name: STATE[name] for name in ("destination", "owner", "query", "form")}
+    own = {name: STATE[name] for name in ("destination", "owner", "query", "format")}
     assert check_state(own) == own
     assert check_state(STATE) == STATE
     assert check_claim(None) is None
-    made = claim(QUERY, STATE["watermark"], STATE["first"], timedelta(0), datetime(2026, 4, 1, tzinfo=UTC))
+    made = make_claim(QUERY, STATE["watermark"], STATE["first"], timedelta(0), datetime(2026, 4, 1, tzinfo=UTC))
     assert made is not None
     assert check_claim(made.as_data()) == made.as_data()
 

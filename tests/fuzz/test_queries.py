@@ -128,7 +128,6 @@ EXTRA = {
     "client_auth_encoding": "raw",
     "cache_backend": "redis",
     "redis_conn_id": "redis_default",
-    "cache_class": None,
 }
 URLS = [
     "http://[::1",

@@ -18,7 +18,7 @@ from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.cache.store import MAX_BYTES
 from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, Hold
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsServerError, from_dict
-from openmarkets_provider.landing.incremental import check_claim, check_state, claim, claim_again
+from openmarkets_provider.landing.incremental import check_claim, check_state, make_claim, restore_claim
 from openmarkets_provider.triggers._seen_keys import SeenKeys, canonical, digest
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import changed, nested, python_values, scalars, texts, values
@@ -169,10 +169,10 @@ STATE = {
     "destination": "file:///bars",
     "owner": "dag.task",
     "query": "0123456789abcdef",
-    "form": "",
+    "format": "",
     "first": "2026-01-05",
     "watermark": "2026-02-05",
-    "landed": True,
+    "has_rows": True,
 }
 
 
@@ -188,8 +188,8 @@ def test_state_of_incremental_loads(stored, kept):
             return
         try:
             if claimed:
-                claim_again(QUERY, claimed, state.get("watermark"), state.get("first"))
-            claim(QUERY, state.get("watermark"), state.get("first"), timedelta(days=1), datetime.now(UTC))
+                restore_claim(QUERY, claimed, state.get("watermark"), state.get("first"))
+            make_claim(QUERY, state.get("watermark"), state.get("first"), timedelta(days=1), datetime.now(UTC))
         except OpenmarketsError as error:
             check_error(error)
 

@@ -51,7 +51,7 @@ class TestConnection:
         assert (made.client_id, made.client_secret) == ("id", "a-secret")
         assert made.identity_url == "https://identity.openmarkets.com.au"
         assert made.scopes == ("market-data-api", "news-api", "oms-api")
-        assert (made.timeout, made.cache_backend, made.client_auth_encoding) == (30, "file", "rfc6749")
+        assert (made.timeout, made.cache_backend, made.client_auth_encoding) == (30, "", "rfc6749")
 
     def test_null_and_empty_mean_unset(self):
         unset = dict.fromkeys(CONNECTION_FIELDS)
@@ -77,7 +77,7 @@ class TestConnection:
             ({"oms_url": "http://oms.example"}, "oms_url: .* only https"),
             ({"ca_bundle": "/no/such.pem"}, "ca_bundle: '/no/such.pem' is not a file"),
             ({"client_auth_encoding": "base64"}, "client_auth_encoding: .* allowed are rfc6749, raw"),
-            ({"cache_backend": "disk"}, "cache_backend: .* allowed are file, redis, variable, memory, custom"),
+            ({"cache_backend": "disk"}, "cache_backend: .* allowed are file, redis, variable, memory"),
         ],
     )
     def test_a_wrong_field_is_named_with_what_is_allowed(self, extra, named):

@@ -3,18 +3,22 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar
 
 import pytest
 
 from openmarkets_provider.client.cache.fallback import FallbackStore
+from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.hooks._token_cache import astore_of, store_of
+from openmarkets_provider.hooks._variable_store import VariableStore
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from tests.support.redis_server import RedisServer
 
 KEY = "0123456789abcdef0123456789abcdef"
+TOKEN_STORE = "AIRFLOW__OPENMARKETS__TOKEN_STORE"
 
 
 class SiteStore:
@@ -43,8 +47,21 @@ class WithoutLock:
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None: ...
 
 
-class Unnamed(SiteStore):
+class TwoWords(SiteStore):
     name = "two words"
+
+
+class Broken(SiteStore):
+    def __init__(self) -> None:
+        raise RuntimeError("no vault")
+
+
+CALLS = []
+
+
+def function() -> SiteStore:
+    CALLS.append("function")
+    return SiteStore()
 
 
 def settings(**changes: Any) -> Settings:
@@ -122,28 +139,52 @@ async def test_a_field_that_is_not_allowed_is_refused(monkeypatch, extra, text):
         await astore_of(settings(cache_backend="redis"))
 
 
-def test_a_class_of_a_site_is_used_with_files_behind_it():
+def test_a_store_of_the_site_is_the_default_with_files_behind_it(monkeypatch):
     SiteStore.records.clear()
-    store = store_of(settings(cache_backend="custom", cache_class=f"{__name__}.SiteStore"))
+    monkeypatch.setenv(TOKEN_STORE, f"{__name__}.SiteStore")
+    store = store_of(settings())
     assert isinstance(store, FallbackStore)
+    assert store is store_of(settings())
     store.save(KEY, b"sealed", 60)
     assert SiteStore.records == {KEY: b"sealed"}
+
+
+@pytest.mark.parametrize(("backend", "kind"), [("file", FileStore), ("variable", VariableStore), ("memory", NoneType)])
+def test_a_connection_that_names_a_backend_has_that_and_not_the_store_of_the_site(monkeypatch, backend, kind):
+    monkeypatch.setenv(TOKEN_STORE, f"{__name__}.SiteStore")
+    assert type(store_of(settings(cache_backend=backend))) is kind
+
+
+def test_without_a_store_of_the_site_files_are_the_default():
+    assert type(store_of(settings())) is FileStore
+
+
+@pytest.mark.parametrize("extra", [{"cache_class": "os.abort"}, {"token_store": "os.abort"}])
+def test_a_connection_cannot_name_code_to_run(hook, extra):
+    with pytest.raises(OpenmarketsConfigurationError, match="unknown field"):
+        hook(**extra).get_access_token("oms-api")
 
 
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("no_such_module.Store", "No module named"),
-        ("NoModule", "is no import path"),
-        (f"{__name__}.Missing", "Missing"),
-        (f"{__name__}.Argued", "where"),
+        ("no_such_module.Store", "can't be imported: ModuleNotFoundError: No module named"),
+        ("NoModule", "can't be imported: ValueError"),
+        (f"{__name__}.Missing", "can't be imported: AttributeError: .*Missing"),
+        (f"{__name__}.function", "is not a class"),
+        ("os.abort", "is not a class"),
+        ("subprocess.Popen", "lacks name, load, save, lock"),
         (f"{__name__}.WithoutLock", "lacks lock"),
-        (f"{__name__}.Unnamed", "one word"),
+        (f"{__name__}.Argued", "can't be created: TypeError: .*where"),
+        (f"{__name__}.Broken", "can't be created: RuntimeError: no vault"),
+        (f"{__name__}.TwoWords", "a name of one word"),
     ],
 )
-def test_a_class_that_cannot_be_used_is_refused(path, text):
-    with pytest.raises(OpenmarketsConfigurationError, match=f"cache_class: .*{text}"):
-        store_of(settings(cache_backend="custom", cache_class=path))
+def test_a_store_of_the_site_that_cannot_be_used_is_refused(monkeypatch, path, text):
+    monkeypatch.setenv(TOKEN_STORE, path)
+    with pytest.raises(OpenmarketsConfigurationError, match=rf"\[openmarkets\] token_store: '{path}' .*({text})"):
+        store_of(settings())
+    assert CALLS == []
 
 
 def test_stores_of_the_same_are_the_same_and_a_changed_redis_connection_makes_others(

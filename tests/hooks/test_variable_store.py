@@ -423,7 +423,7 @@ class TestTokens:
             from openmarkets_provider.client.cache import entry
 
             token_source._slots.clear()
-            entry._warned.clear()
+            entry._warnings.clear()
             monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / name))
             return OpenmarketsHook()
 

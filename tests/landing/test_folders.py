@@ -11,8 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -20,9 +18,10 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, PartialCredentialsError
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
-from openmarkets_provider.landing import folders as storage
-from openmarkets_provider.landing.destinations import CHUNK, read_place
-from openmarkets_provider.landing.folders import Folder, LocalFolder, PartitionSpool, RemoteFolder
+from openmarkets_provider.landing import folders
+from openmarkets_provider.landing.errors import explain_errors
+from openmarkets_provider.landing.folders import Folder, LocalFolder, RemoteFolder
+from openmarkets_provider.landing.places import CHUNK, read_place
 from tests.support.hostile import reply, reset
 from tests.support.s3_server import SECRET
 
@@ -68,7 +67,7 @@ class TestLocal:
         land(local, "x", b"old")
         with local.stage() as file:
             file.write(b"new")
-            assert local.existing(["x", "y"]) == {"x"}
+            assert local.find(["x", "y"]) == {"x"}
             assert (tmp_path / "bars/x").read_bytes() == b"old"
             assert local.publish(file, "x") == 3
             assert (tmp_path / "bars/x").read_bytes() == b"new"
@@ -117,7 +116,7 @@ class TestLocal:
             assert Path(living.name).exists()
             local.publish(living, "x")
         assert files(tmp_path / "bars") == {"x": b"twin's", ".other.part": b"half"}
-        assert "a task that was killed" in caplog.text
+        assert "which a killed task had left" in caplog.text
 
     def test_a_temporary_file_is_locked_from_the_beginning_to_the_end(self, local):
         with local.stage() as file:
@@ -154,12 +153,12 @@ class TestLocal:
 
     def test_it_is_there_when_it_holds_more_than_temporary_files(self, tmp_path):
         folder = LocalFolder(read_place(str(tmp_path / "new"), is_folder=True))
-        assert not folder.is_there()
+        assert not folder.has_files()
         folder.prepare(["day=1/x"])
         with folder.stage():
-            assert not folder.is_there()
+            assert not folder.has_files()
         land(folder, "day=1/x", b"")
-        assert folder.is_there()
+        assert folder.has_files()
 
     def test_a_link_is_followed_and_what_is_temporary_is_beside_its_target(self, local, tmp_path):
         """The target may be on another file system, into which nothing can be renamed."""
@@ -187,18 +186,18 @@ class TestLocal:
 
     def test_what_is_no_file_is_not_replaced(self, local, tmp_path):
         (tmp_path / "bars/x").mkdir()
-        with pytest.raises(OpenmarketsConfigurationError, match="x is there and is not a file"):
+        with pytest.raises(OpenmarketsConfigurationError, match="x exists and is not a file"):
             local.prepare(["x"])
 
     def test_a_folder_that_can_not_be_made_is_an_error_that_does_not_pass(self, tmp_path):
         (tmp_path / "file").write_bytes(b"")
         folder = LocalFolder(read_place(str(tmp_path / "file/bars"), is_folder=True))
-        with pytest.raises(OpenmarketsError, match="bars can't be made: NotADirectoryError") as error:
+        with pytest.raises(OpenmarketsError, match=r"Cannot create the folder .*bars: NotADirectoryError") as error:
             folder.prepare(["x"])
         assert not error.value.transient
 
     def test_a_name_that_is_too_long_is_an_error_that_does_not_pass(self, local):
-        with pytest.raises(OpenmarketsError, match=r"bars can't be told: OSError: .*File name too long") as error:
+        with pytest.raises(OpenmarketsError, match=r"Cannot read .*bars: OSError: .*File name too long") as error:
             local.prepare(["x" * 300])
         assert not error.value.transient
 
@@ -223,11 +222,11 @@ def failed(number: int) -> OSError:
     ],
     ids=str,
 )
-def test_what_may_pass_is_told_from_what_does_not(local, error, passes):
-    with pytest.raises(OpenmarketsError) as told, local.told("It can't be done"):
+def test_what_may_pass_is_told_from_what_does_not(error, passes):
+    with pytest.raises(OpenmarketsError) as told, explain_errors("Cannot do it"):
         raise error
     assert told.value.transient is passes
-    assert ("Are there credentials" in str(told.value)) == ("Credential" in type(error).__name__)
+    assert ("Provide credentials" in str(told.value)) == ("Credential" in type(error).__name__)
 
 
 def remote(where: str = "s3://bucket/bars") -> RemoteFolder:
@@ -243,10 +242,10 @@ class TestRemote:
     def test_an_object_is_uploaded_whole(self, s3, content, puts):
         folder = remote()
         folder.prepare(["x"])
-        assert folder.existing(["x"]) == set()
+        assert folder.find(["x"]) == set()
         assert land(folder, "x", content) == len(content)
         assert s3.read("bars/x") == content
-        assert folder.existing(["x", "y"]) == {"x"}
+        assert folder.find(["x", "y"]) == {"x"}
         assert sum(request.startswith("PUT /bucket/bars/x") for request in s3.requests) == puts
         folder.remove("x")
         folder.remove("x")
@@ -254,22 +253,22 @@ class TestRemote:
 
     def test_an_object_is_not_one_of_those_whose_names_go_on(self, s3):
         s3.put("bars/x/y", b"")
-        assert remote().existing(["x"]) == set()
+        assert remote().find(["x"]) == set()
 
     @pytest.mark.parametrize("where", ["s3://bucket/bars", "s3://bucket"])
     def test_it_is_there_when_an_object_is(self, s3, where):
         folder = remote(where)
-        assert not folder.is_there()
+        assert not folder.has_files()
         s3.put("barsandmore/x", b"")
-        assert folder.is_there() == (where == "s3://bucket")
+        assert folder.has_files() == (where == "s3://bucket")
         land(folder, "day=1/x", b"")
-        assert folder.is_there()
+        assert folder.has_files()
 
     def test_whether_it_exists_is_asked_anew_each_time(self, s3):
         folder = remote()
-        assert folder.existing(["x"]) == set()
+        assert folder.find(["x"]) == set()
         s3.put("bars/x", b"")
-        assert folder.existing(["x"]) == {"x"}
+        assert folder.find(["x"]) == {"x"}
 
     def test_a_temporary_file_has_no_name(self, s3, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -286,7 +285,7 @@ class TestRemote:
             s3.fault(PART.format(part), reset, times=99)
         else:
             s3.fail(PART.format(part), 500, "InternalError", times=99)
-        with pytest.raises(OpenmarketsError, match=r"s3://bucket/bars/x can't be written: ") as error:
+        with pytest.raises(OpenmarketsError, match=r"Cannot write s3://bucket/bars/x: ") as error:
             land(remote(), "x", LARGE)
         assert error.value.transient
         assert SECRET not in repr(error.value)
@@ -378,12 +377,12 @@ class TestRemote:
 
         gone = S3FileSystem(key="key", secret=SECRET, endpoint_url=f"http://127.0.0.1:{closed_port()}")
         gone.config_kwargs = {"retries": {"max_attempts": 0}}
-        with pytest.raises(OpenmarketsError, match="The bucket bucket can't be reached") as error:
+        with pytest.raises(OpenmarketsError, match="Cannot reach the bucket bucket") as error:
             RemoteFolder(read_place("s3://bucket/bars", is_folder=True), gone).prepare(["x"])
         assert error.value.transient
 
     def test_progress_of_a_long_upload_is_told(self, s3, monkeypatch, caplog):
-        monkeypatch.setattr(storage, "PROGRESS_EVERY", 0.05)
+        monkeypatch.setattr(folders, "PROGRESS_EVERY", 0.05)
         hold = s3.hold(PART.format(2))
         lines = threading.Event()
 
@@ -393,7 +392,7 @@ class TestRemote:
                     lines.set()
 
         handler = Wake()
-        storage.log.addHandler(handler)
+        folders.log.addHandler(handler)
         releaser = threading.Thread(target=lambda: (lines.wait(WAIT), hold.release()))
         releaser.start()
         try:
@@ -401,58 +400,14 @@ class TestRemote:
                 land(remote(), "x", LARGE)
         finally:
             releaser.join()
-            storage.log.removeHandler(handler)
+            folders.log.removeHandler(handler)
         assert lines.is_set()
         assert SECRET not in caplog.text
 
 
 def test_parts_of_a_very_large_file_are_larger_so_that_ten_thousand_are_enough():
     for size in (1, CHUNK * 10_000, CHUNK * 10_000 + 1, 5 << 40):
-        chunk = storage._chunk(size)
+        chunk = folders._chunk(size)
         assert chunk >= CHUNK
         assert chunk % (1 << 18) == 0
         assert chunk * 10_000 >= size
-
-
-class TestPartitionSpool:
-    @pytest.mark.parametrize("most", [1, 3, 1000])
-    def test_rows_come_back_by_partition_in_their_order_with_their_types(self, tmp_path, monkeypatch, most):
-        monkeypatch.setattr(storage, "MAX_SPOOLED_ROWS", most)
-        rows = [
-            {"n": number, "price": Decimal("1.10") + number, "day": date(2026, 1, 1), "none": None, "json": [{"a": 1}]}
-            for number in range(10)
-        ]
-        with (tmp_path / "spool").open("w+b") as file:
-            spool: PartitionSpool[str] = PartitionSpool(file)
-            for row in rows:
-                spool.add("odd" if row["n"] % 2 else "even", [row])
-            assert sorted(spool.waiting()) == ["even", "odd"]
-            odd = [row for batch in spool.take("odd") for row in batch]
-            even = [row for batch in spool.take("even") for row in batch]
-        assert (even, odd) == (rows[::2], rows[1::2])
-        assert [[type(value) for value in row.values()] for row in even] == [
-            [type(value) for value in row.values()] for row in rows[::2]
-        ]
-
-    def test_a_batch_holds_rows_with_the_same_fields(self, tmp_path):
-        with (tmp_path / "spool").open("w+b") as file:
-            spool: PartitionSpool[str] = PartitionSpool(file)
-            for rows in ([{"a": 1}], [{"a": 2}], [{"a": 3, "b": 1}], [{"a": 4}]):
-                spool.add("x", rows)
-            assert list(spool.take("x")) == [[{"a": 1}, {"a": 2}], [{"a": 3, "b": 1}], [{"a": 4}]]
-
-    def test_a_full_disk_shows_as_soon_as_rows_go_there(self, monkeypatch):
-        monkeypatch.setattr(storage, "MAX_SPOOLED_ROWS", 1)
-        file = Path("/dev/full").open("r+b")  # noqa: SIM115
-        with pytest.raises(OSError, match="No space left"):
-            PartitionSpool(file).add("x", [{"a": 1}])
-        with pytest.raises(OSError, match="No space left"):
-            file.close()
-
-    def test_the_rows_that_were_given_are_not_changed(self, tmp_path):
-        with (tmp_path / "spool").open("w+b") as file:
-            spool: PartitionSpool[str] = PartitionSpool(file)
-            given = [{"a": 1}]
-            spool.add("x", given)
-            spool.add("x", [{"a": 2}])
-        assert given == [{"a": 1}]

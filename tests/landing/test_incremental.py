@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openmarkets_provider import queries
-from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.landing.incremental import Claim, claim, claim_again, extended, fingerprint, limited_to
+from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.landing.destination import LoadResult, with_range
+from openmarkets_provider.landing.incremental import (
+    Claim,
+    NothingNew,
+    States,
+    extend,
+    fingerprint,
+    load_incrementally,
+    make_claim,
+    restore_claim,
+)
 from openmarkets_provider.query.exchange_time import read_moment, to_text
 from openmarkets_provider.query.query import window
 
@@ -26,31 +37,31 @@ def trades(start: str = "2026-03-02", end: str = "2026-03-12") -> queries.Query:
 
 
 def test_the_first_load_takes_the_whole_range():
-    assert claim(bars(), None, None, DAY, NOW) == Claim(date(2026, 3, 2), date(2026, 3, 12))
+    assert make_claim(bars(), None, None, DAY, NOW) == Claim(date(2026, 3, 2), date(2026, 3, 12))
 
 
 def test_a_later_load_begins_at_the_watermark_less_the_overlap():
-    taken = claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
+    taken = make_claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
     assert taken == Claim(date(2026, 3, 11), date(2026, 3, 15))
 
 
 def test_the_start_of_the_query_does_not_count_once_something_is_loaded():
-    taken = claim(bars(start="2026-03-14", end="2026-03-15"), "2026-03-12", "2026-03-02", timedelta(0), NOW)
+    taken = make_claim(bars(start="2026-03-14", end="2026-03-15"), "2026-03-12", "2026-03-02", timedelta(0), NOW)
     assert taken is not None
     assert taken.start == date(2026, 3, 12)
 
 
 def test_the_overlap_does_not_reach_before_the_first_load():
-    taken = claim(bars(), "2026-03-04", "2026-03-02", timedelta(days=30), NOW)
+    taken = make_claim(bars(), "2026-03-04", "2026-03-02", timedelta(days=30), NOW)
     assert taken is not None
     assert taken.start == date(2026, 3, 2)
 
 
 def test_of_bars_an_overlap_within_one_takes_the_whole_bar():
-    taken = claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", timedelta(hours=1), NOW)
+    taken = make_claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", timedelta(hours=1), NOW)
     assert taken is not None
     assert taken.start == date(2026, 3, 11)
-    weekly = claim(bars(end="2026-03-21", frequency="Weekly"), "2026-03-07", "2026-02-28", DAY, NOW)
+    weekly = make_claim(bars(end="2026-03-21", frequency="Weekly"), "2026-03-07", "2026-02-28", DAY, NOW)
     assert weekly == Claim(date(2026, 2, 28), date(2026, 3, 14))
 
 
@@ -68,59 +79,59 @@ def test_of_bars_an_overlap_within_one_takes_the_whole_bar():
     ids=["daily", "weekly", "trades", "hourly"],
 )
 def test_what_lies_in_the_future_is_not_taken_for_loaded(query, end):
-    taken = claim(query, None, None, DAY, NOW)
+    taken = make_claim(query, None, None, DAY, NOW)
     assert taken is not None
     assert taken.end == end
 
 
 @pytest.mark.parametrize("watermark", ["2026-03-12", "2026-03-13"])
 def test_nothing_is_new_up_to_the_watermark(watermark):
-    assert claim(bars(), watermark, "2026-03-02", DAY, NOW) is None
+    assert make_claim(bars(), watermark, "2026-03-02", DAY, NOW) is None
 
 
 def test_nothing_is_new_when_the_first_range_lies_in_the_future():
-    assert claim(bars(start="2026-03-20", end="2026-03-25"), None, None, DAY, NOW) is None
+    assert make_claim(bars(start="2026-03-20", end="2026-03-25"), None, None, DAY, NOW) is None
 
 
 def test_nothing_is_new_within_the_bar_that_the_range_begins_in():
-    assert claim(bars() | {"end": "2026-03-02T15:00:00"}, None, None, DAY, NOW) is None
+    assert make_claim(bars() | {"end": "2026-03-02T15:00:00"}, None, None, DAY, NOW) is None
     with pytest.raises(OpenmarketsQueryError, match="empty or reversed range"):
-        claim(bars() | {"end": "2026-03-01"}, None, None, DAY, NOW)
+        make_claim(bars() | {"end": "2026-03-01"}, None, None, DAY, NOW)
     with pytest.raises(OpenmarketsQueryError, match="end must be a date"):
-        claim(bars() | {"end": "tomorrow"}, None, None, DAY, NOW)
+        make_claim(bars() | {"end": "tomorrow"}, None, None, DAY, NOW)
 
 
 def test_a_start_before_the_first_load_is_refused_since_it_would_never_come():
     with pytest.raises(OpenmarketsQueryError, match=r"start '2026-03-01' is before 2026-03-02.*without incremental"):
-        claim(bars(start="2026-03-01", end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
+        make_claim(bars(start="2026-03-01", end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
 
 
 def test_a_query_without_a_range_is_refused():
     with pytest.raises(OpenmarketsQueryError, match="quotes: incremental needs a query with a range"):
-        claim(queries.quotes("BHP"), None, None, DAY, NOW)
+        make_claim(queries.quotes("BHP"), None, None, DAY, NOW)
 
 
 @pytest.mark.parametrize("query", [bars(), trades()], ids=["dates", "times"])
 def test_a_claim_is_kept_as_data(query):
-    taken = claim(query, None, None, DAY, NOW)
+    taken = make_claim(query, None, None, DAY, NOW)
     assert taken is not None
-    assert claim_again(query, taken.as_data(), to_text(taken.end), to_text(taken.start)) == taken
+    assert restore_claim(query, taken.as_data(), to_text(taken.end), to_text(taken.start)) == taken
     # Nothing was loaded: the query may have been corrected since.
-    assert claim_again(query, taken.as_data(), None, "2026-03-02") is None
+    assert restore_claim(query, taken.as_data(), None, "2026-03-02") is None
 
 
 def test_a_claim_that_would_leave_a_gap_is_dropped():
-    kept = claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
+    kept = make_claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
     assert kept is not None
     # Somebody has begun anew, and the destination is not loaded up to where the claim begins.
-    assert claim_again(bars(), kept.as_data(), "2026-03-10", "2026-03-02") is None
-    assert claim_again(bars(), kept.as_data(), "2026-03-11", "2026-03-02") == kept
+    assert restore_claim(bars(), kept.as_data(), "2026-03-10", "2026-03-02") is None
+    assert restore_claim(bars(), kept.as_data(), "2026-03-11", "2026-03-02") == kept
 
 
 def test_a_query_is_limited_to_a_claim():
-    taken = claim(trades(), "2026-03-10T05:06:07.000008+00:00", "2026-03-02", DAY, NOW)
+    taken = make_claim(trades(), "2026-03-10T05:06:07.000008+00:00", "2026-03-02", DAY, NOW)
     assert taken is not None
-    limited = limited_to(trades(), taken.start, taken.end)
+    limited = with_range(trades(), taken.start, taken.end)
     assert window(limited) == (datetime(2026, 3, 9, 5, 6, 7, 8, tzinfo=UTC), read_moment("2026-03-12"))
 
 
@@ -139,13 +150,13 @@ def test_a_query_is_limited_to_a_claim():
 def test_what_is_loaded_grows_by_what_touches_it(start, end, loaded):
     landed = Claim(date(2026, 3, start), date(2026, 3, end))
     texts = loaded and tuple(f"2026-03-{day:02}" for day in loaded)
-    assert extended("2026-03-10", "2026-03-12", landed) == texts
-    assert extended(None, None, landed) == (f"2026-03-{start:02}", f"2026-03-{end:02}")
+    assert extend("2026-03-10", "2026-03-12", landed) == texts
+    assert extend(None, None, landed) == (f"2026-03-{start:02}", f"2026-03-{end:02}")
 
 
 def test_the_later_watermark_counts_whatever_its_offset():
     landed = Claim(date(2026, 3, 10), datetime(2026, 3, 12, tzinfo=timezone(timedelta(hours=11))))
-    assert extended("2026-03-10", "2026-03-11T23:00:00+00:00", landed) == ("2026-03-10", "2026-03-11T23:00:00+00:00")
+    assert extend("2026-03-10", "2026-03-11T23:00:00+00:00", landed) == ("2026-03-10", "2026-03-11T23:00:00+00:00")
 
 
 def test_a_fingerprint_is_of_everything_but_the_range_and_the_order():
@@ -175,15 +186,15 @@ def test_whatever_is_repeated_and_in_whatever_order_no_day_is_missing(ends, over
     def load(number: int, end: int, *, crash: bool) -> None:
         nonlocal watermark, began
         query = make(start=str(first), end=str(first + end * DAY))
-        taken = claim_again(query, kept[number], watermark, began) if number in kept else None
-        taken = taken or claim(query, watermark, began, overlap * DAY, NOW)
+        taken = restore_claim(query, kept[number], watermark, began) if number in kept else None
+        taken = taken or make_claim(query, watermark, began, overlap * DAY, NOW)
         if taken is None:
             return
         kept[number] = taken.as_data()
         start, stop = (read_moment(to_text(bound)) for bound in taken[:2])
         loaded.update(start + hours * timedelta(hours=1) for hours in range(int((stop - start) / timedelta(hours=1))))
         if not crash:
-            reached = extended(began, watermark, taken)
+            reached = extend(began, watermark, taken)
             assert reached is not None
             began, watermark = reached
 
@@ -196,3 +207,67 @@ def test_whatever_is_repeated_and_in_whatever_order_no_day_is_missing(ends, over
         hours = int((read_moment(watermark) - read_moment(str(first))) / timedelta(hours=1))
         assert loaded >= {read_moment(str(first)) + hour * timedelta(hours=1) for hour in range(hours)}
         assert read_moment(watermark) <= NOW
+
+
+class Memory:
+    """A destination and a state store in memory. Rows are the starts of the ranges that were landed."""
+
+    name, format = "memory", ""
+
+    def __init__(self, *, is_exclusive: bool = True) -> None:
+        self.is_exclusive = is_exclusive
+        self.ranges: list[tuple[str, str]] = []
+        self.data: dict[str, Any] = {}
+
+    def exists(self) -> bool:
+        return bool(self.ranges)
+
+    def range_to_pull(self, query: queries.Query, start: Any, end: Any, watermark: str | None) -> tuple[Any, Any]:
+        return start, end
+
+    def land(self, source: Any, query: queries.Query) -> LoadResult:
+        self.ranges.append((query["start"], query["end"]))
+        return LoadResult(self.name, 1, None, [], None)
+
+    def cancel(self) -> None:
+        pass
+
+    def get(self, key: str) -> Any:
+        return self.data.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self.data[key] = value
+
+
+class TestLoads:
+    def load(self, memory: Memory, query: queries.Query, task: Memory | None = None, owner: str = "dag.task") -> None:
+        states = States(task or Memory(), memory, "asset 'lake'")
+        load_incrementally(None, query, memory, states, owner=owner, overlap=DAY)
+
+    def test_each_pulls_what_is_new_and_the_overlap(self):
+        memory = Memory()
+        for end in ("2026-03-04", "2026-03-06"):
+            self.load(memory, bars(end=end))
+        assert memory.ranges == [("2026-03-02", "2026-03-04"), ("2026-03-03", "2026-03-06")]
+        with pytest.raises(NothingNew, match="Nothing is new: memory is loaded up to 2026-03-06"):
+            self.load(memory, bars(end="2026-03-06"))
+
+    def test_one_that_fails_moves_nothing_and_its_retry_takes_the_same_range(self):
+        memory, task = Memory(), Memory()
+        self.load(memory, bars(end="2026-03-04"))
+        before = dict(memory.data)
+        land, memory.land = memory.land, lambda source, query: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            self.load(memory, bars(end="2026-03-06"), task)
+        assert memory.data == before
+        memory.land = land
+        self.load(memory, bars(end="2026-03-08"), task)
+        assert memory.ranges[1:] == [("2026-03-03", "2026-03-06")]
+
+    def test_an_exclusive_destination_belongs_to_one_task_and_others_to_any(self):
+        shared, own = Memory(is_exclusive=False), Memory()
+        for memory in (shared, own):
+            self.load(memory, bars(end="2026-03-04"))
+        self.load(shared, bars(end="2026-03-06"), owner="dag.other")
+        with pytest.raises(OpenmarketsError, match=r"by task dag\.task, .* in the state store of asset 'lake'"):
+            self.load(own, bars(end="2026-03-06"), owner="dag.other")

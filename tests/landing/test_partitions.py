@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.landing.partitions import MAX_PARTITIONS, Partition, Sorter, covered, widened
+from openmarkets_provider.landing.partitions import MAX_PARTITIONS, Partition, Sorter, list_partitions, widen_range
 
 SYDNEY = ZoneInfo("Australia/Sydney")
 NAMES = {"day": "exchange_date=%Y-%m-%d", "month": "exchange_month=%Y-%m", "year": "exchange_year=%Y"}
@@ -32,7 +32,7 @@ def utc(*parts: int) -> datetime:
     ],
 )
 def test_a_range_of_whole_partitions_covers_them(by, start, end, names):
-    found = covered(by, start, end)
+    found = list_partitions(by, start, end)
     assert [each.name for each in found] == names
     assert (found[0].start, found[-1].end) == (start, end)
 
@@ -67,21 +67,21 @@ def test_a_range_of_whole_partitions_covers_them(by, start, end, names):
 )
 def test_a_partition_that_is_covered_in_part_is_refused_with_the_range_to_take(by, start, end, torn, advice):
     with pytest.raises(OpenmarketsQueryError, match=f"covers {torn} only in part.*lose the rest.*{advice}"):
-        covered(by, start, end)
+        list_partitions(by, start, end)
 
 
 def test_an_unfinished_load_may_end_within_a_partition_but_not_begin_in_one():
-    (november,) = covered("month", date(2026, 11, 1), date(2026, 11, 20), unfinished=True)
+    (november,) = list_partitions("month", date(2026, 11, 1), date(2026, 11, 20), open_end=True)
     assert november == Partition("exchange_month=2026-11", date(2026, 11, 1), date(2026, 12, 1))
     with pytest.raises(OpenmarketsQueryError, match="only in part"):
-        covered("month", date(2026, 11, 2), date(2026, 11, 20), unfinished=True)
+        list_partitions("month", date(2026, 11, 2), date(2026, 11, 20), open_end=True)
 
 
 def test_too_many_partitions_are_refused_with_advice():
     start = date(2025, 1, 1)
-    assert len(covered("day", start, start + timedelta(days=MAX_PARTITIONS))) == MAX_PARTITIONS
+    assert len(list_partitions("day", start, start + timedelta(days=MAX_PARTITIONS))) == MAX_PARTITIONS
     with pytest.raises(OpenmarketsQueryError, match=r"more than 400.*coarser partition"):
-        covered("day", start, start + timedelta(days=MAX_PARTITIONS + 1))
+        list_partitions("day", start, start + timedelta(days=MAX_PARTITIONS + 1))
 
 
 days = st.dates(date(1990, 1, 1), date(2090, 12, 31))
@@ -91,8 +91,8 @@ days = st.dates(date(1990, 1, 1), date(2090, 12, 31))
 def test_every_moment_is_sorted_into_the_partition_that_the_clock_of_the_exchange_names(day, length, by, minute):
     start = datetime(day.year, day.month, day.day, tzinfo=SYDNEY).astimezone(UTC)
     end = start + timedelta(days=length)
-    start, end = widened(by, start, end, None)[0], end
-    partitions = covered(by, start, end, unfinished=True)
+    start, end = widen_range(by, start, end, None)[0], end
+    partitions = list_partitions(by, start, end, open_end=True)
     assert all(one.end == other.start for one, other in itertools.pairwise(partitions))
     moments = [
         moment for moment in (start, start + timedelta(minutes=minute), end - timedelta(seconds=1)) if moment < end
@@ -104,7 +104,7 @@ def test_every_moment_is_sorted_into_the_partition_that_the_clock_of_the_exchang
 
 
 def test_rows_keep_their_order_and_a_batch_of_one_partition_is_not_taken_apart():
-    partitions = covered("day", date(2026, 11, 2), date(2026, 11, 5))
+    partitions = list_partitions("day", date(2026, 11, 2), date(2026, 11, 5))
     rows = [{"day": date(2026, 11, 2 + number % 3), "number": number} for number in range(7)]
     found = {each.name[-2:]: [row["number"] for row in those] for each, those in Sorter(partitions, "day").sort(rows)}
     assert found == {"02": [0, 3, 6], "03": [1, 4], "04": [2, 5]}
@@ -136,16 +136,16 @@ def test_rows_keep_their_order_and_a_batch_of_one_partition_is_not_taken_apart()
     ],
 )
 def test_a_claimed_range_is_widened_so_that_whole_partitions_can_be_replaced(by, start, end, reached, pulled):
-    assert widened(by, start, end, reached) == pulled
+    assert widen_range(by, start, end, reached) == pulled
 
 
 @given(day=days, length=st.integers(1, 400), later=st.integers(-400, 400), by=st.sampled_from(sorted(NAMES)))
 def test_a_widened_range_holds_the_claimed_one_and_what_was_loaded_of_its_partitions(day, length, later, by):
     end = day + timedelta(days=length)
     reached = end + timedelta(days=later)
-    pulled = widened(by, day, end, reached)
+    pulled = widen_range(by, day, end, reached)
     assert pulled[0] <= day
     assert pulled[1] >= end
-    last = covered(by, *pulled, unfinished=True)[-1]
+    last = list_partitions(by, *pulled, open_end=True)[-1]
     assert pulled[1] in (last.end, max(end, reached))
     assert last.start < end

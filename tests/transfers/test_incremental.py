@@ -22,8 +22,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.landing.landed import Landed
-from openmarkets_provider.transfers._incremental import incrementally
+from openmarkets_provider.landing.destination import LoadResult
+from openmarkets_provider.landing.incremental import States, load_incrementally
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 
@@ -282,14 +282,34 @@ def test_a_table_takes_several_queries_each_with_a_watermark_of_its_own(openmark
     assert sorted(in_table(database)) == sorted(everything)
 
 
-def beside(deployment: Deployment, other: Any) -> Callable[[queries.Query], Landed]:
-    """Return what lands a query's rows while another task runs as a whole."""
+class Beside:
+    """A destination that is the table of :func:`to_table`, and into which another task loads first."""
 
-    def land(query: queries.Query) -> Landed:
-        deployment.run(other, "other")
-        return Landed("table", 1, None, [], None)
+    name, format, is_exclusive = "db/trades", "", False
 
-    return land
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+
+    def exists(self) -> bool:
+        return True
+
+    def range_to_pull(self, query: Any, start: Any, end: Any, watermark: Any) -> tuple[Any, Any]:
+        return start, end
+
+    def land(self, source: Any, query: Any) -> LoadResult:
+        self._load()
+        return LoadResult("trades", 1, None, [], None)
+
+    def cancel(self) -> None:
+        pass
+
+
+def load_beside(deployment: Deployment, task: Any, run_id: str, other: Any) -> None:
+    """Load while another task runs as a whole."""
+    stores = deployment.context(task, run_id)
+    states = States(stores["task_state_store"], stores["asset_state_store"][task.outlets[0]], "asset")
+    destination = Beside(lambda: deployment.run(other, "other"))
+    load_incrementally(OpenmarketsHook(), task.query, destination, states, owner="etl.table", overlap=task.overlap)
 
 
 def test_first_loads_of_a_table_at_once_leave_no_gap_behind_the_watermark(openmarkets_sandbox, deployment, database):
@@ -297,7 +317,7 @@ def test_first_loads_of_a_table_at_once_leave_no_gap_behind_the_watermark(openma
     late = to_table(queries.trades("BHP", start="2026-03-05", end="2026-03-06"))
 
     with pytest.raises(OpenmarketsError, match="what lies between the two is not loaded") as caught:
-        incrementally(late, deployment.context(late, "late"), beside(deployment, early))
+        load_beside(deployment, late, "late", early)
     assert caught.value.transient
     # Airflow's retry.
     deployment.run(late, "late")
@@ -309,7 +329,7 @@ def test_a_first_load_that_ends_after_a_later_one_moves_no_watermark(openmarkets
     late = to_table(queries.trades("BHP", start="2026-03-05", end="2026-03-06"))
 
     with pytest.raises(OpenmarketsError, match="what lies between the two is not loaded"):
-        incrementally(early, deployment.context(early, "early"), beside(deployment, late))
+        load_beside(deployment, early, "early", late)
     with pytest.raises(AirflowFailException, match="is before 2026-03-04T13:00:00"):
         deployment.run(early, "early")
 

@@ -4,10 +4,10 @@ import csv
 import gzip
 import io
 import json
+import logging
 import sys
 import threading
 from collections import defaultdict
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,6 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, OpenmarketsServerError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.formats import FORMATS
-from openmarkets_provider.landing.incremental import Claim
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import OutletEvents
 from tests.support.holds import end_holds
@@ -218,7 +217,7 @@ class TestPartitions:
 
     def test_what_waits_for_its_partition_need_not_fit_into_memory(self, openmarkets_sandbox, here, monkeypatch):
         land(here / "a", partition="day", format="csv")
-        monkeypatch.setattr("openmarkets_provider.landing.folders.MAX_SPOOLED_ROWS", 2)
+        monkeypatch.setattr("openmarkets_provider.landing.spool.MAX_ROWS", 2)
         land(here / "b", partition="day", format="csv")
         assert files(here / "a") == files(here / "b")
         assert [(here / "a" / name).read_bytes() for name in files(here / "a")] == [
@@ -293,11 +292,11 @@ class TestPartitions:
 class TestIfExists:
     def test_error_is_raised_before_anything_is_asked(self, openmarkets_sandbox, here):
         (here / "x.csv").write_text("old")
-        with pytest.raises(AirflowFailException, match=r"x\.csv is there already, and if_exists is 'error'"):
+        with pytest.raises(AirflowFailException, match=r"x\.csv exists already, and if_exists is 'error'"):
             land(here / "x.csv", format="csv", if_exists="error")
         (here / "bars" / DAYS[1]).mkdir(parents=True)
         (here / "bars" / DAYS[1] / "part-0.csv").write_text("old")
-        with pytest.raises(AirflowFailException, match=f"{DAYS[1]}/part-0.csv is there already"):
+        with pytest.raises(AirflowFailException, match=f"{DAYS[1]}/part-0.csv exists already"):
             land(here / "bars", format="csv", partition="day", if_exists="error")
         assert openmarkets_sandbox.stats()["by_path"] == {}
 
@@ -318,12 +317,13 @@ class TestIfExists:
         assert (here / "x.csv").read_text() == "old"
         assert openmarkets_sandbox.stats()["by_path"] == {}
 
-    def test_skip_pulls_and_writes_the_partitions_that_are_missing(self, openmarkets_sandbox, here, capsys):
+    def test_skip_pulls_and_writes_the_partitions_that_are_missing(self, openmarkets_sandbox, here, caplog):
         for day in (DAYS[0], DAYS[2], DAYS[4], "exchange_date=2026-03-07", "exchange_date=2026-03-08"):
             (here / day).mkdir()
             (here / day / "part-0.csv").write_text("old")
-        result = land(here, format="csv", partition="day", if_exists="skip")
-        assert "5 of 7 files are there already" in capsys.readouterr().out
+        with caplog.at_level(logging.INFO):
+            result = land(here, format="csv", partition="day", if_exists="skip")
+        assert "5 of 7 files exist already" in caplog.text
         assert result["files"] == [f"file://{here}/{day}/part-0.csv" for day in (DAYS[1], DAYS[3])]
         assert result["rows"] == 6
         assert (here / DAYS[2] / "part-0.csv").read_text() == "old"
@@ -349,7 +349,7 @@ class TestIfExists:
         s3.fault("HEAD /bucket/x.csv", appear, after=1)
         task = transfer("s3://bucket/x.csv", format="csv", conn_id="landing_s3", if_exists=mode)
         if mode == "error":
-            with pytest.raises(AirflowFailException, match=r"s3://bucket/x.csv is there already"):
+            with pytest.raises(AirflowFailException, match=r"s3://bucket/x.csv exists already"):
                 task.execute(context())
         else:
             assert task.execute(context())["files"] == []
@@ -492,7 +492,7 @@ def test_the_asset_event_and_lineage_tell_of_the_destination(openmarkets_sandbox
     task.execute(given)
     (extra,) = [event.extra for event in given["outlet_events"].values()]
     assert (extra["destination"], extra["rows"]) == ("s3://bucket/bars/x.parquet", 15)
-    assert task.dataset() == ("s3://bucket/bars/x.parquet", "s3://bucket", "bars/x.parquet")
+    assert task._lineage.dataset == ("s3://bucket/bars/x.parquet", "s3://bucket", "bars/x.parquet")
 
 
 class TestMapping:
@@ -542,43 +542,6 @@ class TestMapping:
                 task.execute(given)
         else:
             assert task.execute(given)["files"] == [f"file://{here}/1.parquet"]
-
-
-@pytest.mark.since("3.3")
-class TestIncremental:
-    def operator(self, where: Any, query: Any, partition: str) -> OpenmarketsToObjectStorageOperator:
-        return transfer(where, query, partition=partition, format="csv", incremental=True)
-
-    def test_it_begins_with_a_partition_and_ends_where_the_destination_is_loaded(self):
-        bars = queries.time_series("BHP", start="2026-01-01", end="2027-01-01")
-        task = self.operator("/data/bars", bars, "month")
-        claimed = Claim(date(2026, 11, 5), date(2026, 11, 9))
-        assert task.range_to_pull(bars, claimed, None) == (date(2026, 11, 1), date(2026, 11, 9))
-        assert task.range_to_pull(bars, claimed, "2026-11-20") == (date(2026, 11, 1), date(2026, 11, 20))
-        assert task.range_to_pull(bars, claimed, "2026-12-20") == (date(2026, 11, 1), date(2026, 12, 1))
-
-    def test_times_too(self):
-        trades = queries.trades("BHP", start="2026-11-01", end="2027-01-01")
-        task = self.operator("/data/trades", trades, "day")
-        claimed = Claim(datetime(2026, 11, 19, 15, tzinfo=UTC), datetime(2026, 11, 20, 2, tzinfo=UTC))
-        start, end = task.range_to_pull(trades, claimed, "2026-11-20T05:00:00+00:00")
-        assert start == datetime(2026, 11, 19, 13, tzinfo=UTC)
-        assert end - start == timedelta(hours=16)
-
-    def test_an_unfinished_partition_lands_and_is_replaced_by_the_next_load(self, openmarkets_sandbox, here):
-        year = queries.time_series("BHP", start="2026-03-01", end="2027-01-01")
-        task = self.operator(here, year, "month")
-        for end, rows in (("2026-03-05", 3), ("2026-03-10", 6)):
-            query = queries.time_series("BHP", start="2026-03-01", end=end)
-            landed = task.land(OpenmarketsHook(), query, context())
-            assert landed.rows == rows
-            assert files(here) == ["exchange_month=2026-03/part-0.csv"]
-            assert len((here / "exchange_month=2026-03/part-0.csv").read_text().splitlines()) == rows + 1
-
-    def test_without_it_an_unfinished_partition_is_refused(self, openmarkets_sandbox, here):
-        query = queries.time_series("BHP", start="2026-03-01", end="2026-03-05")
-        with pytest.raises(OpenmarketsQueryError, match="only in part"):
-            transfer(here, query, partition="month").land(OpenmarketsHook(), query, context())
 
 
 def test_an_error_of_the_api_that_may_pass_is_left_to_the_retries_of_airflow(openmarkets_sandbox, here):

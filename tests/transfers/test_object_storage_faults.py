@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.landing import folders as storage
+from openmarkets_provider.landing import spool
 from openmarkets_provider.sandbox.securities import SECURITIES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import context
@@ -263,7 +263,7 @@ def test_a_load_that_ends_while_it_fetches(start, openmarkets_sandbox, where, pa
         assert load.outcome() is signal.SIGKILL
     else:
         load.terminate()
-        assert load.outcome() == "Killed: The task was killed; what it had begun to load is taken back."
+        assert load.outcome() == "Killed: The task was killed; its load is rolled back."
     assert where.files() == old
     # Of a killed one a hidden file beside the destination; in the temporary folder of the machine nothing.
     assert len(where.left()) == (how == "killed" and isinstance(where, Local))
@@ -394,7 +394,7 @@ class TestFullDisk:
         expected = undisturbed(start, tmp_path, arguments)
         old = old_files(where, partition, kind)
         outcome = start(where, refuse_when_a_file_is_large, **arguments).outcome()
-        assert "Rows can't be written into a temporary file in " in outcome
+        assert "Cannot write rows to a temporary file in " in outcome
         assert "File too large" in outcome
         assert (where.files(), where.left()) == (old, [])
         assert again(start, where, arguments) == expected
@@ -402,7 +402,7 @@ class TestFullDisk:
     def test_rows_that_can_not_be_read_again_are_told(self, start, where):
         arguments = of(where, "day")
         outcome = start(where, fail_to_read_what_waits, **arguments).outcome()
-        assert outcome.startswith("OpenmarketsError: Rows can't be written into a temporary file in ")
+        assert outcome.startswith("OpenmarketsError: Cannot write rows to a temporary file in ")
         assert "Input/output error" in outcome
         assert (where.files(), where.left()) == ({}, [])
 
@@ -441,7 +441,7 @@ class TestFailingStore:
         expected = undisturbed(start, tmp_path, arguments)
         old = old_files(where, "day")
         s3.fail("PUT /bucket/bars/.*2026-03-04", 500, "InternalError", times=99)
-        assert "part-0.csv can't be written" in start(where, **arguments).outcome()
+        assert f"Cannot write s3://bucket/bars/{DAYS[2]}/part-0.csv" in start(where, **arguments).outcome()
         names = sorted(old)
         assert where.files() == {**old, **{name: expected[name] for name in names[:2]}}
         assert where.left() == []
@@ -454,7 +454,7 @@ class TestFailingStore:
         s3.fail("PUT /bucket/bars/.*2026-03-04", 500, "InternalError", times=99)
         s3.fail("DELETE /bucket/bars/.*2026-03-02", 403, "AccessDenied", times=99)
         outcome = start(where, **of(where, "day"), if_exists="error").outcome()
-        assert f"{DAYS[2]}/part-0.csv can't be written" in outcome
+        assert f"Cannot write s3://bucket/bars/{DAYS[2]}/part-0.csv" in outcome
         assert list(where.files()) == [f"bars/{DAYS[0]}/part-0.csv"]
 
 
@@ -536,7 +536,7 @@ def end_when_the_third_file_is_there() -> None:
 
 def fail_to_read_what_waits() -> None:
     """Let rows wait in a file that can't be read."""
-    storage.MAX_SPOOLED_ROWS = 1
+    spool.MAX_ROWS = 1
 
     def fail() -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -385,12 +385,12 @@ class TestLineage:
             "from tests.support.context import context\n"
             "query = queries.quotes('BHP')\n"
             "task = OpenmarketsToSqlOperator(task_id='load', query=query, table='rows', conn_id='db')\n"
-            "print(task.execute(context())['rows'], task.dataset())\n"
+            "print(task.execute(context())['rows'], tuple(task._lineage.dataset))\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1].startswith("1 ('sql://db/rows', ")
-        assert "Hook lineage could not be told" not in done.stdout + done.stderr
+        assert "The hook lineage of the load could not be collected" not in done.stdout + done.stderr
         assert len(everything(database)) == 1
 
     def test_the_dataset_of_a_postgresql_table(self, openmarkets_sandbox, in_postgres):
@@ -398,7 +398,7 @@ class TestLineage:
         given = context()
         task.execute(given)
         where = f"postgres://127.0.0.1:{in_postgres.server.port}"
-        assert task.dataset() == (f"{where}/test/public/rows", where, "test.public.rows")
+        assert task._lineage.dataset == (f"{where}/test/public/rows", where, "test.public.rows")
         (output,) = task.get_openlineage_facets_on_complete(None).outputs
         assert (output.namespace, output.name) == (where, "test.public.rows")
         assert output.facets["schema"].fields[3].name == "time_series_date"
@@ -415,4 +415,4 @@ class TestLineage:
         monkeypatch.setenv("AIRFLOW_CONN_DB", SqliteDatabase(tmp_path / "test.db").airflow_connection)
         task = to_table(bars())
         task.execute(context())
-        assert task.dataset()[1:] == (f"sqlite://{tmp_path}/test.db", "main.rows")
+        assert task._lineage.dataset[1:] == (f"sqlite://{tmp_path}/test.db", "main.rows")

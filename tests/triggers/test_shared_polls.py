@@ -1,157 +1,39 @@
+"""Polls that triggers share."""
+
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import contextvars
-import gc
 import json
 import logging
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from airflow.sdk.exceptions import AirflowNotFoundException
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import (
-    OpenmarketsApiError,
-    OpenmarketsAuthError,
-    OpenmarketsConfigurationError,
-    OpenmarketsInvalidResponse,
     OpenmarketsNotFound,
     OpenmarketsQueryError,
-    OpenmarketsRateLimited,
-    OpenmarketsServerError,
 )
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import Client, SandboxServer
-from openmarkets_provider.triggers import _connections as connections
-from openmarkets_provider.triggers import _quote_batching as batching
 from openmarkets_provider.triggers import _shared_polls as module
 from openmarkets_provider.triggers._quote_batching import Outcome
 from openmarkets_provider.triggers._shared_polls import Reading, poll_shared
-from tests.client.conftest import token_reply
-from tests.support import hostile
-from tests.support.hostile import HostileServer
+from tests.support.polls import (
+    CONN_ID,
+    LONG,
+    QUOTES,
+    Waiter,
+    at_once,
+    codes_of,
+    full,
+    market_data,
+    take,
+)
 
-CONNECTION = "AIRFLOW_CONN_OPENMARKETS_DEFAULT"
-CONN_ID = "openmarkets_default"
-LONG = 1000.0
-"""Seconds between polls: longer than any test."""
-QUOTES = "POST /market-data/pricing/quotes/v3"
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    # What was there before is not looked through: in a long run of tests that takes seconds.
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.unfreeze()
-    assert not any(each.groups or each._connections for each in module._registries.values())
-
-
-async def take(
-    query: Any, count: int = 1, interval: float = 0.05, conn_id: str = CONN_ID, **options: Any
-) -> list[Reading]:
-    async with contextlib.aclosing(poll_shared(conn_id, query, interval, **options)) as polls:
-        return [await anext(polls) for _ in range(count)]
-
-
-async def at_once(*taking: Awaitable[list[Reading]]) -> list[list[Reading]]:
-    """Take with all of them, and leave with none before each has what it takes."""
-    return await asyncio.wait_for(asyncio.gather(*taking), 60)
-
-
-class Waiter:
-    """Waits in a task of its own, as a trigger does."""
-
-    def __init__(self, query: Any, interval: float = LONG, conn_id: str = CONN_ID, **options: Any) -> None:
-        self.seen: list[Reading] = []
-        self._came = asyncio.Event()
-        self._task = asyncio.create_task(self._wait(conn_id, query, interval, options))
-
-    async def _wait(self, conn_id: str, query: Any, interval: float, options: dict[str, Any]) -> None:
-        async with contextlib.aclosing(poll_shared(conn_id, query, interval, **options)) as polls:
-            async for reading in polls:
-                self.seen.append(reading)
-                self._came.set()
-
-    async def has(self, count: int) -> Reading:
-        async with asyncio.timeout(60):
-            while len(self.seen) < count:
-                self._came.clear()
-                coming = asyncio.ensure_future(self._came.wait())
-                await asyncio.wait({coming, self._task}, return_when=asyncio.FIRST_COMPLETED)
-                coming.cancel()
-                if self._task.done():
-                    self._task.result()
-        return self.seen[-1]
-
-    async def cancel(self) -> None:
-        self._task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await self._task
-
-
-class QuotesServer:
-    """A server of tokens and quotes that takes offence at some securities."""
-
-    def __init__(self) -> None:
-        self.refused: set[str] = set()
-        self.malformed: set[str] = set()
-        self.stray: set[str] = set()
-        self.calls: list[list[str]] = []
-        self.hold = threading.Event()
-        self.hold.set()
-
-    def __call__(self, sock: Any, request: bytes) -> None:
-        if "connect/token" in hostile.target(request):
-            sock.sendall(token_reply())
-            return
-        asked = json.loads(hostile.body(request))["securities"]
-        self.calls.append(asked)
-        assert self.hold.wait(60)
-        if self.refused & set(asked):
-            sock.sendall(hostile.reply(b'{"title": "Bad Request"}', 400))
-            return
-        quotes = [self._quote(security) for security in asked]
-        sock.sendall(hostile.reply(json.dumps({"quotes": quotes, "invalidSecurities": []}).encode()))
-
-    def _quote(self, security: str) -> dict[str, Any]:
-        code = security.partition(".")[0]
-        if security in self.stray:
-            code = f"{code}NEW"
-        volume = "many" if security in self.malformed else 100
-        return {"securityCode": code, "exchange": "ASX", "totalVolume": volume, "priceMultiplier": 0.01}
-
-
-def connection_to(url: str, secret: str = "a-secret") -> str:
-    extra = {"market_data_url": url, "scopes": ["market-data-api"]}
-    given = {"conn_type": "openmarkets", "host": url, "login": "someone", "password": secret}
-    return json.dumps({**given, "extra": extra})
-
-
-@pytest.fixture
-def offended(monkeypatch: pytest.MonkeyPatch) -> Iterator[QuotesServer]:
-    answers = QuotesServer()
-    with HostileServer(answers) as server:
-        answers.server = server
-        monkeypatch.setenv(CONNECTION, connection_to(server.url))
-        yield answers
-
-
-def full(*codes: str) -> list[str]:
-    return [f"{code}.ASX@TM" for code in codes]
-
-
-def codes_of(reading: Reading) -> list[str]:
-    return [row["security_code"] for row in reading.result()]
-
-
-def market_data(sandbox: SandboxServer) -> int:
-    return sandbox.stats()["requests"]["market_data"]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 # What is shared
@@ -251,87 +133,6 @@ async def test_connections_are_never_mixed(openmarkets_sandbox, monkeypatch):
         assert elsewhere.stats()["token_requests_total"] == 1
     assert openmarkets_sandbox.stats()["by_path"][QUOTES] == 2
     assert openmarkets_sandbox.stats()["token_requests_total"] == 2
-
-
-# One bad security
-
-
-async def test_a_security_that_is_not_known_is_the_error_of_who_asked_for_it(openmarkets_sandbox):
-    hook = OpenmarketsHook()
-    codes = [row["security_code"] for row in await hook.arun(queries.securities())][:99]
-    with pytest.raises(OpenmarketsQueryError) as alone:
-        await hook.arun(queries.quotes(["BHP", "ZZZZZ"]))
-    await hook.aclose()
-    openmarkets_sandbox.reset()
-    (bad,), (worse,), *good = await at_once(
-        take(queries.quotes(["BHP", "ZZZZZ"])),
-        take(queries.quotes(["ZZZZZ", "YYYYY"])),
-        *(take(queries.quotes(code)) for code in codes),
-    )
-    assert str(bad.error) == str(alone.value)
-    assert bad.error.securities == alone.value.securities == full("ZZZZZ")
-    assert worse.error.securities == full("ZZZZZ", "YYYYY")
-    assert [codes_of(reading) for (reading,) in good] == [[code] for code in codes]
-    assert openmarkets_sandbox.stats()["by_path"][QUOTES] == 2
-
-
-async def test_with_warn_a_security_that_is_not_known_is_left_out_and_told(openmarkets_sandbox, caplog):
-    (bad,), (good,) = await at_once(
-        *(take(queries.quotes(codes, on_invalid="warn")) for codes in (["BHP", "ZZZZZ"], "CBA"))
-    )
-    assert codes_of(bad) == ["BHP"]
-    assert codes_of(good) == ["CBA"]
-    assert openmarkets_sandbox.stats()["by_path"][QUOTES] == 1
-    (line,) = [record for record in caplog.records if record.name == module.__name__]
-    assert line.getMessage() == "quotes: the reply holds nothing of ['ZZZZZ.ASX@TM']."
-
-
-@pytest.mark.parametrize(
-    ("offence", "kind"), [("refused", OpenmarketsApiError), ("malformed", OpenmarketsInvalidResponse)]
-)
-async def test_a_security_that_a_call_fails_for_is_found_and_disturbs_nobody(offended, offence, kind):
-    codes = [f"A{number:03d}" for number in range(100)]
-    getattr(offended, offence).update(full("A037", "A038"))
-    seen = await at_once(*(take(queries.quotes(code)) for code in codes))
-    failed = [code for code, (reading,) in zip(codes, seen, strict=True) if reading.error is not None]
-    assert failed == ["A037", "A038"]
-    assert all(isinstance(seen[number][0].error, kind) for number in (37, 38))
-    assert all(
-        codes_of(reading) == [code] for code, (reading,) in zip(codes, seen, strict=True) if reading.error is None
-    )
-    # All together, then each alone.
-    assert len(offended.calls) == 1 + len(codes)
-
-
-async def test_when_nothing_works_few_calls_show_it(offended):
-    codes = [f"A{number:03d}" for number in range(200)]
-    offended.refused.update(full(*codes))
-    seen = await at_once(*(take(queries.quotes(code)) for code in codes))
-    assert {reading.error.status for (reading,) in seen} == {400}
-    assert len(offended.calls) == batching.MAX_FAILURES
-
-
-async def test_a_row_of_a_security_that_nobody_asked_for_goes_to_who_gets_it_alone(offended):
-    offended.stray.update(full("A1", "A2"))
-    seen = await at_once(*(take(queries.quotes(code)) for code in ("A0", "A1", "A2", "A3")))
-    assert [codes_of(reading) for (reading,) in seen] == [["A0"], ["A1NEW"], ["A2NEW"], ["A3"]]
-    assert len(offended.calls) == 3
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "calls"),
-    [
-        ({"status": 403}, OpenmarketsApiError, 1),
-        ({"status": 503, "retry_after": 0}, OpenmarketsServerError, 4),
-        ({"status": 429, "retry_after": 100}, OpenmarketsRateLimited, 1),
-    ],
-    ids=["permanent", "transient", "throttled"],
-)
-async def test_an_error_that_concerns_everyone_is_everyones_at_once(openmarkets_sandbox, fault, kind, calls):
-    openmarkets_sandbox.fault(target="market_data", kind="status", times=None, **fault)
-    seen = await at_once(*(take(queries.quotes(code)) for code in ("BHP", "CBA", "RIO", "WBC")))
-    assert all(isinstance(reading.error, kind) for (reading,) in seen)
-    assert market_data(openmarkets_sandbox) == calls
 
 
 # Coming and going
@@ -517,134 +318,6 @@ async def test_what_a_poll_logs_is_in_no_triggers_context(openmarkets_sandbox, c
     finally:
         client.removeHandler(handler)
     assert whose == ["nobody"]
-
-
-# Connections that change
-
-
-async def test_a_secret_that_is_rotated_fails_nobody(monkeypatch):
-    with SandboxServer(clients=(Client("someone", "old"),)) as sandbox:
-        monkeypatch.setenv(CONNECTION, json.dumps(sandbox.connection))
-        waiters = [Waiter(queries.quotes(code), 0.05) for code in ("BHP", "CBA")]
-        waiters.append(Waiter(queries.accounts(), 0.05))
-        for waiter in waiters:
-            await waiter.has(1)
-        monkeypatch.setenv(CONNECTION, json.dumps({**sandbox.connection, "password": "new"}))
-        sandbox._state.clients["someone"] = Client("someone", "new")
-        sandbox.revoke_tokens()
-        for waiter in waiters:
-            await waiter.has(len(waiter.seen) + 4)
-            await waiter.cancel()
-            assert [reading.error for reading in waiter.seen] == [None] * len(waiter.seen)
-        # One with the old secret at most, whose refusal everybody shares.
-        assert sandbox.stats()["token_errors"] <= 2
-
-
-async def test_a_secret_that_is_wrong_is_told_and_the_connection_looked_up_before(openmarkets_sandbox, monkeypatch):
-    wrong = json.dumps({**openmarkets_sandbox.connection, "password": "wrong"})
-    monkeypatch.setenv(CONNECTION, wrong)
-    (reading,) = await take(queries.quotes("BHP"))
-    assert isinstance(reading.error, OpenmarketsAuthError)
-    assert openmarkets_sandbox.stats()["token_requests_total"] == 1
-
-
-async def test_a_connection_that_leads_elsewhere_is_followed_and_the_old_one_closed(offended, monkeypatch):
-    monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
-    there = QuotesServer()
-    with HostileServer(there) as server:
-        waiter = Waiter(queries.quotes("BHP"), 0.05)
-        await waiter.has(1)
-        offended.server.closed.clear()
-        monkeypatch.setenv(CONNECTION, connection_to(server.url))
-        while not there.calls:
-            await waiter.has(len(waiter.seen) + 1)
-        assert await asyncio.to_thread(offended.server.closed.wait, 60)
-        before = len(offended.calls)
-        await waiter.has(len(waiter.seen) + 3)
-        await waiter.cancel()
-    assert len(offended.calls) == before
-    assert all(reading.error is None for reading in waiter.seen)
-
-
-async def test_a_poll_under_way_when_the_connection_changes_is_finished(offended, monkeypatch):
-    monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
-    there = QuotesServer()
-    with HostileServer(there) as server:
-        offended.hold.clear()
-        slow = Waiter(queries.quotes("BHP"), LONG)
-        while not offended.calls:
-            await asyncio.sleep(0.01)
-        monkeypatch.setenv(CONNECTION, connection_to(server.url))
-        # Another interval: a group of its own, with the same connection.
-        other = Waiter(queries.quotes("CBA"), 0.05)
-        await other.has(2)
-        assert not slow.seen
-        offended.hold.set()
-        assert codes_of(await slow.has(1)) == ["BHP"]
-        await other.cancel()
-        await slow.cancel()
-    assert {tuple(call) for call in there.calls} == {("CBA.ASX@TM",)}
-
-
-async def test_a_connection_that_is_not_there_is_the_error_of_each_reading(monkeypatch, caplog):
-    monkeypatch.setattr(connections, "RETRY_INTERVAL", 0.01)
-    monkeypatch.delenv(CONNECTION, raising=False)
-    (reading,) = await take(queries.quotes("BHP"), conn_id="nowhere")
-    assert isinstance(reading.error, AirflowNotFoundException)
-    with pytest.raises(AirflowNotFoundException):
-        reading.evaluate("@")
-    assert caplog.text.count("looking again") == connections.MAX_FAILURES - 1
-
-
-async def test_a_first_look_up_that_fails_is_repeated_for_all_and_fails_nobody(
-    openmarkets_sandbox, monkeypatch, caplog
-):
-    monkeypatch.delenv(CONNECTION)
-    # Each with an interval of its own: three groups that wait for one look-up.
-    gone, *others = (Waiter(queries.quotes("BHP"), LONG + number) for number in range(3))
-    async with asyncio.timeout(60):
-        while "looking again" not in caplog.text:
-            assert not any(waiter.seen for waiter in (gone, *others))
-            await asyncio.sleep(0.01)
-    monkeypatch.setenv(CONNECTION, json.dumps(openmarkets_sandbox.connection))
-    await gone.cancel()
-    for waiter in others:
-        assert codes_of(await waiter.has(1)) == ["BHP"]
-        await waiter.cancel()
-    assert caplog.text.count("looking again") == 1
-
-
-async def test_a_connection_that_can_not_be_looked_up_now_and_then_fails_nobody(openmarkets_sandbox, monkeypatch):
-    monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
-    waiter = Waiter(queries.quotes("BHP"), 0.05)
-    await waiter.has(1)
-    # Airflow tells a connection that was deleted in the same way as a database that is not there.
-    monkeypatch.delenv(CONNECTION)
-    gone = await waiter.has(len(waiter.seen) + 1)
-    while gone.error is None:
-        gone = await waiter.has(len(waiter.seen) + 1)
-    tolerated = [reading.error for reading in waiter.seen].count(None)
-    assert tolerated >= connections.MAX_FAILURES
-    assert isinstance(gone.error, AirflowNotFoundException)
-    monkeypatch.setenv(CONNECTION, json.dumps(openmarkets_sandbox.connection))
-    monkeypatch.setattr(connections, "RETRY_INTERVAL", 0.0)
-    back = await waiter.has(len(waiter.seen) + 1)
-    while back.error is not None:
-        back = await waiter.has(len(waiter.seen) + 1)
-    assert codes_of(back) == ["BHP"]
-    await waiter.cancel()
-
-
-async def test_a_connection_that_becomes_another_type_is_an_error(openmarkets_sandbox, monkeypatch):
-    monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
-    waiter = Waiter(queries.quotes("BHP"), 0.05)
-    await waiter.has(1)
-    monkeypatch.setenv(CONNECTION, json.dumps({"conn_type": "http", "host": "example.com"}))
-    reading = waiter.seen[-1]
-    while reading.error is None:
-        reading = await waiter.has(len(waiter.seen) + 1)
-    assert isinstance(reading.error, OpenmarketsConfigurationError)
-    await waiter.cancel()
 
 
 # Errors and pace

@@ -4,10 +4,9 @@ Processes share one entry per key: the current token, the latest failure to get 
 says what a caller does with it, whatever store it comes from.
 """
 
-from __future__ import annotations
-
+# Without postponed annotations, whose evaluation costs msgspec a third of a look-up in a fresh process.
 import enum
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -78,7 +77,7 @@ class Failure(msgspec.Struct, frozen=True):
         self.recreate(self.at)
 
     @classmethod
-    def of(cls, error: OpenmarketsError, moment: Instant) -> Failure:
+    def of(cls, error: OpenmarketsError, moment: Instant) -> Self:
         """Turn an error into a failure that can be shared."""
         return cls(error.as_dict(), moment, failure_seconds(error))
 

@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_warned: set[str] = set()
+_warnings: set[str] = set()
 # A child logs its own warning.
-os.register_at_fork(after_in_child=_warned.clear)
+os.register_at_fork(after_in_child=_warnings.clear)
 
 
 class SharedEntry(Generic[T]):
@@ -91,8 +91,8 @@ class SharedEntry(Generic[T]):
 
 
 def _warn(store: Store, error: OSError) -> None:
-    if store.name not in _warned:
-        _warned.add(store.name)
+    if store.name not in _warnings:
+        _warnings.add(store.name)
         log.warning(
             "The %s store can't be used: %s. Access tokens are not shared, so tasks may request more of them.",
             store.name,

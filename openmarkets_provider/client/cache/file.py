@@ -41,16 +41,16 @@ class FileStore:
     def load(self, key: str) -> bytes | None:
         """Read a file; None if it is missing."""
         self._check_directory()
+        path = self._path(key)
         try:
-            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         try:
             status = os.fstat(descriptor)
             # Without any link, a writer has just replaced it: that is fine.
-            plain = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
-            _require(plain, self._path(key), "is not a plain file")
-            _require_private(status, self._path(key))
+            _require(stat.S_ISREG(status.st_mode) and status.st_nlink <= 1, path, "is not a plain file")
+            _require_private(status, path)
             return os.read(descriptor, MAX_FILE_BYTES)
         finally:
             os.close(descriptor)

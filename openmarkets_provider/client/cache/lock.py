@@ -14,17 +14,18 @@ POLL = 0.02
 """Seconds between two tries to acquire a lock."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-_acquired: set[int] = set()
+_descriptors: set[int] = set()
 """The descriptors of the locks of this process."""
-_fork_lock = threading.Lock()
-"""No fork happens between opening a lock file and adding it to the set."""
+# Reentrant, since a signal handler may fork.
+_fork_lock = threading.RLock()
+"""No thread forks between the opening of a lock file and its entry in the set."""
 
 
 def _close_in_child() -> None:
     # A child that kept a descriptor would keep the lock of a parent that is killed.
-    for descriptor in _acquired:
+    for descriptor in _descriptors:
         os.close(descriptor)
-    _acquired.clear()
+    _descriptors.clear()
     _fork_lock.release()
 
 
@@ -52,7 +53,7 @@ def file_lock(path: Path, timeout: float) -> Iterator[bool]:
         # In a forked child it is closed by now, and the number may be that of another file.
         if os.getpid() == process:
             with _fork_lock:
-                _acquired.remove(descriptor)
+                _descriptors.remove(descriptor)
                 os.close(descriptor)
 
 
@@ -63,7 +64,7 @@ def _acquire(path: Path) -> int | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever locks a file that has just been deleted excludes nobody.
             if os.fstat(descriptor).st_nlink:
-                _acquired.add(descriptor)
+                _descriptors.add(descriptor)
                 return descriptor
         except BlockingIOError:
             pass

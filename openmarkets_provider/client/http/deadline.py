@@ -20,15 +20,24 @@ T = TypeVar("T")
 
 _PART = 1 << 16
 """Bytes that are written at a time."""
+_LOOK = 0.5
+"""Seconds between two looks whether an exchange is cancelled."""
 
 
 class _Deadline(threading.local):
-    """Until when the exchange that this thread is in may take; None between exchanges."""
+    """The bounds of the exchanges of this thread.
+
+    :ivar at: until when the present one may take; None between exchanges.
+    :ivar cancelled: set to end the present one; None when nothing does.
+    """
 
     at: float | None = None
+    cancelled: threading.Event | None = None
 
     def cap(self, timeout: float | None, error: type[Exception]) -> float | None:
         """Return the time-out of one step: what is left until the deadline, if that is less."""
+        if self.cancelled is not None and self.cancelled.is_set():
+            raise error("the run is over")
         if self.at is None:
             return timeout
         left = self.at - time.monotonic()
@@ -38,6 +47,11 @@ class _Deadline(threading.local):
 
 
 _deadline = _Deadline()
+
+
+def cancel_on(event: threading.Event) -> None:
+    """Let an event end the exchanges of this thread, those that wait for a reply within half a second."""
+    _deadline.cancelled = event
 
 
 @contextmanager
@@ -73,7 +87,14 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _deadline.cap(timeout, httpcore.ReadTimeout))
+        while True:
+            limit = _deadline.cap(timeout, httpcore.ReadTimeout)
+            step = limit if limit is None or _deadline.cancelled is None else min(limit, _LOOK)
+            try:
+                return self._stream.read(max_bytes, step)
+            except httpcore.ReadTimeout:
+                if step == limit:
+                    raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         # In parts: the time-out starts again whenever the other side has taken something.

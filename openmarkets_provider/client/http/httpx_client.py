@@ -51,12 +51,12 @@ class _Transport(httpx.BaseTransport):
             # Their names are the same, as httpx makes its errors of httpcore's.
             kind = getattr(httpx, type(error.__cause__).__name__, httpx.TransportError)
             raise kind(str(error.__cause__), request=request) from error
-        lines = [
+        reply_headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in reply.headers.items()
             if name not in _OF_THE_ENCODED_BODY
         ]
-        return httpx.Response(reply.status, headers=lines, content=reply.body)
+        return httpx.Response(reply.status, headers=reply_headers, content=reply.body)
 
     def close(self) -> None:
         self._close()

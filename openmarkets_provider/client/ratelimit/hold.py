@@ -116,7 +116,7 @@ class Holds:
         self._shared = functools.cache(lambda api: SharedEntry(store, key(api), cipher, Hold))
         self._metrics = metrics
         self._clock = clock
-        self._reported: dict[str, Hold | None] = {}
+        self._reports: dict[str, Hold | None] = {}
         self._reads: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]]
         self._reads = WeakKeyDictionary()
 
@@ -162,8 +162,8 @@ class Holds:
         self._metrics.count(f"ratelimit.waits.{api}")
         self._metrics.time("ratelimit.wait_time", wait)
         hold = self._memory(api).hold
-        if self._reported.get(api) is not hold:
-            self._reported[api] = hold
+        if self._reports.get(api) is not hold:
+            self._reports[api] = hold
             log.info(
                 "The %s API told another call to wait (429), and %.1f s of that are left: waiting %.1f s.",
                 api,
@@ -205,9 +205,9 @@ class Holds:
         memory.read_time = memory.read_at - start
 
     def _require_none(self, memory: _Memory) -> None:
-        left = memory.remaining(self._clock())
-        if left > 0:
-            raise OnHold(left)
+        seconds = memory.remaining(self._clock())
+        if seconds > 0:
+            raise OnHold(seconds)
 
 
 def spread(seconds: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,26 +19,39 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 RETRIED = {"retries": 2, "retry_delay": timedelta(0)}
 
 
-def killed(context: Any, moment: str) -> None:
-    """End the task's process as a crash would, in the first try of a run that asks for it."""
-    if context["params"]["killed"] == moment and context["ti"].try_number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+class Fatal:
+    """A destination whose load ends the task's process as a crash would, in the first try of a run that asks for it."""
+
+    def __init__(self, destination: Any, context: Any) -> None:
+        self._destination = destination
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._destination, name)
+
+    def land(self, source: Any, query: queries.Query) -> Any:
+        self._die("before")
+        result = self._destination.land(source, query)
+        self._die("after")
+        return result
+
+    def _die(self, moment: str) -> None:
+        if self._context["params"]["killed"] == moment and self._context["ti"].try_number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ToFiles(OpenmarketsToObjectStorageOperator):
-    def land(self, hook: Any, query: queries.Query, context: Any) -> Any:
-        killed(context, "before")
-        landed = super().land(hook, query, context)
-        killed(context, "after")
-        return landed
+    @contextmanager
+    def open_destination(self, context: Any) -> Any:
+        with super().open_destination(context) as (destination, describe):
+            yield Fatal(destination, context), describe
 
 
 class ToTable(OpenmarketsToSqlOperator):
-    def land(self, hook: Any, query: queries.Query, context: Any) -> Any:
-        killed(context, "before")
-        landed = super().land(hook, query, context)
-        killed(context, "after")
-        return landed
+    @contextmanager
+    def open_destination(self, context: Any) -> Any:
+        with super().open_destination(context) as (destination, describe):
+            yield Fatal(destination, context), describe
 
 
 @dag(

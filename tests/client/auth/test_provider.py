@@ -442,10 +442,10 @@ def test_a_child_forked_while_a_thread_holds_the_lock_does_not_hang(make, identi
 
 def test_a_forked_child_warns_for_itself(make, caplog):
     make(BrokenStore("save")).get(SCOPE)
-    assert shared_entry._warned
+    assert shared_entry._warnings
     child = os.fork()
     if child == 0:
-        os._exit(len(shared_entry._warned))
+        os._exit(len(shared_entry._warnings))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

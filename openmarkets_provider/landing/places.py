@@ -1,4 +1,4 @@
-"""Where files are landed: from what a DAG author writes to a place in a store. Pure."""
+"""Where files are landed: from what a DAG author writes to a place in an object store or on a disk. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 
 LOCAL = "file"
 CHUNK = 8 << 20
-"""Bytes that are sent at a time: they are held in memory, and a killed task waits for them."""
+"""Bytes that are sent at a time: they are in memory, and a killed task waits for them."""
 _URL = re.compile(r"(?P<scheme>[a-zA-Z][\w.+-]*)://(?P<rest>.*)", re.DOTALL)
 _TEMPLATE = re.compile(r"\{[{%#]")
-# Of a URL that is mistyped, too; but an absolute path may have an @.
+# Also of a mistyped URL. An absolute path may have an @.
 _AUTHORITY = re.compile(r"^[^/]*?(?::|//)/*|:/+")
 
 
-class Store(NamedTuple):
-    """An object store whose objects appear when their upload has ended, or not at all.
+class ObjectStore(NamedTuple):
+    """An object store in which an object appears when its upload has ended, or not at all.
 
     :ivar package: what has to be installed.
     :ivar lineage: the scheme that OpenLineage names it by.
@@ -35,14 +35,14 @@ class Store(NamedTuple):
 # As read in the source of their file systems.
 # s3fs 2024.9 to 2026.9: one PUT below two chunks, else a multi-part upload, which it aborts when it fails. One part at
 # a time: one that is still under way would outlive the abort.
-_S3 = Store("apache-airflow-providers-amazon[s3fs]", "s3", {"chunksize": CHUNK, "max_concurrency": 1})
+_S3 = ObjectStore("apache-airflow-providers-amazon[s3fs]", "s3", {"chunksize": CHUNK, "max_concurrency": 1})
 # gcsfs 2026.10: one request below 5 MB, else a resumable upload, which it deletes when it fails. (In a zonal bucket an
 # object can be seen while it grows.)
-_GCS = Store("apache-airflow-providers-google", "gs", {"chunksize": CHUNK})
+_GCS = ObjectStore("apache-airflow-providers-google", "gs", {"chunksize": CHUNK})
 # adlfs 2023.10 to 2026.8: one request, or blocks that count once their list is committed, and vanish in a week when it
 # is not. The older ones refuse to overwrite unless they are told to.
-_AZURE = Store("apache-airflow-providers-microsoft-azure", "abfss", {"overwrite": True})
-STORES: Mapping[str, Store] = {
+_AZURE = ObjectStore("apache-airflow-providers-microsoft-azure", "abfss", {"overwrite": True})
+OBJECT_STORES: Mapping[str, ObjectStore] = {
     "s3": _S3,
     "s3a": _S3,
     "gs": _GCS,
@@ -54,9 +54,9 @@ STORES: Mapping[str, Store] = {
 
 
 class Place(NamedTuple):
-    """A file or a folder, or an object or what the names of objects begin with.
+    """A file or a folder; in a bucket an object, or a prefix of object names.
 
-    :ivar scheme: ``file``, or one of :data:`STORES`.
+    :ivar scheme: ``file``, or one of :data:`OBJECT_STORES`.
     :ivar bucket: empty for a local file.
     :ivar path: within the bucket, without a slash at the beginning and the end; absolute for a local file.
     :ivar conn_id: of the connection that the URL names, if it names one.
@@ -79,7 +79,7 @@ class Place(NamedTuple):
 
     @property
     def folder(self) -> Place:
-        """What it lies in."""
+        """The folder that it is in."""
         return self._replace(path=posixpath.dirname(self.path))
 
     @property
@@ -87,7 +87,7 @@ class Place(NamedTuple):
         """Namespace and name for OpenLineage."""
         if self.scheme == LOCAL:
             return LOCAL, self.path
-        return f"{STORES[self.scheme].lineage}://{self.bucket}", self.path or "/"
+        return f"{OBJECT_STORES[self.scheme].lineage}://{self.bucket}", self.path or "/"
 
 
 def is_path(destination: Any) -> bool:
@@ -96,8 +96,8 @@ def is_path(destination: Any) -> bool:
     return isinstance(destination, os.PathLike) or hasattr(destination, "joinpath")
 
 
-def shown(destination: Any) -> str:
-    """Return a destination as a message quotes it, without what may be a secret: user and password, and the query."""
+def redact(destination: Any) -> str:
+    """Return a destination for a message, without user, password and query, which may be secrets."""
     text = destination if isinstance(destination, str) else repr(destination)
     if start := _AUTHORITY.search(text):
         rest, mark, query = text[start.end() :].partition("?")
@@ -112,35 +112,32 @@ def read_place(destination: Any, *, is_folder: bool) -> Place:
     """Read a destination.
 
     :param destination: rendered: a URL, or an absolute path.
-    :raises OpenmarketsConfigurationError: it is neither, or its store can't hold files that are complete or absent.
+    :raises OpenmarketsConfigurationError: it is neither, or its store is not supported.
     """
     if is_path(destination):
-        raise _bad(destination, f"is a {type(destination).__name__}, and a text is needed; pass str(path).")
+        raise _bad(destination, f"is a {type(destination).__name__}, not a text; pass str(path).")
     if not isinstance(destination, str):
-        raise _bad(destination, f"is no text. {_EXAMPLES}")
+        raise _bad(destination, f"is not a text. {_EXAMPLES}")
     if destination.strip() in ("", "None"):
         raise _bad(destination, f"names nothing; {_RENDERED} {_EXAMPLES}")
     if destination != destination.strip() or not destination.isprintable():
-        raise _bad(destination, f"holds a blank at its ends, or a control character; {_RENDERED}")
+        raise _bad(destination, f"begins or ends with a blank, or has a control character; {_RENDERED}")
     match = _URL.fullmatch(destination)
     if match is None or match["scheme"].lower() in (LOCAL, "local"):
         return _read_path(destination, match["rest"] if match else destination, is_folder)
     scheme = match["scheme"].lower()
-    if scheme not in STORES:
-        raise _bad(
-            destination,
-            f"is in a store that may show half a file, or that is not known; allowed are {LOCAL}, {', '.join(STORES)}.",
-        )
+    if scheme not in OBJECT_STORES:
+        raise _bad(destination, f"is in an unsupported store; allowed are {LOCAL}, {', '.join(OBJECT_STORES)}.")
     if "?" in destination or "#" in destination:
-        raise _bad(destination, "holds '?' or '#', which have another meaning in a URL.")
+        raise _bad(destination, "has '?' or '#', which have another meaning in a URL.")
     authority, _, path = match["rest"].partition("/")
     conn_id, _, bucket = authority.rpartition("@")
     if ":" in authority or "@" in path:
-        # Not shown: it may be a password.
+        # Do not quote it: it may be a password.
         raise OpenmarketsConfigurationError("destination: no credentials in the URL; name a connection with conn_id.")
     if not bucket:
         raise _bad(destination, f"names no bucket; {_RENDERED} {_EXAMPLES}")
-    if STORES[scheme] is _AZURE and any(host in bucket.lower() for host in _AZURE_HOSTS):
+    if OBJECT_STORES[scheme] is _AZURE and any(host in bucket.lower() for host in _AZURE_HOSTS):
         # Azure's own URLs have the container before the @.
         raise _bad(
             destination,
@@ -157,9 +154,9 @@ def read_place(destination: Any, *, is_folder: bool) -> Place:
 
 
 def static_url(destination: str) -> str | None:
-    """Return the URL of what is known of a destination while the DAG is parsed.
+    """Return the URL of a destination as far as it is literal.
 
-    :return: all of it when it has no template, else the folder up to the first one; None when that says nothing.
+    :return: of all of it when it has no template, else of the folder before the first one; None when there is none.
     """
     literal, *templated = _TEMPLATE.split(destination, maxsplit=1)
     if templated:
@@ -177,14 +174,14 @@ _EXAMPLES = "Write a URL such as s3://bucket/bars.parquet, or an absolute path s
 
 
 def _bad(destination: Any, problem: str) -> OpenmarketsConfigurationError:
-    return OpenmarketsConfigurationError(f"destination: {shown(destination):.200} {problem}")
+    return OpenmarketsConfigurationError(f"destination: {redact(destination):.200} {problem}")
 
 
 def _read_path(destination: str, path: str, is_folder: bool) -> Place:
     if not path.startswith("/"):
-        raise _bad(destination, f"is not absolute, and workers differ in the folder that they run in. {_EXAMPLES}")
+        raise _bad(destination, f"is not absolute, and workers run in different folders. {_EXAMPLES}")
     if "//" in path:
-        # A part that a template left empty: the rest would land in the folder above.
+        # A template left a part empty: the rest would land in the folder above.
         raise _bad(destination, f"has an empty part in its path; {_RENDERED}")
     if path.endswith("/") and not is_folder:
         raise _bad(destination, "is a folder; name the file in it, or give partition.")

@@ -8,10 +8,10 @@ from airflow.providers.amazon.aws.fs.s3 import schemes
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.landing.destinations import STORES, Place, read_place, static_url
+from openmarkets_provider.landing.places import OBJECT_STORES, Place, read_place, static_url
 
 
-class TestDestinations:
+class TestPlaces:
     @pytest.mark.parametrize(
         ("destination", "place", "url", "lineage"),
         [
@@ -44,7 +44,7 @@ class TestDestinations:
             ("/data/", "is a folder"),
             ("", "names nothing; was it rendered as you meant?"),
             ("None", "names nothing; was it rendered as you meant?"),
-            (None, "is no text"),
+            (None, "is not a text"),
             (Path("/data/x.csv"), "pass str(path)"),
             ("/data//x.csv", "empty part in its path; was it rendered as you meant?"),
             ("file:////x.csv", "empty part"),
@@ -59,7 +59,7 @@ class TestDestinations:
             ("s3://b/x.csv?versionId=1", "'?' or '#'"),
             ("abfs://box@account.dfs.core.windows.net/x", "write abfs://container/path"),
             ("abfss://box@account.blob.core.windows.net/x", "with conn_id"),
-            ("https://host/x.csv", "may show half a file"),
+            ("https://host/x.csv", "is in an unsupported store"),
             ("sftp://host/x.csv", "allowed are file, s3, s3a, gs, gcs, abfs, abfss"),
         ],
     )
@@ -121,8 +121,8 @@ class TestDestinations:
 
 
 def test_s3_has_no_scheme_that_airflow_does_not_know():
-    assert {scheme for scheme in STORES if scheme.startswith("s3")} <= set(schemes)
+    assert {scheme for scheme in OBJECT_STORES if scheme.startswith("s3")} <= set(schemes)
 
 
 def test_azure_is_told_to_overwrite_as_its_older_file_systems_do_not():
-    assert STORES["abfs"].options["overwrite"] is True
+    assert OBJECT_STORES["abfs"].options["overwrite"] is True

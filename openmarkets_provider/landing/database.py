@@ -1,0 +1,251 @@
+"""Transactions on one table of a database, and what the database's errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from openmarkets_provider.exceptions import OpenmarketsDatabaseError
+
+LOCK_WAIT = 600
+"""Seconds to wait for a lock on the table that another session of PostgreSQL holds."""
+BUSY_WAIT = 30
+"""Seconds to wait for another process that writes to the same SQLite file."""
+CANCEL_TIMEOUT = 5.0
+"""Seconds that it may take to cancel a statement."""
+_MAX_REASON = 1000
+_ABOUT_VALUES = ("22", "23", "44", "P0")
+"""Classes of PostgreSQL's errors: data, constraints, conditions of views, and what triggers raise."""
+_QUOTES_THE_ROW = ("23502", "23514", "44000")
+"""PostgreSQL's errors whose detail is the whole row: NOT NULL, CHECK, and the condition of a view."""
+
+
+class TableName(NamedTuple):
+    """A table; without a schema it is in the default one."""
+
+    schema: str | None
+    name: str
+
+    @classmethod
+    def of(cls, text: str) -> TableName:
+        """Read ``table`` or ``schema.table``."""
+        schema, _, name = text.rpartition(".")
+        return cls(schema or None, name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+
+class Database:
+    """A database, for loads of one table.
+
+    :param engine: it must close a connection when it is returned.
+    :param table: ``table`` or ``schema.table``.
+    :param conn_id: id of the connection, for messages.
+    """
+
+    def __init__(self, engine: sa.Engine, table: str, conn_id: str = "") -> None:
+        self.engine = engine
+        self.table = TableName.of(table)
+        self.dialect = engine.dialect.name
+        self._conn_id = conn_id
+        self._errors: Any = engine.dialect.dbapi
+        self._driver: Any = None
+
+    @contextmanager
+    def transaction(self, *, commit: bool, wait: bool = True) -> Iterator[sa.Connection]:
+        """Yield a connection in a transaction, which is rolled back when anything ends it early, a signal included.
+
+        Only when the connection is lost during the commit, it is unknown whether the transaction took effect.
+
+        :param commit: False rolls it back at the end.
+        :param wait: wait for other loads of the table to end, where the database has a means for it.
+        :raises OpenmarketsDatabaseError: the database failed.
+        """
+        committing = False
+        try:
+            with self.engine.connect() as connection:
+                try:
+                    transaction = connection.begin()
+                    self._driver = connection.connection.driver_connection
+                    self._begin(connection, wait=wait)
+                    yield connection
+                    if commit:
+                        committing = True
+                        transaction.commit()
+                    else:
+                        transaction.rollback()
+                except BaseException:
+                    # Not a rollback: the connection may be broken, or in the middle of a statement.
+                    connection.invalidate()
+                    raise
+                finally:
+                    self._driver = None
+        except Exception as error:
+            if isinstance(error, sa.exc.SQLAlchemyError | self._errors.Error):
+                raise self._failure(error, sent=commit, committing=committing) from _cause(error)
+            raise
+
+    def has_table(self, connection: sa.Connection) -> bool:
+        """Tell whether the table exists."""
+        return bool(sa.inspect(connection).has_table(self.table.name, self.table.schema))
+
+    def has_rows(self) -> bool:
+        """Tell whether the table exists and has a row.
+
+        :raises OpenmarketsDatabaseError: the database failed.
+        """
+        table = sa.table(self.table.name, schema=self.table.schema)
+        with self.transaction(commit=False, wait=False) as connection:
+            row = sa.select(sa.literal(1)).select_from(table).limit(1)
+            return self.has_table(connection) and connection.execute(row).first() is not None
+
+    def cancel(self) -> None:
+        """Cancel the statement that runs, if the driver can; for a signal handler.
+
+        A server that waits for a lock does not notice that its client is gone.
+        """
+        driver = self._driver
+        with suppress(Exception):
+            if hasattr(driver, "cancel_safe"):
+                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+            elif hasattr(driver, "cancel"):
+                driver.cancel()
+
+    def attempt(
+        self,
+        connection: sa.Connection,
+        work: Callable[[int, int], None],
+        first: int,
+        last: int,
+        key_of: Callable[[int], Mapping[str, Any]],
+    ) -> None:
+        """Do something with the rows from first to last. When the database refuses a row, find out which one.
+
+        :raises OpenmarketsDatabaseError: it refuses a row, or all of them together.
+        """
+        refusal = self._try(connection, work, first, last)
+        if refusal is None:
+            return
+        if first > last:
+            # There is no row: the statement is at fault.
+            raise self._failure(refusal, sent=False) from _cause(refusal)
+        while first < last:
+            middle = (first + last) // 2
+            if self._try(connection, work, first, middle) is None:
+                first = middle + 1
+            else:
+                last = middle
+        alone = self._try(connection, work, first, last)
+        if alone is None:
+            # No row is refused alone: they are refused together.
+            raise OpenmarketsDatabaseError(
+                f"{self.table}: the rows are refused: {_reason(refusal)} Nothing was changed.", sent=True
+            ) from _cause(refusal)
+        raise self.refuse(first, key_of(first), _reason(alone)) from _cause(alone)
+
+    def refuse(self, row: int, key: Mapping[str, Any], reason: str) -> OpenmarketsDatabaseError:
+        """Return the error for a row that is refused."""
+        pairs = ", ".join(f"{name}={value}" for name, value in key.items())
+        return OpenmarketsDatabaseError(
+            f"{self.table}: row {row}{f' ({pairs})' if pairs else ''} is refused: {reason} Nothing was changed.",
+            row=row,
+            key={name: str(value) for name, value in key.items()},
+            sent=True,
+        )
+
+    def _begin(self, connection: sa.Connection, *, wait: bool) -> None:
+        match self.dialect:
+            case "postgresql":
+                # What is read after the lock was acquired is what the load before it left.
+                connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
+                connection.execute(sa.text("SET LOCAL TIME ZONE 'UTC'"))
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'"))
+                if wait:
+                    schema = self.table.schema or connection.dialect.default_schema_name
+                    name = f"openmarkets {schema}.{self.table.name}".encode()
+                    number = int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True)
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.literal(number, sa.BigInteger))))
+            case "sqlite":
+                # By itself the driver begins no transaction before a CREATE TABLE.
+                connection.connection.driver_connection.isolation_level = None  # type: ignore[union-attr]
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * BUSY_WAIT}")
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def _try(
+        self, connection: sa.Connection, work: Callable[[int, int], None], first: int, last: int
+    ) -> Exception | None:
+        """Do something with some rows, or leave no trace and return why the database refuses."""
+        savepoint = connection.begin_nested()
+        try:
+            work(first, last)
+        except Exception as error:
+            if not self._is_refusal(error):
+                raise
+            savepoint.rollback()
+            return error
+        savepoint.commit()
+        return None
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Tell whether a row may be at fault."""
+        # The drivers of PostgreSQL raise different kinds of errors for what a trigger raises.
+        state = _state(error)
+        if state is not None:
+            return state[:2] in _ABOUT_VALUES
+        return isinstance(
+            _origin(error), self._errors.IntegrityError | self._errors.DataError | ValueError | OverflowError
+        )
+
+    def _failure(self, error: Exception, *, sent: bool, committing: bool = False) -> OpenmarketsDatabaseError:
+        """Return the error for what is no row's fault."""
+        transient = self._errors.OperationalError | self._errors.InterfaceError | self._errors.InternalError
+        is_refusal = self._is_refusal(error)
+        outcome = "Nothing was changed."
+        if committing and not is_refusal:
+            outcome = "It is unknown whether the rows are there; running the task again is safe."
+        by = f" (conn_id {self._conn_id!r})" if self._conn_id else ""
+        return OpenmarketsDatabaseError(
+            f"{self.table}{by}: {_reason(error)} {outcome}",
+            transient=isinstance(_origin(error), transient) and not is_refusal and not _is_permanent(error),
+            sent=sent,
+        )
+
+
+def _origin(error: BaseException) -> BaseException:
+    return getattr(error, "orig", None) or error
+
+
+def _state(error: BaseException) -> str | None:
+    """Return PostgreSQL's error code (SQLSTATE)."""
+    origin = _origin(error)
+    return getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
+
+
+def _is_permanent(error: BaseException) -> bool:
+    """Tell whether an error is permanent although its kind is transient, such as a file that can't be written."""
+    state, name = _state(error) or "", getattr(_origin(error), "sqlite_errorname", "")
+    # An object in use and a lock are transient.
+    is_object = state.startswith("55") and state not in ("55006", "55P03")
+    return is_object or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
+
+
+def _cause(error: Exception) -> Exception | None:
+    """Return an error for the log, or None where its text has the whole row."""
+    return None if _state(error) in _QUOTES_THE_ROW else error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the database's own words, without the statement and its values."""
+    origin = _origin(error)
+    # PostgreSQL's drivers give the message in parts.
+    parts = getattr(origin, "diag", None)
+    names = ("message_primary", "message_detail")[: 1 if _state(error) in _QUOTES_THE_ROW else 2]
+    words = [getattr(parts, name, None) or "" for name in names]
+    text = " ".join((". ".join(filter(None, words)) or str(origin)).split())
+    text = text[:_MAX_REASON].rstrip(".")
+    return text if text.endswith(("?", "!")) else f"{text}."

@@ -1,0 +1,94 @@
+"""Where rows are landed: what files and tables have in common, for whoever loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+from openmarkets_provider.query.exchange_time import to_text
+from openmarkets_provider.query.query import Query, window
+
+Moment = Any
+"""A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""
+
+
+class LoadResult(NamedTuple):
+    """What a load wrote, and where. It may be less than the query gives: a load can skip files that exist.
+
+    :ivar destination: the file, the folder or the table.
+    :ivar rows: number of rows written.
+    :ivar bytes: size of the files written; None for a table.
+    :ivar files: URLs of the files written; empty for a table.
+    :ivar range: ``start`` and ``end`` of the query, half-open, as ISO 8601 texts: exchange dates for daily and weekly
+        bars, else times in UTC. None for a query without a range.
+    """
+
+    destination: str
+    rows: int
+    bytes: int | None
+    files: list[str]
+    range: dict[str, str] | None
+
+
+class Source(Protocol):
+    """What answers queries: a hook or a client."""
+
+    def run(self, query: Query) -> Any:
+        """Return all rows of a query."""
+
+    def stream(self, query: Query) -> Iterator[list[Any]]:
+        """Yield the rows of a query in batches; all rows of a batch have the same fields."""
+
+
+class Destination(Protocol):
+    """A file, a folder of files, or a table.
+
+    :cvar is_exclusive: True when the destination holds the rows of one query of one task, and one load at a time may
+        change it.
+    """
+
+    is_exclusive: bool
+
+    @property
+    def name(self) -> str:
+        """What tells the destination from any other, without a secret."""
+
+    @property
+    def format(self) -> str:
+        """How the destination stores rows. All loads of an exclusive destination must have the same."""
+
+    def exists(self) -> bool:
+        """Tell whether the destination has rows.
+
+        :raises OpenmarketsError: it cannot be read.
+        """
+
+    def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
+        """Return the half-open range to pull so that its rows can replace those at the destination.
+
+        :param start: of what is new.
+        :param end: of what is new.
+        :param watermark: up to where the destination is loaded, as text; None when it is not.
+        """
+
+    def land(self, source: Source, query: Query) -> LoadResult:
+        """Pull the rows of a query and write all of them, or none.
+
+        :raises OpenmarketsError: the query failed, or the destination did; the destination is then unchanged.
+        """
+
+    def cancel(self) -> None:
+        """Stop what a server does for this load. Called from a signal handler."""
+
+
+def range_texts(query: Query) -> dict[str, str] | None:
+    """Return the range of a rendered query as in :attr:`LoadResult.range`."""
+    if query["endpoint"] == "request":
+        return None
+    bounds: Any = window(query)
+    return dict(zip(("start", "end"), map(to_text, bounds), strict=True)) if bounds else None
+
+
+def with_range(query: Query, start: Moment, end: Moment) -> Query:
+    """Return a query with another range."""
+    return {**query, "start": to_text(start), "end": to_text(end)}

@@ -1,0 +1,220 @@
+"""Rows as one file, or as one file for each partition of a folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO, Any, NamedTuple
+
+from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.landing.destination import LoadResult, Moment, Source, range_texts, with_range
+from openmarkets_provider.landing.errors import explain_errors
+from openmarkets_provider.landing.folders import Folder
+from openmarkets_provider.landing.formats import FileFormat
+from openmarkets_provider.landing.layout import Columns, Layout, layout_of
+from openmarkets_provider.landing.partitions import Partition, Sorter, list_partitions, widen_range
+from openmarkets_provider.landing.places import Place
+from openmarkets_provider.landing.spool import Spool
+from openmarkets_provider.query.arguments import align
+from openmarkets_provider.query.exchange_time import read_moment
+from openmarkets_provider.query.query import Query, resolve, window
+
+log = logging.getLogger(__name__)
+
+REPLACE, ERROR, SKIP = "replace", "error", "skip"
+IF_EXISTS = (REPLACE, ERROR, SKIP)
+
+Names = Mapping[Partition | None, str]
+"""File names by partition; None stands for the only file."""
+
+
+class _File(NamedTuple):
+    """A temporary file that holds all rows of a partition."""
+
+    file: IO[bytes]
+    rows: int
+
+
+@dataclass(frozen=True)
+class FileDestination:
+    """A file, or a folder with a file for each partition.
+
+    :ivar place: of the file; with ``partition`` of the folder.
+    :ivar folder: the folder, or the one that the file is in.
+    :ivar partition: None, or one of :data:`openmarkets_provider.landing.partitions.PARTITIONS`.
+    :ivar if_exists: one of :data:`IF_EXISTS`.
+    :ivar open_end: a query's range may end within a partition.
+    """
+
+    place: Place
+    folder: Folder
+    file_format: FileFormat
+    partition: str | None = None
+    if_exists: str = REPLACE
+    open_end: bool = False
+    is_exclusive = True
+
+    @property
+    def name(self) -> str:
+        """The URL."""
+        return self.place.url
+
+    @property
+    def format(self) -> str:
+        """Partition, format and compression."""
+        return f"{self.partition} {self.file_format.name} {self.file_format.compression}"
+
+    def exists(self) -> bool:
+        """Tell whether the folder has files."""
+        return self.folder.has_files()
+
+    def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
+        """Return a range that begins with a partition, and ends with one or where the destination is loaded then."""
+        arguments = resolve(query)
+        reached = None if watermark is None else align(arguments, read_moment(watermark))
+        return widen_range(str(self.partition), start, end, reached)
+
+    def land(self, source: Source, query: Query) -> LoadResult:
+        """Pull the rows into temporary files, and publish these when all of them are complete.
+
+        A partition without rows has no file, and loses the one it had.
+        """
+        layout = layout_of(query)
+        # Report a missing package before the first request.
+        self.file_format.open(BytesIO(), layout).discard()
+        names = self._names(query)
+        self.folder.prepare(names.values())
+        pending = self._select(names)
+        result = LoadResult(self.name, 0, 0, [], range_texts(query))
+        if not pending:
+            return result
+        with ExitStack() as stack:
+            batches: Any = source.stream(_narrow(query, names, pending))
+            stack.enter_context(closing(batches))
+            files = self._encode(batches, layout, names, pending, stack)
+            # Other tasks may have published files meanwhile.
+            pending = self._select(pending)
+            result = self._publish({each: files[each] for each in pending if each in files}, pending, result)
+        if self.if_exists == REPLACE:
+            # A user who may write objects need not be allowed to delete: remove only what exists.
+            for name in self.folder.find([name for each, name in pending.items() if each not in files]):
+                self.folder.remove(name)
+        return result
+
+    def cancel(self) -> None:
+        """Do nothing: a load stops by itself."""
+
+    def _names(self, query: Query) -> Names:
+        if self.partition is None:
+            return {None: self.place.name}
+        partitions = partitions_of(query, self.partition, open_end=self.open_end)
+        return {each: f"{each.name}/part-0{self.file_format.suffix}" for each in partitions}
+
+    def _select(self, names: Names) -> Names:
+        """Return the files to write.
+
+        :raises OpenmarketsError: one exists, and must not.
+        """
+        if self.if_exists == REPLACE:
+            return names
+        existing = self.folder.find(names.values())
+        if existing and self.if_exists == ERROR:
+            first, *others = sorted(existing)
+            more = f", and {len(others)} more" if others else ""
+            raise OpenmarketsError(f"{self.folder.url(first)} exists already{more}, and if_exists is 'error'.")
+        if existing:
+            log.info("%d of %d files exist already, and are skipped.", len(existing), len(names))
+        return {each: name for each, name in names.items() if name not in existing}
+
+    def _encode(
+        self, batches: Iterable[list[Any]], layout: Layout, names: Names, pending: Names, stack: ExitStack
+    ) -> dict[Partition | None, _File]:
+        """Write all rows into temporary files, which live as long as the stack."""
+        if len(names) == 1:
+            (only,) = names
+            file = self._write(map(layout.values, batches), layout, stack)
+            return {only: file} if file.rows or only is None else {}
+        sorter = Sorter([each for each in names if each is not None], str(layout.time))
+        spool: Spool[Partition] = Spool(stack.enter_context(self.folder.stage()), self.folder.scratch)
+        for batch in batches:
+            for partition, rows in sorter.sort(batch):
+                if partition in pending:
+                    spool.add(partition, layout.values(rows))
+        return {each: self._write(spool.batches(each), layout, stack) for each in spool.list_keys()}
+
+    def _write(self, batches: Iterable[Columns], layout: Layout, stack: ExitStack) -> _File:
+        file = stack.enter_context(self.folder.stage())
+        explain = f"Cannot write rows to a temporary file in {self.folder.scratch}"
+        count = 0
+        with explain_errors(explain):
+            writer = self.file_format.open(file, layout)
+        try:
+            for columns in batches:
+                with explain_errors(explain):
+                    writer.write(columns)
+                count += len(columns[0])
+            with explain_errors(explain):
+                writer.close()
+                file.flush()
+        except BaseException:
+            writer.discard()
+            raise
+        return _File(file, count)
+
+    def _publish(self, files: Mapping[Partition | None, _File], names: Names, result: LoadResult) -> LoadResult:
+        """Put files in place. With ``if_exists="error"`` all are, or none: the next try must not find any."""
+        size, published = 0, []
+        try:
+            for each, (file, _) in files.items():
+                # Before the file appears: the task can be killed then.
+                published.append(names[each])
+                size += self.folder.publish(file, names[each])
+        except BaseException:
+            for name in published if self.if_exists == ERROR else ():
+                with suppress(OpenmarketsError):
+                    self.folder.remove(name)
+            raise
+        rows = sum(file.rows for file in files.values())
+        return result._replace(rows=rows, bytes=size, files=[self.folder.url(name) for name in published])
+
+
+def _narrow(query: Query, names: Names, pending: Names) -> Query:
+    """Return the query for the pending partitions and those between."""
+    # From the first to the last pending day need not be whole weeks.
+    if len(pending) == len(names) or query.get("frequency") == "Weekly":
+        return query
+    partitions = [each for each in pending if each is not None]
+    return with_range(query, partitions[0].start, partitions[-1].end)
+
+
+def check_partition(partition: str | None, query: Query) -> None:
+    """Refuse a query whose rows cannot be partitioned.
+
+    :raises OpenmarketsQueryError: its rows have no time, or its range never covers whole partitions.
+    """
+    if partition is None:
+        return
+    layout = layout_of(query)
+    if layout.time is None:
+        raise OpenmarketsQueryError(
+            f"partition: rows of {layout.name} have no time to partition by. Put a template into the "
+            "destination instead, such as s3://bucket/quotes/run={{ run_id }}/part-0.parquet, and leave partition out."
+        )
+    if partition != "day" and query.get("frequency") == "Weekly":
+        raise OpenmarketsQueryError(
+            f"partition='{partition}': a range of weekly bars holds whole weeks, and a {partition} does not. Take "
+            "partition='day', or none."
+        )
+
+
+def partitions_of(query: Query, by: str, *, open_end: bool) -> list[Partition]:
+    """Return the partitions that a rendered query covers.
+
+    :raises OpenmarketsQueryError: as :func:`check_partition` and :func:`list_partitions`.
+    """
+    check_partition(by, query)
+    start, end = window(query) or (None, None)
+    return list_partitions(by, start, end, open_end=open_end)

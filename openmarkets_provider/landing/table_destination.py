@@ -1,0 +1,79 @@
+"""Rows in a table of a database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from openmarkets_provider.landing.database import Database
+from openmarkets_provider.landing.destination import LoadResult, Moment, Source, range_texts
+from openmarkets_provider.landing.layout import layout_of
+from openmarkets_provider.landing.modes import REPLACE_RANGE, check_mode, coverage_of
+from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
+from openmarkets_provider.landing.table_load import Loader
+from openmarkets_provider.query.exchange_time import exchange_date
+from openmarkets_provider.query.expand import expand, lookup_query
+from openmarkets_provider.query.query import Query
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+
+class TableDestination:
+    """A table.
+
+    :param engine: it must close a connection when it is returned.
+    :param table: ``table`` or ``schema.table``.
+    :param conn_id: id of the connection.
+    :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
+    :param create: create the table where there is none.
+    :param load_id: identifies the rows of a load in a table that is appended to.
+    """
+
+    is_exclusive = False
+    format = ""
+
+    def __init__(
+        self, engine: sa.Engine, table: str, *, conn_id: str, mode: str, create: bool = True, load_id: str = ""
+    ) -> None:
+        self.name = f"{conn_id}/{table}"
+        self._database = Database(engine, table, conn_id)
+        self._mode = mode
+        self._create = create
+        self._load_id = load_id
+
+    def exists(self) -> bool:
+        """Tell whether the table has a row."""
+        return self._database.has_rows()
+
+    def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
+        """Return what is new: rows of the same key are updated."""
+        return start, end
+
+    def land(self, source: Source, query: Query) -> LoadResult:
+        """Pull the rows into a temporary file, then load them in one transaction.
+
+        So an API that is slow or fails holds no lock.
+        """
+        check_mode(self._mode, query, incremental=False)
+        layout = layout_of(query)
+        loader = Loader(self._database, layout, self._mode, create=self._create, load_id=self._load_id)
+        loader.rehearse()
+        replace = self._mode == REPLACE_RANGE
+        pulled = _expand(source, query) if replace else query
+        with open_scratch() as file:
+            spool: Spool[None] = Spool(file, scratch_folder())
+            for rows in source.stream(pulled):
+                spool.add(None, layout.values(rows))
+            count = loader.load(spool, coverage_of(pulled, layout) if replace else None)
+        return LoadResult(str(self._database.table), count, None, [], range_texts(query))
+
+    def cancel(self) -> None:
+        """Cancel the statement that the database executes."""
+        self._database.cancel()
+
+
+def _expand(source: Source, query: Query) -> Query:
+    """Return a query with the codes of its securities or accounts, which tell the rows to replace."""
+    codes = lookup_query(query)
+    return query if codes is None else expand(query, source.run(codes), exchange_date(datetime.now(UTC)))
