@@ -65,6 +65,7 @@ NOTHING_WRONG = (
     "The upload was stopped.",
     "on hold for ",
     "The coroutine waits for an event loop.",
+    "the run is over",
     # Values within a message, in words.
     "a value of type",
     "Redis (connection",
