@@ -63,7 +63,9 @@ NOTHING_WRONG = (
     "not a number",
     "no look-up",
     "The upload was stopped.",
-    "held for ",
+    "on hold for ",
+    "The coroutine waits for an event loop.",
+    "the run is over",
     # Values within a message, in words.
     "a value of type",
     "Redis (connection",

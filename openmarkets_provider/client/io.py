@@ -21,7 +21,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from openmarkets_provider.client.http.clients import Reply
+from openmarkets_provider.client.http.clients import NoAnswer, Reply
 from openmarkets_provider.client.http.deadline import cancel_on
 from openmarkets_provider.client.ratelimit.pace import Pace
 from openmarkets_provider.exceptions import OpenmarketsError
@@ -176,7 +176,13 @@ class ThreadGroup(Group[T]):
         with self._slots:
             if self._is_over.is_set():
                 raise Stopped
-            yield
+            try:
+                yield
+            except NoAnswer:
+                # Then it is most likely the group that ended the request.
+                if self._is_over.is_set():
+                    raise Stopped from None
+                raise
 
     async def sleep(self, seconds: float) -> None:
         """Wait, unless the group is over."""

@@ -200,7 +200,7 @@ TROUBLE = [
     pytest.param(status(503), OpenmarketsServerError, True, id="503"),
     pytest.param(status(429), OpenmarketsRateLimited, True, id="429"),
     pytest.param(
-        OpenmarketsInvalidResponse("The reply is damaged gzip.", status=503), OpenmarketsServerError, True, id="gzip"
+        OpenmarketsInvalidResponse("the reply is damaged gzip.", status=503), OpenmarketsServerError, True, id="gzip"
     ),
     pytest.param(OpenmarketsTransportError("no token", sent=False), OpenmarketsTransportError, False, id="no token"),
 ]
@@ -268,10 +268,10 @@ def test_no_answer_says_from_where_and_whether_the_call_may_have_been_carried_ou
 
 
 def test_an_unreadable_reply_is_an_error_of_its_call():
-    io = ScriptedIo(OpenmarketsInvalidResponse("The reply is damaged gzip.", status=200))
+    io = ScriptedIo(OpenmarketsInvalidResponse("the reply is damaged gzip.", status=200))
     error = failure_of(io, ORDER)
     assert type(error) is OpenmarketsInvalidResponse
-    assert str(error).startswith("POST oms orders/v4: The reply is damaged gzip. [request id ")
+    assert str(error).startswith("POST oms orders/v4: the reply is damaged gzip. [request id ")
     assert error.endpoint == ORDER.label
     assert error.sent
     assert len(io.sent) == 1
@@ -282,7 +282,7 @@ def test_an_unreadable_reply_is_an_error_of_its_call():
     [
         pytest.param(status(429), None, id="without a time"),
         pytest.param(Reply(429, {"retry-after": "7"}, b"{}"), 7.0, id="with a time"),
-        pytest.param(OpenmarketsInvalidResponse("The reply is damaged gzip.", status=429), None, id="unreadable"),
+        pytest.param(OpenmarketsInvalidResponse("the reply is damaged gzip.", status=429), None, id="unreadable"),
     ],
 )
 def test_a_429_of_the_api_is_recorded_for_everyone(trouble: Reply | Exception, seconds: float | None):

@@ -932,6 +932,31 @@ def test_closing_a_stream_wakes_what_waits_for_a_server_that_said_429(make: Make
         check_no_threads()
 
 
+def test_closing_a_stream_waits_for_no_reply_and_sends_nothing_again(make: Make, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    meeting = threading.Barrier(3)
+
+    def handle(sock: socket.socket, request: bytes) -> None:
+        asked = hostile.target(request).partition(" ")[2]
+        if account_of(asked) == 0:
+            sock.sendall(one_order(asked, None))
+        else:
+            meeting.wait(LONG)
+            hostile.silent(sock, request)
+
+    with HostileServer(handle) as server:
+        # Its time-out is 10 s.
+        stream = make(2, oms_url=server.url).stream(orders_of(50))
+        next(stream)
+        meeting.wait(LONG)
+        began = time.monotonic()
+        stream.close()
+        assert time.monotonic() - began < 5
+        check_no_threads()
+        assert len(server.requests) == 3
+    assert "Trying again" not in caplog.text
+
+
 def test_an_error_of_the_consumer_stops_the_run(make: Make):
     api = Api(one_order)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from urllib.parse import quote, quote_plus, urlencode
 
 from openmarkets_provider.client.http.clients import HttpClient, NoAnswer
+from openmarkets_provider.client.http.deadline import uncancelled
 from openmarkets_provider.client.http.replies import (
     TRANSIENT_STATUSES,
     decode,
@@ -61,7 +62,9 @@ def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, 
     }
     request = http.build("POST", "connect/token", content=form.encode(), headers=headers)
     try:
-        reply = http.send(request._replace(max_bytes=MAX_TOKEN_REPLY))
+        # Others wait for this token, too: the end of one run must be no failure that they share.
+        with uncancelled():
+            reply = http.send(request._replace(max_bytes=MAX_TOKEN_REPLY))
     except NoAnswer as error:
         failure = error.explain(_LABEL)
         # Of the call that needs the token nothing was sent.

@@ -42,8 +42,8 @@ _NO_ANSWER = (
     httpcore.UnsupportedProtocol,
 )
 """What httpcore raises when there is no reply."""
-_PLAIN = re.compile(r"(?:[\w/.~@:,=&?+*-]|%[0-9A-Fa-f]{2})*", re.ASCII)
-"""A path and a query string that need no encoding."""
+_PLAIN = re.compile(r"(?:[\w/.~@:,=&?+*-]|%[0-9A-Fa-f]{2}){0,2000}", re.ASCII)
+"""A path and a query string that need no encoding, and are not too long for a URL."""
 _NEVER_SENT = (
     httpcore.ConnectError,
     httpcore.ConnectTimeout,
@@ -131,7 +131,7 @@ class HttpRequest(NamedTuple):
 
     def __repr__(self) -> str:
         # Without the token in its headers.
-        return f"<HttpRequest [{self.method}]>"
+        return f"<Request [{self.method}]>"
 
 
 class Reply(NamedTuple):
@@ -364,7 +364,7 @@ def _headers(response: httpcore.Response) -> dict[str, str]:
 
 
 def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> OpenmarketsInvalidResponse:
-    return OpenmarketsInvalidResponse(f"The reply {error}.", status=response.status, sent=True)
+    return OpenmarketsInvalidResponse(f"the reply {error}.", status=response.status, sent=True)
 
 
 def _close(idle: IdleConnections[httpcore.ConnectionPool], pid: int) -> None:

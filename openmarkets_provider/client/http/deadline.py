@@ -55,6 +55,16 @@ def cancel_on(event: threading.Event) -> None:
 
 
 @contextmanager
+def uncancelled() -> Iterator[None]:
+    """Let the exchanges of this thread inside the block end, whatever :func:`cancel_on` named."""
+    event, _deadline.cancelled = _deadline.cancelled, None
+    try:
+        yield
+    finally:
+        _deadline.cancelled = event
+
+
+@contextmanager
 def deadline(seconds: float) -> Iterator[None]:
     """Bound what this thread sends and receives on connections of :class:`DeadlineBackend` inside the block.
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_plus
 
@@ -17,6 +19,8 @@ from openmarkets_provider.client.auth.token_request import (
     read_token_reply,
     secret_forms,
 )
+from openmarkets_provider.client.http.clients import NoAnswer
+from openmarkets_provider.client.http.deadline import cancel_on
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import (
     OpenmarketsAuthError,
@@ -168,6 +172,33 @@ class TestTokenRequest:
         assert isinstance(error, OpenmarketsServerError)
         assert error.status == 503
         assert error.transient
+
+
+def test_a_run_that_ends_does_not_end_its_token_request(make_client: MakeClient) -> None:
+    """Others may wait for that token, and would share the failure."""
+    over = threading.Event()
+
+    def handle(sock: socket.socket, request: bytes) -> None:
+        over.set()
+        # Longer than it takes to notice the end of a run.
+        time.sleep(1.0)
+        sock.sendall(token_reply("t0ken-of-all"))
+
+    def call() -> tuple[str, str]:
+        cancel_on(over)
+        token = client.get_access_token("oms-api")
+        http = client.http("oms")
+        request = http.build("GET", "accounts/v1", headers={})
+        with pytest.raises(NoAnswer) as caught:
+            http.send(request)
+        return token, str(caught.value)
+
+    with HostileServer(handle) as server, ThreadPoolExecutor(1) as pool:
+        client = make_client(identity_url=server.url)
+        token, ended = pool.submit(call).result()
+        assert len(server.requests) == 1
+    assert token == "t0ken-of-all"
+    assert "the run is over" in ended
 
 
 class TestSecretForms:
