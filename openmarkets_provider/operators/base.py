@@ -122,7 +122,7 @@ class QueryOperator(BaseOperator):
 
         if not error.transient:
             raise AirflowFailException(str(error)) from without_frames(error)
-        if error.retry_after is None or error.retry_after <= MAX_WAIT or (is_on_hold(error) and not self.deferrable):
+        if error.retry_after is None or error.retry_after <= MAX_WAIT or not self.deferrable:
             return
         if is_on_hold(error):
             holds += 1
@@ -136,7 +136,7 @@ class QueryOperator(BaseOperator):
         wait = timedelta(seconds=error.retry_after + spread(error.retry_after))
         until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
         is_too_long = deferrals > MAX_DEFERRALS or holds > MAX_HOLD_DEFERRALS or wait > MAX_DEFERRAL
-        if is_too_long or not self.deferrable:
+        if is_too_long:
             raise AirflowFailException(f"{error} Run the task again after {until}.") from without_frames(error)
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 

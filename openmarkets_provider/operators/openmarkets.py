@@ -31,8 +31,8 @@ class OpenmarketsOperator(QueryOperator):
     :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param max_xcom_bytes: size limit of the result as JSON, in bytes; a larger result fails the task.
-    :param deferrable: defer the task when the server asks for a wait of more than 60 seconds. False fails the task
-        instead, and the message says when to run it again. None is Airflow's ``[operators] default_deferrable``.
+    :param deferrable: defer the task when the server asks for a wait of more than 60 seconds. False leaves
+        the error to Airflow's ``retries``. None is Airflow's ``[operators] default_deferrable``.
     :param kwargs: arguments of ``BaseOperator``: ``task_id``, ``retries``, ``pool``, ...
     :raises OpenmarketsQueryError: when the DAG is parsed: a literal argument of the query is malformed.
     """

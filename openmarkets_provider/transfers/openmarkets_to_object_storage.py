@@ -72,8 +72,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         late; one day by default.
     :param outlets: assets that the task updates; by default the destination up to its first template.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: defer the task when the server asks for a long wait; False fails it, and the message says until
-        when. None is Airflow's ``[operators] default_deferrable``.
+    :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
+        ``retries``. None is Airflow's ``[operators] default_deferrable``.
     :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
     """
 

@@ -61,8 +61,8 @@ class OpenmarketsToSqlOperator(Transfer):
         late; one day by default.
     :param outlets: assets that the task updates; by default the table, where ``conn_id`` and ``table`` are literal.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: defer the task when the server asks for a long wait; False fails it, and the message says until
-        when. None is Airflow's ``[operators] default_deferrable``.
+    :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
+        ``retries``. None is Airflow's ``[operators] default_deferrable``.
     :raises ValueError: when the DAG is parsed: mode, table or conn_id is malformed.
     :raises OpenmarketsQueryError: when the DAG is parsed: the query is malformed, or the mode does not go with it.
     """
