@@ -119,7 +119,7 @@ def make_client(
     root = tmp_path_factory.mktemp("tokens")
 
     def make(**settings: Any) -> OpenmarketsClient:
-        given = {
+        defaults = {
             "client_id": sandbox.client_id,
             "client_secret": sandbox.client_secret,
             "environment": "test",
@@ -129,7 +129,7 @@ def make_client(
             "oms_url": sandbox.oms_url,
             "timeout": 10.0,
         }
-        checked = Settings(**given | settings)
+        checked = Settings(**defaults | settings)
         store = None if checked.cache_backend == "memory" else FileStore(root / str(next(numbers)))
         client = OpenmarketsClient(checked, store=store, masker=masker, user_agent=USER_AGENT)
         clients.append(client)

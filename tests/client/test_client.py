@@ -618,8 +618,8 @@ class TestLife:
                 return client.http("oms")
 
             with ThreadPoolExecutor(8) as pool:
-                given = {id(found.result()) for found in [pool.submit(ask) for _ in range(8)]}
-            assert len(given) == 1
+                clients = {id(found.result()) for found in [pool.submit(ask) for _ in range(8)]}
+            assert len(clients) == 1
             client.close()
 
     @pytest.mark.parametrize("kind", ["sync", "async"])
