@@ -128,11 +128,11 @@ def test_a_claim_that_would_leave_a_gap_is_dropped():
     assert restore_claim(bars(), kept.as_data(), "2026-03-11", "2026-03-02") == kept
 
 
-def test_a_query_is_limited_to_a_claim():
+def test_a_query_takes_the_range_of_a_claim():
     taken = make_claim(trades(), "2026-03-10T05:06:07.000008+00:00", "2026-03-02", DAY, NOW)
     assert taken is not None
-    limited = with_range(trades(), taken.start, taken.end)
-    assert window(limited) == (datetime(2026, 3, 9, 5, 6, 7, 8, tzinfo=UTC), read_moment("2026-03-12"))
+    narrow = with_range(trades(), taken.start, taken.end)
+    assert window(narrow) == (datetime(2026, 3, 9, 5, 6, 7, 8, tzinfo=UTC), read_moment("2026-03-12"))
 
 
 @pytest.mark.parametrize(
