@@ -14,10 +14,9 @@ import logging
 import os
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -90,48 +89,10 @@ class Stopped(Exception):
     """The group is over: nothing more is sent."""
 
 
-class Group(ABC, Generic[T]):
-    """Coroutines that are under way at the same time, until the first failure. An asynchronous context manager.
+class ThreadGroup(Generic[T]):
+    """Coroutines that are under way at the same time in threads, until the first failure. An async context manager.
 
-    On the way out nothing more is sent, and nothing is left under way.
-    """
-
-    @abstractmethod
-    def start(self, work: Work[T]) -> Any:
-        """Begin with a coroutine, and return what stands for its result."""
-
-    @abstractmethod
-    async def wait(self, started: Any, seconds: float) -> bool:
-        """Wait for a result, or for a failure of any coroutine; return False when the time is over.
-
-        :param started: what :meth:`start` returned. Its ``result()`` is the result.
-        :raises Exception: a coroutine failed: what it raised.
-        """
-
-    @abstractmethod
-    def slot(self) -> AbstractAsyncContextManager[None]:
-        """Return a context for one of the requests that may be under way at the same time."""
-
-    @abstractmethod
-    async def sleep(self, seconds: float) -> None:
-        """Wait.
-
-        :raises Stopped: the group is over.
-        """
-
-    async def __aenter__(self) -> Self:
-        """Begin."""
-        return self
-
-    @abstractmethod
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """End all that is under way."""
-
-
-class ThreadGroup(Group[T]):
-    """A group in threads. It can't be carried on in a forked process.
+    On the way out nothing more is sent, and no thread is left. It can't be carried on in a forked process.
 
     :param concurrency: threads, and requests at the same time.
     """
@@ -160,7 +121,10 @@ class ThreadGroup(Group[T]):
             raise
 
     async def wait(self, started: concurrent.futures.Future[T], seconds: float) -> bool:
-        """Wait for a result."""
+        """Wait for a result, or for a failure of any coroutine; return False when the time is over.
+
+        :raises BaseException: a coroutine failed: what it raised.
+        """
         if os.getpid() != self._pid:
             # The threads are the parent's: nobody here would ever be done.
             raise OpenmarketsError("A stream can't be carried on in a forked process; begin a new one there.")
@@ -189,6 +153,10 @@ class ThreadGroup(Group[T]):
         if self._is_over.wait(seconds):
             raise Stopped
 
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        return self
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -199,8 +167,8 @@ class ThreadGroup(Group[T]):
             raise self._failure.result() from None
 
 
-class TaskGroup(Group[T]):
-    """A group of tasks on the running event loop.
+class TaskGroup(Generic[T]):
+    """The same as tasks of the running event loop.
 
     :param concurrency: requests at the same time.
     """
@@ -223,22 +191,24 @@ class TaskGroup(Group[T]):
             self._failure.set_result(error)
 
     async def wait(self, started: asyncio.Task[T], seconds: float) -> bool:
-        """Wait for a result."""
+        """Wait, as :meth:`ThreadGroup.wait`."""
         either: set[asyncio.Future[Any]] = {started, self._failure}
         done, _ = await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if self._failure.done():
             raise self._failure.result()
         return bool(done)
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncGenerator[None, None]:
+    def slot(self) -> asyncio.Semaphore:
         """Return a context for a request."""
-        async with self._slots:
-            yield
+        return self._slots
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -248,6 +218,9 @@ class TaskGroup(Group[T]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+Group = ThreadGroup[T] | TaskGroup[T]
 
 
 async def in_order(
@@ -260,7 +233,7 @@ async def in_order(
     :raises Exception: a coroutine failed, whichever: what it raised.
     """
     coming = iter(work)
-    begun = deque(group.start(each) for each in itertools.islice(coming, AHEAD * concurrency))
+    begun: deque[Any] = deque(group.start(each) for each in itertools.islice(coming, AHEAD * concurrency))
     while begun:
         while not await group.wait(begun[0], TICK):
             tick()
