@@ -8,10 +8,8 @@ import os
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
-
-import httpx
 
 from openmarkets_provider.client.auth.bearer import send_authorized
 from openmarkets_provider.client.auth.provider import SecretMasker, TokenProvider
@@ -37,6 +35,9 @@ from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.query import Query, endpoint_of
+
+if TYPE_CHECKING:
+    import httpx
 
 LOCK_GRACE = 5.0
 """Seconds longer than one token request may take that somebody else's is waited for."""
