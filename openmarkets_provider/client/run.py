@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -111,11 +111,12 @@ class Run:
             if group is not None:
                 self._exchange = self._exchange.paced(group)
             answers = _one_by_one(asks) if group is None else in_order(group, asks, concurrency, progress.tick)
-            async for answer in answers:
-                batch = await self._batch(answer)
-                progress.add(len(batch))
-                if batch:
-                    yield batch
+            async with aclosing(answers):
+                async for answer in answers:
+                    batch = await self._batch(answer)
+                    progress.add(len(batch))
+                    if batch:
+                        yield batch
 
     async def _plan(self) -> Plan:
         """Find out what the query leaves to the API, and plan its calls."""
