@@ -65,7 +65,6 @@ NOTHING_WRONG = (
     "The upload was stopped.",
     "on hold for ",
     "The coroutine waits for an event loop.",
-    "the run is over",
     # Values within a message, in words.
     "a value of type",
     "Redis (connection",

@@ -28,7 +28,7 @@ class _Deadline(threading.local):
     """The bounds of the exchanges of this thread.
 
     :ivar at: until when the present one may take; None between exchanges.
-    :ivar cancelled: set to end the present one; None when nothing does.
+    :ivar cancelled: set to end the present one, unless its reply comes within half a second; None when nothing does.
     """
 
     at: float | None = None
@@ -36,8 +36,6 @@ class _Deadline(threading.local):
 
     def cap(self, timeout: float | None, error: type[Exception]) -> float | None:
         """Return the time-out of one step: what is left until the deadline, if that is less."""
-        if self.cancelled is not None and self.cancelled.is_set():
-            raise error("the run is over")
         if self.at is None:
             return timeout
         left = self.at - time.monotonic()
@@ -50,7 +48,7 @@ _deadline = _Deadline()
 
 
 def cancel_on(event: threading.Event) -> None:
-    """Let an event end the exchanges of this thread, those that wait for a reply within half a second."""
+    """Let an event end the exchanges of this thread whose replies do not come within half a second."""
     _deadline.cancelled = event
 
 
@@ -97,13 +95,14 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        cancelled = _deadline.cancelled
         while True:
             limit = _deadline.cap(timeout, httpcore.ReadTimeout)
-            step = limit if limit is None or _deadline.cancelled is None else min(limit, _LOOK)
+            step = limit if limit is None or cancelled is None else min(limit, _LOOK)
             try:
                 return self._stream.read(max_bytes, step)
             except httpcore.ReadTimeout:
-                if step == limit:
+                if step == limit or (cancelled is not None and cancelled.is_set()):
                     raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
