@@ -162,12 +162,12 @@ class Run:
         self._check_complete(call, reply, records)
         if not call.exact:
             return records
-        unpriced = find_missing_multipliers(self._schema, call, records)
+        missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
-            await self._learn_multipliers(unpriced)
-        found = to_rows(self._schema, call, records, self._multipliers)
-        self._warn_of_guesses(unpriced)
-        return self._drop_seen(call, select_range(self._schema, call, found, self._window))
+            await self._learn_multipliers(missing)
+        rows = to_rows(self._schema, call, records, self._multipliers)
+        self._warn_of_guesses(missing)
+        return self._drop_seen(call, select_range(self._schema, call, rows, self._window))
 
     async def _look_up(self, query: Query) -> list[Row]:
         run = Run(query, self._exchange)
@@ -175,13 +175,13 @@ class Run:
 
     async def _learn_multipliers(self, securities: Iterable[Listing]) -> None:
         """Look up the price multipliers of securities that this run has not looked up yet."""
-        wanted = [each for each in securities if each not in self._looked_up and is_security(full_name(each))]
-        if not wanted:
+        listings = [each for each in securities if each not in self._looked_up and is_security(full_name(each))]
+        if not listings:
             return
-        self._looked_up.update(wanted)
+        self._looked_up.update(listings)
         query = {
             "endpoint": _INFORMATION,
-            "securities": list(map(full_name, wanted)),
+            "securities": list(map(full_name, listings)),
             "exchange": None,
             "on_invalid": "warn",
             "raw": False,
@@ -201,8 +201,8 @@ class Run:
         invalid = read_invalid_securities(call, reply)
         if self._endpoint in _ONE_FOR_EACH:
             field, of_record, of_code = _ONE_FOR_EACH[self._endpoint]
-            found = set(map(of_record, records))
-            absent = [code for code in call.json[field] if of_code(code) not in found and code not in invalid]
+            present = set(map(of_record, records))
+            absent = [code for code in call.json[field] if of_code(code) not in present and code not in invalid]
             if self._endpoint == _INFORMATION:
                 invalid += absent
             elif absent:
@@ -222,20 +222,20 @@ class Run:
                 list(map(full_name, guessed)),
             )
 
-    def _drop_seen(self, call: ApiCall, found: list[Row]) -> list[Row]:
+    def _drop_seen(self, call: ApiCall, rows: list[Row]) -> list[Row]:
         """Leave out what was there already.
 
         Pieces of a range that touch may both have what is at the seam: that has the same key. Any two accounts may
         share an order: that is left out when all of it is the same.
         """
         if self._total == 1 or (call.security is None and call.api != "oms"):
-            return found
-        identified: list[Any] = row_keys(self._schema, found) if call.security else list(map(_digest, found))
+            return rows
+        keys: list[Any] = row_keys(self._schema, rows) if call.security else list(map(_digest, rows))
         if call.security is not None and call.security != self._series:
             self._seen = set()
         seen, self._series = self._seen, call.security
-        self._seen = set(identified) if call.security else seen | set(identified)
-        return [row for row, identity in zip(found, identified, strict=True) if identity not in seen]
+        self._seen = set(keys) if call.security else seen | set(keys)
+        return [row for row, key in zip(rows, keys, strict=True) if key not in seen]
 
     def _name_call(self, error: OpenmarketsError, number: int, call: ApiCall) -> OpenmarketsError:
         """Return the error, saying which piece of a split query failed.

@@ -118,8 +118,8 @@ class Settings:
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in (known := list(allowed)):
-        raise OpenmarketsConfigurationError(f"{name}: {value!r} is not allowed; allowed are {', '.join(known)}.")
+    if value not in (values := list(allowed)):
+        raise OpenmarketsConfigurationError(f"{name}: {value!r} is not allowed; allowed are {', '.join(values)}.")
 
 
 def _is_file(path: str) -> bool:

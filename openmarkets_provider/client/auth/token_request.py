@@ -146,8 +146,7 @@ def _token_error(
     said = ": ".join(part for part in (title, detail) if part) or "no reason given"
     what = f"The identity server refused a token for {scope}: {status} {said.rstrip('.')}."
     if status == 429 or status in TRANSIENT_STATUSES or status >= 500:
-        limited = status == 429
-        return (OpenmarketsRateLimited if limited else OpenmarketsServerError)(
+        return (OpenmarketsRateLimited if status == 429 else OpenmarketsServerError)(
             what + (f" It asks to wait {wait:.0f} s." if wait is not None else ""),
             status=status,
             title=title,
