@@ -788,6 +788,24 @@ def test_a_permanent_error_stops_a_run_soon_and_says_which_call_failed(run: Runn
     assert len(api.arrived) <= 4 + AHEAD * 3 + 1
 
 
+def test_a_run_that_fails_does_not_wait_for_replies_that_do_not_come(run: Runner, make: Make):
+    hanging = threading.Event()
+
+    def handle(sock: socket.socket, request: bytes) -> None:
+        if account_of(hostile.target(request).partition(" ")[2]) == 0:
+            hanging.set()
+            hostile.silent(sock, request)
+        assert hanging.wait(10)
+        sock.sendall(reply({"title": "No"}, 403))
+
+    with HostileServer(handle) as server, ThreadPoolExecutor(1) as pool:
+        # Longer than the test has time for.
+        failing = pool.submit(run, make(2, oms_url=server.url, timeout=45.0), orders_of(2))
+        with pytest.raises(OpenmarketsAccessRefused, match=r"^Call 2 of 2 \(A1\)"):
+            failing.result(30)
+    check_no_threads()
+
+
 def test_a_stream_gives_what_came_before_the_error(make: Make):
     def answer(asked: str, body: Any) -> bytes:
         return reply([], 400) if account_of(asked) == 7 else one_order(asked, body)
