@@ -52,10 +52,10 @@ class OpenmarketsClient:
 
     :param settings: credentials, servers and limits.
     :param store: what is shared with other processes; None shares nothing.
-    :param masker: told the secret's encoded forms and every token before use.
+    :param masker: hides the secret's encoded forms and every token in logs, before they are used.
     :param user_agent: what the client calls itself.
     :param concurrency: most requests of one query at the same time.
-    :param metrics: told what is counted and timed.
+    :param metrics: takes what is counted and timed.
     """
 
     def __init__(

@@ -60,8 +60,8 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
 class Exchange:
     """Sends calls over an Io, with the retries that they may have.
 
-    :param holds: told of the waits for a hold.
-    :param metrics: told of retries and requests.
+    :param holds: logs and counts the waits for a hold.
+    :param metrics: counts retries and requests.
     """
 
     def __init__(self, io: Io, holds: Holds, metrics: Metrics) -> None:

@@ -45,7 +45,8 @@ class Io(Protocol):
         """Send a call with an access token.
 
         :raises OnHold: nothing was sent, since the API is on hold.
-        :raises OpenmarketsError: there is no token, or no answer.
+        :raises NoAnswer: there was no reply.
+        :raises OpenmarketsError: there is no token, or the reply's body can't be read.
         """
 
     async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:

@@ -133,7 +133,7 @@ def status(code: int, **headers: str) -> Reply:
 
 
 class ScriptedIo:
-    """Answers as it is told to, the last answer again and again, and notes what is asked of it.
+    """Returns or raises the given answers in turn, then the last one again, and records the calls.
 
     :ivar sent: the calls, each with its request id.
     :ivar waits: seconds, and whether a server asked for them.

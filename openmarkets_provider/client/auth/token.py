@@ -4,7 +4,7 @@ Processes share one entry per key: the current token, the latest failure to get 
 says what a caller does with it, whatever store it comes from.
 """
 
-# Without postponed annotations, whose evaluation costs msgspec a third of a look-up in a fresh process.
+# Without postponed annotations, which msgspec would evaluate in every fresh process, when a token is looked up.
 import enum
 from typing import Any, Self
 
@@ -147,8 +147,8 @@ def decide(entry: TokenEntry | None, moment: Instant, rejected: str | None) -> t
 
     :param entry: the entry; None when there is none.
     :param rejected: the token that an API has just rejected, if any.
-    :return: the decision, and the token of USE and REFRESH. USE with the rejected token itself means that there is
-        no better one.
+    :return: the decision, and the token of USE and REFRESH. USE with the rejected token itself means that it is
+        a recent replacement, which is not replaced again.
     :raises OpenmarketsError: the shared failure, while it is active and there is no token to send.
     """
     if entry is None:

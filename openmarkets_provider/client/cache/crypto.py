@@ -54,6 +54,6 @@ class EntryCipher:
 
 def _derive(secret: str, purpose: str, length: int) -> bytes:
     """Derive a key of at most 32 bytes: HKDF-SHA256 (RFC 5869), whose first block is enough."""
-    # That of `cryptography` costs a fresh process a millisecond.
+    # Loading that of `cryptography` would slow the first look-up of every process.
     prk = hmac.digest(b"openmarkets token cache 1", secret.encode(), "sha256")
     return hmac.digest(prk, purpose.encode() + b"\1", "sha256")[:length]

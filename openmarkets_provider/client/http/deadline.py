@@ -207,7 +207,7 @@ class _AsyncioStream(httpcore.AsyncNetworkStream):
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections of asyncio's streams: they cost two thirds of the CPU of httpcore's own, which are anyio's."""
+    """Opens connections of asyncio's streams: they take less CPU than httpcore's own, which are anyio's."""
 
     async def connect_tcp(
         self,

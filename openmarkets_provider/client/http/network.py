@@ -58,8 +58,7 @@ class IdleConnections(Generic[T]):
 def open_connection(base_url: str, ca_bundle: str | None, *, keep_alive: bool) -> httpcore.ConnectionPool:
     """Return a pool of one connection to a host, for one thread at a time.
 
-    httpcore looks through its whole pool several times for each request, so that a large one takes more CPU than the
-    request itself.
+    httpcore scans its whole pool several times for each request, so that the CPU of a request grows with the pool.
 
     :param ca_bundle: PEM file with the certificate authorities to trust; None trusts the usual ones.
     :param keep_alive: keep the connection open for further requests.

@@ -243,7 +243,7 @@ def test_threads_that_note_at_once_leave_the_longest(machine: Machine):
     assert left(holds) == left(machine.process()) == pytest.approx(32)
 
 
-# --- what is told of waits
+# --- logs and metrics of waits
 
 
 class Metrics:
