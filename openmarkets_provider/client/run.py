@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from hashlib import blake2b
+from itertools import chain
 from typing import Any, NamedTuple
 
 from openmarkets_provider.client.exchange import Exchange
@@ -31,6 +31,7 @@ from openmarkets_provider.query.plan import ApiCall, Plan, plan
 from openmarkets_provider.query.query import Query, resolve, subject_of, window
 from openmarkets_provider.query.rows import (
     Listing,
+    check_identified,
     find_missing_multipliers,
     full_name,
     listing_of,
@@ -88,8 +89,9 @@ class Run:
         self._total = 0
         self._window: tuple[Any, Any] | None = None
         self._securities = self._left_out = 0
-        self._seen: set[Any] = set()
+        self._seam: set[Any] = set()
         self._series: str | None = None
+        self._shared: dict[Any, list[Row]] = {}
         self._multipliers: dict[Listing, Decimal] = {}
         self._looked_up: set[Listing] = set()
         self._guessed: set[Listing] = set()
@@ -98,6 +100,9 @@ class Run:
         self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
     ) -> AsyncGenerator[list[Row], None]:
         """Yield the rows of each call, or the API's records when the query wants those, in the order of the plan.
+
+        Rows of the OMS API come as one batch when the query takes several calls: any of these may return a row that an
+        earlier one returned, too.
 
         :param concurrency: most calls at the same time.
         :param open_group: makes a group for so many.
@@ -115,8 +120,10 @@ class Run:
                 async for answer in answers:
                     batch = await self._batch(answer)
                     progress.add(len(batch))
-                    if batch:
+                    if batch and not self._is_shared:
                         yield batch
+        if self._shared:
+            yield list(chain.from_iterable(self._shared.values()))
 
     async def _plan(self) -> Plan:
         """Find out what the query leaves to the API, and plan its calls."""
@@ -126,6 +133,7 @@ class Run:
             self._query = expand(self._query, await self._look_up(first), now.date())
         calls = plan(self._query, now)
         self._total, self._securities = len(calls), len(calls.subjects)
+        self._is_shared = self._total > 1 and not self._query["raw"] and ENDPOINTS[self._endpoint].api == "oms"
         self._window = window(self._query)
         replies_lack_it = "priceMultiplier" in self._schema.supplied
         if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
@@ -167,7 +175,10 @@ class Run:
             await self._learn_multipliers(missing)
         rows = to_rows(self._schema, call, records, self._multipliers)
         self._warn_of_guesses(missing)
-        return self._drop_seen(call, select_range(self._schema, call, rows, self._window))
+        rows = select_range(self._schema, call, rows, self._window)
+        if self._is_shared:
+            self._share(call, rows)
+        return rows if call.security is None else self._drop_seam(call.security, rows)
 
     async def _look_up(self, query: Query) -> list[Row]:
         run = Run(query, self._exchange)
@@ -222,20 +233,20 @@ class Run:
                 list(map(full_name, guessed)),
             )
 
-    def _drop_seen(self, call: ApiCall, rows: list[Row]) -> list[Row]:
-        """Leave out what was there already.
+    def _drop_seam(self, security: str, rows: list[Row]) -> list[Row]:
+        """Leave out what the call before returned: pieces of a range that touch may both have what is at the seam."""
+        keys = row_keys(self._schema, rows)
+        seam = self._seam if security == self._series else set()
+        self._seam, self._series = set(keys), security
+        return [row for row, key in zip(rows, keys, strict=True) if key not in seam]
 
-        Pieces of a range that touch may both have what is at the seam: that has the same key. Any two accounts may
-        share an order: that is left out when all of it is the same.
-        """
-        if self._total == 1 or (call.security is None and call.api != "oms"):
-            return rows
-        keys: list[Any] = row_keys(self._schema, rows) if call.security else list(map(_digest, rows))
-        if call.security is not None and call.security != self._series:
-            self._seen = set()
-        seen, self._series = self._seen, call.security
-        self._seen = set(keys) if call.security else seen | set(keys)
-        return [row for row, key in zip(rows, keys, strict=True) if key not in seen]
+    def _share(self, call: ApiCall, rows: list[Row]) -> None:
+        """Keep the rows of one reply, in place of those with the same keys from earlier replies."""
+        keys, by_key = row_keys(self._schema, rows), dict[Any, list[Row]]()
+        check_identified(self._schema, call, keys)
+        for row, key in zip(rows, keys, strict=True):
+            by_key.setdefault(key, []).append(row)
+        self._shared |= by_key
 
     def _name_call(self, error: OpenmarketsError, number: int, call: ApiCall) -> OpenmarketsError:
         """Return the error, saying which piece of a split query failed.
@@ -265,7 +276,3 @@ def unknown_securities(call: ApiCall, invalid: Sequence[str]) -> OpenmarketsQuer
 
 def _unknown(call: ApiCall, invalid: Sequence[str]) -> str:
     return f"{call.label}: the API does not know the securities {invalid!r:.1000}."
-
-
-def _digest(row: Row) -> bytes:
-    return blake2b(repr(row).encode(), digest_size=16).digest()

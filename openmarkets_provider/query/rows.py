@@ -180,6 +180,16 @@ def row_keys(schema: Schema, rows: Iterable[Row]) -> list[tuple[Any, ...]]:
     return [tuple(row[name] for name in schema.key) for row in rows]
 
 
+def check_identified(schema: Schema, call: ApiCall, keys: Iterable[tuple[Any, ...]]) -> None:
+    """Check that keys of rows tell them apart.
+
+    :raises OpenmarketsInvalidResponse: the first part of a key is None.
+    """
+    if any(key[0] is None for key in keys):
+        api_name = next(str(field.api) for field in schema.fields if field.key)
+        raise _wrong_field(call, api_name, "what identifies the record", None)
+
+
 def order_state(record: Record) -> str:
     """Return the state of an order in one word: the first of the API's rules that applies.
 

@@ -103,7 +103,7 @@ def orders_of(count: int, **options: Any) -> queries.Query:
 
 
 def accounts_in(rows: list[dict[str, Any]]) -> list[int]:
-    return [int(row["account_code"][1:]) for row in rows]
+    return [int(row.get("account_code", row.get("accountCode"))[1:]) for row in rows]
 
 
 def one_order(asked: str, body: Any) -> bytes:
@@ -765,7 +765,7 @@ def test_few_calls_are_ahead_of_the_consumer(make: Make):
         return one_order(asked, body)
 
     with HostileServer(Api(answer)) as server:
-        for _ in make(concurrency, oms_url=server.url).stream(orders_of(count)):
+        for _ in make(concurrency, oms_url=server.url).stream(orders_of(count, raw=True)):
             # slower than the server: whatever may be begun ahead has been
             with reached:
                 wanted = min(count, consumed + AHEAD * concurrency)
@@ -811,7 +811,7 @@ def test_a_stream_gives_what_came_before_the_error(make: Make):
         return reply([], 400) if account_of(asked) == 7 else one_order(asked, body)
 
     with HostileServer(Api(answer)) as server:
-        stream = make(1, oms_url=server.url).stream(orders_of(20))
+        stream = make(1, oms_url=server.url).stream(orders_of(20, raw=True))
         assert [accounts_in(next(stream)) for _ in range(7)] == [[number] for number in range(7)]
         with pytest.raises(OpenmarketsError, match=r"^Call 8 of 20 \(A7\)"):
             next(stream)
@@ -867,7 +867,7 @@ def test_a_server_that_dies_in_the_middle_is_a_transport_error(run: Runner, make
 def test_a_server_that_is_gone_in_the_middle_of_a_stream_is_a_transport_error(make: Make):
     server = HostileServer(Api(one_order))
     with server:
-        stream = make(2, oms_url=server.url).stream(orders_of(200))
+        stream = make(2, oms_url=server.url).stream(orders_of(200, raw=True))
         assert accounts_in(next(stream)) == [0]
     with pytest.raises(OpenmarketsTransportError, match="no answer from"):
         for _ in stream:
@@ -915,7 +915,7 @@ def test_a_429_on_one_call_holds_the_others_back(run: Runner, make: Make, caplog
 def test_closing_a_stream_early_stops_the_run_and_leaves_no_threads(make: Make):
     api = Api(one_order)
     with HostileServer(api) as server:
-        stream = make(3, oms_url=server.url).stream(orders_of(300))
+        stream = make(3, oms_url=server.url).stream(orders_of(300, raw=True))
         next(stream)
         stream.close()
         check_no_threads()
@@ -942,7 +942,7 @@ def test_closing_a_stream_wakes_what_waits_for_a_server_that_said_429(make: Make
         return hostile.reply(b"", 429, ["Retry-After: 50"])
 
     with HostileServer(Api(answer)) as server:
-        stream = make(2, oms_url=server.url).stream(orders_of(50))
+        stream = make(2, oms_url=server.url).stream(orders_of(50, raw=True))
         next(stream)
         assert limited.wait(LONG)
         stream.close()
@@ -964,7 +964,7 @@ def test_closing_a_stream_waits_for_no_reply_and_sends_nothing_again(make: Make,
 
     with HostileServer(handle) as server:
         # Its time-out is 10 s.
-        stream = make(2, oms_url=server.url).stream(orders_of(50))
+        stream = make(2, oms_url=server.url).stream(orders_of(50, raw=True))
         next(stream)
         meeting.wait(LONG)
         began = time.monotonic()
@@ -979,7 +979,7 @@ def test_an_error_of_the_consumer_stops_the_run(make: Make):
     api = Api(one_order)
 
     def consume(client: OpenmarketsClient) -> None:
-        with closing(client.stream(orders_of(300))) as stream:
+        with closing(client.stream(orders_of(300, raw=True))) as stream:
             for _ in stream:
                 raise LookupError("the consumer's")
 
@@ -1211,6 +1211,62 @@ def test_an_order_that_two_accounts_share_is_there_once(run: Runner, make: Make)
     with HostileServer(Api(answer)) as server:
         rows = run(make(1, oms_url=server.url), orders_of(3))
     assert [row["order_number"] for row in rows] == ["5", "0", "1", "2"]
+
+
+def test_what_stands_beside_a_shared_order_makes_it_no_other(run: Runner, make: Make):
+    def answer(asked: str, body: Any) -> bytes:
+        account = account_of(asked)
+        beside = {"newField": account} if account else {}
+        return reply([order("A0", orderNumber=5), order(f"A{account}", orderNumber=account) | beside])
+
+    with HostileServer(Api(answer)) as server:
+        rows = run(make(2, oms_url=server.url), orders_of(3))
+    assert [row["order_number"] for row in rows] == ["5", "0", "1", "2"]
+
+
+def test_a_shared_trade_whose_multiplier_is_known_later_is_there_once_at_the_right_price(run: Runner, make: Make):
+    def answer(asked: str, body: Any) -> bytes:
+        trade = {
+            "tradeNumber": 7,
+            "orderNumber": 1,
+            "accountCode": "A0",
+            "securityCode": "XJO",
+            "tradePrice": 9000,
+            "tradeVolume": 105,
+            "tradeDateTime": "2026-01-06T11:00:00",
+        }
+        return reply([trade | ({"priceMultiplier": 1} if account_of(asked) else {})])
+
+    with HostileServer(Api(answer)) as server, HostileServer(Api(lambda asked, body: reply([]))) as market_data:
+        client = make(1, oms_url=server.url, market_data_url=market_data.url)
+        (row,) = run(client, queries.order_trades(["A0", "A1"], **PAST))
+    assert (row["trade_price"], row["trade_volume"]) == (9000, 105)
+
+
+def test_of_two_states_of_a_shared_order_the_later_reply_is_kept(run: Runner, make: Make):
+    def answer(asked: str, body: Any) -> bytes:
+        done = 40 * account_of(asked)
+        return reply([order("A0", orderNumber=5, orderVolume=100, doneVolumeTotal=done)])
+
+    with HostileServer(Api(answer)) as server:
+        (row,) = run(make(1, oms_url=server.url), orders_of(3))
+    assert row["done_volume_total"] == 80
+
+
+def test_an_order_without_its_number_is_an_error_where_two_accounts_may_share_it(run: Runner, make: Make):
+    with HostileServer(Api(lambda asked, body: reply([order("A0", orderNumber=None)]))) as server:
+        with pytest.raises(OpenmarketsInvalidResponse, match="orderNumber"):
+            run(make(1, oms_url=server.url), orders_of(2))
+        assert len(run(make(1, oms_url=server.url), orders_of(1))) == 1
+
+
+def test_records_that_one_reply_repeats_are_all_kept(run: Runner, make: Make):
+    def answer(asked: str, body: Any) -> bytes:
+        return reply([order("A0", orderNumber=5)] * 2)
+
+    with HostileServer(Api(answer)) as server:
+        rows = run(make(1, oms_url=server.url), orders_of(3))
+    assert len(rows) == 2
 
 
 def test_the_case_in_which_the_api_writes_a_security_makes_no_price_of_another_size(run: Runner, make: Make):
