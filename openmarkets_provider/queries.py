@@ -144,7 +144,8 @@ def depth(
     """Get the order book by price.
 
     Makes one call of ``GET pricing/depth/{security}/v1`` of the market data API for each security, and before them
-    ``POST securities/information/v2`` for the price multipliers. A row is one level; level 1 is the best price.
+    ``POST securities/information/v2`` for the price multipliers. A row is one level; that level 1 is the best
+    price is inferred.
 
     :param securities: see the module.
     :param exchange: all securities of an exchange, instead of ``securities``.

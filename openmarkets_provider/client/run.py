@@ -35,6 +35,7 @@ from openmarkets_provider.query.rows import (
     find_missing_multipliers,
     full_name,
     listing_of,
+    rank_levels,
     read_invalid_securities,
     read_multipliers,
     read_records,
@@ -176,6 +177,8 @@ class Run:
         rows = to_rows(self._schema, call, records, self._multipliers)
         self._warn_of_guesses(missing)
         rows = select_range(self._schema, call, rows, self._window)
+        if "levels" in self._query:
+            rows = rank_levels(rows, self._query["levels"])
         if self._is_shared:
             self._share(call, rows)
         return rows if call.security is None else self._drop_seam(call.security, rows)

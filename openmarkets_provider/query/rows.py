@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, tzinfo
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
 from functools import partial
 from itertools import chain, islice
-from operator import mul
+from operator import itemgetter, mul
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
@@ -160,19 +160,36 @@ def to_rows(
 
 
 def select_range(schema: Schema, call: ApiCall, rows: list[Row], window: tuple[Any, Any] | None) -> list[Row]:
-    """Return the rows in a half-open range.
+    """Return the rows in a half-open range, in order of time.
 
-    :param window: two dates or two aware datetimes; None for all rows.
+    :param window: two dates or two aware datetimes; None for all rows, as they are.
     :raises OpenmarketsInvalidResponse: a row has no time.
     """
     if window is None or schema.time is None:
         return rows
     start, end = window
     try:
-        return [row for row in rows if start <= row[schema.time] < end]
+        return sorted((row for row in rows if start <= row[schema.time] < end), key=itemgetter(schema.time))
     except TypeError:
         api_name = next(field.api for field in schema.fields if field.name == schema.time)
         raise _wrong_field(call, str(api_name), "a time", None) from None
+
+
+def rank_levels(rows: Sequence[Row], levels: int) -> list[Row]:
+    """Return the levels of an order book, best first. That level 1 is the best price is inferred.
+
+    Each side is put in order by itself, whatever the order of the reply; a side without a price comes last. Columns
+    that belong to no side stay with the ask.
+
+    :param rows: of a ``depth`` query, one security's.
+    :param levels: most levels to return.
+    """
+    asks = sorted(rows, key=lambda row: (row["ask_price"] is None, row["ask_price"]))
+    bids = sorted(rows, key=lambda row: (row["bid_price"] is None, -(row["bid_price"] or 0)))
+    return [
+        ask | {name: bid[name] for name in bid if name.startswith("bid_")} | {"level": level}
+        for level, (ask, bid) in enumerate(zip(asks[:levels], bids, strict=False), 1)
+    ]
 
 
 def row_keys(schema: Schema, rows: Iterable[Row]) -> list[tuple[Any, ...]]:

@@ -122,7 +122,7 @@ _SUPPLIED = {
 }
 """Columns that the API leaves out of some replies, by its name for them in others."""
 _COMPUTED = {
-    "level": Field(None, "level", Kind.INTEGER, key=True, note="1 is the best price"),
+    "level": Field(None, "level", Kind.INTEGER, key=True, note="1 is the best price (inferred)"),
     "state": Field(None, "state", Kind.TEXT, note="working, finished, failed or pending"),
 }
 

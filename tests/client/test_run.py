@@ -1260,6 +1260,47 @@ def test_an_order_without_its_number_is_an_error_where_two_accounts_may_share_it
         assert len(run(make(1, oms_url=server.url), orders_of(1))) == 1
 
 
+def market_data(*records: Any) -> Api:
+    """Answer every call about one security with the same records, and know BHP."""
+    known = {"securityCode": "BHP", "exchange": "ASX", "priceMultiplier": 0.01}
+    return Api(lambda asked, body: reply([known] if asked.startswith("/securities/information") else records))
+
+
+def test_rows_are_in_order_of_time_whatever_the_order_of_the_reply(run: Runner, make: Make):
+    days = ["2026-01-07", "2026-01-05", "2026-01-06"]
+    with HostileServer(market_data(*({"timeSeriesDate": day} for day in days))) as server:
+        rows = run(make(1, market_data_url=server.url), queries.time_series("BHP", **PAST))
+    assert [str(row["time_series_date"]) for row in rows] == sorted(days)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_no_more_levels_than_the_query_wants_and_the_best_first(run: Runner, make: Make, backwards: bool):
+    asks, bids = [4510, 4511, 4512, 4513, None], [4509, 4508, 4507, 4506, 4505]
+    book = [
+        {"askPrice": ask, "askVolume": ask and ask % 100, "bidPrice": bid, "bidVolume": bid % 100}
+        for ask, bid in zip(asks, bids, strict=True)
+    ]
+    with HostileServer(market_data(*(reversed(book) if backwards else book))) as server:
+        client = make(1, market_data_url=server.url)
+        three, ten = (run(client, queries.depth("BHP", levels=levels)) for levels in (3, 10))
+    assert [row["level"] for row in three] == [1, 2, 3]
+    assert [(row["ask_price"] * 100, row["ask_volume"]) for row in three] == [(4510, 10), (4511, 11), (4512, 12)]
+    assert [(row["bid_price"] * 100, row["bid_volume"]) for row in three] == [(4509, 9), (4508, 8), (4507, 7)]
+    assert ten[:3] == three
+    assert (ten[4]["ask_price"], ten[4]["bid_price"] * 100, len(ten)) == (None, 4505, 5)
+
+
+def test_the_sides_of_a_book_are_ranked_each_by_itself(run: Runner, make: Make):
+    book = [{"askPrice": 3, "bidPrice": 2}, {"askPrice": 4, "bidPrice": None}, {"askPrice": None, "bidPrice": 1}]
+    with HostileServer(market_data(*book)) as server:
+        rows = run(make(1, market_data_url=server.url), queries.depth("BHP"))
+    assert [(row["ask_price"], row["bid_price"]) for row in rows] == [
+        (Decimal("0.03"), Decimal("0.02")),
+        (Decimal("0.04"), Decimal("0.01")),
+        (None, None),
+    ]
+
+
 def test_records_that_one_reply_repeats_are_all_kept(run: Runner, make: Make):
     def answer(asked: str, body: Any) -> bytes:
         return reply([order("A0", orderNumber=5)] * 2)
