@@ -54,9 +54,15 @@ def expand(query: Query, rows: Sequence[Row], today: date) -> ResolvedQuery:
 
 
 def _follow_links(query: ResolvedQuery, rows: Sequence[Row], source: str, target: str) -> list[str]:
-    """Return the accounts of the query's portfolios, or the portfolios of its accounts, or all of them."""
+    """Return the accounts of the query's portfolios, or the portfolios of its accounts, or all of them.
+
+    Of several links between two codes the one with the highest sequence number counts (inferred); of equals, one that
+    is active.
+    """
     from_column, to_column = _COLUMNS[source], _COLUMNS[target]
-    links = [row for row in rows if row.get("link_removed") is not True and row[to_column] is not None]
+    # First all pairs in the order of the rows, then the row that counts for each.
+    latest = {(row.get(from_column), row[to_column]): row for row in [*rows, *sorted(rows, key=_sequence)]}
+    links = [row for row in latest.values() if _is_active(row) and row[to_column] is not None]
     codes = None if query["accounts"] == ALL else query[source]
     if codes is None:
         return list(dict.fromkeys(link[to_column] for link in links))
@@ -68,6 +74,16 @@ def _follow_links(query: ResolvedQuery, rows: Sequence[Row], source: str, target
             f"{query['endpoint']}: {source}: no {to_column.replace('_', ' ')} is linked to {', '.join(unlinked):.500}."
         )
     return list(dict.fromkeys(chain.from_iterable(by_code.values())))
+
+
+def _is_active(link: Row) -> bool:
+    return link.get("link_removed") is not True
+
+
+def _sequence(link: Row) -> tuple[int, str, bool]:
+    """Return what sorts links by their sequence number, which is a text."""
+    number = (link.get("link_sequence_number") or "").lstrip("0")
+    return len(number), number, _is_active(link)
 
 
 def _list_securities(query: ResolvedQuery, rows: Sequence[Row], today: date) -> list[str]:

@@ -7,6 +7,7 @@ Arithmetic is decimal and exact.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
@@ -29,8 +30,8 @@ Listing = tuple[str, str]
 FALLBACK_MULTIPLIER = Decimal("0.01")
 """For cents: the price multiplier where nothing supplies one."""
 _EXACT = Context(prec=60, Emax=60, Emin=-60, traps=[Inexact, InvalidOperation, Overflow, Subnormal])
-_NO_TIME = "0001-01-01T00:00:00"
-"""What servers on .NET, which this one is inferred to be, may write for "no time"."""
+_NO_TIME = re.compile(r"0001-01-01([T ][0:.]+(Z|[+-]\d\d:?\d\d)?)?")
+"""What servers on .NET, which this one is inferred to be, may write for "no date" and "no time"."""
 _MAX_INTEGER = 10**18
 """int() of 1e999999999 would fill the memory."""
 _NONE = type(None)
@@ -327,15 +328,16 @@ def _multipliers(column: list[Any]) -> list[Any]:
 
 def _dates(column: list[Any]) -> list[Any]:
     try:
-        return _convert_each(date.fromisoformat, column, set(map(type, column)))
+        dates = _convert_each(date.fromisoformat, column, set(map(type, column)))
     except (TypeError, ValueError):
         # Rare: a date that is written as midnight.
         return [None if value is None else _date(value) for value in column]
+    return [None if day == date.min else day for day in dates] if date.min in dates else dates
 
 
 def _date(value: Any) -> date | None:
     """Read a date, or a time that is midnight at the exchange."""
-    if value == _NO_TIME:
+    if _is_no_time(value):
         return None
     try:
         moment = datetime.fromisoformat(value)
@@ -353,12 +355,16 @@ def _times(column: list[Any], *, zone: tzinfo) -> list[datetime | None]:
 
 
 def _time(value: Any, zone: tzinfo) -> datetime | None:
-    if value == _NO_TIME:
+    if _is_no_time(value):
         return None
     try:
         return to_utc(datetime.fromisoformat(value), zone)
     except (TypeError, ValueError, OverflowError):
         raise _TypeMismatch("a time", value) from None
+
+
+def _is_no_time(value: Any) -> bool:
+    return isinstance(value, str) and _NO_TIME.fullmatch(value) is not None
 
 
 _CONVERT: Mapping[Kind, Callable[[list[Any]], list[Any]]] = {

@@ -47,8 +47,15 @@ def security(
     }
 
 
-def link(account: str | None, portfolio: str | None, removed: bool | None = False) -> dict[str, Any]:
-    return {"account_code": account, "portfolio_code": portfolio, "link_removed": removed}
+def link(
+    account: str | None, portfolio: str | None, removed: bool | None = False, number: str | None = None
+) -> dict[str, Any]:
+    return {
+        "account_code": account,
+        "portfolio_code": portfolio,
+        "link_removed": removed,
+        "link_sequence_number": number,
+    }
 
 
 LINKS = [
@@ -285,13 +292,24 @@ def test_a_client_that_sees_none_at_all_leaves_nothing_to_ask_for(
     assert not len(plan(expand(make(), rows, TODAY)))
 
 
+def test_the_link_with_the_highest_sequence_number_decides():
+    removed, restored = link("A1", "P1", removed=True, number="10"), link("A1", "P1", number="9")
+    assert not len(plan(expand(queries.cash(), [removed, restored], TODAY)))
+    again = link("A1", "P1", number="11")
+    assert expand(queries.cash(), [again, removed, restored], TODAY)["portfolios"] == ["P1"]
+
+
 CODES = st.sampled_from([f"C{number}" for number in range(6)])
-ANY_LINKS = st.lists(st.builds(link, CODES, CODES, st.sampled_from([True, False, None])), max_size=12)
+NUMBERS = st.sampled_from([None, "9", "10", "011"])
+ANY_LINKS = st.lists(st.builds(link, CODES, CODES, st.sampled_from([True, False, None]), NUMBERS), max_size=12)
 
 
 @given(ANY_LINKS, st.lists(CODES, min_size=1, max_size=4))
 def test_whatever_the_links_the_portfolios_are_those_linked_each_once(links: list[dict[str, Any]], wanted: list[str]):
-    usable = {(row["account_code"], row["portfolio_code"]) for row in links if row["link_removed"] is not True}
+    usable = set[tuple[str, str]]()
+    for row in sorted(links, key=lambda row: (int(row["link_sequence_number"] or 0), row["link_removed"] is not True)):
+        pair = (row["account_code"], row["portfolio_code"])
+        (usable.discard if row["link_removed"] else usable.add)(pair)
     linked = {account: {portfolio for each, portfolio in usable if each == account} for account in wanted}
     query = queries.cash(wanted)
     if not all(linked.values()):

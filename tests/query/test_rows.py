@@ -282,7 +282,7 @@ def test_a_whole_number_beyond_decimal_arithmetic_is_an_invalid_response(number:
         row_of("quotes", askVolume=decode(number.encode(), exact=True))
 
 
-@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-10:00", "0001-01-01T00:00:00+14:00"])
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-10:00", "0001-01-02T00:00:00+14:00"])
 def test_a_date_beyond_the_calendar_is_an_invalid_response(text: str):
     with pytest.raises(OpenmarketsInvalidResponse, match="field maturityDate: expected a date"):
         row_of("security_information", maturityDate=text)
@@ -569,4 +569,6 @@ def test_the_fields_that_a_state_is_made_of_stay_in_the_row():
     [("orders", "expiryDateTime", "expiry_date_time"), ("security_information", "maturityDate", "maturity_date")],
 )
 def test_the_beginning_of_all_time_is_no_time(endpoint: str, field: str, name: str):
-    assert row_of(endpoint, **{field: "0001-01-01T00:00:00"})[name] is None
+    for text in ("0001-01-01", "0001-01-01T00:00:00", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00.0000000"):
+        assert row_of(endpoint, **{field: text})[name] is None
+    assert row_of(endpoint, **{field: "0001-01-01T00:00:00+11:00"})[name] is None
