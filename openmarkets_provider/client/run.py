@@ -33,7 +33,6 @@ from openmarkets_provider.query.rows import (
     Listing,
     check_identified,
     find_missing_multipliers,
-    full_name,
     listing_of,
     rank_levels,
     read_invalid_securities,
@@ -95,7 +94,7 @@ class Run:
         self._shared: dict[Any, list[Row]] = {}
         self._multipliers: dict[Listing, Decimal] = {}
         self._looked_up: set[Listing] = set()
-        self._guessed: set[Listing] = set()
+        self._guessed: set[str] = set()
 
     async def batches(
         self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
@@ -138,7 +137,7 @@ class Run:
         self._window = window(self._query)
         replies_lack_it = "priceMultiplier" in self._schema.supplied
         if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
-            await self._learn_multipliers([to_listing(security) for security in calls.subjects])
+            await self._learn_multipliers(calls.subjects)
         return calls
 
     async def _ask(self, number: int, call: ApiCall) -> Answer:
@@ -187,15 +186,19 @@ class Run:
         run = Run(query, self._exchange)
         return [row async for batch in run.batches() for row in batch]
 
-    async def _learn_multipliers(self, securities: Iterable[Listing]) -> None:
-        """Look up the price multipliers of securities that this run has not looked up yet."""
-        listings = [each for each in securities if each not in self._looked_up and is_security(full_name(each))]
-        if not listings:
+    async def _learn_multipliers(self, securities: Iterable[str]) -> None:
+        """Look up the price multipliers of securities that this run has not looked up yet.
+
+        :param securities: in full form. Two data sources of one security have the same multiplier.
+        """
+        names = {to_listing(each): each for each in securities if is_security(each)}
+        wanted = [name for listing, name in names.items() if listing not in self._looked_up]
+        if not wanted:
             return
-        self._looked_up.update(listings)
+        self._looked_up.update(names)
         query = {
             "endpoint": _INFORMATION,
-            "securities": list(map(full_name, listings)),
+            "securities": wanted,
             "exchange": None,
             "on_invalid": "warn",
             "raw": False,
@@ -226,14 +229,15 @@ class Run:
                 raise unknown_securities(call, invalid)
             log.warning("%s They are left out.", _unknown(call, invalid))
 
-    def _warn_of_guesses(self, missing: Iterable[Listing]) -> None:
-        guessed = [each for each in missing if each not in self._multipliers and each not in self._guessed]
+    def _warn_of_guesses(self, missing: Iterable[str]) -> None:
+        unknown = [each for each in missing if to_listing(each) not in self._multipliers]
+        guessed = [each for each in unknown if each not in self._guessed]
         if guessed:
             self._guessed.update(guessed)
             log.warning(
                 "%s: nothing supplies the price multiplier of %.1000r; 0.01 is taken for it (native prices in cents).",
                 self._endpoint,
-                list(map(full_name, guessed)),
+                guessed,
             )
 
     def _drop_seam(self, security: str, rows: list[Row]) -> list[Row]:
@@ -246,7 +250,8 @@ class Run:
     def _share(self, call: ApiCall, rows: list[Row]) -> None:
         """Keep the rows of one reply, in place of those with the same keys from earlier replies."""
         keys, by_key = row_keys(self._schema, rows), dict[Any, list[Row]]()
-        check_identified(self._schema, call, keys)
+        if subject_of(self._query) == "accounts":
+            check_identified(self._schema, call, keys)
         for row, key in zip(rows, keys, strict=True):
             by_key.setdefault(key, []).append(row)
         self._shared |= by_key

@@ -84,12 +84,12 @@ def read_multipliers(call: ApiCall, records: Sequence[Record]) -> dict[Listing, 
     return dict(zip(map(listing_of, records), column, strict=True))
 
 
-def find_missing_multipliers(schema: Schema, call: ApiCall, records: Sequence[Record]) -> list[Listing]:
-    """Return the securities of records with prices and without a price multiplier."""
+def find_missing_multipliers(schema: Schema, call: ApiCall, records: Sequence[Record]) -> list[str]:
+    """Return the securities, in full form, of records with prices and without a price multiplier."""
     unpriced = (record for record in records if record.get("priceMultiplier") is None and _has_price(schema, record))
     if call.security is not None:
-        return [to_listing(call.security) for _ in islice(unpriced, 1)]
-    return list(dict.fromkeys(map(listing_of, unpriced)))
+        return [call.security for _ in islice(unpriced, 1)]
+    return list(dict.fromkeys(map(_full_name, unpriced)))
 
 
 def to_listing(security: str) -> Listing:
@@ -106,9 +106,10 @@ def listing_of(record: Record) -> Listing:
     return code.upper(), exchange.upper()
 
 
-def full_name(listing: Listing) -> str:
-    """Return the full form of a security, such as ``BHP.ASX@TM``."""
-    return f"{listing[0]}.{listing[1]}@{DEFAULT_DATA_SOURCE}"
+def _full_name(record: Record) -> str:
+    """Return the full form, such as ``BHP.ASX@TM``, of the security that a record is about."""
+    source = record.get("dataSource")
+    return f"{'.'.join(listing_of(record))}@{source if isinstance(source, str) else DEFAULT_DATA_SOURCE}"
 
 
 def to_rows(
@@ -199,9 +200,9 @@ def row_keys(schema: Schema, rows: Iterable[Row]) -> list[tuple[Any, ...]]:
 
 
 def check_identified(schema: Schema, call: ApiCall, keys: Iterable[tuple[Any, ...]]) -> None:
-    """Check that keys of rows tell them apart.
+    """Check that keys tell rows apart whose number comes first in them: orders and own trades.
 
-    :raises OpenmarketsInvalidResponse: the first part of a key is None.
+    :raises OpenmarketsInvalidResponse: a number is None.
     """
     if any(key[0] is None for key in keys):
         api_name = next(str(field.api) for field in schema.fields if field.key)

@@ -313,6 +313,21 @@ def test_a_security_that_two_batches_hold_is_asked_for_once(
     assert [row["average_price"] for row in rows] == 3 * [Decimal("45.12"), Decimal("4.512")]
 
 
+def test_the_multiplier_of_a_security_is_looked_up_at_the_data_source_of_the_query(run: Runner, make: Make):
+    wanted = []
+
+    def answer(asked: str, body: Any) -> bytes:
+        if body is not None:
+            wanted.extend(body["securities"])
+            return reply([{"securityCode": "BHP", "exchange": "CXA", "priceMultiplier": 1}])
+        return reply([{"timeSeriesDate": "2026-01-05", "closePrice": 45}])
+
+    with HostileServer(Api(answer)) as server:
+        (row,) = run(make(1, market_data_url=server.url), queries.time_series("BHP.CXA@CX", **PAST))
+    assert wanted == ["BHP.CXA@CX"]
+    assert (row["close_price"], row["data_source"]) == (45, "CX")
+
+
 def test_each_run_asks_anew(run: Runner, make_client: MakeClient, sandbox: SandboxServer):
     query = queries.depth("BHP")
     run(make_client(), query, query)

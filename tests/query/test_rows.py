@@ -407,8 +407,10 @@ def test_only_securities_with_a_price_and_without_a_multiplier_are_to_be_looked_
         {"securityCode": "NUL", "exchange": "ASX", "lastPrice": None},
         {"securityCode": "BHP", "exchange": "ASX", "askPrice": 5},
     ]
-    assert find_missing_multipliers(SCHEMAS["quotes"], call_of("quotes"), given_records) == [BHP]
-    assert find_missing_multipliers(SCHEMAS["time_series"], call_of("time_series"), [{"openPrice": 5}, {}]) == [BHP]
+    assert find_missing_multipliers(SCHEMAS["quotes"], call_of("quotes"), given_records) == ["BHP.ASX@TM"]
+    assert find_missing_multipliers(SCHEMAS["time_series"], call_of("time_series"), [{"openPrice": 5}, {}]) == [
+        "BHP.ASX@TM"
+    ]
     assert find_missing_multipliers(SCHEMAS["accounts"], call_of("accounts"), [{"accountCode": "1"}]) == []
 
 
