@@ -59,6 +59,24 @@ def to_utc(moment: datetime, zone: tzinfo = EXCHANGE_ZONE) -> datetime:
     return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
 
 
+def settle(moment: datetime | None, gmt: datetime | None) -> datetime | None:
+    """Decide which occurrence an exchange time means in the hour that the clock repeats in April.
+
+    :param moment: an exchange time, read as the first occurrence; aware.
+    :param gmt: the same time by another field, in UTC; aware.
+    :return: ``moment``, or one hour later where that is nearer to ``gmt`` and the same exchange time.
+    """
+    if moment is None or gmt is None or moment == gmt:
+        return moment
+    later = moment + timedelta(hours=1)
+    is_repeated = _wall_time(later) == _wall_time(moment)
+    return later if is_repeated and abs(later - gmt) < abs(moment - gmt) else moment
+
+
+def _wall_time(moment: datetime) -> datetime:
+    return moment.astimezone(EXCHANGE_ZONE).replace(tzinfo=None, fold=0)
+
+
 def exchange_date(moment: datetime) -> date:
     """Return the exchange's date at a moment."""
     return moment.astimezone(EXCHANGE_ZONE).date()

@@ -18,7 +18,7 @@ from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.query.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
-from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE, to_utc
+from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE, settle, to_utc
 from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.query.schema import Kind, Row, Schema, snake_case
 
@@ -135,6 +135,8 @@ def to_rows(
             )
         except _TypeMismatch as error:
             raise _wrong_field(call, api_name, *error.args) from None
+    for name, gmt in schema.gmt_columns.items():
+        columns[name] = list(map(settle, columns[name], columns[gmt]))
     if schema.price_api_names:
         columns["price_multiplier"] = _fill_multipliers(schema, call, records, columns["price_multiplier"], multipliers)
     for api_name in schema.price_api_names:

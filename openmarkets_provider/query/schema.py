@@ -104,6 +104,13 @@ class Schema:
         return frozenset(field.name for field in self.fields)
 
     @cached_property
+    def gmt_columns(self) -> dict[str, str]:
+        """Columns with an exchange time that another column has in UTC, and the names of those columns."""
+        kinds = {field.name: field.kind for field in self.fields}
+        plain = {name.replace("_gmt", ""): name for name, kind in kinds.items() if kind is Kind.UTC_TIME}
+        return {name: gmt for name, gmt in plain.items() if kinds.get(name) is Kind.EXCHANGE_TIME}
+
+    @cached_property
     def price_api_names(self) -> tuple[str, ...]:
         """The API's names of the columns that hold prices."""
         return tuple(name for name, field in self.by_api_name.items() if field.kind is Kind.PRICE)

@@ -465,6 +465,26 @@ def test_a_gmt_time_is_utc(name: str, field: str, text: str, utc: str):
     assert moment.replace(tzinfo=None).isoformat() == utc
 
 
+@pytest.mark.parametrize("endpoint, gmt", [("trades", "tradeGmtDateTime"), ("order_trades", "tradeDateTimeGmt")])
+@pytest.mark.parametrize(
+    ("text", "utc", "moment"),
+    [
+        ("2026-04-05T02:30:00", "2026-04-04T15:30:00", "2026-04-04T15:30:00"),
+        ("2026-04-05T02:30:00", "2026-04-04T16:30:00", "2026-04-04T16:30:00"),
+        ("2026-04-05T02:30:00.5", "2026-04-04T16:30:00", "2026-04-04T16:30:00.500000"),
+        ("2026-04-05T02:30:00", None, "2026-04-04T15:30:00"),
+        # only the hour that is there twice leaves a choice
+        ("2026-04-05T01:30:00", "2026-04-04T15:30:00", "2026-04-04T14:30:00"),
+        ("2026-01-05T10:00:00", "2026-01-05T00:00:00", "2026-01-04T23:00:00"),
+    ],
+)
+def test_in_the_repeated_hour_an_exchange_time_follows_the_gmt_field(
+    endpoint: str, gmt: str, text: str, utc: str | None, moment: str
+):
+    row = row_of(endpoint, **{"tradeDateTime": text, gmt: utc})
+    assert row["trade_date_time"] == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+
+
 @given(
     st.datetimes(datetime(1901, 1, 1), datetime(2199, 1, 1))  # noqa: DTZ001
     | st.datetimes(
