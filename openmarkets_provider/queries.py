@@ -177,8 +177,9 @@ def time_series(
     :param start: the first exchange day or week; a time means the day or week that it is in at the exchange.
     :param end: the exchange day or week after the last one; a time means the day or week that it is in.
     :param exchange: all securities of an exchange, instead of ``securities``.
-    :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. Which
-        of its days the API uses as the date of a weekly bar is not known.
+    :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. A
+        weekly bar may be dated on any day from Monday to Friday; which one the API uses is not known, and a bar that is
+        dated on a weekend is an error.
     :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
         With ``warn`` it is left out, and a warning is logged.
     :param raw: the API's own records instead of rows; they do not name their security.

@@ -32,6 +32,7 @@ from openmarkets_provider.query.query import Query, resolve, subject_of, window
 from openmarkets_provider.query.rows import (
     Listing,
     check_identified,
+    check_weeks,
     find_missing_multipliers,
     listing_of,
     rank_levels,
@@ -175,6 +176,8 @@ class Run:
             await self._learn_multipliers(missing)
         rows = to_rows(self._schema, call, records, self._multipliers)
         self._warn_of_guesses(missing)
+        if self._query.get("frequency") == "Weekly":
+            check_weeks(call, rows)
         rows = select_range(self._schema, call, rows, self._window)
         if "levels" in self._query:
             rows = rank_levels(rows, self._query["levels"])

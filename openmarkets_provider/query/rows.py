@@ -32,6 +32,7 @@ FALLBACK_MULTIPLIER = Decimal("0.01")
 _EXACT = Context(prec=60, Emax=60, Emin=-60, traps=[Inexact, InvalidOperation, Overflow, Subnormal])
 _NO_TIME = re.compile(r"0001-01-01([T ][0:.]+(Z|[+-]\d\d:?\d\d)?)?")
 """What servers on .NET, which this one is inferred to be, may write for "no date" and "no time"."""
+_FRIDAY = 4
 _MAX_INTEGER = 10**18
 """int() of 1e999999999 would fill the memory."""
 _NONE = type(None)
@@ -177,6 +178,18 @@ def select_range(schema: Schema, call: ApiCall, rows: list[Row], window: tuple[A
     except TypeError:
         api_name = next(field.api for field in schema.fields if field.name == schema.time)
         raise _wrong_field(call, str(api_name), "a time", None) from None
+
+
+def check_weeks(call: ApiCall, rows: Iterable[Row]) -> None:
+    """Check that weekly bars are dated on a day from Monday to Friday: else the week that they mean is not known.
+
+    :raises OpenmarketsInvalidResponse: one is dated on a weekend.
+    """
+    for row in rows:
+        day = row["time_series_date"]
+        if day is not None and day.weekday() > _FRIDAY:
+            expected = "a day from Monday to Friday, since whether a weekend ends or begins a week is not known"
+            raise _wrong_field(call, "timeSeriesDate", expected, day.isoformat())
 
 
 def rank_levels(rows: Sequence[Row], levels: int) -> list[Row]:

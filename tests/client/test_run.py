@@ -1359,6 +1359,23 @@ def test_a_week_that_straddles_two_ranges_is_in_one_of_them_as_a_whole(run: Runn
     assert first["total_volume"] == sum(day["total_volume"] for day in days)
 
 
+@pytest.mark.parametrize("day", ["2026-02-02", "2026-02-04", "2026-02-06"])
+def test_a_week_may_be_dated_on_any_day_of_trading(run: Runner, make: Make, day: str):
+    with HostileServer(market_data({"timeSeriesDate": day})) as server:
+        client = make(1, market_data_url=server.url)
+        for start, end, count in [("2026-01-26", "2026-02-02", 0), ("2026-02-02", "2026-02-09", 1)]:
+            assert len(run(client, queries.time_series("BHP", start=start, end=end, frequency="Weekly"))) == count
+
+
+@pytest.mark.parametrize("day", ["2026-02-07", "2026-02-08"])
+def test_a_week_that_is_dated_on_a_weekend_is_an_error(run: Runner, make: Make, day: str):
+    with HostileServer(market_data({"timeSeriesDate": day})) as server:
+        client = make(1, market_data_url=server.url)
+        with pytest.raises(OpenmarketsInvalidResponse, match="timeSeriesDate"):
+            run(client, queries.time_series("BHP", start="2026-02-02", end="2026-02-09", frequency="Weekly"))
+        assert len(run(client, queries.time_series("BHP", start="2026-02-02", end="2026-02-09"))) == 1
+
+
 def test_coroutines_that_fail_for_one_reason_name_one_call_each(make_client: MakeClient):
     client = make_client(client_secret="wrong")
     with pytest.raises(OpenmarketsInvalidClient) as caught:
