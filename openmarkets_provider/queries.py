@@ -7,7 +7,8 @@ while the DAG is parsed; everything is checked again when the query runs.
 **Securities** are written ``CODE.EXCHANGE@DATASOURCE``, such as ``BHP.ASX@TM``. ``BHP`` and ``BHP.ASX`` are
 completed with the exchange ``ASX`` and the data source ``TM``. Name them in a list or in a text with commas or
 blanks between them, or set ``exchange`` instead for all securities that the exchange lists at the time of the range
-(today, where a query has no range).
+(today, where a query has no range). That the API's list holds delisted securities, too, is inferred: if it does not, a
+past range leaves them out (survivorship bias).
 
 **Accounts and portfolios**: name account codes or portfolio codes, or leave both out (``"*"``) for all that the client
 sees. None is an error, so that a template that renders nothing does not mean all. Where the API takes the other kind of
@@ -150,8 +151,9 @@ def depth(
     :param securities: see the module.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param levels: maximum number of price levels on each side, 1 to 100.
-    :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        With ``warn`` it is left out, and a warning is logged.
+    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. Unknown is
+        one that the API answers with 404 (OpenmarketsNotFound; inferred), or that it has nothing of and that security
+        information lacks (OpenmarketsQueryError).
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query("depth", securities=securities, exchange=exchange, levels=levels, on_invalid=on_invalid, raw=raw)
@@ -180,8 +182,9 @@ def time_series(
     :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. A
         weekly bar may be dated on any day from Monday to Friday; which one the API uses is not known, and a bar that is
         dated on a weekend is an error.
-    :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        With ``warn`` it is left out, and a warning is logged.
+    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. Unknown is
+        one that the API answers with 404 (OpenmarketsNotFound; inferred), or that it has nothing of and that security
+        information lacks (OpenmarketsQueryError).
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -211,15 +214,17 @@ def intraday_time_series(
     Makes calls of ``GET pricing/timeseriesintraday/{security}/v1`` of the market data API, and before them
     ``POST securities/information/v2`` for the price multipliers. One call covers up to 7 days for intervals below 10
     minutes, 30 days for 10 to 30 minutes, 60 days for 60 minutes; periods in the future take no call. Rows are in the
-    order of the securities, then of time. A bar that two calls return appears once.
+    order of the securities, then of time. A bar that two calls return appears once. That the time of a bar is its start
+    is inferred.
 
     :param securities: see the module.
-    :param start: bars from the bar on that this time is in, by the time that the API gives a bar.
+    :param start: bars from the bar on that this time is in.
     :param end: bars before the bar that this time is in, which may not be complete yet.
     :param interval: length of a bar in minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
     :param exchange: all securities of an exchange, instead of ``securities``.
-    :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        With ``warn`` it is left out, and a warning is logged.
+    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. Unknown is
+        one that the API answers with 404 (OpenmarketsNotFound; inferred), or that it has nothing of and that security
+        information lacks (OpenmarketsQueryError).
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -253,8 +258,9 @@ def trades(
     :param start: trades from this time on.
     :param end: trades before this time.
     :param exchange: all securities of an exchange, instead of ``securities``.
-    :param on_invalid: for a security that the API does not know (404): ``error`` (OpenmarketsNotFound), or ``warn``.
-        With ``warn`` it is left out, and a warning is logged.
+    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. Unknown is
+        one that the API answers with 404 (OpenmarketsNotFound; inferred), or that it has nothing of and that security
+        information lacks (OpenmarketsQueryError).
     :param raw: the API's own records instead of rows.
     """
     return _query(

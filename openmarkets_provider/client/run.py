@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
@@ -89,12 +90,14 @@ class Run:
         self._schema = ENDPOINTS[self._endpoint].schema
         self._total = 0
         self._window: tuple[Any, Any] | None = None
-        self._securities = self._left_out = 0
+        self._securities = self._spans = self._left_out = 0
+        self._empty: Counter[str] = Counter()
         self._seam: set[Any] = set()
         self._series: str | None = None
         self._shared: dict[Any, list[Row]] = {}
         self._multipliers: dict[Listing, Decimal] = {}
         self._looked_up: set[Listing] = set()
+        self._uninformed: set[Listing] = set()
         self._guessed: set[str] = set()
 
     async def batches(
@@ -133,7 +136,7 @@ class Run:
         if first is not None:
             self._query = expand(self._query, await self._look_up(first), now.date())
         calls = plan(self._query, now)
-        self._total, self._securities = len(calls), len(calls.subjects)
+        self._total, self._securities, self._spans = len(calls), len(calls.subjects), len(calls.spans)
         self._is_shared = self._total > 1 and not self._query["raw"] and ENDPOINTS[self._endpoint].api == "oms"
         self._window = window(self._query)
         replies_lack_it = "priceMultiplier" in self._schema.supplied
@@ -155,11 +158,7 @@ class Run:
         """Turn one answer into rows. In the order of the plan, since rows at a seam may come twice."""
         number, call, reply, is_known = answer
         if not is_known:
-            self._left_out += 1
-            if self._left_out == self._total > 1:
-                raise OpenmarketsQueryError(
-                    f"{self._endpoint}: the API knows none of the {self._securities} securities."
-                )
+            self._leave_out(1)
             return []
         try:
             return await self._rows(call, reply)
@@ -169,6 +168,8 @@ class Run:
     async def _rows(self, call: ApiCall, reply: Any) -> list[Row]:
         records = read_records(call, reply)
         self._check_complete(call, reply, records)
+        if call.security is not None and not records:
+            self._check_known(call, call.security)
         if not call.exact:
             return records
         missing = find_missing_multipliers(self._schema, call, records)
@@ -208,7 +209,9 @@ class Run:
         }
         try:
             for call in plan(query):
-                self._multipliers |= read_multipliers(call, read_records(call, await self._exchange.ask(call)))
+                records = read_records(call, await self._exchange.ask(call))
+                self._multipliers |= read_multipliers(call, records)
+                self._uninformed |= set(map(to_listing, call.json["securities"])) - set(map(listing_of, records))
         except OpenmarketsError as error:
             # The client may not ask. Anything else that went wrong must not end in a guess.
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)
@@ -231,6 +234,25 @@ class Run:
             if self._query["on_invalid"] != "warn":
                 raise unknown_securities(call, invalid)
             log.warning("%s They are left out.", _unknown(call, invalid))
+
+    def _check_known(self, call: ApiCall, security: str) -> None:
+        """Refuse, or tell of, a security that security information lacks and all of whose replies are empty."""
+        self._empty[security] += 1
+        if self._empty[security] < self._spans or to_listing(security) not in self._uninformed:
+            return
+        if self._query["on_invalid"] != "warn":
+            raise unknown_securities(call, [security])
+        log.warning("%s They are left out.", _unknown(call, [security]))
+        self._leave_out(self._spans)
+
+    def _leave_out(self, calls: int) -> None:
+        """Count calls about unknown securities.
+
+        :raises OpenmarketsQueryError: there are no others.
+        """
+        self._left_out += calls
+        if self._left_out == self._total > 1:
+            raise OpenmarketsQueryError(f"{self._endpoint}: the API knows none of the {self._securities} securities.")
 
     def _warn_of_guesses(self, missing: Iterable[str]) -> None:
         unknown = [each for each in missing if to_listing(each) not in self._multipliers]

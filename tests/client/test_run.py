@@ -1376,6 +1376,47 @@ def test_a_week_that_is_dated_on_a_weekend_is_an_error(run: Runner, make: Make, 
         assert len(run(client, queries.time_series("BHP", start="2026-02-02", end="2026-02-09"))) == 1
 
 
+def knowing_only_bhp(rows_of_others: int = 0) -> Api:
+    """Answer calls about an unknown security with 200 and so many bars, and one bar of BHP."""
+
+    def answer(asked: str, body: Any) -> bytes:
+        if body is not None:
+            return reply([{"securityCode": "bhp", "exchange": "ASX", "priceMultiplier": 0.01}])
+        first = parse_qs(urlsplit(asked).query)["dateTimeFrom"][0]
+        return reply([{"timeSeriesDateTime": first}] * (1 if "BHP.ASX" in asked else rows_of_others))
+
+    return Api(answer)
+
+
+TWO_PIECES = {"start": "2026-01-05", "end": "2026-01-19", "interval": 5}
+
+
+def test_an_unknown_security_that_the_api_has_nothing_of_is_an_error_that_names_it(run: Runner, make: Make):
+    with HostileServer(knowing_only_bhp()) as server:
+        client = make(1, market_data_url=server.url)
+        with pytest.raises(OpenmarketsQueryError) as caught:
+            run(client, queries.intraday_time_series("BHP, BPH", **TWO_PIECES))
+        assert caught.value.securities == ["BPH.ASX@TM"]
+        with pytest.raises(OpenmarketsQueryError, match="none"):
+            run(client, queries.intraday_time_series("BPH, PBH", on_invalid="warn", **TWO_PIECES))
+
+
+def test_an_unknown_security_that_the_api_has_nothing_of_is_left_out_on_demand(
+    run: Runner, make: Make, caplog: pytest.LogCaptureFixture
+):
+    with HostileServer(knowing_only_bhp()) as server:
+        query = queries.intraday_time_series("BPH, BHP", on_invalid="warn", **TWO_PIECES)
+        rows = run(make(1, market_data_url=server.url), query)
+    assert [row["security_code"] for row in rows] == ["BHP", "BHP"]
+    assert "BPH.ASX@TM" in caplog.text
+
+
+def test_a_security_that_only_security_information_lacks_is_known(run: Runner, make: Make):
+    with HostileServer(knowing_only_bhp(rows_of_others=1)) as server:
+        rows = run(make(1, market_data_url=server.url), queries.intraday_time_series("BPH", **TWO_PIECES))
+    assert len(rows) == 2
+
+
 def test_coroutines_that_fail_for_one_reason_name_one_call_each(make_client: MakeClient):
     client = make_client(client_secret="wrong")
     with pytest.raises(OpenmarketsInvalidClient) as caught:
