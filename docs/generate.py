@@ -35,9 +35,14 @@ TITLES = {
     "Accounts and portfolios": "Naming accounts and portfolios",
     "Ranges": "Ranges of time",
     "Rows": "Rows and records",
+    "Price multipliers": "Missing price multipliers",
 }
 """First words of a paragraph of the module ``queries``, to its heading here, which no query may have as a name."""
-EXPLAINED = {"securities": "Securities", "accounts": "Accounts and portfolios"}
+EXPLAINED = {
+    "securities": "Securities",
+    "accounts": "Accounts and portfolios",
+    "on_missing_multiplier": "Price multipliers",
+}
 """Arguments that the module explains, to the paragraph."""
 
 SAMPLES: Mapping[str, Any] = {
@@ -163,8 +168,9 @@ def prices() -> Iterator[str]:
         price in the currency's main unit (dollars). Rows contain that product, a Decimal without any rounding, and the
         multiplier in `price_multiplier`. The records of {listing(sent)} contain the multiplier. For {listing(added)},
         and for records without one, a run gets it once with `{call_of(ENDPOINTS["security_information"])}`. Where
-        nothing supplies a multiplier, prices count as cents ({FALLBACK_MULTIPLIER}), and a warning in the log names
-        the security.
+        nothing supplies a multiplier, the query fails, since a price in points of an index would be 100 times too low.
+        With `on_missing_multiplier="cents"` prices count as cents ({FALLBACK_MULTIPLIER}), a warning in the log names
+        the security, and `price_multiplier_assumed` is true.
     """)
     yield paragraph("""
         Only columns whose unit says so are multiplied. Values, totals and balances stay as the API sends them: it is

@@ -27,6 +27,11 @@ datetimes in UTC, dates as dates. What the API leaves out is None; unknown field
 returns the API's own records, untouched: native prices (commonly cents), times as the API writes them, and possibly a
 few records outside the range.
 
+**Price multipliers** come with the records or from security information. Where nothing supplies one, the unit of the
+prices is not known: they may be in cents, or in points of an index, 100 times more. So ``on_missing_multiplier`` is
+``error`` (OpenmarketsQueryError, naming the securities) unless you set ``cents``, which takes 0.01, logs a warning, and
+marks the rows in ``price_multiplier_assumed``.
+
 Every function raises OpenmarketsQueryError when a literal argument is malformed; the text names it.
 """
 
@@ -101,7 +106,12 @@ def securities(exchange: str = "ASX", *, raw: bool = False) -> Query:
 
 
 def security_information(
-    securities: Codes = None, *, exchange: str | None = None, on_invalid: str = "error", raw: bool = False
+    securities: Codes = None,
+    *,
+    exchange: str | None = None,
+    on_invalid: str = "error",
+    on_missing_multiplier: str = "error",
+    raw: bool = False,
 ) -> Query:
     """Get the properties of securities that rarely change: lot size, option terms, price multiplier.
 
@@ -112,13 +122,26 @@ def security_information(
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
         With ``warn`` they are left out, and a warning is logged.
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("security_information", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
+    return _query(
+        "security_information",
+        securities=securities,
+        exchange=exchange,
+        on_invalid=on_invalid,
+        on_missing_multiplier=on_missing_multiplier,
+        raw=raw,
+    )
 
 
 def quotes(
-    securities: Codes = None, *, exchange: str | None = None, on_invalid: str = "error", raw: bool = False
+    securities: Codes = None,
+    *,
+    exchange: str | None = None,
+    on_invalid: str = "error",
+    on_missing_multiplier: str = "error",
+    raw: bool = False,
 ) -> Query:
     """Get current quotes.
 
@@ -129,9 +152,17 @@ def quotes(
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
         With ``warn`` they are left out, and a warning is logged.
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("quotes", securities=securities, exchange=exchange, on_invalid=on_invalid, raw=raw)
+    return _query(
+        "quotes",
+        securities=securities,
+        exchange=exchange,
+        on_invalid=on_invalid,
+        on_missing_multiplier=on_missing_multiplier,
+        raw=raw,
+    )
 
 
 def depth(
@@ -140,6 +171,7 @@ def depth(
     exchange: str | None = None,
     levels: int = 10,
     on_invalid: str = "error",
+    on_missing_multiplier: str = "error",
     raw: bool = False,
 ) -> Query:
     """Get the order book by price.
@@ -151,12 +183,21 @@ def depth(
     :param securities: see the module.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param levels: maximum number of price levels on each side, 1 to 100.
-    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. Unknown is
-        one that the API answers with 404 (OpenmarketsNotFound; inferred), or that it has nothing of and that security
-        information lacks (OpenmarketsQueryError).
+    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
+        means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
+        (OpenmarketsQueryError).
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
-    return _query("depth", securities=securities, exchange=exchange, levels=levels, on_invalid=on_invalid, raw=raw)
+    return _query(
+        "depth",
+        securities=securities,
+        exchange=exchange,
+        levels=levels,
+        on_invalid=on_invalid,
+        on_missing_multiplier=on_missing_multiplier,
+        raw=raw,
+    )
 
 
 def time_series(
@@ -167,6 +208,7 @@ def time_series(
     exchange: str | None = None,
     frequency: str = "Daily",
     on_invalid: str = "error",
+    on_missing_multiplier: str = "error",
     raw: bool = False,
 ) -> Query:
     """Get daily or weekly bars.
@@ -182,9 +224,10 @@ def time_series(
     :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. A
         weekly bar may be dated on any day from Monday to Friday; which one the API uses is not known, and a bar that is
         dated on a weekend is an error.
-    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. Unknown is
-        one that the API answers with 404 (OpenmarketsNotFound; inferred), or that it has nothing of and that security
-        information lacks (OpenmarketsQueryError).
+    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
+        means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
+        (OpenmarketsQueryError).
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -195,6 +238,7 @@ def time_series(
         end=end,
         frequency=frequency,
         on_invalid=on_invalid,
+        on_missing_multiplier=on_missing_multiplier,
         raw=raw,
     )
 
@@ -207,6 +251,7 @@ def intraday_time_series(
     interval: int,
     exchange: str | None = None,
     on_invalid: str = "error",
+    on_missing_multiplier: str = "error",
     raw: bool = False,
 ) -> Query:
     """Get intraday bars of 1 to 60 minutes.
@@ -222,9 +267,10 @@ def intraday_time_series(
     :param end: bars before the bar that this time is in, which may not be complete yet.
     :param interval: length of a bar in minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
     :param exchange: all securities of an exchange, instead of ``securities``.
-    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. Unknown is
-        one that the API answers with 404 (OpenmarketsNotFound; inferred), or that it has nothing of and that security
-        information lacks (OpenmarketsQueryError).
+    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
+        means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
+        (OpenmarketsQueryError).
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -235,6 +281,7 @@ def intraday_time_series(
         end=end,
         interval=interval,
         on_invalid=on_invalid,
+        on_missing_multiplier=on_missing_multiplier,
         raw=raw,
     )
 
@@ -246,6 +293,7 @@ def trades(
     end: Moment,
     exchange: str | None = None,
     on_invalid: str = "error",
+    on_missing_multiplier: str = "error",
     raw: bool = False,
 ) -> Query:
     """Get the market's trades.
@@ -258,13 +306,21 @@ def trades(
     :param start: trades from this time on.
     :param end: trades before this time.
     :param exchange: all securities of an exchange, instead of ``securities``.
-    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. Unknown is
-        one that the API answers with 404 (OpenmarketsNotFound; inferred), or that it has nothing of and that security
-        information lacks (OpenmarketsQueryError).
+    :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
+        means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
+        (OpenmarketsQueryError).
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
-        "trades", securities=securities, exchange=exchange, start=start, end=end, on_invalid=on_invalid, raw=raw
+        "trades",
+        securities=securities,
+        exchange=exchange,
+        start=start,
+        end=end,
+        on_invalid=on_invalid,
+        on_missing_multiplier=on_missing_multiplier,
+        raw=raw,
     )
 
 
@@ -327,24 +383,34 @@ def cash(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) 
     return _query("cash", accounts=accounts, portfolios=portfolios, raw=raw)
 
 
-def positions(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) -> Query:
+def positions(
+    accounts: Codes = ALL, *, portfolios: Codes = None, on_missing_multiplier: str = "error", raw: bool = False
+) -> Query:
     """Get the holdings of portfolios.
 
     Makes one call of ``POST portfolios/positions/v2`` of the OMS API for each 1000 portfolios (an inferred limit),
     before them ``GET accounts/portfoliolinks/v1`` unless ``portfolios`` is set, and after them
-    ``POST securities/information/v2`` of the market data API for the price multipliers, which positions lack. Without
-    the scope ``market-data-api`` the multiplier is 0.01, with a warning. That average prices are in native units, like
-    other prices, is inferred.
+    ``POST securities/information/v2`` of the market data API for the price multipliers, which positions lack. A client
+    without the scope ``market-data-api`` has none: it needs ``on_missing_multiplier="cents"`` or ``raw=True``. That
+    average prices are in native units, like other prices, is inferred.
 
     :param accounts: see the module.
     :param portfolios: instead of ``accounts``.
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("positions", accounts=accounts, portfolios=portfolios, raw=raw)
+    return _query(
+        "positions", accounts=accounts, portfolios=portfolios, on_missing_multiplier=on_missing_multiplier, raw=raw
+    )
 
 
 def orders(
-    accounts: Codes = ALL, *, portfolios: Codes = None, include_child_orders: bool = True, raw: bool = False
+    accounts: Codes = ALL,
+    *,
+    portfolios: Codes = None,
+    include_child_orders: bool = True,
+    on_missing_multiplier: str = "error",
+    raw: bool = False,
 ) -> Query:
     """List the orders of the last three days.
 
@@ -358,15 +424,27 @@ def orders(
     :param accounts: see the module.
     :param portfolios: instead of ``accounts``.
     :param include_child_orders: include the orders that other orders were split into; exclude them to add up volumes.
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
-        "orders", accounts=accounts, portfolios=portfolios, include_child_orders=include_child_orders, raw=raw
+        "orders",
+        accounts=accounts,
+        portfolios=portfolios,
+        include_child_orders=include_child_orders,
+        on_missing_multiplier=on_missing_multiplier,
+        raw=raw,
     )
 
 
 def order_trades(
-    accounts: Codes = ALL, *, start: Moment, end: Moment, portfolios: Codes = None, raw: bool = False
+    accounts: Codes = ALL,
+    *,
+    start: Moment,
+    end: Moment,
+    portfolios: Codes = None,
+    on_missing_multiplier: str = "error",
+    raw: bool = False,
 ) -> Query:
     """List the trades of accounts.
 
@@ -377,9 +455,18 @@ def order_trades(
     :param start: trades from this time on.
     :param end: trades before this time.
     :param portfolios: instead of ``accounts``.
+    :param on_missing_multiplier: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("order_trades", accounts=accounts, portfolios=portfolios, start=start, end=end, raw=raw)
+    return _query(
+        "order_trades",
+        accounts=accounts,
+        portfolios=portfolios,
+        start=start,
+        end=end,
+        on_missing_multiplier=on_missing_multiplier,
+        raw=raw,
+    )
 
 
 def _query(endpoint: str, **arguments: Any) -> Query:

@@ -261,6 +261,7 @@ def test_the_example_shows_the_row_that_was_worked_out_by_hand():
         "market_vwap": "Decimal('45.1393')",
         "adjustment_factor": "Decimal('1')",
         "price_multiplier": "Decimal('0.01')",
+        "price_multiplier_assumed": "False",
     }
 
 
@@ -278,7 +279,7 @@ def test_rows_keep_their_types_in_airflows_xcom():
     again = serde.deserialize(serde.serialize(rows))
     assert again == rows
     assert [type(value) for value in again[0].values()] == [type(value) for value in rows[0].values()]
-    assert {type(value) for value in again[0].values()} == {str, int, Decimal, date, datetime}
+    assert {type(value) for value in again[0].values()} == {str, int, bool, Decimal, date, datetime}
 
 
 def test_the_hours_at_which_the_clock_changes_are_shown_as_they_were_worked_out_by_hand():

@@ -22,8 +22,15 @@ from tests.support.queries import Later, LazySequence
 from tests.support.versions import moved
 
 RANGE = {"start": "2026-01-05", "end": "2026-01-06"}
-BY_SECURITY = {"securities": None, "exchange": None, "on_invalid": "error", "raw": False}
+BY_SECURITY = {
+    "securities": None,
+    "exchange": None,
+    "on_invalid": "error",
+    "on_missing_multiplier": "error",
+    "raw": False,
+}
 BY_ACCOUNT = {"accounts": None, "portfolios": None, "raw": False}
+BY_PRICED_ACCOUNT = BY_ACCOUNT | {"on_missing_multiplier": "error"}
 REQUEST = {"api": "news", "method": "GET", "path": "x/v1", "params": None, "json": None, "safe_to_repeat": None}
 
 EXAMPLES = [
@@ -64,13 +71,16 @@ EXAMPLES = [
         BY_ACCOUNT | {"endpoint": "portfolio_details", "accounts": "A1", "include_same_cash_account": False},
     ),
     (queries.cash(portfolios=["P1"]), BY_ACCOUNT | {"endpoint": "cash", "portfolios": ["P1"]}),
-    (queries.positions(), BY_ACCOUNT | {"endpoint": "positions", "accounts": "*"}),
-    (queries.orders("A1"), BY_ACCOUNT | {"endpoint": "orders", "accounts": "A1", "include_child_orders": True}),
+    (queries.positions(), BY_PRICED_ACCOUNT | {"endpoint": "positions", "accounts": "*"}),
+    (queries.orders("A1"), BY_PRICED_ACCOUNT | {"endpoint": "orders", "accounts": "A1", "include_child_orders": True}),
     (
         queries.orders(portfolios="P1", include_child_orders=False),
-        BY_ACCOUNT | {"endpoint": "orders", "portfolios": "P1", "include_child_orders": False},
+        BY_PRICED_ACCOUNT | {"endpoint": "orders", "portfolios": "P1", "include_child_orders": False},
     ),
-    (queries.order_trades(["A1"], **RANGE), BY_ACCOUNT | RANGE | {"endpoint": "order_trades", "accounts": ["A1"]}),
+    (
+        queries.order_trades(["A1"], **RANGE),
+        BY_PRICED_ACCOUNT | RANGE | {"endpoint": "order_trades", "accounts": ["A1"]},
+    ),
     (queries.request("news", "GET", "x/v1"), REQUEST | {"endpoint": "request"}),
     (
         queries.request("oms", "POST", "x/v1", params={"a": 1}, json=[{}], safe_to_repeat=True),

@@ -98,7 +98,8 @@ class Run:
         self._multipliers: dict[Listing, Decimal] = {}
         self._looked_up: set[Listing] = set()
         self._uninformed: set[Listing] = set()
-        self._guessed: set[str] = set()
+        self._refusal = ""
+        self._assumed: set[str] = set()
 
     async def batches(
         self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
@@ -175,8 +176,8 @@ class Run:
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
             await self._learn_multipliers(missing)
+        self._check_multipliers(call, missing)
         rows = to_rows(self._schema, call, records, self._multipliers)
-        self._warn_of_guesses(missing)
         if self._query.get("frequency") == "Weekly":
             check_weeks(call, rows)
         rows = select_range(self._schema, call, rows, self._window)
@@ -205,6 +206,7 @@ class Run:
             "securities": wanted,
             "exchange": None,
             "on_invalid": "warn",
+            "on_missing_multiplier": "cents",
             "raw": False,
         }
         try:
@@ -217,6 +219,7 @@ class Run:
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)
             if not refused and not (isinstance(error, OpenmarketsConfigurationError) and error.scope):
                 raise
+            self._refusal = f" Security information: {error}"
             log.warning("Price multipliers can't be had from security information: %s", error)
 
     def _check_complete(self, call: ApiCall, reply: Any, records: Sequence[Row]) -> None:
@@ -254,15 +257,25 @@ class Run:
         if self._left_out == self._total > 1:
             raise OpenmarketsQueryError(f"{self._endpoint}: the API knows none of the {self._securities} securities.")
 
-    def _warn_of_guesses(self, missing: Iterable[str]) -> None:
-        unknown = [each for each in missing if to_listing(each) not in self._multipliers]
-        guessed = [each for each in unknown if each not in self._guessed]
-        if guessed:
-            self._guessed.update(guessed)
+    def _check_multipliers(self, call: ApiCall, missing: Iterable[str]) -> None:
+        """Refuse, or tell of, prices whose multiplier nothing supplies.
+
+        :param missing: the securities of records without one, in full form.
+        """
+        missing = [each for each in missing if to_listing(each) not in self._multipliers]
+        if missing and self._query["on_missing_multiplier"] == "error":
+            raise OpenmarketsQueryError(
+                f"{call.label}: nothing supplies the price multiplier of {missing!r:.1000}. The unit of the prices is "
+                f"not known; with on_missing_multiplier='cents' 0.01 is taken for it.{self._refusal}",
+                securities=missing,
+            )
+        assumed = [each for each in missing if each not in self._assumed]
+        if assumed:
+            self._assumed.update(assumed)
             log.warning(
                 "%s: nothing supplies the price multiplier of %.1000r; 0.01 is taken for it (native prices in cents).",
                 self._endpoint,
-                guessed,
+                assumed,
             )
 
     def _drop_seam(self, security: str, rows: list[Row]) -> list[Row]:

@@ -21,6 +21,7 @@ DEFAULT_EXCHANGE = "ASX"
 DEFAULT_DATA_SOURCE = "TM"
 FREQUENCIES = ("Daily", "Weekly")
 ON_INVALID = ("error", "warn")
+ON_MISSING_MULTIPLIER = ("error", "cents")
 MAX_LEVELS = 100
 ALL = "*"
 """For accounts: all that the client sees. Explicit, so that a template that renders None does not mean all."""
@@ -214,6 +215,7 @@ _CHECKS: Mapping[str, Callable[[str, str, Any], Any]] = {
     "include_child_orders": _check_flag,
     "include_same_cash_account": _check_flag,
     "on_invalid": _one_of(ON_INVALID),
+    "on_missing_multiplier": _one_of(ON_MISSING_MULTIPLIER),
     "raw": _check_flag,
 }
 """Argument of a typed query to its check."""

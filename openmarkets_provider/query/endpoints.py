@@ -75,7 +75,9 @@ class Endpoint:
         """The arguments of the query, in order."""
         sent = (value[1:-1] for value in self.sends.values() if value.startswith("{"))
         range_arguments = RANGE if self.time else ()
-        return tuple(dict.fromkeys((*_SUBJECT_ARGUMENTS[self.subject], *range_arguments, *sent, "raw")))
+        price_arguments = ("on_missing_multiplier",) if self.schema.price_api_names else ()
+        subject_arguments = _SUBJECT_ARGUMENTS[self.subject]
+        return tuple(dict.fromkeys((*subject_arguments, *range_arguments, *sent, *price_arguments, "raw")))
 
     @cached_property
     def schema(self) -> Schema:

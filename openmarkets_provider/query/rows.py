@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from operator import itemgetter, mul
 from typing import Any
 
@@ -139,7 +139,9 @@ def to_rows(
     for name, gmt in schema.gmt_columns.items():
         columns[name] = list(map(settle, columns[name], columns[gmt]))
     if schema.price_api_names:
-        columns["price_multiplier"] = _fill_multipliers(schema, call, records, columns["price_multiplier"], multipliers)
+        columns["price_multiplier"], columns["price_multiplier_assumed"] = _fill_multipliers(
+            schema, call, records, columns["price_multiplier"], multipliers
+        )
     for api_name in schema.price_api_names:
         name = fields[api_name].name
         columns[name] = _prices(call, api_name, columns[name], columns["price_multiplier"])
@@ -270,18 +272,22 @@ def _fill_multipliers(
     records: Sequence[Record],
     column: list[Decimal | None],
     multipliers: Mapping[Listing, Decimal],
-) -> list[Any]:
-    """Return each record's multiplier: its own, else the security's, else, where it has prices, the one for cents."""
-    listing = None if call.security is None else to_listing(call.security)
-    if listing is not None and listing in multipliers:
-        multiplier = multipliers[listing]
-        return [multiplier if own is None else own for own in column]
-    return [
-        multipliers.get(listing or listing_of(record), FALLBACK_MULTIPLIER if _has_price(schema, record) else None)
-        if own is None
-        else own
-        for own, record in zip(column, records, strict=True)
+) -> tuple[list[Any], list[bool | None]]:
+    """Return each record's multiplier: its own, else the security's, else, where it has prices, the one for cents.
+
+    :return: the multipliers, and whether each is the one for cents because nothing supplies another.
+    """
+    if None not in column:
+        return column, [False] * len(column)
+    listings = map(listing_of, records) if call.security is None else repeat(to_listing(call.security))
+    filled = [multipliers.get(listing) if own is None else own for own, listing in zip(column, listings, strict=False)]
+    assumed = [
+        None if multiplier is None and not _has_price(schema, record) else multiplier is None
+        for multiplier, record in zip(filled, records, strict=True)
     ]
+    return [
+        FALLBACK_MULTIPLIER if is_assumed else own for own, is_assumed in zip(filled, assumed, strict=True)
+    ], assumed
 
 
 def _prices(call: ApiCall, api_name: str, natives: list[Any], multipliers: list[Decimal]) -> list[Decimal | None]:

@@ -130,6 +130,9 @@ _SUPPLIED = {
 """Columns that the API leaves out of some replies, by its name for them in others."""
 _COMPUTED = {
     "level": Field(None, "level", Kind.INTEGER, key=True, note="1 is the best price (inferred)"),
+    "priceMultiplierAssumed": Field(
+        None, "price_multiplier_assumed", Kind.BOOLEAN, note="nothing supplies the multiplier; 0.01 is taken (cents)"
+    ),
     "state": Field(None, "state", Kind.TEXT, note="working, finished, failed or pending"),
 }
 
@@ -138,7 +141,8 @@ def read_schema(columns: str, time: str | None = None) -> Schema:
     """Read a list of columns in the notation of the endpoint table.
 
     ``apiName:kind`` is a field that the API sends, with the name of a :class:`Kind` in lower case; ``!`` marks a part
-    of the key. ``+name`` is a column that the provider adds.
+    of the key. ``+name`` is a column that the provider adds. Where there are prices, it adds
+    ``price_multiplier_assumed``, too.
 
     :param time: the column that a range selects rows by.
     """
@@ -149,4 +153,7 @@ def read_schema(columns: str, time: str | None = None) -> Schema:
         api_name, _, kind = entry.rstrip("!").partition(":")
         return Field(api_name, snake_case(api_name), Kind[kind.upper()], entry.endswith("!"))
 
-    return Schema(tuple(map(read_field, columns.split())), time)
+    fields = tuple(map(read_field, columns.split()))
+    if any(field.kind is Kind.PRICE for field in fields):
+        fields = (*fields, _COMPUTED["priceMultiplierAssumed"])
+    return Schema(fields, time)

@@ -51,6 +51,7 @@ LONG = 30.0
 """Seconds that nothing here may really take."""
 INFORMATION = "POST /market-data/securities/information/v2"
 PAST = {"start": "2026-01-05", "end": "2026-01-10"}
+CENTS = {"on_missing_multiplier": "cents"}
 AGAIN = ["Retry-After: 0"]
 INVENTED = [f"Z{number:04}" for number in range(1, 2001)]
 
@@ -378,13 +379,28 @@ def test_a_multiplier_of_security_information_that_can_not_be_is_an_error(
     assert caught.value.endpoint == "POST market_data securities/information/v2"
 
 
+def test_where_nothing_supplies_a_multiplier_it_is_an_error_that_names_the_securities(
+    run: Runner, make_client: MakeClient, sandbox: SandboxServer
+):
+    held = [position("BHP"), position("NEW"), position("OLD", averagePrice=None)]
+    with (
+        HostileServer(hostile.answering(reply(held))) as server,
+        pytest.raises(OpenmarketsQueryError, match="price multiplier") as caught,
+    ):
+        run(make_client(oms_url=server.url), queries.positions(portfolios="P"))
+    assert caught.value.securities == ["NEW.ASX@TM"]
+
+
 def test_where_nothing_supplies_a_multiplier_it_is_the_one_for_cents_with_a_warning_that_names_the_securities(
     run: Runner, make_client: MakeClient, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ):
     held = [position("BHP"), position("NEW"), position("NEW"), position("OLD", averagePrice=None)]
     with HostileServer(hostile.answering(reply(held))) as server:
-        rows = run(make_client(oms_url=server.url), queries.positions(portfolios=[f"P{n}" for n in range(1001)]))
-    assert {row["average_price"] for row in rows} == {Decimal("45.12"), None}
+        rows = run(
+            make_client(oms_url=server.url), queries.positions(portfolios=[f"P{n}" for n in range(1001)], **CENTS)
+        )
+    prices = {row["security_code"]: (row["average_price"], row["price_multiplier_assumed"]) for row in rows}
+    assert prices == {"BHP": (Decimal("45.12"), False), "NEW": (Decimal("45.12"), True), "OLD": (None, None)}
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "price multiplier of ['NEW.ASX@TM']; 0.01 is taken" in warning.getMessage()
 
@@ -395,7 +411,7 @@ def test_a_security_whose_code_can_not_be_asked_for_is_no_query_error(
 ):
     # what the API holds is not the user's mistake
     with HostileServer(hostile.answering(reply([position(code), position("Z0002")]))) as server:
-        rows = run(make_client(oms_url=server.url), queries.positions(portfolios="P"))
+        rows = run(make_client(oms_url=server.url), queries.positions(portfolios="P", **CENTS))
     assert [row["average_price"] for row in rows] == [Decimal("45.12"), Decimal("4.512")]
     assert "0.01 is taken" in caplog.text
 
@@ -404,7 +420,7 @@ def test_a_price_without_a_security_is_in_cents_and_asks_for_none(
     run: Runner, make_client: MakeClient, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ):
     with HostileServer(hostile.answering(reply([position(None)]))) as server:
-        (row,) = run(make_client(oms_url=server.url), queries.positions(portfolios="P"))
+        (row,) = run(make_client(oms_url=server.url), queries.positions(portfolios="P", **CENTS))
     assert (row["average_price"], row["security_code"]) == (Decimal("45.12"), None)
     assert informed(sandbox) == 0
     assert "0.01 is taken" in caplog.text
@@ -413,8 +429,9 @@ def test_a_price_without_a_security_is_in_cents_and_asks_for_none(
 def test_positions_of_a_connection_without_market_data_are_in_cents_with_a_warning(
     run: Runner, make_client: MakeClient, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ):
-    rows = run(make_client(scopes=("oms-api",)), queries.positions(portfolios="SBX0001P"))
-    assert {row["price_multiplier"] for row in rows} == {Decimal("0.01")}
+    client = make_client(scopes=("oms-api",))
+    rows = run(client, queries.positions(portfolios="SBX0001P", **CENTS))
+    assert {(row["price_multiplier"], row["price_multiplier_assumed"]) for row in rows} == {(Decimal("0.01"), True)}
     assert "Z0001.ASX@TM" in caplog.text
     assert "0.01 is taken" in caplog.text
     assert informed(sandbox) == 0
@@ -440,7 +457,10 @@ def test_positions_of_a_plan_without_market_data_are_in_cents_with_a_warning(
             oms_url=sandbox.oms_url,
             market_data_url=sandbox.market_data_url,
         )
-        rows = run(client, queries.positions(portfolios="SBX0001P"))
+        with pytest.raises(OpenmarketsQueryError, match="not in the client's plan"):
+            run(client, queries.positions(portfolios="SBX0001P"))
+        caplog.clear()
+        rows = run(client, queries.positions(portfolios="SBX0001P", **CENTS))
     assert {row["price_multiplier"] for row in rows} == {Decimal("0.01")}
     assert "not in the client's plan" in caplog.text
     assert "0.01 is taken" in caplog.text
@@ -513,7 +533,7 @@ def test_security_information_without_an_exchange_is_about_the_default_one(
     run: Runner, make_client: MakeClient, sandbox: SandboxServer
 ):
     sandbox.fault(target="market_data", kind="body", body=[{"securityCode": "BHP", "exercisePrice": 5}])
-    (row,) = run(make_client(), queries.security_information("BHP"))
+    (row,) = run(make_client(), queries.security_information("BHP", **CENTS))
     assert (row["exchange"], row["exercise_price"]) == (None, Decimal("0.05"))
 
 
@@ -1254,7 +1274,7 @@ def test_a_shared_trade_whose_multiplier_is_known_later_is_there_once_at_the_rig
 
     with HostileServer(Api(answer)) as server, HostileServer(Api(lambda asked, body: reply([]))) as market_data:
         client = make(1, oms_url=server.url, market_data_url=market_data.url)
-        (row,) = run(client, queries.order_trades(["A0", "A1"], **PAST))
+        (row,) = run(client, queries.order_trades(["A0", "A1"], **PAST, **CENTS))
     assert (row["trade_price"], row["trade_volume"]) == (9000, 105)
 
 

@@ -22,7 +22,7 @@ from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import check, window
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import changed, literals, python_values, scalars, texts, values, write
-from tests.fuzz.test_replies import QUERIES
+from tests.fuzz.test_replies import QUERIES, complete
 
 REQUESTS: list[dict[str, Any]] = [
     {
@@ -44,7 +44,7 @@ REQUESTS: list[dict[str, Any]] = [
         "safe_to_repeat": False,
     },
 ]
-TYPED = [{**query, "raw": False} for query in QUERIES]
+TYPED = [complete(query) for query in QUERIES]
 TEMPLATES = st.sampled_from(["{{ ds }}", "{% x %}", "{{", SimpleNamespace(resolve=None)])
 CALLS = 50
 """Of a plan that are looked at: a range may be very long."""

@@ -160,6 +160,7 @@ QUERY = {
     "securities": ["BHP"],
     "exchange": None,
     "on_invalid": "error",
+    "on_missing_multiplier": "error",
     "start": "2026-01-05",
     "end": "2026-03-05",
     "frequency": "Daily",

@@ -19,6 +19,7 @@ from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.query.query import Query
 from openmarkets_provider.sandbox.server import SandboxServer
@@ -58,6 +59,12 @@ MOST = 3
 """Records of a valid reply that are kept."""
 
 
+def complete(query: Query) -> Query:
+    """Add the arguments that the queries of this module leave out."""
+    prices = ENDPOINTS[query["endpoint"]].schema.price_api_names
+    return {**query, "raw": False, **({"on_missing_multiplier": "error"} if prices else {})}
+
+
 @functools.cache
 def valid_replies() -> list[tuple[Query, dict[str, Any]]]:
     """Return each query with the sandbox's replies to the calls that it makes, by their paths."""
@@ -74,7 +81,7 @@ def valid_replies() -> list[tuple[Query, dict[str, Any]]]:
         codes = {"accounts": links[0]["account_code"], "portfolios": links[0]["portfolio_code"]}
         found = []
         for query in QUERIES:
-            full: Query = {**query, "raw": False}
+            full: Query = complete(query)
             full |= {name: [code] for name, code in codes.items() if full.get(name) == ["*"]}
             replies: dict[str, Any] = {}
             _rows(full, _Remembering(client, replies))
@@ -124,6 +131,8 @@ def answers(draw: st.DrawFn) -> tuple[Query, dict[str, tuple[int, dict[str, str]
     query = query | {"raw": draw(st.booleans())}
     if "on_invalid" in query:
         query |= {"on_invalid": draw(st.sampled_from(["error", "warn"]))}
+    if "on_missing_multiplier" in query:
+        query |= {"on_missing_multiplier": draw(st.sampled_from(["error", "cents"]))}
     replies = {}
     for path, reply in valid.items():
         status = draw(st.just(200) | st.just(200) | st.just(200) | http_statuses)
@@ -169,7 +178,7 @@ def test_queries_whose_subject_the_api_names(data):
     replies.setdefault("securities/information/v2", (200, {}, b"[]"))
     with bounded(sum(len(body) for _, _, body in replies.values())):
         try:
-            assert isinstance(answer({**query, "raw": False}, replies), list)
+            assert isinstance(answer(complete(query), replies), list)
         except OpenmarketsError as error:
             check_error(error)
 

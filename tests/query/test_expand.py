@@ -115,7 +115,10 @@ def test_what_is_needed_comes_as_rows_even_when_the_query_wants_records(query: Q
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({"endpoint": "quotes"}, "quotes: argument securities, exchange, on_invalid, raw is missing"),
+        (
+            {"endpoint": "quotes"},
+            "quotes: argument securities, exchange, on_invalid, on_missing_multiplier, raw is missing",
+        ),
         (queries.orders() | {"accounts": []}, "orders: accounts is empty"),
         (queries.orders() | {"raw": "no"}, "orders: raw must be True or False"),
         (queries.depth(exchange="ASX") | {"levels": 0}, "depth: levels must be"),

@@ -65,7 +65,7 @@ def test_a_dict_without_an_endpoint_is_refused():
 def test_unknown_arguments_are_named():
     with pytest.raises(
         OpenmarketsQueryError,
-        match=r"quotes: unknown argument 'a', 1; allowed are securities, exchange, on_invalid, raw\.",
+        match=r"quotes: unknown argument 'a', 1; allowed are .*, on_missing_multiplier, raw\.",
     ):
         plan(quotes_query(["BHP"]) | {1: 2, "a": 1})
     with pytest.raises(OpenmarketsQueryError, match=r"accounts: unknown argument 'x'; allowed are raw\."):
@@ -207,6 +207,7 @@ def test_arguments_in_their_final_form():
         "end": datetime(2026, 1, 5, 13, tzinfo=UTC),
         "interval": 5,
         "on_invalid": "error",
+        "on_missing_multiplier": "error",
         "raw": False,
     }
 

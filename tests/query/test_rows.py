@@ -465,7 +465,7 @@ def test_a_gmt_time_is_utc(name: str, field: str, text: str, utc: str):
     assert moment.replace(tzinfo=None).isoformat() == utc
 
 
-@pytest.mark.parametrize("endpoint, gmt", [("trades", "tradeGmtDateTime"), ("order_trades", "tradeDateTimeGmt")])
+@pytest.mark.parametrize(("endpoint", "gmt"), [("trades", "tradeGmtDateTime"), ("order_trades", "tradeDateTimeGmt")])
 @pytest.mark.parametrize(
     ("text", "utc", "moment"),
     [

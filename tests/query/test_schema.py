@@ -66,13 +66,17 @@ PAGE = {
 }
 """The fields that the API page lists for each reply."""
 SECURITY = {"security_code", "exchange", "data_source"}
+MULTIPLIER = {"price_multiplier", "price_multiplier_assumed"}
 ADDED = {
-    "depth": SECURITY | {"level", "price_multiplier"},
-    "time_series": SECURITY | {"price_multiplier"},
-    "intraday_time_series": SECURITY | {"price_multiplier"},
-    "trades": {"price_multiplier"},
-    "positions": {"price_multiplier"},
-    "orders": {"state"},
+    "security_information": {"price_multiplier_assumed"},
+    "quotes": {"price_multiplier_assumed"},
+    "depth": SECURITY | MULTIPLIER | {"level"},
+    "time_series": SECURITY | MULTIPLIER,
+    "intraday_time_series": SECURITY | MULTIPLIER,
+    "trades": MULTIPLIER,
+    "positions": MULTIPLIER,
+    "orders": {"price_multiplier_assumed", "state"},
+    "order_trades": {"price_multiplier_assumed"},
 }
 """The columns that the page does not list."""
 RANGED = {"time_series", "intraday_time_series", "trades", "order_trades"}
@@ -149,6 +153,7 @@ def test_a_query_with_a_range_says_which_column_it_goes_by(name: str):
 def test_a_row_with_prices_has_their_multiplier(name: str):
     schema = SCHEMAS[name]
     assert ("price_multiplier" in schema.names) == bool(schema.price_api_names)
+    assert ("price_multiplier_assumed" in schema.names) == bool(schema.price_api_names)
     assert ("priceMultiplier" in schema.by_api_name) == ("priceMultiplier" in listed(name))
 
 

@@ -59,6 +59,7 @@ def quotes_query(securities: Any, **changes: Any) -> dict[str, Any]:
         "securities": securities,
         "exchange": None,
         "on_invalid": "error",
+        "on_missing_multiplier": "error",
         "raw": False,
     } | changes
 
