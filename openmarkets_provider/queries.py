@@ -222,8 +222,8 @@ def time_series(
     :param end: the exchange day or week after the last one; a time means the day or week that it is in.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. A
-        weekly bar may be dated on any day from Monday to Friday; which one the API uses is not known, and a bar that is
-        dated on a weekend is an error.
+        weekly bar may be dated on any day from Monday to Friday; which one the API uses is not known. One that is dated
+        on a weekend is an error.
     :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
