@@ -59,6 +59,7 @@ _STORAGE: Mapping[Kind, Storage] = {
     Kind.INTEGER: Storage.INTEGER,
     Kind.COUNT: Storage.INTEGER,
     Kind.VOLUME: Storage.INTEGER,
+    Kind.QUANTITY: Storage.DECIMAL,
     Kind.NUMBER: Storage.DECIMAL,
     Kind.PRICE: Storage.DECIMAL,
     Kind.VALUE: Storage.DECIMAL,

@@ -265,9 +265,9 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             columns="""
                 accountCode:id! portfolioCode:id! securityCode:text! exchange:text! underlyingSecurityCode:text
                 underlyingExchange:text createDateTime:exchange_time updateDateTime:exchange_time
-                volumeStartOfDay:volume averagePriceStartOfDay:price averagePrice:price buyVolume:volume
-                sellVolume:volume availableVolume:volume costValue:value marketValue:value totalProfit:value
-                todayProfit:value closedProfit:value actualVolume:volume shortSellVolume:volume securityType:text
+                volumeStartOfDay:quantity averagePriceStartOfDay:price averagePrice:price buyVolume:quantity
+                sellVolume:quantity availableVolume:quantity costValue:value marketValue:value totalProfit:value
+                todayProfit:value closedProfit:value actualVolume:quantity shortSellVolume:quantity securityType:text
                 +priceMultiplier
             """,
         ),
@@ -281,8 +281,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             columns="""
                 rootParentOrderNumber:id orderNumber:id! parentOrderNumber:id accountCode:id! securityCode:text
                 exchange:text destination:text subDestination:text pricingInstructions:json +state orderState:text
-                lastAction:text actionStatus:text orderVolume:volume orderPrice:price remainingVolume:volume
-                doneVolumeTotal:volume doneValueTotal:value averagePrice:price lifetime:text currency:text
+                lastAction:text actionStatus:text orderVolume:quantity orderPrice:price remainingVolume:quantity
+                doneVolumeTotal:quantity doneValueTotal:value averagePrice:price lifetime:text currency:text
                 expiryDateTime:exchange_time stateDescription:text createDateTime:exchange_time
                 updateDateTime:exchange_time destinationOrderNumber:id side:text priceMultiplier:multiplier
                 postTradeStatus:text notes:text
@@ -297,7 +297,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             sends={"dateTimeFrom": "{start}", "dateTimeTo": "{end}"},
             columns="""
                 tradeNumber:id! orderNumber:id! accountCode:id! securityCode:text exchange:text destination:text
-                tradeVolume:volume tradePrice:price tradeValue:value tradeDateTime:exchange_time
+                tradeVolume:quantity tradePrice:price tradeValue:value tradeDateTime:exchange_time
                 destinationTradeNumber:id side:text priceMultiplier:multiplier tradeDateTimeGmt:utc_time
             """,
             time="trade_date_time",

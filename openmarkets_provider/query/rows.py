@@ -395,6 +395,7 @@ _CONVERT: Mapping[Kind, Callable[[list[Any]], list[Any]]] = {
     Kind.INTEGER: _integers,
     Kind.COUNT: _integers,
     Kind.VOLUME: _integers,
+    Kind.QUANTITY: _numbers,
     Kind.NUMBER: _numbers,
     # Native: to_rows multiplies them.
     Kind.PRICE: partial(_typed, types={int, Decimal}, expected="a number"),

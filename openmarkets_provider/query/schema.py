@@ -24,6 +24,7 @@ class Kind(Enum):
     INTEGER = ("int", "")
     COUNT = ("int", "count")
     VOLUME = ("int", "securities or contracts")
+    QUANTITY = ("Decimal", "securities, contracts or units of a fund")
     NUMBER = ("Decimal", "ratio")
     PRICE = ("Decimal", "currency's main unit: native price x price_multiplier")
     VALUE = ("Decimal", "currency's main unit, as the API sends it")

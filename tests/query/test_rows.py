@@ -36,6 +36,7 @@ RIGHT = {
     Kind.ID: "17",
     Kind.COUNT: 3,
     Kind.VOLUME: 500,
+    Kind.QUANTITY: Decimal("10.5"),
     Kind.NUMBER: Decimal("0.5"),
     Kind.PRICE: Decimal("4512.5"),
     Kind.VALUE: Decimal("17.25"),
@@ -51,6 +52,7 @@ WRONG: Mapping[Kind, list[Any]] = {
     Kind.ID: [Decimal("1.5"), Decimal("100.0"), True, [], {}],
     Kind.COUNT: ["5", "", Decimal("1.5"), True, [], {}, Decimal("1e999999"), 10**18 + Decimal("0.5")],
     Kind.VOLUME: ["5", "", Decimal("-1.5"), False, [], {}, Decimal("-1e999999")],
+    Kind.QUANTITY: ["5", "NaN", "", False, [], {}],
     Kind.NUMBER: ["0.5", "NaN", "", True, [], {}],
     Kind.PRICE: ["4512", "NaN", "", True, [], {}],
     Kind.VALUE: ["17.25", "", False, [], {}],
@@ -269,6 +271,14 @@ def test_a_whole_number_may_be_large(sent: int):
 def test_money_is_kept_as_it_is_written(sent: str):
     value = row_of("cash", cashBalance=decode(sent.encode(), exact=True))["cash_balance"]
     assert str(value) == str(Decimal(sent))
+
+
+@pytest.mark.parametrize("sent", [10, Decimal("10.5"), Decimal("-0.000001")])
+def test_holdings_and_own_orders_may_be_parts_of_a_unit(sent: Any):
+    (position,) = rows_of("positions", {"actualVolume": sent})
+    (order,) = rows_of("orders", {"orderVolume": sent})
+    for value in (position["actual_volume"], order["order_volume"]):
+        assert (type(value), value) == (Decimal, sent)
 
 
 def test_whole_money_is_decimal_too():

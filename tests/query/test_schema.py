@@ -160,10 +160,11 @@ def test_a_row_with_prices_has_their_multiplier(name: str):
 @pytest.mark.parametrize(("name", "field"), EVERY, ids=EVERY_IDS)
 def test_the_kind_of_a_field_is_what_its_name_says(name: str, field):
     api = field.api or ""
+    volume = Kind.QUANTITY if ENDPOINTS[name].api == "oms" else Kind.VOLUME
     expected = {
         r"\w*(?:Price|PriceStartOfDay|Vwap)|movement|minimumPriceStep": {Kind.PRICE},
         r"\w*(?:Value|Profit|Cash|Balance|Margin|ValueTotal|ValueToday|Equity)|glv": {Kind.VALUE},
-        r"\w*Volume(?:Total|StartOfDay)?|volumeStartOfDay|lotSize|sharesPerContract": {Kind.VOLUME},
+        r"\w*Volume(?:Total|StartOfDay)?|volumeStartOfDay|lotSize|sharesPerContract": {volume},
         r"\w*Count": {Kind.COUNT},
         r"\w*Gmt\w*": {Kind.UTC_TIME},
         r"(?!.*Gmt)\w*DateTime": {Kind.EXCHANGE_TIME},
