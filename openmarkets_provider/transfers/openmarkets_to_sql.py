@@ -42,7 +42,7 @@ class OpenmarketsToSqlOperator(Transfer):
     An existing table may have other types and more columns. A row with a price, count or time that its column would
     round is refused, and the message names it. ``DOUBLE PRECISION`` is accepted, with its 15 digits.
 
-    PostgreSQL and SQLite are tested. Support for MySQL, MariaDB and any other database is best effort.
+    PostgreSQL and SQLite are tested; of MariaDB the load is. Support for MySQL and any other database is best effort.
 
     Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty) and ``range`` to XCom, not the rows.
 

@@ -216,18 +216,20 @@ class Memory:
 
     def __init__(self, *, is_exclusive: bool = True) -> None:
         self.is_exclusive = is_exclusive
+        self.rows_of_a_load = 1
+        self.is_gone = False
         self.ranges: list[tuple[str, str]] = []
         self.data: dict[str, Any] = {}
 
     def exists(self) -> bool:
-        return bool(self.ranges)
+        return bool(self.ranges) and not self.is_gone
 
     def range_to_pull(self, query: queries.Query, start: Any, end: Any, watermark: str | None) -> tuple[Any, Any]:
         return start, end
 
     def land(self, source: Any, query: queries.Query) -> LoadResult:
         self.ranges.append((query["start"], query["end"]))
-        return LoadResult(self.name, 1, None, [], None)
+        return LoadResult(self.name, self.rows_of_a_load, None, [], None)
 
     def cancel(self) -> None:
         pass
@@ -271,3 +273,12 @@ class TestLoads:
         self.load(shared, bars(end="2026-03-06"), owner="dag.other")
         with pytest.raises(OpenmarketsError, match=r"by task dag\.task, .* in the state store of asset 'lake'"):
             self.load(own, bars(end="2026-03-06"), owner="dag.other")
+
+    def test_one_without_rows_does_not_hide_that_the_rows_of_the_one_before_are_gone(self):
+        memory = Memory()
+        self.load(memory, bars(end="2026-03-04"))
+        memory.rows_of_a_load = 0
+        self.load(memory, bars(end="2026-03-06"))
+        memory.is_gone = True
+        with pytest.raises(OpenmarketsError, match="memory is gone, or empty, and was loaded up to 2026-03-06"):
+            self.load(memory, bars(end="2026-03-08"))
