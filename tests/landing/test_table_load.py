@@ -766,6 +766,22 @@ class TestBadRows:
         with pytest.raises(OpenmarketsDatabaseError, match=r"row 8 \(code=C7.*(volumes|volume)"):
             load(database, rows)
 
+    @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])
+    def test_a_unique_column_of_the_user_by_which_mariadb_would_change_another_row(self, mariadb, mode):
+        database = MariadbDatabase(mariadb)
+        load(database, [thing("A", note="old", volume=1)])
+        database.execute("CREATE UNIQUE INDEX volumes ON things (volume)")
+        with pytest.raises(OpenmarketsDatabaseError, match=r"things: volume is unique in the table, too") as refused:
+            load(database, [thing("B", note="new", volume=1)], mode=mode)
+        assert not refused.value.transient
+        assert notes(database) == [("A", "old")]
+        # Neither of these can be another row's.
+        database.execute("DROP INDEX volumes ON things")
+        database.execute("CREATE UNIQUE INDEX wider ON things (code, at, volume)")
+        database.execute("ALTER TABLE things ADD id int NOT NULL AUTO_INCREMENT UNIQUE")
+        load(database, [thing("B", note="new", volume=1)], mode=mode)
+        assert notes(database) == [("A", "old"), ("B", "new")]
+
     def test_a_trigger_of_the_user(self, in_postgres):
         load(in_postgres)
         add_trigger(in_postgres, "IF NEW.volume < 0 THEN RAISE EXCEPTION 'no short volumes'; END IF")
@@ -821,6 +837,7 @@ class TestBadRows:
 
 
 class TestTwoAtOnce:
+    @on_mariadb_too
     @pytest.mark.parametrize("mode", MODES)
     def test_loads_of_a_table_that_is_not_there_yet(self, database, mode):
         replaced = Coverage("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",), ("B",)])
