@@ -852,6 +852,28 @@ class TestTwoAtOnce:
             assert notes(database) == [("A", "x"), ("B", "x")]
             database.execute("DROP TABLE things")
 
+    def test_a_load_that_waits_in_vain_for_another_one_is_a_failure_that_may_pass(self, mariadb):
+        def lose_patience(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> Any:
+            is_lock = "get_lock" in statement
+            return statement, {
+                name: 0 if value == 600 else value for name, value in values.items()
+            } if is_lock else values
+
+        database = MariadbDatabase(mariadb)
+        load(database, [thing(note="old")])
+        other, impatient = things_in(database), things_in(database)
+        sa.event.listen(impatient.engine, "before_cursor_execute", lose_patience, retval=True)
+        with (
+            spool_of(THINGS.values([thing(note="new")])) as rows,
+            other.transaction(commit=False),
+            pytest.raises(OpenmarketsDatabaseError, match="another load of the table") as refused,
+        ):
+            Loader(impatient, THINGS, UPSERT).load(rows)
+        assert refused.value.transient
+        assert notes(database) == [("A", "old")]
+        for each in (other, impatient):
+            each.engine.dispose()
+
     def test_a_load_waits_ten_minutes_for_a_lock_at_the_most(self, in_postgres):
         things = things_in(in_postgres)
         with things.transaction(commit=False) as connection:

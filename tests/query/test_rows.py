@@ -389,6 +389,14 @@ def test_a_security_has_one_multiplier_whatever_the_letters_of_the_reply():
     assert find_missing_multipliers(SCHEMAS["quotes"], call_of("quotes"), [{**small, "lastPrice": 100}]) == [BHP]
 
 
+def test_the_only_security_of_a_call_has_one_multiplier_whatever_the_letters_of_the_query():
+    call = call_of("time_series")._replace(security="bhp.asx@TM")
+    bar = {"timeSeriesDate": "2026-01-05", "openPrice": 100}
+    assert find_missing_multipliers(SCHEMAS["time_series"], call, [bar]) == [BHP]
+    (row,) = to_rows(SCHEMAS["time_series"], call, [bar], {BHP: Decimal("0.001")})
+    assert (row["open_price"], row["price_multiplier"]) == (Decimal("0.1"), Decimal("0.001"))
+
+
 def test_a_missing_price_stays_missing_beside_others():
     first, second = rows_of("quotes", {"lastPrice": None, "askPrice": 0, "priceMultiplier": 1}, {"lastPrice": 5})
     assert (first["last_price"], first["ask_price"], first["bid_price"]) == (None, 0, None)
