@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from openmarkets_provider.client.auth.token import Decision, Failure, Token, TokenEntry, decide
+from openmarkets_provider.client.auth.token import UNKNOWN_LIFETIME, Decision, Failure, Token, TokenEntry, decide
 from openmarkets_provider.client.cache.clock import Clock, now
 from openmarkets_provider.client.cache.crypto import EntryCipher
 from openmarkets_provider.client.cache.entry import SharedEntry
@@ -44,16 +44,18 @@ class _Slot:
 
     :ivar lock: acquired to request a token, which may take long.
     :ivar guard: acquired to replace the entry, which takes no time.
+    :ivar has_warned: this process has logged that the identity server names no lifetime.
     """
 
     def __init__(self) -> None:
         self.entry: TokenEntry | None = None
-        self.renew_locks()
+        self.begin_process()
 
-    def renew_locks(self) -> None:
-        """Replace the locks: another thread of the parent may have acquired one before the fork."""
+    def begin_process(self) -> None:
+        """Set what a forked child has of its own: another thread may have acquired a lock before the fork."""
         self.lock = threading.Lock()
         self.guard = threading.Lock()
+        self.has_warned = False
 
 
 _slots: dict[str, _Slot] = {}
@@ -66,7 +68,7 @@ def reset() -> None:
 
 def _after_fork() -> None:
     for slot in _slots.values():
-        slot.renew_locks()
+        slot.begin_process()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -76,7 +78,8 @@ class TokenProvider:
     """The access tokens of one client, one for each scope.
 
     :param key: scope to the key of its entry.
-    :param fetch: requests a token for a scope; returns it and its lifetime in seconds. Raises OpenmarketsError.
+    :param fetch: requests a token for a scope; returns it and its lifetime in seconds, None when the identity server
+        names none. Raises OpenmarketsError.
     :param store: what is shared with other processes. None keeps tokens in the memory of this process.
     :param cipher: encrypts what is stored.
     :param masker: hides every token before it is returned.
@@ -87,7 +90,7 @@ class TokenProvider:
         self,
         *,
         key: Callable[[str], str],
-        fetch: Callable[[str], tuple[str, float]],
+        fetch: Callable[[str], tuple[str, float | None]],
         store: Store | None,
         cipher: EntryCipher,
         masker: SecretMasker,
@@ -268,6 +271,16 @@ class TokenProvider:
                 shared.save(entry, entry.seconds_of_use(), lease)
             raise
         self._metrics.time("token.request_time", time.monotonic() - start)
+        if lifetime is None:
+            lifetime = UNKNOWN_LIFETIME
+            if not slot.has_warned:
+                slot.has_warned = True
+                log.warning(
+                    "The identity server names no usable lifetime (expires_in) of the access token for %s. The token "
+                    "is used for %g seconds.",
+                    scope,
+                    lifetime,
+                )
         # The lifetime starts when the server writes the reply. Our start is earlier, so the token ends no later.
         token = Token(value, scope, obtained, lifetime, replacement=rejected is not None)
         entry = TokenEntry(self._clock(), token)

@@ -1,4 +1,4 @@
-"""A token near its end is refreshed, and who can still send it does not wait for that; an identity server on loopback."""
+"""A token near its end is refreshed; who can still send it waits for nobody. The identity server is on loopback."""
 
 from __future__ import annotations
 
