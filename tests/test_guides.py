@@ -285,6 +285,8 @@ def as_it_is(made: dict[str, Any]) -> None:
 
 NO_TOKEN = {"kind": "body", "body": {}}
 IN_TROUBLE = {"kind": "status", "status": 503}
+BLOCKED = {"kind": "status", "status": 403, "body": "<html>"}
+ELSEWHERE = {"kind": "status", "status": 302, "headers": {"Location": "/login"}}
 
 
 @pytest.mark.parametrize(
@@ -296,7 +298,9 @@ IN_TROUBLE = {"kind": "status", "status": 503}
         (3, nobody_there, None),
         (5, as_it_is, IN_TROUBLE),
         (6, as_it_is, NO_TOKEN),
-        (7, unknown_field, None),
+        (7, as_it_is, BLOCKED),
+        (8, as_it_is, ELSEWHERE),
+        (9, unknown_field, None),
     ],
 )
 def test_what_the_button_says(
@@ -319,7 +323,7 @@ def test_what_the_button_says_of_a_certificate_that_it_does_not_know(monkeypatch
         good, message = ask(monkeypatch, made)
     assert not good
     assert re.fullmatch(as_pattern(SAID[4]), message)
-    assert len(SAID) == 8
+    assert len(SAID) == 10
 
 
 def test_the_button_sends_nothing_to_the_urls_of_extra(monkeypatch: pytest.MonkeyPatch, openmarkets_sandbox):
