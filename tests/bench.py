@@ -155,7 +155,7 @@ def single_flight(sandbox: SandboxProcess, cache: Path) -> None:
         return sum(1 for _ in range(CALLS) for scope in SCOPES if client.get_access_token(scope))
 
     started = time.monotonic()
-    token_source._slots.clear()
+    token_source.reset()
     calls = sum(in_processes(PROCESSES, work))
     print(f"\n{calls} calls of get_access_token from {PROCESSES} processes, {time.monotonic() - started:.1f} s")
     for scope, count in sandbox.stats()["token_requests"].items():

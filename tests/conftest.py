@@ -70,6 +70,6 @@ def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     fallback_store._outages.clear()
     hold._memories.clear()
-    token_source._slots.clear()
+    token_source.reset()
     entry._warnings.clear()
     monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))

@@ -430,7 +430,7 @@ class TestTokens:
             from openmarkets_provider.client.auth import provider as token_source
             from openmarkets_provider.client.cache import entry
 
-            token_source._slots.clear()
+            token_source.reset()
             entry._warnings.clear()
             monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / name))
             return OpenmarketsHook()

@@ -48,7 +48,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
     start = FORK.Barrier(count)
 
     def run(connection: Any) -> None:
-        token_source._slots.clear()
+        token_source.reset()
         hold._memories.clear()
         try:
             start.wait(60)

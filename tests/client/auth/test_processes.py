@@ -106,7 +106,7 @@ def test_a_process_killed_while_it_asks_leaves_nothing_stuck(make_client, sandbo
     started, told = FORK.Pipe(duplex=False)
 
     def ask() -> None:
-        token_source._slots.clear()
+        token_source.reset()
         told.send(True)
         make_client().get_access_token("oms-api")
 

@@ -49,7 +49,7 @@ class Fleet:
 
     def task(self, host: str = "a", *, new: bool = True) -> str:
         """Run a task without a token in memory, and as a new process has it without anything; return its token."""
-        token_source._slots.clear()
+        token_source.reset()
         if new:
             fallback_store._outages.clear()
         store = FallbackStore(

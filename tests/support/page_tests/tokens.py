@@ -15,7 +15,7 @@ def fresh_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from openmarkets_provider.client.ratelimit import hold
 
     hold._memories.clear()
-    token_source._slots.clear()
+    token_source.reset()
     folder: Path = tmp_path_factory.mktemp("tokens")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(folder / "cache"))
