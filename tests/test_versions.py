@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from airflow.providers.common.compat.sdk import AirflowException, AirflowSensorTimeout, AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSensorTimeout, AirflowSkipException, Context
 
 from openmarkets_provider import queries
+from openmarkets_provider.exceptions import OpenmarketsRateLimited
 from openmarkets_provider.sensors.openmarkets import OpenmarketsSensor
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.databases import POSTGRES_DRIVERS
@@ -50,6 +51,20 @@ def incremental() -> None:
     OpenmarketsToSqlOperator(task_id="load", query=bars, table="bars", conn_id="db", incremental=True)
 
 
+def retry_policy() -> None:
+    importlib.import_module("openmarkets_provider.policies.retry")
+
+
+def task_state_store() -> None:
+    assert "task_state_store" in vars(Context).get("__annotations__", {})
+
+
+def reschedule() -> None:
+    policy = importlib.import_module("openmarkets_provider.policies.retry").OpenmarketsRetryPolicy()
+    decision = policy.evaluate(OpenmarketsRateLimited("429", retry_after=1.0), try_number=1, max_tries=1)
+    assert decision.action.value == "reschedule"
+
+
 def memory() -> None:
     if not has_module("airflow.triggers.shared_stream"):
         raise LookupError("this Airflow keeps no state for watchers")
@@ -61,6 +76,9 @@ CHECKS: dict[str, Callable[[], None]] = {
     "PostgreSQL with psycopg 3": psycopg,
     "a deferrable sensor's timeout that skips with `soft_fail`, and is final without": deferred_timeout,
     "`incremental=True`": incremental,
+    "`OpenmarketsRetryPolicy`, which operators and transfers have by default": retry_policy,
+    "a call that is not safe to repeat, sent once whatever ends its task": task_state_store,
+    "a rate limit that uses no try, without a triggerer": reschedule,
     "watchers whose memory outlives the triggerer": memory,
 }
 

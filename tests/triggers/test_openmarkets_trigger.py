@@ -9,7 +9,7 @@ import pytest
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from openmarkets_provider import queries
-from openmarkets_provider.exceptions import OpenmarketsServerError, from_dict
+from openmarkets_provider.exceptions import OpenmarketsQueryError, OpenmarketsServerError, from_dict
 from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
 from tests.support.versions import serde
 
@@ -189,3 +189,8 @@ def test_cancelling_closes_the_connections(openmarkets_sandbox):
     started = time.monotonic()
     asyncio.run(cancel_between_polls())
     assert time.monotonic() - started < 20
+
+
+def test_a_call_that_is_not_safe_to_repeat_is_refused():
+    with pytest.raises(OpenmarketsQueryError, match="not known to be safe to repeat"):
+        trigger(query=queries.request("oms", "POST", "orders/v4", json={}))
