@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 WAITS_AFTER_429 = 10
 """Waits of a task after a 429 of its own."""
@@ -26,7 +26,9 @@ def wait_after(retry_after: float) -> timedelta:
 
 def time_after(wait: timedelta) -> str:
     """Return when a wait is over, as a text in UTC."""
-    return f"{datetime.now(UTC) + wait:%Y-%m-%d %H:%M:%S} UTC"
+    import pendulum
+
+    return f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
 
 
 def advise_later(error: Exception, wait: timedelta) -> str:
