@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
@@ -71,14 +72,16 @@ class SharedEntry(Generic[T]):
     def lock(self, timeout: float) -> Iterator[str | None]:
         """Acquire the lock of the entry.
 
-        :param timeout: longest wait in seconds.
+        :param timeout: seconds to wait, and up to half as long again: when the owner hangs, those who wait for it
+            continue one after another, and most of them find what an earlier one has saved.
         :return: gives the lease for :meth:`save`, or None when the lock was not free in time.
         """
         with ExitStack() as stack:
             lease: str | None = "none"
             if self._store is not None:
                 try:
-                    lease = stack.enter_context(self._store.lock(self.key, timeout))
+                    wait = timeout * random.uniform(1.0, 1.5)  # noqa: S311
+                    lease = stack.enter_context(self._store.lock(self.key, wait))
                 except OSError as error:
                     _warn(self._store, error)
             yield lease
