@@ -237,7 +237,7 @@ def test_workers_share_a_token_by_the_connections_shown(openmarkets_sandbox, emp
     extra = shown["AIRFLOW_CONN_OPENMARKETS_DEFAULT"]["extra"] | own["extra"]
     monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(own | {"extra": extra}))
     for host in ("one", "another"):
-        token_source._slots.clear()
+        token_source.reset()
         monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / host))
         assert OpenmarketsHook().run(queries.quotes(["BHP"]))
     assert openmarkets_sandbox.stats()["token_requests_total"] == 1

@@ -190,11 +190,12 @@ class TestHook:
         agent = hook.get_conn().headers["User-Agent"]
         assert agent == f"airflow-provider-openmarkets/{provider_version} apache-airflow/{airflow_version}"
 
-    def test_tokens_are_shared_by_hooks_through_the_configured_directory(self, hook, openmarkets_sandbox, tmp_path):
+    def test_tokens_are_shared_by_hooks_through_the_configured_directory(self, hook, openmarkets_sandbox):
         token = hook.get_access_token("oms-api")
         assert OpenmarketsHook().get_access_token("oms-api") == token
-        assert len(list((tmp_path / "token_cache").glob("*.entry"))) == 1
-        assert openmarkets_sandbox.stats()["token_requests_total"] <= 1
+        directory = Path(os.environ["AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR"])
+        assert len(list(directory.glob("*.entry"))) == 1
+        assert openmarkets_sandbox.stats()["token_requests_total"] == 1
 
     def test_the_default_directory_is_in_the_airflow_home(self, monkeypatch):
         monkeypatch.delenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR")

@@ -45,6 +45,11 @@ class _Slot:
 _slots: dict[str, _Slot] = {}
 
 
+def reset() -> None:
+    """Forget the tokens in the memory of this process, as a new process begins. Stores keep theirs."""
+    _slots.clear()
+
+
 def _after_fork() -> None:
     # A thread that doesn't exist in the child may have acquired a lock before the fork.
     for slot in _slots.values():

@@ -17,8 +17,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _warnings: set[str] = set()
-# A child logs its own warning.
-os.register_at_fork(after_in_child=_warnings.clear)
+"""The names of the stores that this process has warned of."""
+
+
+def reset() -> None:
+    """Forget the warnings: a new process, and a forked one, logs its own."""
+    _warnings.clear()
+
+
+os.register_at_fork(after_in_child=reset)
 
 
 class SharedEntry(Generic[T]):

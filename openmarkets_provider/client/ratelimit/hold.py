@@ -86,13 +86,15 @@ _memories: dict[str, _Memory] = {}
 _lock = threading.Lock()
 
 
-def _after_fork() -> None:
-    # A thread that doesn't exist in the child may have acquired it before the fork.
+def reset() -> None:
+    """Forget the holds: a new process, and a forked one, reads the store."""
     global _lock
+    # A thread that doesn't exist in a forked process may have acquired it.
     _lock = threading.Lock()
+    _memories.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=reset)
 
 
 class Holds:

@@ -54,7 +54,7 @@ class Machine:
 
     def process(self, cipher: EntryCipher = CIPHER) -> Holds:
         """Start a process with an empty memory; those before it have ended."""
-        module._memories.clear()
+        module.reset()
         return Holds(key=key, store=self._store, cipher=cipher, clock=self.clock)
 
 
@@ -285,7 +285,7 @@ def make(make_client: MakeClient, store: FileStore) -> Iterator[Callable[..., Op
     clients = []
 
     def make(concurrency: int = 8, **settings: Any) -> OpenmarketsClient:
-        module._memories.clear()
+        module.reset()
         made = make_client(**settings)
         client = OpenmarketsClient(
             made.settings, store=store, masker=made._masker, user_agent="tests", concurrency=concurrency

@@ -11,11 +11,9 @@ import pytest
 @pytest.fixture(autouse=True, scope="module")
 def fresh_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let a page know nothing of the tokens of another one."""
-    from openmarkets_provider.client.auth import provider as token_source
-    from openmarkets_provider.client.ratelimit import hold
+    from openmarkets_provider.testing.memory import reset_memory
 
-    hold._memories.clear()
-    token_source._slots.clear()
+    reset_memory()
     folder: Path = tmp_path_factory.mktemp("tokens")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(folder / "cache"))
