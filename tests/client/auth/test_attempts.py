@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from openmarkets_provider.client.auth.provider import TokenProvider
@@ -73,5 +75,5 @@ def test_each_attempt_of_a_task_is_a_token_request_and_none_meets_the_failure_of
     with pytest.raises(type(error)):
         run_blocking(exchange.persist(attempt, safe_to_repeat=False))
     assert len(requests) == MAX_ATTEMPTS
-    pauses = [later - sooner for sooner, later in zip(requests, requests[1:], strict=False)]
+    pauses = [later - sooner for sooner, later in itertools.pairwise(requests)]
     assert min(pauses) >= failure_seconds(error)

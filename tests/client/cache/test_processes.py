@@ -74,14 +74,15 @@ def test_the_waits_for_a_stopped_lock_owner_end_one_after_another_and_find_token
             signal.pause()
 
     def work() -> str:
-        return TokenProvider(
+        provider = TokenProvider(
             key=lambda scope: KEY,
             fetch=fetch,
             store=store,
             cipher=EntryCipher("secret"),
             masker=NoMasker(),
             wait=max(0.0, end - time.monotonic()),
-        ).get("oms-api").value
+        )
+        return provider.get("oms-api").value
 
     def fetch(scope: str) -> tuple[str, float]:
         credentials = (sandbox.connection["login"], sandbox.connection["password"])
