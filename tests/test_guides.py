@@ -41,7 +41,7 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, RELABELING
 from openmarkets_provider.hooks import _variable_store
 from openmarkets_provider.hooks._connection_settings import make_settings
-from openmarkets_provider.hooks._token_cache import store_of
+from openmarkets_provider.hooks._token_cache import cache_dir, store_of
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.sensors.openmarkets import MAX_FAILURES
@@ -343,7 +343,7 @@ def failed(status: int, body: bytes = b"{}") -> OpenmarketsError:
 
 HOUR, MINUTE = 3600.0, 60.0
 FIGURES: list[tuple[str, Any, Any]] = [
-    ("at most the connection's `timeout` and 5 seconds more", LOCK_GRACE, 5),
+    ("The others wait for the connection's `timeout` and 5 seconds,", LOCK_GRACE, 5),
     ("at most 64 KiB of the reply are read", MAX_TOKEN_REPLY, 64 << 10),
     ("until 300 seconds are left", tokens.REFRESH_AHEAD, 300),
     ("until 30 seconds are left", tokens.MARGIN, 30),
@@ -353,6 +353,7 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
     ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
     ("none that would have to wait for more than 60 seconds", exchange.MAX_WAIT, 60),
+    ("a task that is alone sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
     ("is deleted an hour (3600 seconds) after its use", file_store.SWEEP_AFTER, HOUR),
     ("Redis deletes an entry 60 seconds after its end", redis_store.CLOCK_TOLERANCE, 60),
     ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
@@ -431,7 +432,7 @@ def test_the_diagram_has_title_and_description_and_the_figures_of_the_code():
     assert not picture.findall(".//{http://www.w3.org/2000/svg}image")
     text = " ".join(drawn())
     for sentence, figure, value in [
-        ("the timeout + 5 s at most", LOCK_GRACE, 5),
+        ("timeout + 5 s, and jitter", LOCK_GRACE, 5),
         ("From 300 s before its end", tokens.REFRESH_AHEAD, 300),
         ("is used until 30 s are left", tokens.MARGIN, 30),
         ("3300 s: 300 s are left", HOUR - tokens.REFRESH_AHEAD, 3300),
@@ -576,7 +577,7 @@ def test_both_ways_wait_for_the_same(by_http, by_openmarkets, openmarkets_sandbo
 
 @OF_ITS_OWN
 @pytest.mark.since("3.3")
-def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmarkets, openmarkets_sandbox, tmp_path):
+def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmarkets, openmarkets_sandbox):
     ways = {
         "`HttpOperator` with the class above": by_http["quotes"],
         "`OpenmarketsOperator`": by_openmarkets["quotes"],
@@ -586,7 +587,7 @@ def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmar
         # Once before, since what Airflow loads for it is not to be loaded eight times.
         task.execute({})
         by_http["ClientCredentials"].tokens.clear()
-        for record in (tmp_path / "token_cache").glob("*.entry"):
+        for record in cache_dir().glob("*.entry"):
             record.unlink()
         openmarkets_sandbox.reset()
         # A token is new to a process whose memory is empty.
