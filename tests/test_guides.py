@@ -353,7 +353,6 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
     ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
     ("none that would have to wait for more than 60 seconds", exchange.MAX_WAIT, 60),
-    ("a task that is alone sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
     ("is deleted an hour (3600 seconds) after its use", file_store.SWEEP_AFTER, HOUR),
     ("Redis deletes an entry 60 seconds after its end", redis_store.CLOCK_TOLERANCE, 60),
     ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
@@ -362,6 +361,7 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("may take 1 second;", redis_store.TIMEOUT, 1),
     ("a lock in it expires 5 seconds after its owner is gone", redis_store.LEASE, 5),
     ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
+    ("a task that is alone sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
 ]
 SHORT_LIFE = "a token of 60 seconds is refreshed from 12 seconds before its end, and not sent in the last 6"
 
