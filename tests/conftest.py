@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.mariadb import mariadb  # noqa: F401 (a fixture)
 from tests.support.postgres import postgres  # noqa: F401 (a fixture)
 from tests.support.redis_server import empty_redis, redis_server  # noqa: F401 (fixtures)
 from tests.support.s3_server import s3, s3_server  # noqa: F401 (fixtures)

@@ -191,7 +191,7 @@ class OpenmarketsClient:
         for client in self._async_clients.pop(asyncio.get_running_loop(), {}).values():
             await client.aclose()
 
-    def _fetch_token(self, scope: str) -> tuple[str, float]:
+    def _fetch_token(self, scope: str) -> tuple[str, float | None]:
         for form in secret_forms(self.settings):
             self._masker.mask(form)
         return fetch_token(self._http(_IDENTITY, self.settings.identity_url), self.settings, scope)

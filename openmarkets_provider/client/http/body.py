@@ -12,7 +12,14 @@ _PIECE = 1 << 20
 
 
 class UnreadableBodyError(Exception):
-    """A body is too large, or not encoded as asked for. The text is a sentence without a subject."""
+    """A body is too large, or not encoded as asked for. The text is a sentence without a subject.
+
+    :ivar advice: a sentence that says what the caller of an API can do; empty when there is nothing.
+    """
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(problem)
+        self.advice = advice
 
 
 class Body:
@@ -42,7 +49,7 @@ class Body:
         for piece in [chunk] if self._gzip is None else self._decompress(chunk):
             self._size += len(piece)
             if self._size > self._max_bytes:
-                raise UnreadableBodyError(f"is larger than {self._max_bytes} bytes; ask for less in one call")
+                raise UnreadableBodyError(f"is larger than {self._max_bytes} bytes", "Ask for less in one call.")
             self._pieces.append(piece)
 
     def read(self) -> bytes:

@@ -364,7 +364,9 @@ def _headers(response: httpcore.Response) -> dict[str, str]:
 
 
 def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> OpenmarketsInvalidResponse:
-    return OpenmarketsInvalidResponse(f"the reply {error}.", status=response.status, sent=True)
+    return OpenmarketsInvalidResponse(
+        f"the reply {error}.", status=response.status, detail=error.advice or None, sent=True
+    )
 
 
 def _close(idle: IdleConnections[httpcore.ConnectionPool], pid: int) -> None:

@@ -106,7 +106,7 @@ def unreadable_reply(call: ApiCall, error: OpenmarketsInvalidResponse, request_i
     if error.status is not None and not 200 <= error.status < 300:
         return _api_error(call, error.status, {}, str(error).encode(), request_id)
     return OpenmarketsInvalidResponse(
-        f"{call.label}: {error} [request id {request_id}]{doubt(call)}",
+        f"{call.label}: {error}{f' {error.detail}' if error.detail else ''} [request id {request_id}]{doubt(call)}",
         status=error.status,
         request_id=request_id,
         endpoint=call.label,
