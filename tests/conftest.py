@@ -63,13 +63,7 @@ def left_out(pytestconfig: pytest.Config, record_testsuite_property: Callable[[s
 @pytest.fixture(autouse=True)
 def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test token caches of its own."""
-    from openmarkets_provider.client.auth import provider as token_source
-    from openmarkets_provider.client.cache import entry
-    from openmarkets_provider.client.cache import fallback as fallback_store
-    from openmarkets_provider.client.ratelimit import hold
+    from openmarkets_provider.testing.memory import reset_memory
 
-    fallback_store._outages.clear()
-    hold._memories.clear()
-    token_source.reset()
-    entry._warnings.clear()
+    reset_memory()
     monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))

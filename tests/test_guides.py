@@ -41,7 +41,7 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, RELABELING
 from openmarkets_provider.hooks import _variable_store
 from openmarkets_provider.hooks._connection_settings import make_settings
-from openmarkets_provider.hooks._token_cache import store_of
+from openmarkets_provider.hooks._token_cache import cache_dir, store_of
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.sensors.openmarkets import MAX_FAILURES
@@ -347,7 +347,7 @@ def failed(status: int, body: bytes = b"{}") -> OpenmarketsError:
 
 HOUR, MINUTE = 3600.0, 60.0
 FIGURES: list[tuple[str, Any, Any]] = [
-    ("at most the connection's `timeout` and 5 seconds more", LOCK_GRACE, 5),
+    ("The others wait for the connection's `timeout` and 5 seconds,", LOCK_GRACE, 5),
     ("at most 64 KiB of the reply are read", MAX_TOKEN_REPLY, 64 << 10),
     ("until 300 seconds are left", tokens.REFRESH_AHEAD, 300),
     ("until 30 seconds are left", tokens.MARGIN, 30),
@@ -366,6 +366,7 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("may take 1 second;", redis_store.TIMEOUT, 1),
     ("a lock in it expires 5 seconds after its owner is gone", redis_store.LEASE, 5),
     ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
+    ("a task that is alone sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
 ]
 SHORT_LIFE = "a token of 60 seconds is refreshed from 12 seconds before its end, and not sent in the last 6"
 
@@ -437,7 +438,7 @@ def test_the_diagram_has_title_and_description_and_the_figures_of_the_code():
     assert not picture.findall(".//{http://www.w3.org/2000/svg}image")
     text = " ".join(drawn())
     for sentence, figure, value in [
-        ("the timeout + 5 s at most", LOCK_GRACE, 5),
+        ("timeout + 5 s, and jitter", LOCK_GRACE, 5),
         ("From 300 s before its end", tokens.REFRESH_AHEAD, 300),
         ("is used until 30 s are left", tokens.MARGIN, 30),
         ("3300 s: 300 s are left", HOUR - tokens.REFRESH_AHEAD, 3300),
@@ -582,7 +583,7 @@ def test_both_ways_wait_for_the_same(by_http, by_openmarkets, openmarkets_sandbo
 
 @OF_ITS_OWN
 @pytest.mark.since("3.3")
-def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmarkets, openmarkets_sandbox, tmp_path):
+def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmarkets, openmarkets_sandbox):
     ways = {
         "`HttpOperator` with the class above": by_http["quotes"],
         "`OpenmarketsOperator`": by_openmarkets["quotes"],
@@ -592,7 +593,7 @@ def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmar
         # Once before, since what Airflow loads for it is not to be loaded eight times.
         task.execute({})
         by_http["ClientCredentials"].tokens.clear()
-        for record in (tmp_path / "token_cache").glob("*.entry"):
+        for record in cache_dir().glob("*.entry"):
             record.unlink()
         openmarkets_sandbox.reset()
         # A token is new to a process whose memory is empty.

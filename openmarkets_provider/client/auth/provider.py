@@ -263,9 +263,13 @@ class TokenProvider:
         except OpenmarketsError as error:
             self._metrics.count("token.failures")
             moment = self._clock()
+            failure = Failure.of(error, moment)
             with slot.guard:
                 current = slot.entry.token if slot.entry is not None else None
-                slot.entry = entry = TokenEntry(moment, current, Failure.of(error, moment))
+                slot.entry = entry = TokenEntry(moment, current, failure)
+            if error.transient and error.retry_after is None:
+                # Before that, a further attempt would get this same failure and request nothing.
+                error.retry_after = failure.seconds
             if lease is not None:
                 # Without the lock, another caller may have stored a token in the meantime.
                 shared.save(entry, entry.seconds_of_use(), lease)
