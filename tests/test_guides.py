@@ -32,7 +32,7 @@ from openmarkets_provider.client.cache import redis as redis_store
 from openmarkets_provider.client.client import LOCK_GRACE
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
 from openmarkets_provider.client.http.body import MAX_REPLY
-from openmarkets_provider.client.http.clients import CONNECT_TIMEOUT
+from openmarkets_provider.client.http.deadline import CONNECT_TIMEOUT
 from openmarkets_provider.client.http.replies import MAX_TEXT
 from openmarkets_provider.exceptions import (
     OpenmarketsError,

@@ -22,7 +22,7 @@ import httpcore
 import httpx
 
 from openmarkets_provider.client.http.body import MAX_REPLY, Body, UnreadableBodyError
-from openmarkets_provider.client.http.deadline import async_deadline, deadline
+from openmarkets_provider.client.http.deadline import CONNECT_TIMEOUT, async_deadline, deadline
 from openmarkets_provider.client.http.network import IdleConnections, core_url, open_async_connection, open_connection
 from openmarkets_provider.client.settings import MAX_ASYNC_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import (
@@ -33,7 +33,6 @@ from openmarkets_provider.exceptions import (
     OpenmarketsTransportError,
 )
 
-CONNECT_TIMEOUT = 10.0
 _NO_ANSWER = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
