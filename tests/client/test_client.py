@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,7 @@ import trustme
 
 from openmarkets_provider import queries
 from openmarkets_provider.client import client as module
+from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.http.clients import HttpClient, NoAnswer, Reply
 from openmarkets_provider.exceptions import (
     OpenmarketsApiError,
@@ -59,6 +61,18 @@ WELL_BELOW_A_HANG = 10.0
 
 def thing(name: object = "thing", **options: Any) -> queries.Query:
     return queries.request("oms", "GET", f"echo/{name}", **options)
+
+
+class LateStore(FileStore):
+    """A store that answers when the test lets it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.is_ready = threading.Event()
+
+    def load(self, key: str) -> bytes | None:
+        assert self.is_ready.wait(WELL_BELOW_A_HANG)
+        return super().load(key)
 
 
 def echo(sock: socket.socket, request: bytes) -> None:
@@ -621,6 +635,26 @@ class TestLife:
                 clients = {id(found.result()) for found in [pool.submit(ask) for _ in range(8)]}
             assert len(clients) == 1
             client.close()
+
+    def test_keeps_no_event_loop_that_it_was_closed_on(self, make_client: MakeClient, tmp_path: Path) -> None:
+        store = LateStore(tmp_path / "late")
+
+        async def run() -> weakref.ref[asyncio.AbstractEventLoop]:
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(20):
+                    tasks.create_task(client.arun(thing(number)))
+                # Now they wait for each other: for the store, and for a connection.
+                await asyncio.sleep(0)
+                store.is_ready.set()
+            await client.aclose()
+            return weakref.ref(asyncio.get_running_loop())
+
+        with HostileServer(echo) as server:
+            settings = make_client(oms_url=server.url).settings
+            client = module.OpenmarketsClient(settings, store=store, masker=RecordingMasker(), user_agent="x")
+            loop = asyncio.run(run())
+            gc.collect()
+            assert loop() is None
 
     @pytest.mark.parametrize("kind", ["sync", "async"])
     def test_is_not_shared_with_a_forked_process(self, sandbox: SandboxServer, tmp_path: Path, kind: str) -> None:
