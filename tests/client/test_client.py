@@ -731,6 +731,67 @@ class TestLife:
         assert not ports["child"] & ports["parent"]
         assert sandbox.stats()["token_requests_total"] == 1
 
+    def test_can_be_used_and_collected_in_a_process_that_is_forked_while_threads_send(
+        self, sandbox: SandboxServer, tmp_path: Path
+    ) -> None:
+        script = """
+            import gc, os, signal, sys, threading
+            from pathlib import Path
+            from openmarkets_provider import queries
+            from openmarkets_provider.client.client import OpenmarketsClient
+            from openmarkets_provider.client.cache.file import FileStore
+            from openmarkets_provider.client.settings import Settings
+            from tests.client.conftest import RecordingMasker
+
+            identity, oms, cache = sys.argv[1:]
+            settings = Settings(
+                client_id="sandbox-client", client_secret="sandbox-secret", identity_url=identity, oms_url=oms
+            )
+            store = FileStore(Path(cache))
+            client = OpenmarketsClient(settings, store=store, masker=RecordingMasker(), user_agent="t")
+            sys.setswitchinterval(1e-4)
+            over = threading.Event()
+            started = threading.Barrier(5)
+
+            def send():
+                client.run(queries.request("oms", "GET", "echo/thread"))
+                started.wait(20)
+                while not over.is_set():
+                    client.run(queries.request("oms", "GET", "echo/thread"))
+
+            threads = [threading.Thread(target=send) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            started.wait(20)
+            statuses = []
+            for number in range(4):
+                child = os.fork()
+                if child == 0:
+                    status = 1
+                    try:
+                        # The signal ends a child that waits for a lock of a thread that it does not have.
+                        signal.alarm(20)
+                        assert client.run(queries.request("oms", "GET", f"echo/{number}")) == f"/echo/{number}"
+                        del client
+                        gc.collect()
+                        status = 0
+                    finally:
+                        os._exit(status)
+                statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            over.set()
+            for thread in threads:
+                thread.join()
+            client.close()
+            assert statuses == [0] * 4, statuses
+        """
+        with HostileServer(echo) as server:
+            warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+            command = [sys.executable, *warnings, "-c", textwrap.dedent(script)]
+            command += [sandbox.identity_url, server.url, str(tmp_path / "cache")]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+        assert sandbox.stats()["token_requests_total"] == 1
+
 
 class TestCancellation:
     @pytest.mark.parametrize("where", ["API", "identity"])

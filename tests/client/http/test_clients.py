@@ -21,7 +21,6 @@ import httpcore
 import pytest
 import trustme
 
-from openmarkets_provider.client.http import network
 from openmarkets_provider.client.http.clients import (
     AsyncHttpClient,
     HttpClient,
@@ -628,12 +627,45 @@ class TestTls:
     def test_the_environments_bundle_is_named_when_it_can_not_be_used(
         self, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        network._ssl_context.cache_clear()
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
         with pytest.raises(OpenmarketsConfigurationError, match="SSL_CERT_FILE"):
             fetch("https://127.0.0.1:1")
 
-    def test_one_context_serves_all_clients_of_a_process(self, bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    @pytest.mark.parametrize("name", ["ca_bundle", "SSL_CERT_FILE"])
+    def test_a_renewed_bundle_counts_for_the_next_connection(
+        self, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+    ) -> None:
+        path = tmp_path / "ca.pem"
+        trustme.CA().cert_pem.write_to_path(str(path))
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+
+        def send_twice(url: str) -> bytes:
+            http = HttpClient(url, options)
+            with no_answer(httpcore.ConnectError):
+                send(http)
+            authority.cert_pem.write_to_path(str(path))
+            reply = send(http)
+            http.close()
+            return reply.body
+
+        async def send_twice_on_a_loop(url: str) -> bytes:
+            http = AsyncHttpClient(url, options)
+            with no_answer(httpcore.ConnectError):
+                await http.send(request_of(http, b"", None))
+            authority.cert_pem.write_to_path(str(path))
+            reply = await http.send(request_of(http, b"", None))
+            await http.aclose()
+            return reply.body
+
+        options = Options(5.0, str(path) if name == "ca_bundle" else None, "t/1")
+        with HostileServer(hostile.answering(hostile.reply(b'"safe"')), tls=server_tls(authority)) as server:
+            body = send_twice(server.url) if kind == "sync" else asyncio.run(send_twice_on_a_loop(server.url))
+        assert body == b'"safe"'
+
+    def test_one_context_serves_all_clients_of_a_process(
+        self, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         made = []
         original = ssl.create_default_context
 
@@ -641,7 +673,8 @@ class TestTls:
             made.append(original(*args, **kwargs))
             return made[-1]
 
-        network._ssl_context.cache_clear()
+        bundle = str(tmp_path / "ca.pem")
+        authority.cert_pem.write_to_path(bundle)
         monkeypatch.setattr(ssl, "create_default_context", create)
         for port in range(1, 4):
             HttpClient(f"https://h:{port}", Options(1.0, bundle, "t/1"))
