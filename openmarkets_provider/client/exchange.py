@@ -5,11 +5,18 @@ from __future__ import annotations
 import logging
 import random
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 from openmarkets_provider.client.http.clients import NoAnswer, Reply
-from openmarkets_provider.client.http.replies import doubt, read_reply, unreadable_reply
+from openmarkets_provider.client.http.replies import (
+    doubt,
+    find_request_id,
+    read_reply,
+    unreadable_reply,
+    wrong_contents,
+)
 from openmarkets_provider.client.io import Group, Io, PacedIo
 from openmarkets_provider.client.metrics import Metrics
 from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, Holds, OnHold, spread
@@ -57,6 +64,31 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
     return min(retry_after + backoff * (jitter - 0.5), MAX_WAIT)
 
 
+class Received(NamedTuple):
+    """The reply to a call.
+
+    :ivar json: None when it is empty.
+    :ivar request_id: the one that the reply echoes, or else the one that was sent.
+    :ivar hidden: texts that an error must not show.
+    """
+
+    json: Any
+    status: int
+    request_id: str
+    hidden: tuple[str, ...]
+
+    @contextmanager
+    def read(self) -> Iterator[Any]:
+        """Give the JSON to a block that reads it.
+
+        :raises OpenmarketsInvalidResponse: what the block raised, with the request id and the words of the server.
+        """
+        try:
+            yield self.json
+        except OpenmarketsInvalidResponse as error:
+            raise wrong_contents(error, self.json, self.status, self.request_id, self.hidden) from error.__cause__
+
+
 class Exchange:
     """Sends calls over an Io, with the retries that they may have.
 
@@ -74,7 +106,11 @@ class Exchange:
         return Exchange(PacedIo(self._io, group), self._holds, self._metrics)
 
     async def ask(self, call: ApiCall) -> Any:
-        """Send a call, and return the JSON of the reply; None when it is empty.
+        """Send a call, and return the JSON of the reply, as :meth:`receive`."""
+        return (await self.receive(call)).json
+
+    async def receive(self, call: ApiCall) -> Received:
+        """Send a call, and return the reply.
 
         :raises OpenmarketsError: what went wrong. It is not transient when the call may have been carried out and is
             not safe to repeat.
@@ -100,15 +136,16 @@ class Exchange:
                 rate_limited = isinstance(error, OpenmarketsRateLimited)
             await self._io.sleep(wait, rate_limited=rate_limited)
 
-    async def _attempt(self, call: ApiCall) -> Any:
+    async def _attempt(self, call: ApiCall) -> Received:
         """Send a call once, and read its reply."""
         request_id = str(uuid.uuid4())
         reply = await self._send(call, request_id)
         try:
-            return read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
+            json = read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
         except OpenmarketsError as error:
             await self._note(call, error)
             raise
+        return Received(json, reply.status, find_request_id(reply.headers, request_id, reply.hidden), reply.hidden)
 
     async def _note(self, call: ApiCall, error: OpenmarketsError) -> None:
         """Note that an API's reply is an error. Tell everyone when it is a 429."""

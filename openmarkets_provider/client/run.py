@@ -12,7 +12,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.exchange import Exchange
+from openmarkets_provider.client.exchange import Exchange, Received
 from openmarkets_provider.client.io import Group, ThreadGroup, Work, in_order
 from openmarkets_provider.client.progress import Progress
 from openmarkets_provider.exceptions import (
@@ -63,13 +63,12 @@ class Answer(NamedTuple):
     """The reply to one call of a run.
 
     :ivar number: of the call, 1 for the first.
-    :ivar is_known: False when the API does not know what the call is about.
+    :ivar received: None when the API does not know what the call is about.
     """
 
     number: int
     call: ApiCall
-    reply: Any
-    is_known: bool = True
+    received: Received | None
 
 
 class Run:
@@ -134,18 +133,18 @@ class Run:
 
     async def _ask(self, number: int, call: ApiCall) -> Answer:
         try:
-            return Answer(number, call, await self._exchange.ask(call))
+            return Answer(number, call, await self._exchange.receive(call))
         except OpenmarketsError as error:
             is_unknown = isinstance(error, OpenmarketsNotFound) and error.status == 404 and call.security is not None
             if not is_unknown or self._query["on_invalid"] != "warn":
                 raise self._name_call(error, number, call) from error.__cause__
             log.warning("%s It is left out.", error)
-            return Answer(number, call, None, is_known=False)
+            return Answer(number, call, None)
 
     async def _batch(self, answer: Answer) -> list[Row]:
         """Turn one answer into rows. In the order of the plan, since rows at a seam may come twice."""
-        number, call, reply, is_known = answer
-        if not is_known:
+        number, call, received = answer
+        if received is None:
             self._left_out += 1
             if self._left_out == self._total > 1:
                 raise OpenmarketsQueryError(
@@ -153,21 +152,24 @@ class Run:
                 )
             return []
         try:
-            return await self._rows(call, reply)
+            return await self._rows(call, received)
         except OpenmarketsError as error:
             raise self._name_call(error, number, call) from error.__cause__
 
-    async def _rows(self, call: ApiCall, reply: Any) -> list[Row]:
-        records = read_records(call, reply)
-        self._check_complete(call, reply, records)
+    async def _rows(self, call: ApiCall, received: Received) -> list[Row]:
+        with received.read() as reply:
+            records = read_records(call, reply)
+            self._check_complete(call, reply, records)
         if not call.exact:
             return records
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
             await self._learn_multipliers(missing)
-        rows = to_rows(self._schema, call, records, self._multipliers)
+        with received.read():
+            rows = to_rows(self._schema, call, records, self._multipliers)
+            rows = select_range(self._schema, call, rows, self._window)
         self._warn_of_guesses(missing)
-        return self._drop_seen(call, select_range(self._schema, call, rows, self._window))
+        return self._drop_seen(call, rows)
 
     async def _look_up(self, query: Query) -> list[Row]:
         run = Run(query, self._exchange)
@@ -188,7 +190,8 @@ class Run:
         }
         try:
             for call in plan(query):
-                self._multipliers |= read_multipliers(call, read_records(call, await self._exchange.ask(call)))
+                with (await self._exchange.receive(call)).read() as reply:
+                    self._multipliers |= read_multipliers(call, read_records(call, reply))
         except OpenmarketsError as error:
             # The client may not ask. Anything else that went wrong must not end in a guess.
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)
