@@ -19,7 +19,7 @@ from openmarkets_provider.client.http.replies import (
 )
 from openmarkets_provider.client.io import Group, Io, PacedIo
 from openmarkets_provider.client.metrics import Metrics
-from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, Holds, OnHold, spread
+from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, MAX_SPREAD, Holds, OnHold, spread
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsInvalidResponse,
@@ -30,11 +30,13 @@ from openmarkets_provider.query.plan import ApiCall
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4
-MAX_WAIT = 60.0
-"""Longest pause in seconds. A server that asks for more is not waited for in the worker."""
-MAX_HOLD_WAIT = 5 * MAX_WAIT
+MAX_SERVER_WAIT = 60.0
+"""Longest wait in seconds that a server gets in the worker when it asks for one."""
+MAX_WAIT = MAX_SERVER_WAIT + MAX_SPREAD
+"""Longest pause in seconds: a wait that a server asks for, and what spreads those who wait."""
+MAX_HOLD_WAIT = 5 * MAX_SERVER_WAIT
 """Seconds that one call waits for holds in all, while the API sends one task after another away."""
-_COME_BACK = 2 * MAX_WAIT
+_COME_BACK = 2 * MAX_SERVER_WAIT
 _FIRST_WAIT = 0.5
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
     if not error.transient or attempt >= MAX_ATTEMPTS or (error.sent and not safe_to_repeat):
         return None
     retry_after = error.retry_after
-    if retry_after is not None and retry_after > MAX_WAIT:
+    if retry_after is not None and retry_after > MAX_SERVER_WAIT:
         return None
     backoff: float = _FIRST_WAIT * 2 ** (attempt - 1)
     # Not for secrecy: it keeps tasks that failed together from coming back together.
@@ -61,7 +63,7 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
         return retry_after + spread(retry_after)
     if retry_after is None:
         return backoff * jitter
-    return min(retry_after + backoff * (jitter - 0.5), MAX_WAIT)
+    return retry_after + backoff * (jitter - 0.5)
 
 
 class Received(NamedTuple):
@@ -179,12 +181,12 @@ class Exchange:
                 return await self._io.send(call, request_id)
             except OnHold as hold:
                 left = hold.seconds
-            if left > MAX_WAIT:
+            wait = left + spread(left)
+            if left > MAX_SERVER_WAIT:
                 problem, later = f"told another call to wait (429), and {left:.0f} s of that are left", left
-            elif waited >= MAX_HOLD_WAIT:
+            elif waited + wait > MAX_HOLD_WAIT:
                 problem, later = f"has sent one call after another away (429) for {waited:.0f} s", _COME_BACK
             else:
-                wait = left + spread(left)
                 self._holds.report_wait(call.api, left, wait)
                 await self._io.sleep(wait, rate_limited=True)
                 waited += wait
