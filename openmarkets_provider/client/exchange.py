@@ -36,6 +36,8 @@ MAX_WAIT = MAX_SERVER_WAIT + MAX_SPREAD
 """Longest pause in seconds: a wait that a server asks for, and what spreads those who wait."""
 MAX_HOLD_WAIT = 5 * MAX_SERVER_WAIT
 """Seconds that one call waits for holds in all, while the API sends one task after another away."""
+MANY_RECORDS = 100
+"""Rows of more records take a millisecond or longer: an event loop does not wait for them."""
 _COME_BACK = 2 * MAX_SERVER_WAIT
 _FIRST_WAIT = 0.5
 
@@ -118,6 +120,13 @@ class Exchange:
             not safe to repeat.
         """
         return await self.persist(lambda: self._attempt(call), safe_to_repeat=call.safe_to_repeat)
+
+    async def compute(self, records: int, work: Callable[[], T]) -> T:
+        """Do work on the records of a reply, and return its result.
+
+        :param records: their number: a few are no work to hand to another thread.
+        """
+        return await self._io.compute(work) if records > MANY_RECORDS else work()
 
     async def persist(self, attempt: Callable[[], Awaitable[T]], *, safe_to_repeat: bool) -> T:
         """Make attempts until one succeeds or the retry policy gives up."""

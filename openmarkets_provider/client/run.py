@@ -165,9 +165,13 @@ class Run:
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
             await self._learn_multipliers(missing)
-        with received.read():
+
+        def build() -> list[Row]:
             rows = to_rows(self._schema, call, records, self._multipliers)
-            rows = select_range(self._schema, call, rows, self._window)
+            return select_range(self._schema, call, rows, self._window)
+
+        with received.read():
+            rows = await self._exchange.compute(len(records), build)
         self._warn_of_guesses(missing)
         return self._drop_seen(call, rows)
 
