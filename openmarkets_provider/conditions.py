@@ -15,6 +15,7 @@ _CACHE_SIZE = 4096
 """Compiled expressions; jmespath's own cache is smaller than the number of sensors that a triggerer may have."""
 _MANY_VALUES = 3000
 """Those of about a hundred quotes: a condition on more of them takes a millisecond or longer."""
+_CONTAINERS = (dict, list)
 _JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
@@ -42,14 +43,14 @@ def evaluate(condition: str, result: Any) -> Any:
 
 def is_large(result: Any) -> bool:
     """Tell whether a condition on the result of a query takes so long that an event loop should not wait for it."""
-    count, containers = 0, [result] if isinstance(result, dict | list) else []
+    count, containers = 0, [result] if isinstance(result, _CONTAINERS) else []
     while containers:
         value = containers.pop()
         count += len(value)
         if count > _MANY_VALUES:
             return True
         items = value.values() if isinstance(value, dict) else value
-        containers += [item for item in items if isinstance(item, dict | list)]
+        containers += [item for item in items if isinstance(item, _CONTAINERS)]
     return False
 
 

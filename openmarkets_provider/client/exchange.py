@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
 from openmarkets_provider.client.http.clients import NoAnswer, Reply
@@ -81,16 +80,11 @@ class Received(NamedTuple):
     request_id: str
     hidden: tuple[str, ...]
 
-    @contextmanager
-    def read(self) -> Iterator[Any]:
-        """Give the JSON to a block that reads it.
-
-        :raises OpenmarketsInvalidResponse: what the block raised, with the request id and the words of the server.
-        """
-        try:
-            yield self.json
-        except OpenmarketsInvalidResponse as error:
-            raise wrong_contents(error, self.json, self.status, self.request_id, self.hidden) from error.__cause__
+    def explain(self, error: OpenmarketsError) -> OpenmarketsError:
+        """Return an error; one of the contents of this reply with its request id and what the server says in it."""
+        if not isinstance(error, OpenmarketsInvalidResponse) or error.request_id is not None:
+            return error
+        return wrong_contents(error, self.json, self.status, self.request_id, self.hidden)
 
 
 class Exchange:

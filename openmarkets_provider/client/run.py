@@ -19,6 +19,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsAccessRefused,
     OpenmarketsConfigurationError,
     OpenmarketsError,
+    OpenmarketsInvalidResponse,
     OpenmarketsNotFound,
     OpenmarketsQueryError,
     OpenmarketsScopeNotInPlan,
@@ -152,14 +153,13 @@ class Run:
                 )
             return []
         try:
-            return await self._rows(call, received)
+            return await self._rows(call, received.json)
         except OpenmarketsError as error:
-            raise self._name_call(error, number, call) from error.__cause__
+            raise self._name_call(received.explain(error), number, call) from error.__cause__
 
-    async def _rows(self, call: ApiCall, received: Received) -> list[Row]:
-        with received.read() as reply:
-            records = read_records(call, reply)
-            self._check_complete(call, reply, records)
+    async def _rows(self, call: ApiCall, reply: Any) -> list[Row]:
+        records = read_records(call, reply)
+        self._check_complete(call, reply, records)
         if not call.exact:
             return records
         missing = find_missing_multipliers(self._schema, call, records)
@@ -170,8 +170,7 @@ class Run:
             rows = to_rows(self._schema, call, records, self._multipliers)
             return select_range(self._schema, call, rows, self._window)
 
-        with received.read():
-            rows = await self._exchange.compute(len(records), build)
+        rows = await self._exchange.compute(len(records), build)
         self._warn_of_guesses(missing)
         return self._drop_seen(call, rows)
 
@@ -194,8 +193,11 @@ class Run:
         }
         try:
             for call in plan(query):
-                with (await self._exchange.receive(call)).read() as reply:
-                    self._multipliers |= read_multipliers(call, read_records(call, reply))
+                received = await self._exchange.receive(call)
+                try:
+                    self._multipliers |= read_multipliers(call, read_records(call, received.json))
+                except OpenmarketsInvalidResponse as error:
+                    raise received.explain(error) from None
         except OpenmarketsError as error:
             # The client may not ask. Anything else that went wrong must not end in a guess.
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)

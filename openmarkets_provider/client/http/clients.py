@@ -12,8 +12,8 @@ import re
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from json import dumps
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -307,29 +307,26 @@ class AsyncHttpClient(_Host):
     async def send(self, request: HttpRequest) -> Reply:
         """Send a request, as :meth:`HttpClient.send`."""
         core_request = self._core_request(request)
-        with self._no_answer():
-            async with self._connection() as connection, async_deadline(self._options.timeout):
-                response = await connection.handle_async_request(core_request)
-                try:
-                    headers = _headers(response)
-                    body = Body(response.status, headers.get("content-encoding", ""), request.max_bytes)
-                    async for chunk in response.aiter_stream():
-                        body.add(chunk)
-                    return Reply(response.status, headers, body.read())
-                finally:
-                    await response.aclose()
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[httpcore.AsyncConnectionPool]:
         for expired in self._idle.pop_expired():
             await expired.aclose()
         connection = self._idle.take() or self._open()
         try:
-            yield connection
+            with self._no_answer():
+                async with async_deadline(self._options.timeout):
+                    response = await connection.handle_async_request(core_request)
+                    try:
+                        headers = _headers(response)
+                        body = Body(response.status, headers.get("content-encoding", ""), request.max_bytes)
+                        async for chunk in response.aiter_stream():
+                            body.add(chunk)
+                        reply = Reply(response.status, headers, body.read())
+                    finally:
+                        await response.aclose()
         except BaseException:
             await connection.aclose()
             raise
         self._idle.put_back(connection)
+        return reply
 
     async def aclose(self) -> None:
         """Close the connections; those that other tasks use when their replies have come."""
