@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeVar
 from openmarkets_provider.client.http.clients import NoAnswer, Reply
 from openmarkets_provider.client.http.replies import (
     doubt,
-    find_request_id,
     read_reply,
     unreadable_reply,
     wrong_contents,
@@ -150,7 +149,7 @@ class Exchange:
         except OpenmarketsError as error:
             await self._note(call, error)
             raise
-        return Received(json, reply.status, find_request_id(reply.headers, request_id, reply.hidden), reply.hidden)
+        return Received(json, reply.status, reply.headers.get("x-request-id") or request_id, reply.hidden)
 
     async def _note(self, call: ApiCall, error: OpenmarketsError) -> None:
         """Note that an API's reply is an error. Tell everyone when it is a 429."""

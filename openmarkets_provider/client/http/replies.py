@@ -90,7 +90,7 @@ def read_reply(
             return decode(body, exact=call.exact)
         except ValueError as error:
             problem = error
-    request_id = find_request_id(headers, request_id, hidden)
+    request_id = printable(headers.get("x-request-id") or request_id, hidden)
     if problem is None:
         raise _api_error(call, status, headers, body, request_id, hidden)
     kind = printable(headers.get("content-type", "no content type"), hidden)
@@ -104,11 +104,6 @@ def read_reply(
     )
 
 
-def find_request_id(headers: Mapping[str, str], request_id: str, hidden: Collection[str]) -> str:
-    """Return the request id that a reply echoes, or else the one that was sent."""
-    return printable(headers.get("x-request-id") or request_id, hidden)
-
-
 def wrong_contents(
     error: OpenmarketsInvalidResponse, reply: Any, status: int, request_id: str, hidden: Collection[str]
 ) -> OpenmarketsInvalidResponse:
@@ -117,6 +112,7 @@ def wrong_contents(
     :param error: what is wrong with the contents.
     :param reply: the JSON of the reply.
     """
+    request_id = printable(request_id, hidden)
     title, detail = _find_words(reply, hidden)
     said = ": ".join(part for part in (title, detail) if part)
     text = str(error)
