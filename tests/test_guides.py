@@ -32,7 +32,7 @@ from openmarkets_provider.client.cache import redis as redis_store
 from openmarkets_provider.client.client import LOCK_GRACE
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
 from openmarkets_provider.client.http.body import MAX_REPLY
-from openmarkets_provider.client.http.clients import CONNECT_TIMEOUT
+from openmarkets_provider.client.http.deadline import CONNECT_TIMEOUT
 from openmarkets_provider.client.http.replies import MAX_TEXT
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
@@ -357,7 +357,7 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("If the replacement is rejected, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
     ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
     ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
-    ("none that would have to wait for more than 60 seconds", exchange.MAX_WAIT, 60),
+    ("none that would have to wait for more than 60 seconds", exchange.MAX_SERVER_WAIT, 60),
     ("is deleted an hour (3600 seconds) after its use", file_store.SWEEP_AFTER, HOUR),
     ("Redis deletes an entry 60 seconds after its end", redis_store.CLOCK_TOLERANCE, 60),
     ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
@@ -496,7 +496,8 @@ def test_a_text_that_looks_like_a_formula_is_landed_as_it_is(openmarkets_sandbox
 @pytest.mark.parametrize(
     ("sentence", "figure", "value"),
     [
-        ("Up to 60 seconds are waited for in the task", exchange.MAX_WAIT, 60),
+        ("A wait of up to 60 seconds takes place in the task", exchange.MAX_SERVER_WAIT, 60),
+        ("at random: 75 seconds at most", exchange.MAX_WAIT, 75),
         ("makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
         ("three in a row are tolerated", MAX_FAILURES, 3),
         ("of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),

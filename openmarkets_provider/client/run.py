@@ -12,13 +12,14 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.exchange import Exchange
+from openmarkets_provider.client.exchange import Exchange, Received
 from openmarkets_provider.client.io import Group, ThreadGroup, Work, in_order
 from openmarkets_provider.client.progress import Progress
 from openmarkets_provider.exceptions import (
     OpenmarketsAccessRefused,
     OpenmarketsConfigurationError,
     OpenmarketsError,
+    OpenmarketsInvalidResponse,
     OpenmarketsNotFound,
     OpenmarketsQueryError,
     OpenmarketsScopeNotInPlan,
@@ -63,13 +64,12 @@ class Answer(NamedTuple):
     """The reply to one call of a run.
 
     :ivar number: of the call, 1 for the first.
-    :ivar is_known: False when the API does not know what the call is about.
+    :ivar received: None when the API does not know what the call is about.
     """
 
     number: int
     call: ApiCall
-    reply: Any
-    is_known: bool = True
+    received: Received | None
 
 
 class Run:
@@ -134,18 +134,18 @@ class Run:
 
     async def _ask(self, number: int, call: ApiCall) -> Answer:
         try:
-            return Answer(number, call, await self._exchange.ask(call))
+            return Answer(number, call, await self._exchange.receive(call))
         except OpenmarketsError as error:
             is_unknown = isinstance(error, OpenmarketsNotFound) and error.status == 404 and call.security is not None
             if not is_unknown or self._query["on_invalid"] != "warn":
                 raise self._name_call(error, number, call) from error.__cause__
             log.warning("%s It is left out.", error)
-            return Answer(number, call, None, is_known=False)
+            return Answer(number, call, None)
 
     async def _batch(self, answer: Answer) -> list[Row]:
         """Turn one answer into rows. In the order of the plan, since rows at a seam may come twice."""
-        number, call, reply, is_known = answer
-        if not is_known:
+        number, call, received = answer
+        if received is None:
             self._left_out += 1
             if self._left_out == self._total > 1:
                 raise OpenmarketsQueryError(
@@ -153,9 +153,9 @@ class Run:
                 )
             return []
         try:
-            return await self._rows(call, reply)
+            return await self._rows(call, received.json)
         except OpenmarketsError as error:
-            raise self._name_call(error, number, call) from error.__cause__
+            raise self._name_call(received.explain(error), number, call) from error.__cause__
 
     async def _rows(self, call: ApiCall, reply: Any) -> list[Row]:
         records = read_records(call, reply)
@@ -165,9 +165,14 @@ class Run:
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
             await self._learn_multipliers(missing)
-        rows = to_rows(self._schema, call, records, self._multipliers)
+
+        def build() -> list[Row]:
+            rows = to_rows(self._schema, call, records, self._multipliers)
+            return select_range(self._schema, call, rows, self._window)
+
+        rows = await self._exchange.compute(len(records), build)
         self._warn_of_guesses(missing)
-        return self._drop_seen(call, select_range(self._schema, call, rows, self._window))
+        return self._drop_seen(call, rows)
 
     async def _look_up(self, query: Query) -> list[Row]:
         run = Run(query, self._exchange)
@@ -188,7 +193,11 @@ class Run:
         }
         try:
             for call in plan(query):
-                self._multipliers |= read_multipliers(call, read_records(call, await self._exchange.ask(call)))
+                received = await self._exchange.receive(call)
+                try:
+                    self._multipliers |= read_multipliers(call, read_records(call, received.json))
+                except OpenmarketsInvalidResponse as error:
+                    raise received.explain(error) from None
         except OpenmarketsError as error:
             # The client may not ask. Anything else that went wrong must not end in a guess.
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)

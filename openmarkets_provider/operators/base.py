@@ -125,11 +125,11 @@ class QueryOperator(BaseOperator):
         """Fail the task for good, defer it, or return to leave the error to Airflow's retries."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
-        from openmarkets_provider.client.exchange import MAX_WAIT
+        from openmarkets_provider.client.exchange import MAX_SERVER_WAIT
 
         if not error.transient:
             raise AirflowFailException(str(error)) from without_frames(error)
-        if error.retry_after is None or error.retry_after <= MAX_WAIT or not self.deferrable:
+        if error.retry_after is None or error.retry_after <= MAX_SERVER_WAIT or not self.deferrable:
             return
         if is_on_hold(error):
             holds += 1

@@ -62,7 +62,7 @@ class OpenmarketsRetryPolicy(RetryPolicy):
             return RetryDecision.fail(reason)
         if exception.retry_after is None:
             return RetryDecision.default()
-        from openmarkets_provider.client.exchange import MAX_WAIT
+        from openmarkets_provider.client.exchange import MAX_SERVER_WAIT
 
         wait = wait_after(exception.retry_after)
         if wait > LONGEST_WAIT:
@@ -73,4 +73,4 @@ class OpenmarketsRetryPolicy(RetryPolicy):
             times = WAITS_FOR_HOLDS if is_on_hold(exception) else WAITS_AFTER_429
             decision: RetryDecision = reschedule(wait, max_reschedules=times, reason=reason)
             return decision
-        return RetryDecision.retry(wait, reason) if exception.retry_after > MAX_WAIT else RetryDecision.default()
+        return RetryDecision.retry(wait, reason) if exception.retry_after > MAX_SERVER_WAIT else RetryDecision.default()

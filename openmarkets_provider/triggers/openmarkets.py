@@ -63,7 +63,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         async with contextlib.aclosing(poll_shared(self.openmarkets_conn_id, self.query, self.poke_interval)) as polls:
             async for reading in polls:
                 try:
-                    value = reading.evaluate(self.condition)
+                    value = await reading.aevaluate(self.condition)
                     if value:
                         yield self._make_event(value)
                         return

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from openmarkets_provider.client.exchange import MAX_WAIT
+from openmarkets_provider.client.exchange import MAX_SERVER_WAIT
 from tests.support.airflow import DagRun, RealAirflow
 from tests.support.sandbox_process import SandboxProcess
 from tests.support.versions import at_least
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.airflow
 DAGS = Path(__file__).parent / "retry_dags"
 SANDBOXES = ("not_pushed", "killed", "limited", "limited_hook", "cleared")
 PLACE = "POST /oms/orders/v4"
-LONG = int(MAX_WAIT) + 1
+LONG = int(MAX_SERVER_WAIT) + 1
 """Seconds: longer than a call waits by itself."""
 NEVER = 1_000_000
 """Seconds: longer than any test."""

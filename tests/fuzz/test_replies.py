@@ -204,7 +204,7 @@ def test_error_bodies(body, headers, status, safe):
             check_error(error)
             error.sent = True
             wait = pause(error, 1, safe_to_repeat=safe)
-            assert wait is None or (safe and 0 <= wait <= 2 * MAX_WAIT)
+            assert wait is None or (safe and 0 <= wait <= MAX_WAIT)
 
 
 @SHORT

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, ExceptionRetryPolicy, RetryDecision, task
 from airflow.sdk.definitions.retry_policy import RetryAction
 
 from openmarkets_provider import queries
-from openmarkets_provider.client.exchange import MAX_WAIT
+from openmarkets_provider.client.exchange import MAX_SERVER_WAIT
 from openmarkets_provider.client.ratelimit.hold import MAX_SPREAD
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
@@ -25,7 +25,7 @@ from openmarkets_provider.transfers.openmarkets_to_object_storage import Openmar
 from tests.support.versions import at_least
 
 RESCHEDULES = at_least("3.4")
-SHORT, LONG, DAYS = 1.0, MAX_WAIT + 1, 2 * 86400.0
+SHORT, LONG, DAYS = 1.0, MAX_SERVER_WAIT + 1, 2 * 86400.0
 
 
 def decide(error: BaseException) -> RetryDecision:

@@ -137,8 +137,12 @@ class Holds:
         if self._needs_read(memory, READ_EVERY):
             reads = self._reads.setdefault(asyncio.get_running_loop(), {})
             async with reads.setdefault(api, asyncio.Lock()):
-                if self._needs_read(memory, READ_EVERY):
-                    await asyncio.to_thread(self._read, api)
+                try:
+                    if self._needs_read(memory, READ_EVERY):
+                        await asyncio.to_thread(self._read, api)
+                finally:
+                    # A lock that was waited for keeps its event loop alive.
+                    reads.pop(api, None)
         self._require_none(memory)
 
     def record(self, api: str, seconds: float | None) -> None:
