@@ -55,6 +55,11 @@ def memory() -> None:
         raise LookupError("this Airflow keeps no state for watchers")
 
 
+def queue() -> None:
+    module = importlib.import_module("openmarkets_provider.triggers.events")
+    module.OpenmarketsEventTrigger(query=queries.orders(), key="order_number", queue="orders")
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     "`OpenmarketsEventTrigger`": event_trigger,
     "the connection form from declared fields": declared_form,
@@ -62,6 +67,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "a deferrable sensor's timeout that skips with `soft_fail`, and is final without": deferred_timeout,
     "`incremental=True`": incremental,
     "watchers whose memory outlives the triggerer": memory,
+    "`queue=` of `OpenmarketsEventTrigger`": queue,
 }
 
 
