@@ -17,7 +17,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.sensors.openmarkets import OpenmarketsSensor
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.databases import POSTGRES_DRIVERS
-from tests.support.versions import at_least, has_module, what_airflow_says_of_a_timeout
+from tests.support.versions import FILES_SINCE, at_least, has_module, what_airflow_says_of_a_timeout
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "versions.md").read_text()
@@ -77,6 +77,11 @@ def test_the_page_names_the_versions_of_the_matrix():
     }
     noxfile = (ROOT / "noxfile.py").read_text()
     assert told == ast.literal_eval(re.search(r"^AIRFLOWS = ({.*?^})", noxfile, re.M | re.S)[1])
+
+
+def test_every_file_that_an_older_version_leaves_out_is_there():
+    # Else a file with a new name runs where it can't.
+    assert [name for name in FILES_SINCE if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_the_table_has_what_is_checked_here():
