@@ -104,9 +104,10 @@ class OpenmarketsToSqlOperator(Transfer):
 
         instance: Any = context["ti"]
         load_id = f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
-        if "loop" in context:
+        loop: Any = context.get("loop")
+        if loop is not None:
             # Airflow 3.4: each iteration of a loop has the same map index, and keeps its number when it is cleared.
-            load_id += f"/{context['loop'].index}"
+            load_id += f"/{loop.index}"
         with _open_engine(hook) as engine:
             destination = TableDestination(
                 engine, self.table, conn_id=self.conn_id, mode=self.mode, create=self.create_table, load_id=load_id

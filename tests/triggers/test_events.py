@@ -141,13 +141,13 @@ def test_it_is_made_again_from_what_airflow_keeps_which_holds_no_secret(openmark
 
 def test_its_queue_is_what_airflow_keeps_which_has_queues_from_3_4_on():
     if not at_least("3.4"):
-        with pytest.raises(OpenmarketsQueryError, match="queue: needs Airflow 3.4 or later") as caught:
+        with pytest.raises(OpenmarketsQueryError, match=r"queue: needs Airflow 3\.4 or later") as caught:
             watch(queue="news")
         assert isinstance(caught.value, TypeError)
         return
     trigger = watch(queue="news")
     assert encode_trigger(trigger)["queue"] == "news"
-    path, kwargs = trigger.serialize()
+    _, kwargs = trigger.serialize()
     assert OpenmarketsEventTrigger(**kwargs).queue == "news"
     # Airflow tells triggers apart by these arguments: a watcher that changes its queue is another trigger.
     assert kwargs != watch().serialize()[1]
