@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSensorTimeout, AirflowSkipException
+from packaging.version import Version
 
 from openmarkets_provider import queries
 from openmarkets_provider.sensors.openmarkets import OpenmarketsSensor
@@ -77,6 +78,17 @@ def test_the_page_names_the_versions_of_the_matrix():
     }
     noxfile = (ROOT / "noxfile.py").read_text()
     assert told == ast.literal_eval(re.search(r"^AIRFLOWS = ({.*?^})", noxfile, re.M | re.S)[1])
+
+
+def test_no_row_but_that_of_the_pre_release_has_one_of_airflow():
+    pins = {path.stem: path.read_text() for path in (ROOT / "constraints").glob("*.txt")}
+    pins["airflow-3.3"] = (ROOT / "constraints.txt").read_text()
+    of_airflow = {name: re.search(r"^apache-airflow==(.*)$", text, re.MULTILINE)[1] for name, text in pins.items()}
+    for name, version in of_airflow.items():
+        assert version.startswith(f"{name.removeprefix('airflow-')}.")
+    assert [version for version in of_airflow.values() if Version(version).is_prerelease] == re.findall(
+        r"the pre-release (\S+) with", PAGE
+    )
 
 
 def test_every_file_that_an_older_version_leaves_out_is_there():
