@@ -35,7 +35,7 @@ def loops() -> None:
         )
         table >> file
 
-    pull.expand(code=["BHP", "CBA", "WES", "ANZ"]) >> snapshots.loop(max_iterations=3)
+    pull.expand(code=["BHP", "CBA"]) >> snapshots.loop(max_iterations=2)
 
 
 loops()
