@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,16 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Airflow reads its environment when it is imported, and makes its home.
+if "airflow" in sys.modules:
+    raise RuntimeError("a pytest plugin has imported Airflow before its home was set; name it with -p no:...")
+_HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
+for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+    del os.environ[name]
+os.environ["AIRFLOW_HOME"] = _HOME.name
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 from tests.support.mariadb import mariadb  # noqa: F401 (a fixture)
 from tests.support.postgres import postgres  # noqa: F401 (a fixture)
@@ -26,12 +37,6 @@ settings.load_profile("tests")
 
 LEFT_OUT = pytest.StashKey[str]()
 
-_HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
-for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
-    del os.environ[name]
-os.environ["AIRFLOW_HOME"] = _HOME.name
-os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 if not at_least("3.2"):
     # Else 2.11 warns of its own default.
     os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"

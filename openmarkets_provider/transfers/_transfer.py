@@ -183,7 +183,10 @@ class Transfer(QueryOperator):
 def instance_id(context: Context) -> str:
     """Return what identifies a task instance. It is the same when the task is retried or cleared."""
     instance: Any = context["ti"]
-    return f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
+    text = f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
+    loop: Any = context.get("loop")
+    # Airflow 3.4: each iteration of a loop has the same map index, and keeps its number when it is cleared.
+    return text if loop is None else f"{text}/{loop.index}"
 
 
 def _do_nothing() -> None:
