@@ -230,7 +230,7 @@ class Form:
 def rendered_template(page: Page, field: str) -> Any:
     """Decode what Rendered Templates shows of a field as JSON."""
     cell = page.get_by_role("row").filter(has=page.get_by_role("cell", name=field, exact=True))
-    code = cell.locator("code.language-json")
+    code = cell.locator("code")
     code.wait_for()
     # Before each line is its number.
     return json.loads("".join(code.locator("span:not(:has(span)):not(.linenumber)").all_inner_texts()))
