@@ -9,7 +9,7 @@ SOURCES := openmarkets_provider tests example_dags docs release noxfile.py
 export PYTHONDONTWRITEBYTECODE :=
 
 # System packages that the tests need, each with a file that it brings.
-SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb redis-server=/usr/bin/redis-server chromium=/usr/bin/chromium
+SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb mariadb-server-core=/usr/sbin/mariadbd redis-server=/usr/bin/redis-server chromium=/usr/bin/chromium
 
 FUZZ_MINUTES ?= 5
 

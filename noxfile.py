@@ -13,8 +13,12 @@ AIRFLOWS = {
     "3.0": ("3.11", "3.12"),
     "3.2": ("3.11", "3.13", "3.14"),
     "3.3": ("3.11", "3.13", "3.14"),
+    "3.4": ("3.11",),
 }
-"""The last Python of each is the newest that Airflow names; the one before stands in where that is not to be had."""
+"""The last Python of each is the newest that Airflow names; the one before stands in where that is not to be had.
+
+3.4 is a pre-release, which ``constraints/airflow-3.4.in`` names: one Python will do.
+"""
 OWN = "3.3"
 """The version that ``constraints.txt`` pins."""
 RESULTS = Path(".nox/results")

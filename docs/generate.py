@@ -10,7 +10,7 @@ import inspect
 import re
 import textwrap
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from openmarkets_provider import queries
 from openmarkets_provider.client.environments import SCOPES
+from openmarkets_provider.client.exchange import Received
 from openmarkets_provider.client.http.replies import decode
 from openmarkets_provider.client.io import iterate_blocking
 from openmarkets_provider.client.run import Run
@@ -351,7 +352,10 @@ def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
     calls: dict[str, Endpoint] = {}
 
     class Exchange:
-        async def ask(self, call: ApiCall) -> Any:
+        async def compute(self, records: int, work: Callable[[], Any]) -> Any:
+            return work()
+
+        async def receive(self, call: ApiCall) -> Received:
             endpoint = find_endpoint(call.api, call.method, call.path)
             if endpoint is None:
                 raise LookupError(f"{call.label} is not in the endpoint table")
@@ -360,7 +364,7 @@ def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
             record = {**RECORD, **dict.fromkeys(schema.price_api_names, 100)}
             if "priceMultiplier" in schema.by_api_name and (multiplier or endpoint.name != endpoint_of(query)):
                 record["priceMultiplier"] = FALLBACK_MULTIPLIER
-            return {endpoint.records: [record]} if endpoint.records else [record]
+            return Received({endpoint.records: [record]} if endpoint.records else [record], 200, "", ())
 
     exchange: Any = Exchange()
     for _ in iterate_blocking(Run(query, exchange).batches()):

@@ -13,6 +13,9 @@ from openmarkets_provider.query.arguments import is_literal
 
 _CACHE_SIZE = 4096
 """Compiled expressions; jmespath's own cache is smaller than the number of sensors that a triggerer may have."""
+_MANY_VALUES = 3000
+"""Those of about a hundred quotes: a condition on more of them takes a millisecond or longer."""
+_CONTAINERS = (dict, list)
 _JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
@@ -38,6 +41,19 @@ def evaluate(condition: str, result: Any) -> Any:
     return Evaluator(result).evaluate(condition)
 
 
+def is_large(result: Any) -> bool:
+    """Tell whether a condition on the result of a query takes so long that an event loop should not wait for it."""
+    count, containers = 0, [result] if isinstance(result, _CONTAINERS) else []
+    while containers:
+        value = containers.pop()
+        count += len(value)
+        if count > _MANY_VALUES:
+            return True
+        items = value.values() if isinstance(value, dict) else value
+        containers += [item for item in items if isinstance(item, _CONTAINERS)]
+    return False
+
+
 class Evaluator:
     """Evaluates many conditions on one result: converts it to JSON once, and evaluates each condition once.
 
@@ -46,6 +62,7 @@ class Evaluator:
 
     def __init__(self, result: Any) -> None:
         self._result = result
+        self._is_json = False
         self._values: dict[str, Any] = {}
 
     def evaluate(self, condition: str) -> Any:
@@ -60,14 +77,12 @@ class Evaluator:
 
     def _search(self, condition: str, expression: Any) -> Any:
         try:
-            return expression.search(self._json)
+            if not self._is_json:
+                self._result, self._is_json = _to_json(self._result), True
+            return expression.search(self._result)
         except Exception as error:  # noqa: BLE001 - jmespath lets Python's own errors through, such as a TypeError of `<`
             # Cut, because the text of a type error repeats the value.
             return OpenmarketsQueryError(f"condition: {condition!r:.500} does not fit the result: {_describe(error)}")
-
-    @functools.cached_property
-    def _json(self) -> Any:
-        return _to_json(self._result)
 
 
 def _to_json(value: Any) -> Any:

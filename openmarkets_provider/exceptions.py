@@ -79,6 +79,8 @@ class OpenmarketsTransportError(OpenmarketsError):
 class OpenmarketsAuthError(OpenmarketsError):
     """The identity server gave no usable access token (RFC 6749, section 5).
 
+    It is transient when something else than a token endpoint answered: a firewall or a proxy may be in between.
+
     :ivar status: HTTP status of the token reply.
     :ivar error: OAuth error code, such as ``invalid_client``; None when the reply had none.
     :ivar error_description: the server's words, when it gave any.

@@ -120,6 +120,7 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [
             {
                 "integration-name": INTEGRATION,
+                "external-doc-url": "https://dev.openmarkets.com.au/",
                 "tags": ["service"],
             }
         ],
@@ -135,11 +136,17 @@ def get_provider_info() -> dict[str, Any]:
             for target, module in TRANSFERS.items()
         ],
         "triggers": _modules("triggers", "events"),
+        # Since Airflow 3.4.
+        "retry-policies": [
+            {"integration-name": INTEGRATION, "python-modules": ["openmarkets_provider.policies.retry"]}
+        ],
         "connection-types": [
             {
                 "connection-type": CONNECTION_TYPE,
                 "hook-class-name": "openmarkets_provider.hooks.openmarkets.OpenmarketsHook",
                 "hook-name": "Openmarkets",
+                # Since Airflow 3.4.
+                "external-services": ["Openmarkets"],
                 "ui-field-behaviour": {
                     "hidden-fields": HIDDEN_FIELDS,
                     "relabeling": RELABELING,

@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx
 
-from openmarkets_provider.client.auth import provider as token_source
 from tests.support.processes import NoMasker, in_processes
 from tests.support.sandbox_process import SandboxProcess
 
@@ -155,7 +154,6 @@ def single_flight(sandbox: SandboxProcess, cache: Path) -> None:
         return sum(1 for _ in range(CALLS) for scope in SCOPES if client.get_access_token(scope))
 
     started = time.monotonic()
-    token_source._slots.clear()
     calls = sum(in_processes(PROCESSES, work))
     print(f"\n{calls} calls of get_access_token from {PROCESSES} processes, {time.monotonic() - started:.1f} s")
     for scope, count in sandbox.stats()["token_requests"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Airflow reads its environment when it is imported, and makes its home.
+if "airflow" in sys.modules:
+    raise RuntimeError("a pytest plugin has imported Airflow before its home was set; name it with -p no:...")
+_HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
+for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+    del os.environ[name]
+os.environ["AIRFLOW_HOME"] = _HOME.name
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+from tests.support.mariadb import mariadb  # noqa: F401 (a fixture)
 from tests.support.postgres import postgres  # noqa: F401 (a fixture)
 from tests.support.redis_server import empty_redis, redis_server  # noqa: F401 (fixtures)
 from tests.support.s3_server import s3, s3_server  # noqa: F401 (fixtures)
@@ -25,12 +37,6 @@ settings.load_profile("tests")
 
 LEFT_OUT = pytest.StashKey[str]()
 
-_HOME = tempfile.TemporaryDirectory(prefix="openmarkets-tests-")
-for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
-    del os.environ[name]
-os.environ["AIRFLOW_HOME"] = _HOME.name
-os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 if not at_least("3.2"):
     # Else 2.11 warns of its own default.
     os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
@@ -62,13 +68,7 @@ def left_out(pytestconfig: pytest.Config, record_testsuite_property: Callable[[s
 @pytest.fixture(autouse=True)
 def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test token caches of its own."""
-    from openmarkets_provider.client.auth import provider as token_source
-    from openmarkets_provider.client.cache import entry
-    from openmarkets_provider.client.cache import fallback as fallback_store
-    from openmarkets_provider.client.ratelimit import hold
+    from openmarkets_provider.testing.memory import reset_memory
 
-    fallback_store._outages.clear()
-    hold._memories.clear()
-    token_source._slots.clear()
-    entry._warnings.clear()
+    reset_memory()
     monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))

@@ -160,8 +160,7 @@ def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
     for number, block in enumerate(TESTS):
         (tmp_path / "tests" / f"test_{number}_{_word(block.page)}.py").write_text(block.text)
     shutil.copy(ROOT / "example_dags" / "example_quotes.py", tmp_path / "dags")
-    for name, as_name in (("tokens.py", "conftest.py"), ("dags.py", "test_dags.py")):
-        shutil.copyfile(ROOT / "tests" / "support" / "page_tests" / name, tmp_path / "tests" / as_name)
+    shutil.copyfile(ROOT / "tests" / "support" / "page_tests" / "dags.py", tmp_path / "tests" / "test_dags.py")
     # Whatever the time: a sensor waits for it.
     openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN", totalVolume=1000)
     s3.client.create_bucket(Bucket="lake")
@@ -237,7 +236,7 @@ def test_workers_share_a_token_by_the_connections_shown(openmarkets_sandbox, emp
     extra = shown["AIRFLOW_CONN_OPENMARKETS_DEFAULT"]["extra"] | own["extra"]
     monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(own | {"extra": extra}))
     for host in ("one", "another"):
-        token_source._slots.clear()
+        token_source.reset()
         monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / host))
         assert OpenmarketsHook().run(queries.quotes(["BHP"]))
     assert openmarkets_sandbox.stats()["token_requests_total"] == 1

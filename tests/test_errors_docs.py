@@ -46,6 +46,7 @@ NOTHING_WRONG = (
     "SELECT ",
     "PRAGMA ",
     "SET LOCAL",
+    "SET SESSION",
     # What the sandbox says of itself, and an announcement.
     "python -m openmarkets_provider.sandbox",
     "A local stand-in",

@@ -11,7 +11,7 @@ import pytest
 from openmarkets_provider.client import settings
 from openmarkets_provider.client.cache import fallback as fallback_store
 from openmarkets_provider.client.cache import redis as redis_store
-from openmarkets_provider.client.exchange import MAX_WAIT
+from openmarkets_provider.client.exchange import MAX_SERVER_WAIT
 from openmarkets_provider.client.ratelimit import hold
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS
 from openmarkets_provider.triggers import _connections
@@ -41,7 +41,7 @@ def test_the_connections_shown_have_fields_that_there_are():
         ("`Retry-After` says (else 5 seconds;", hold.DEFAULT_HOLD, 5),
         ("an hour at most)", hold.MAX_HOLD, 3600),
         ("An event loop (the triggerer) reads the store once a second", hold.READ_EVERY, 1),
-        ("When more than 60 seconds are left", MAX_WAIT, 60),
+        ("When more than 60 seconds are left", MAX_SERVER_WAIT, 60),
         ("uses at most 8 connections to each API", settings.MAX_ASYNC_CONCURRENCY, 8),
         ("is looked up again once a minute", _connections.LOOK_UP_INTERVAL, 60),
         ("after three look-ups in a row", _connections.MAX_FAILURES, 3),

@@ -32,7 +32,7 @@ from openmarkets_provider.client.cache import redis as redis_store
 from openmarkets_provider.client.client import LOCK_GRACE
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
 from openmarkets_provider.client.http.body import MAX_REPLY
-from openmarkets_provider.client.http.clients import CONNECT_TIMEOUT
+from openmarkets_provider.client.http.deadline import CONNECT_TIMEOUT
 from openmarkets_provider.client.http.replies import MAX_TEXT
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
@@ -41,7 +41,7 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, RELABELING
 from openmarkets_provider.hooks import _variable_store
 from openmarkets_provider.hooks._connection_settings import make_settings
-from openmarkets_provider.hooks._token_cache import store_of
+from openmarkets_provider.hooks._token_cache import cache_dir, store_of
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.sensors.openmarkets import MAX_FAILURES
@@ -285,6 +285,8 @@ def as_it_is(made: dict[str, Any]) -> None:
 
 NO_TOKEN = {"kind": "body", "body": {}}
 IN_TROUBLE = {"kind": "status", "status": 503}
+BLOCKED = {"kind": "status", "status": 403, "body": "<html>"}
+ELSEWHERE = {"kind": "status", "status": 302, "headers": {"Location": "/login"}}
 
 
 @pytest.mark.parametrize(
@@ -296,7 +298,9 @@ IN_TROUBLE = {"kind": "status", "status": 503}
         (3, nobody_there, None),
         (5, as_it_is, IN_TROUBLE),
         (6, as_it_is, NO_TOKEN),
-        (7, unknown_field, None),
+        (7, as_it_is, BLOCKED),
+        (8, as_it_is, ELSEWHERE),
+        (9, unknown_field, None),
     ],
 )
 def test_what_the_button_says(
@@ -319,7 +323,7 @@ def test_what_the_button_says_of_a_certificate_that_it_does_not_know(monkeypatch
         good, message = ask(monkeypatch, made)
     assert not good
     assert re.fullmatch(as_pattern(SAID[4]), message)
-    assert len(SAID) == 8
+    assert len(SAID) == 10
 
 
 def test_the_button_sends_nothing_to_the_urls_of_extra(monkeypatch: pytest.MonkeyPatch, openmarkets_sandbox):
@@ -343,16 +347,17 @@ def failed(status: int, body: bytes = b"{}") -> OpenmarketsError:
 
 HOUR, MINUTE = 3600.0, 60.0
 FIGURES: list[tuple[str, Any, Any]] = [
-    ("at most the connection's `timeout` and 5 seconds more", LOCK_GRACE, 5),
+    ("The others wait for the connection's `timeout` and 5 seconds,", LOCK_GRACE, 5),
     ("at most 64 KiB of the reply are read", MAX_TOKEN_REPLY, 64 << 10),
     ("until 300 seconds are left", tokens.REFRESH_AHEAD, 300),
     ("until 30 seconds are left", tokens.MARGIN, 30),
     ("the last fifth counts instead of 300 seconds, and the last tenth instead of 30:", tokens.REFRESH_AHEAD, 300),
-    ("One of more than 31 days is rejected", MAX_LIFETIME, 31 * 24 * HOUR),
+    ("0 or less, or more than 31 days", MAX_LIFETIME, 31 * 24 * HOUR),
+    ("a lifetime of 60 seconds is used", tokens.UNKNOWN_LIFETIME, MINUTE),
     ("If the replacement is rejected, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
     ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
     ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
-    ("none that would have to wait for more than 60 seconds", exchange.MAX_WAIT, 60),
+    ("none that would have to wait for more than 60 seconds", exchange.MAX_SERVER_WAIT, 60),
     ("is deleted an hour (3600 seconds) after its use", file_store.SWEEP_AFTER, HOUR),
     ("Redis deletes an entry 60 seconds after its end", redis_store.CLOCK_TOLERANCE, 60),
     ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
@@ -361,6 +366,7 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("may take 1 second;", redis_store.TIMEOUT, 1),
     ("a lock in it expires 5 seconds after its owner is gone", redis_store.LEASE, 5),
     ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
+    ("a task that is alone sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
 ]
 SHORT_LIFE = "a token of 60 seconds is refreshed from 12 seconds before its end, and not sent in the last 6"
 
@@ -394,15 +400,17 @@ def test_failures_are_held_for_as_long_as_the_page_and_the_diagram_say():
     lines = {line[0]: float(line[1]) for line in table(PAGES["tokens"], "the identity server")}
     assert lines == {
         "400, such as `invalid_scope`": held(failed(400, b'{"error": "invalid_scope"}')),
-        "401, 403 or another refusal; a reply without a token": held(failed(401)),
+        "401 or another refusal; a redirect; JSON without a token": held(failed(401)),
+        "a page (no JSON object), or a 403 without an error code of OAuth": held(failed(403)),
         "429 that does not say for how long": held(failed(429)),
         "408, 425, 5xx, or no answer": held(failed(503)),
     }
-    assert {held(failed(status)) for status in (401, 403, 404, 302, 200)} == {60}
+    assert {held(failed(status, b'{"title": "no"}')) for status in (401, 404, 302, 200)} == {60}
+    assert {held(failed(status, b"<html>")) for status in (400, 403, 404, 200)} == {5}
     assert {held(failed(status)) for status in (408, 425, 500, 503)} == {2}
     assert held(OpenmarketsTransportError("no answer")) == 2
     said = drawn()
-    for seconds, what in ((300, "400"), (60, "401, 403"), (5, "429"), (2, "5xx")):
+    for seconds, what in ((300, "400"), (60, "401"), (5, "429"), (2, "5xx")):
         assert said[said.index(f"{seconds} s") + 1].startswith(what)
 
 
@@ -412,9 +420,8 @@ def test_there_is_no_other_figure_on_the_page_on_tokens():
     prose = " ".join(prose.split())
     for sentence in (SHORT_LIFE, *(sentence for sentence, _, _ in FIGURES)):
         prose = prose.replace(sentence, "")
-    for other in ("OAuth 2.0", "one of 0 or less"):
-        assert other in prose
-        prose = prose.replace(other, "")
+    assert "OAuth 2.0" in prose
+    prose = prose.replace("OAuth 2.0", "")
     assert set(re.findall(r"\d+", prose)) == {"401", "403"}
 
 
@@ -431,7 +438,7 @@ def test_the_diagram_has_title_and_description_and_the_figures_of_the_code():
     assert not picture.findall(".//{http://www.w3.org/2000/svg}image")
     text = " ".join(drawn())
     for sentence, figure, value in [
-        ("the timeout + 5 s at most", LOCK_GRACE, 5),
+        ("timeout + 5 s, and jitter", LOCK_GRACE, 5),
         ("From 300 s before its end", tokens.REFRESH_AHEAD, 300),
         ("is used until 30 s are left", tokens.MARGIN, 30),
         ("3300 s: 300 s are left", HOUR - tokens.REFRESH_AHEAD, 3300),
@@ -489,7 +496,8 @@ def test_a_text_that_looks_like_a_formula_is_landed_as_it_is(openmarkets_sandbox
 @pytest.mark.parametrize(
     ("sentence", "figure", "value"),
     [
-        ("Up to 60 seconds are waited for in the task", exchange.MAX_WAIT, 60),
+        ("A wait of up to 60 seconds takes place in the task", exchange.MAX_SERVER_WAIT, 60),
+        ("at random: 75 seconds at most", exchange.MAX_WAIT, 75),
         ("makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
         ("three in a row are tolerated", MAX_FAILURES, 3),
         ("of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),
@@ -576,7 +584,7 @@ def test_both_ways_wait_for_the_same(by_http, by_openmarkets, openmarkets_sandbo
 
 @OF_ITS_OWN
 @pytest.mark.since("3.3")
-def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmarkets, openmarkets_sandbox, tmp_path):
+def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmarkets, openmarkets_sandbox):
     ways = {
         "`HttpOperator` with the class above": by_http["quotes"],
         "`OpenmarketsOperator`": by_openmarkets["quotes"],
@@ -586,7 +594,7 @@ def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmar
         # Once before, since what Airflow loads for it is not to be loaded eight times.
         task.execute({})
         by_http["ClientCredentials"].tokens.clear()
-        for record in (tmp_path / "token_cache").glob("*.entry"):
+        for record in cache_dir().glob("*.entry"):
             record.unlink()
         openmarkets_sandbox.reset()
         # A token is new to a process whose memory is empty.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -31,6 +32,11 @@ from tests.support.versions import at_least, secrets_masker
 
 INFO = get_provider_info()
 (CONNECTION_TYPE,) = INFO["connection-types"]
+NEEDS = {
+    "openmarkets_provider.policies.retry": ("OpenmarketsRetryPolicy", "3.3"),
+    "openmarkets_provider.triggers.events": ("OpenmarketsEventTrigger", "3.0"),
+}
+"""Modules that need a later Airflow than the package: their class, and the version."""
 STANDARD_FIELDS = {"description", "host", "port", "login", "password", "schema", "extra"}
 
 
@@ -50,7 +56,8 @@ def test_it_is_what_airflow_reads():
     "part",
     [
         pytest.param("connection-types", marks=pytest.mark.since("3.2")),
-        *("config", "hooks", "operators", "sensors", "triggers"),
+        *("config", "hooks", "integrations", "operators", "sensors", "triggers"),
+        pytest.param("retry-policies", marks=pytest.mark.since("3.4")),
     ],
 )
 def test_its_parts_are_as_in_the_providers_of_airflow(part: str):
@@ -79,11 +86,15 @@ def modules_of(part: str) -> list[str]:
     return [name for entry in INFO[part] for name in entry["python-modules"]]
 
 
-@pytest.mark.parametrize("part", ["hooks", "operators", "sensors", "transfers", "triggers"])
+PARTS = ["hooks", "operators", "retry-policies", "sensors", "transfers", "triggers"]
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_every_module_it_names_imports_and_holds_the_kind(part: str):
     for name in modules_of(part):
-        if name.endswith("triggers.events") and not at_least("3.0"):
-            with pytest.raises(ImportError, match=r"^OpenmarketsEventTrigger needs Airflow 3\.0 or later"):
+        kind, since = NEEDS.get(name, ("", "2.11"))
+        if not at_least(since):
+            with pytest.raises(ImportError, match=rf"^{kind} needs Airflow {re.escape(since)} or later"):
                 importlib.import_module(name)
             continue
         loaded = importlib.import_module(name)
@@ -91,7 +102,7 @@ def test_every_module_it_names_imports_and_holds_the_kind(part: str):
         assert [each for each in own if each.__name__.startswith("Openmarkets")]
 
 
-@pytest.mark.parametrize("part", ["hooks", "operators", "sensors", "transfers", "triggers"])
+@pytest.mark.parametrize("part", PARTS)
 def test_every_integration_that_it_names_is_known(part: str):
     known = {each["integration-name"] for each in INFO["integrations"]}
     for name in ("common.io", "common.sql"):
@@ -102,10 +113,16 @@ def test_every_integration_that_it_names_is_known(part: str):
     assert named <= known
 
 
-@pytest.mark.parametrize("part", ["hooks", "operators", "sensors", "transfers", "triggers"])
+@pytest.mark.parametrize("part", PARTS)
 def test_every_module_of_these_kinds_is_named(part: str):
-    paths = [path for path in (Path(module.__file__).parent / part).glob("[!_]*.py") if path.stem != "base"]
-    assert set(modules_of(part)) == {f"openmarkets_provider.{part}.{path.stem}" for path in paths}
+    folder = part.removeprefix("retry-")
+    paths = [path for path in (Path(module.__file__).parent / folder).glob("[!_]*.py") if path.stem != "base"]
+    assert set(modules_of(part)) == {f"openmarkets_provider.{folder}.{path.stem}" for path in paths}
+
+
+def test_the_documentation_of_the_apis_is_named():
+    (integration,) = INFO["integrations"]
+    assert urlsplit(integration["external-doc-url"]).hostname == "dev.openmarkets.com.au"
 
 
 def test_the_hook_it_names_is_of_its_connection_type():
@@ -205,16 +222,38 @@ def test_only_standard_fields_are_hidden_or_given_another_label():
     assert not {"login", "password", "host"} & set(behaviour["hidden-fields"])
 
 
-@pytest.mark.parametrize("name", ["token_cache_dir", "token_store"])
+OPTIONS = INFO["config"]["openmarkets"]["options"]
+
+
+def options_that_the_code_reads() -> set[str]:
+    """Return the options of the section that the code asks Airflow's configuration for, whatever the method."""
+    read = set()
+    for path in Path(module.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name("conf")), args=[ast.Constant("openmarkets"), option, *_]
+                ):
+                    read.add(ast.literal_eval(option))
+    return read
+
+
+def test_the_config_options_are_those_that_the_code_reads():
+    assert options_that_the_code_reads() == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
 def test_a_config_option_has_a_version_that_exists(name: str):
-    option = INFO["config"]["openmarkets"]["options"][name]
+    option = OPTIONS[name]
     released = tuple(map(int, importlib.metadata.version(INFO["package-name"]).split(".")[:3]))
     assert tuple(map(int, option["version_added"].split("."))) <= released
 
 
 # --- Airflow itself
 
-ASK_AIRFLOW = """
+ASK_AIRFLOW = (
+    f"OPTIONS = {list(OPTIONS)}"
+    + """
 import json, logging, warnings
 warnings.filterwarnings("error", module="openmarkets")
 from airflow.providers_manager import ProvidersManager
@@ -235,10 +274,11 @@ told = {
     "labels": {k: w.field["schema"]["title"] if isinstance(w.field, dict) else None for k, w in widgets.items()},
     "sensitive": [k for k, w in widgets.items() if w.is_sensitive],
     "behaviour": manager.field_behaviours["openmarkets"],
-    "cache_dir": conf.get("openmarkets", "token_cache_dir"),
+    "options": {name: conf.get("openmarkets", name) for name in OPTIONS},
 }
 print("TOLD " + json.dumps(told, default=str))
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -281,5 +321,18 @@ def test_airflow_hides_and_relabels_the_standard_fields(told_by_airflow: tuple[d
     assert behaviour == {key.replace("-", "_"): value for key, value in expected.items()}
 
 
-def test_airflow_knows_the_config_option_and_its_default(told_by_airflow: tuple[dict[str, Any], str]):
-    assert told_by_airflow[0]["cache_dir"] == ""
+def test_airflow_knows_the_config_options_and_their_defaults(told_by_airflow: tuple[dict[str, Any], str]):
+    assert told_by_airflow[0]["options"] == {name: option["default"] for name, option in OPTIONS.items()}
+
+
+def test_airflow_lists_the_config_options(tmp_path: Path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "airflow", "config", "list", "--section", "openmarkets"],
+        env=env | {"AIRFLOW_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    # What nobody has set is commented out in some versions.
+    assert set(re.findall(r"^(?:# )?(\w+) = ", done.stdout, re.MULTILINE)) == set(OPTIONS), done.stderr

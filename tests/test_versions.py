@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from airflow.providers.common.compat.sdk import AirflowException, AirflowSensorTimeout, AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSensorTimeout, AirflowSkipException, Context
+from packaging.version import Version
 
 from openmarkets_provider import queries
+from openmarkets_provider.exceptions import OpenmarketsRateLimited
 from openmarkets_provider.sensors.openmarkets import OpenmarketsSensor
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.databases import POSTGRES_DRIVERS
-from tests.support.versions import at_least, has_module, what_airflow_says_of_a_timeout
+from tests.support.versions import FILES_SINCE, at_least, has_module, what_airflow_says_of_a_timeout
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "versions.md").read_text()
@@ -50,9 +52,28 @@ def incremental() -> None:
     OpenmarketsToSqlOperator(task_id="load", query=bars, table="bars", conn_id="db", incremental=True)
 
 
+def retry_policy() -> None:
+    importlib.import_module("openmarkets_provider.policies.retry")
+
+
+def task_state_store() -> None:
+    assert "task_state_store" in vars(Context).get("__annotations__", {})
+
+
+def reschedule() -> None:
+    policy = importlib.import_module("openmarkets_provider.policies.retry").OpenmarketsRetryPolicy()
+    decision = policy.evaluate(OpenmarketsRateLimited("429", retry_after=1.0), try_number=1, max_tries=1)
+    assert decision.action.value == "reschedule"
+
+
 def memory() -> None:
     if not has_module("airflow.triggers.shared_stream"):
         raise LookupError("this Airflow keeps no state for watchers")
+
+
+def queue() -> None:
+    module = importlib.import_module("openmarkets_provider.triggers.events")
+    module.OpenmarketsEventTrigger(query=queries.orders(), key="order_number", queue="orders")
 
 
 CHECKS: dict[str, Callable[[], None]] = {
@@ -61,7 +82,11 @@ CHECKS: dict[str, Callable[[], None]] = {
     "PostgreSQL with psycopg 3": psycopg,
     "a deferrable sensor's timeout that skips with `soft_fail`, and is final without": deferred_timeout,
     "`incremental=True`": incremental,
+    "`OpenmarketsRetryPolicy`, which operators and transfers have by default": retry_policy,
+    "a call that is not safe to repeat, sent once whatever ends its task": task_state_store,
+    "a rate limit that uses no try, without a triggerer": reschedule,
     "watchers whose memory outlives the triggerer": memory,
+    "`queue=` of `OpenmarketsEventTrigger`": queue,
 }
 
 
@@ -71,6 +96,22 @@ def test_the_page_names_the_versions_of_the_matrix():
     }
     noxfile = (ROOT / "noxfile.py").read_text()
     assert told == ast.literal_eval(re.search(r"^AIRFLOWS = ({.*?^})", noxfile, re.M | re.S)[1])
+
+
+def test_no_row_but_that_of_the_pre_release_has_one_of_airflow():
+    pins = {path.stem: path.read_text() for path in (ROOT / "constraints").glob("*.txt")}
+    pins["airflow-3.3"] = (ROOT / "constraints.txt").read_text()
+    of_airflow = {name: re.search(r"^apache-airflow==(.*)$", text, re.MULTILINE)[1] for name, text in pins.items()}
+    for name, version in of_airflow.items():
+        assert version.startswith(f"{name.removeprefix('airflow-')}.")
+    assert [version for version in of_airflow.values() if Version(version).is_prerelease] == re.findall(
+        r"the pre-release (\S+) with", PAGE
+    )
+
+
+def test_every_file_that_an_older_version_leaves_out_is_there():
+    # Else a file with a new name runs where it can't.
+    assert [name for name in FILES_SINCE if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_the_table_has_what_is_checked_here():

@@ -6,9 +6,9 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from openmarkets_provider.client.auth.bearer import send_authorized
@@ -38,6 +38,8 @@ from openmarkets_provider.query.query import Query, endpoint_of
 
 if TYPE_CHECKING:
     import httpx
+
+T = TypeVar("T")
 
 LOCK_GRACE = 5.0
 """Seconds longer than one token request may take that somebody else's is waited for."""
@@ -191,7 +193,7 @@ class OpenmarketsClient:
         for client in self._async_clients.pop(asyncio.get_running_loop(), {}).values():
             await client.aclose()
 
-    def _fetch_token(self, scope: str) -> tuple[str, float]:
+    def _fetch_token(self, scope: str) -> tuple[str, float | None]:
         for form in secret_forms(self.settings):
             self._masker.mask(form)
         return fetch_token(self._http(_IDENTITY, self.settings.identity_url), self.settings, scope)
@@ -239,6 +241,9 @@ class _BlockingIo:
     async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - it blocks by design
 
+    async def compute(self, work: Callable[[], T]) -> T:
+        return work()
+
     async def record_hold(self, api: str, seconds: float | None) -> None:
         self._client.holds.record(api, seconds)
 
@@ -262,6 +267,9 @@ class _AsyncIo:
 
     async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
         await asyncio.sleep(seconds)
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(work)
 
     async def record_hold(self, api: str, seconds: float | None) -> None:
         await self._client.holds.arecord(api, seconds)

@@ -6,13 +6,18 @@ import logging
 import random
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from openmarkets_provider.client.http.clients import NoAnswer, Reply
-from openmarkets_provider.client.http.replies import doubt, read_reply, unreadable_reply
+from openmarkets_provider.client.http.replies import (
+    doubt,
+    read_reply,
+    unreadable_reply,
+    wrong_contents,
+)
 from openmarkets_provider.client.io import Group, Io, PacedIo
 from openmarkets_provider.client.metrics import Metrics
-from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, Holds, OnHold, spread
+from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, MAX_SPREAD, Holds, OnHold, spread
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsInvalidResponse,
@@ -23,11 +28,15 @@ from openmarkets_provider.query.plan import ApiCall
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4
-MAX_WAIT = 60.0
-"""Longest pause in seconds. A server that asks for more is not waited for in the worker."""
-MAX_HOLD_WAIT = 5 * MAX_WAIT
+MAX_SERVER_WAIT = 60.0
+"""Longest wait in seconds that a server gets in the worker when it asks for one."""
+MAX_WAIT = MAX_SERVER_WAIT + MAX_SPREAD
+"""Longest pause in seconds: a wait that a server asks for, and what spreads those who wait."""
+MAX_HOLD_WAIT = 5 * MAX_SERVER_WAIT
 """Seconds that one call waits for holds in all, while the API sends one task after another away."""
-_COME_BACK = 2 * MAX_WAIT
+MANY_RECORDS = 100
+"""Rows of more records take a millisecond or longer: an event loop does not wait for them."""
+_COME_BACK = 2 * MAX_SERVER_WAIT
 _FIRST_WAIT = 0.5
 
 T = TypeVar("T")
@@ -44,7 +53,7 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
     if not error.transient or attempt >= MAX_ATTEMPTS or (error.sent and not safe_to_repeat):
         return None
     retry_after = error.retry_after
-    if retry_after is not None and retry_after > MAX_WAIT:
+    if retry_after is not None and retry_after > MAX_SERVER_WAIT:
         return None
     backoff: float = _FIRST_WAIT * 2 ** (attempt - 1)
     # Not for secrecy: it keeps tasks that failed together from coming back together.
@@ -54,7 +63,27 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
         return retry_after + spread(retry_after)
     if retry_after is None:
         return backoff * jitter
-    return min(retry_after + backoff * (jitter - 0.5), MAX_WAIT)
+    return retry_after + backoff * (jitter - 0.5)
+
+
+class Received(NamedTuple):
+    """The reply to a call.
+
+    :ivar json: None when it is empty.
+    :ivar request_id: the one that the reply echoes, or else the one that was sent.
+    :ivar hidden: texts that an error must not show.
+    """
+
+    json: Any
+    status: int
+    request_id: str
+    hidden: tuple[str, ...]
+
+    def explain(self, error: OpenmarketsError) -> OpenmarketsError:
+        """Return an error; one of the contents of this reply with its request id and what the server says in it."""
+        if not isinstance(error, OpenmarketsInvalidResponse) or error.request_id is not None:
+            return error
+        return wrong_contents(error, self.json, self.status, self.request_id, self.hidden)
 
 
 class Exchange:
@@ -74,12 +103,23 @@ class Exchange:
         return Exchange(PacedIo(self._io, group), self._holds, self._metrics)
 
     async def ask(self, call: ApiCall) -> Any:
-        """Send a call, and return the JSON of the reply; None when it is empty.
+        """Send a call, and return the JSON of the reply, as :meth:`receive`."""
+        return (await self.receive(call)).json
+
+    async def receive(self, call: ApiCall) -> Received:
+        """Send a call, and return the reply.
 
         :raises OpenmarketsError: what went wrong. It is not transient when the call may have been carried out and is
             not safe to repeat.
         """
         return await self.persist(lambda: self._attempt(call), safe_to_repeat=call.safe_to_repeat)
+
+    async def compute(self, records: int, work: Callable[[], T]) -> T:
+        """Do work on the records of a reply, and return its result.
+
+        :param records: their number: a few are no work to hand to another thread.
+        """
+        return await self._io.compute(work) if records > MANY_RECORDS else work()
 
     async def persist(self, attempt: Callable[[], Awaitable[T]], *, safe_to_repeat: bool) -> T:
         """Make attempts until one succeeds or the retry policy gives up."""
@@ -100,15 +140,16 @@ class Exchange:
                 rate_limited = isinstance(error, OpenmarketsRateLimited)
             await self._io.sleep(wait, rate_limited=rate_limited)
 
-    async def _attempt(self, call: ApiCall) -> Any:
+    async def _attempt(self, call: ApiCall) -> Received:
         """Send a call once, and read its reply."""
         request_id = str(uuid.uuid4())
         reply = await self._send(call, request_id)
         try:
-            return read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
+            json = read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
         except OpenmarketsError as error:
             await self._note(call, error)
             raise
+        return Received(json, reply.status, reply.headers.get("x-request-id") or request_id, reply.hidden)
 
     async def _note(self, call: ApiCall, error: OpenmarketsError) -> None:
         """Note that an API's reply is an error. Tell everyone when it is a 429."""
@@ -142,12 +183,12 @@ class Exchange:
                 return await self._io.send(call, request_id)
             except OnHold as hold:
                 left = hold.seconds
-            if left > MAX_WAIT:
+            wait = left + spread(left)
+            if left > MAX_SERVER_WAIT:
                 problem, later = f"told another call to wait (429), and {left:.0f} s of that are left", left
-            elif waited >= MAX_HOLD_WAIT:
+            elif waited + wait > MAX_HOLD_WAIT:
                 problem, later = f"has sent one call after another away (429) for {waited:.0f} s", _COME_BACK
             else:
-                wait = left + spread(left)
                 self._holds.report_wait(call.api, left, wait)
                 await self._io.sleep(wait, rate_limited=True)
                 waited += wait

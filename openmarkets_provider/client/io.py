@@ -55,6 +55,9 @@ class Io(Protocol):
         :param rate_limited: a server asked for it with a 429.
         """
 
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Do what takes long, and return its result; on an event loop in a thread."""
+
     async def record_hold(self, api: str, seconds: float | None) -> None:
         """Tell everyone that an API answered 429.
 
@@ -269,6 +272,10 @@ class PacedIo:
                 seconds,
             )
         await self._group.sleep(seconds)
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Do what takes long."""
+        return await self._io.compute(work)
 
     async def record_hold(self, api: str, seconds: float | None) -> None:
         """Tell everyone that an API answered 429."""

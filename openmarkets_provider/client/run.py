@@ -13,13 +13,14 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-from openmarkets_provider.client.exchange import Exchange
+from openmarkets_provider.client.exchange import Exchange, Received
 from openmarkets_provider.client.io import Group, ThreadGroup, Work, in_order
 from openmarkets_provider.client.progress import Progress
 from openmarkets_provider.exceptions import (
     OpenmarketsAccessRefused,
     OpenmarketsConfigurationError,
     OpenmarketsError,
+    OpenmarketsInvalidResponse,
     OpenmarketsNotFound,
     OpenmarketsQueryError,
     OpenmarketsScopeNotInPlan,
@@ -66,13 +67,12 @@ class Answer(NamedTuple):
     """The reply to one call of a run.
 
     :ivar number: of the call, 1 for the first.
-    :ivar is_known: False when the API does not know what the call is about.
+    :ivar received: None when the API does not know what the call is about.
     """
 
     number: int
     call: ApiCall
-    reply: Any
-    is_known: bool = True
+    received: Received | None
 
 
 class Run:
@@ -147,24 +147,24 @@ class Run:
 
     async def _ask(self, number: int, call: ApiCall) -> Answer:
         try:
-            return Answer(number, call, await self._exchange.ask(call))
+            return Answer(number, call, await self._exchange.receive(call))
         except OpenmarketsError as error:
             is_unknown = isinstance(error, OpenmarketsNotFound) and error.status == 404 and call.security is not None
             if not is_unknown or self._query["on_invalid"] != "warn":
                 raise self._name_call(error, number, call) from error.__cause__
             log.warning("%s It is left out.", error)
-            return Answer(number, call, None, is_known=False)
+            return Answer(number, call, None)
 
     async def _batch(self, answer: Answer) -> list[Row]:
         """Turn one answer into rows. In the order of the plan, since rows at a seam may come twice."""
-        number, call, reply, is_known = answer
-        if not is_known:
+        number, call, received = answer
+        if received is None:
             self._leave_out(1)
             return []
         try:
-            return await self._rows(call, reply)
+            return await self._rows(call, received.json)
         except OpenmarketsError as error:
-            raise self._name_call(error, number, call) from error.__cause__
+            raise self._name_call(received.explain(error), number, call) from error.__cause__
 
     async def _rows(self, call: ApiCall, reply: Any) -> list[Row]:
         records = read_records(call, reply)
@@ -177,12 +177,15 @@ class Run:
         if self._endpoint != _INFORMATION:
             await self._learn_multipliers(missing)
         self._check_multipliers(call, missing)
-        rows = to_rows(self._schema, call, records, self._multipliers)
-        if self._query.get("frequency") == "Weekly":
-            check_weeks(call, rows)
-        rows = select_range(self._schema, call, rows, self._window)
-        if "levels" in self._query:
-            rows = rank_levels(rows, self._query["levels"])
+
+        def build() -> list[Row]:
+            rows = to_rows(self._schema, call, records, self._multipliers)
+            if self._query.get("frequency") == "Weekly":
+                check_weeks(call, rows)
+            rows = select_range(self._schema, call, rows, self._window)
+            return rank_levels(rows, self._query["levels"]) if "levels" in self._query else rows
+
+        rows = await self._exchange.compute(len(records), build)
         if self._is_shared:
             self._share(call, rows)
         return rows if call.security is None else self._drop_seam(call.security, rows)
@@ -211,8 +214,12 @@ class Run:
         }
         try:
             for call in plan(query):
-                records = read_records(call, await self._exchange.ask(call))
-                self._multipliers |= read_multipliers(call, records)
+                received = await self._exchange.receive(call)
+                try:
+                    records = read_records(call, received.json)
+                    self._multipliers |= read_multipliers(call, records)
+                except OpenmarketsInvalidResponse as error:
+                    raise received.explain(error) from None
                 self._uninformed |= set(map(to_listing, call.json["securities"])) - set(map(listing_of, records))
         except OpenmarketsError as error:
             # The client may not ask. Anything else that went wrong must not end in a guess.

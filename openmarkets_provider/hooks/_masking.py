@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -12,38 +13,51 @@ if TYPE_CHECKING:
 
 
 class AirflowMasker:
-    """Registers each secret once per process."""
+    """Registers each secret once per process. A secret counts as masked when Airflow's masker has it, not earlier."""
 
     def __init__(self) -> None:
-        self._registered: set[tuple[int, str]] = set()
+        # By process: a forked task process reports to a supervisor of its own.
+        self._masked: set[tuple[int, str]] = set()
+        self._pending: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Event] = {}
 
     def mask(self, value: str) -> None:
-        """Mask a value."""
-        if self._register(value):
+        """Mask a value. Threads that do so at the same time each register it, which does no harm."""
+        entry = (os.getpid(), value)
+        if entry not in self._masked:
             mask_secret(value)
+            self._masked.add(entry)
 
     async def amask(self, value: str) -> None:
-        """Mask a value without blocking the event loop."""
-        if not self._register(value):
-            return
-        try:
-            from airflow.sdk.log import amask_secret
-        except ImportError:
-            # Airflow before 3.3 has only the blocking function. It must run in asgiref's thread: from any other one it
-            # would talk to the triggerer's supervisor on an event loop of its own, and end the triggerer.
-            from asgiref.sync import sync_to_async
+        """Mask a value without blocking the event loop.
 
-            await sync_to_async(mask_secret)(value)
-        else:
-            await amask_secret(value)
-
-    def _register(self, value: str) -> bool:
-        """Tell whether the value is new to this process."""
-        # A forked task process reports to a supervisor of its own.
+        Coroutines share one attempt. If it fails or is cancelled, the next one makes its own.
+        """
         entry = (os.getpid(), value)
-        is_new = entry not in self._registered
-        self._registered.add(entry)
-        return is_new
+        pending = (asyncio.get_running_loop(), value)
+        while entry not in self._masked:
+            if pending in self._pending:
+                await self._pending[pending].wait()
+                continue
+            self._pending[pending] = done = asyncio.Event()
+            try:
+                await _amask_secret(value)
+                self._masked.add(entry)
+            finally:
+                del self._pending[pending]
+                done.set()
+
+
+async def _amask_secret(value: str) -> None:
+    try:
+        from airflow.sdk.log import amask_secret
+    except ImportError:
+        # Airflow before 3.3 has only the blocking function. It must run in asgiref's thread: from any other one it
+        # would talk to the triggerer's supervisor on an event loop of its own, and end the triggerer.
+        from asgiref.sync import sync_to_async
+
+        await sync_to_async(mask_secret)(value)
+    else:
+        await amask_secret(value)
 
 
 MASKER = AirflowMasker()
@@ -53,7 +67,7 @@ async def amask_credentials(settings: Settings) -> None:
     """Mask the client secret in every form that a log may show.
 
     The client masks them itself, but on an event loop it does so in a thread from which the supervisor can't be reached
-    (see :meth:`AirflowMasker.amask`).
+    (see :func:`_amask_secret`).
     """
     from openmarkets_provider.client.auth.token_request import secret_forms
 

@@ -39,6 +39,9 @@ class OpenmarketsHook(BaseHook):
     Access tokens are obtained with OAuth 2.0 client credentials (RFC 6749, section 4.4), one for each API scope.
     All task processes of the host share them until they expire.
 
+    To Airflow an error of the hook is like any other. With ``retry_policy=OpenmarketsRetryPolicy()`` (Airflow 3.3 and
+    later) a ``@task`` is retried by what went wrong: see ``docs/howto/retries.md``.
+
     Nothing happens at construction; the first call looks the connection up. A hook may be used by several threads and
     on several event loops.
 

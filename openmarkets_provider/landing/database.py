@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
 
 LOCK_WAIT = 600
-"""Seconds to wait for a lock on the table that another session of PostgreSQL holds."""
+"""Seconds to wait for a lock that another session of PostgreSQL, MySQL or MariaDB has acquired."""
 BUSY_WAIT = 30
 """Seconds to wait for another process that writes to the same SQLite file."""
 CANCEL_TIMEOUT = 5.0
@@ -166,15 +166,26 @@ class Database:
                 connection.execute(sa.text("SET LOCAL TIME ZONE 'UTC'"))
                 connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'"))
                 if wait:
-                    schema = self.table.schema or connection.dialect.default_schema_name
-                    name = f"openmarkets {schema}.{self.table.name}".encode()
-                    number = int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True)
+                    number = int.from_bytes(self._lock_name(connection), signed=True)
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.literal(number, sa.BigInteger))))
+            case "mysql" | "mariadb":
+                connection.execute(sa.text(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT}"))
+                # It is released when the connection is closed.
+                lock = sa.func.get_lock(f"openmarkets {self._lock_name(connection).hex()}", LOCK_WAIT)
+                if wait and connection.execute(sa.select(lock)).scalar_one() != 1:
+                    raise OpenmarketsDatabaseError(
+                        f"{self.table}: another load of the table goes on. Nothing was changed.", transient=True
+                    )
             case "sqlite":
                 # By itself the driver begins no transaction before a CREATE TABLE.
                 connection.connection.driver_connection.isolation_level = None  # type: ignore[union-attr]
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * BUSY_WAIT}")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def _lock_name(self, connection: sa.Connection) -> bytes:
+        """Return what identifies the table among those of the database."""
+        schema = self.table.schema or connection.dialect.default_schema_name
+        return blake2b(f"openmarkets {schema}.{self.table.name}".encode(), digest_size=8).digest()
 
     def _try(
         self, connection: sa.Connection, work: Callable[[int, int], None], first: int, last: int

@@ -4,6 +4,9 @@ The state of a destination is one moment per query, the *watermark*: all rows be
 range from a little before the watermark (the overlap, for data that came late) to the end of its query, or to now. The
 claim is stored before the rows are pulled, and the watermark moves after they have landed. Landing can be repeated. So
 a load that runs twice, or fails and runs again, gives the same as one that runs once.
+
+All of it is stored with the destination. Airflow deletes what is stored with a task when the task is cleared, and a
+cleared load takes its range again.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY = "openmarkets"
-"""The key of a task's claim, and the beginning of the key of a destination's state."""
+"""The beginning of all keys."""
+KEPT_CLAIMS = 100
+"""The store keeps the claims of so many runs for each state."""
 FAR = "2199-12-31"
 """Later than the start of any range."""
 
@@ -45,22 +50,12 @@ class StateStore(Protocol):
     def set(self, key: str, value: Any) -> None:
         """Store the data."""
 
-
-class States(NamedTuple):
-    """Where an incremental load keeps its state.
-
-    :ivar of_task: this run of the task; its retries find the same state.
-    :ivar of_destination: shared by all loads of the destination.
-    :ivar name: names ``of_destination`` in messages, such as ``asset 'lake'``.
-    """
-
-    of_task: StateStore
-    of_destination: StateStore
-    name: str
+    def delete(self, key: str) -> None:
+        """Delete the data, if there is any."""
 
 
 class Claim(NamedTuple):
-    """The half-open range that a task loads. It keeps it through retries, and when it is cleared."""
+    """The half-open range that a run loads. It keeps it through retries, and when it is cleared."""
 
     start: Moment
     end: Moment
@@ -88,12 +83,23 @@ def check_query(query: Query) -> None:
 
 
 def load_incrementally(
-    source: Source, query: Query, destination: Destination, states: States, *, owner: str, overlap: timedelta
+    source: Source,
+    query: Query,
+    destination: Destination,
+    store: StateStore,
+    *,
+    store_name: str,
+    owner: str,
+    run: str,
+    overlap: timedelta,
 ) -> LoadResult:
     """Land what is new at a destination.
 
     :param query: rendered; its start counts for the first load only.
+    :param store: shared by all loads of the destination.
+    :param store_name: names the store in messages, such as ``asset 'lake'``.
     :param owner: the task, such as ``dag.task``.
+    :param run: the run of the task, such as ``dag/run/task/map index``; the same when it is retried or cleared.
     :param overlap: how far before the watermark to begin.
     :raises NothingNew: the destination is loaded up to the end of the query.
     :raises OpenmarketsError: rows would be missing or there twice.
@@ -106,12 +112,13 @@ def load_incrementally(
         "format": destination.format,
     }
     key = _key(own, per_query=not destination.is_exclusive)
-    advice = f"delete the key {key!r} in the state store of {states.name}"
-    state = _read(check_state, states.of_destination.get(key), advice)
+    claim_key = f"{key}_{_digest(run)}"
+    advice, claim_advice = (f"delete the key {each!r} in the state store of {store_name}" for each in (key, claim_key))
+    state = _read(check_state, store.get(key), advice)
     if destination.is_exclusive:
         _check_owner(state, own, advice)
     watermark, first = state.get("watermark"), state.get("first")
-    data = _read(check_claim, states.of_task.get(KEY), f"delete the key {KEY!r} in the state store of this task")
+    data = _read(check_claim, store.get(claim_key), claim_advice)
     if watermark is not None and state.get("has_rows") and not destination.exists():
         raise OpenmarketsError(
             f"{destination.name} is gone, or empty, and was loaded up to {watermark}. To load it anew from the "
@@ -123,17 +130,32 @@ def load_incrementally(
         if claim is None:
             reason = f"is loaded up to {watermark}" if watermark else "has nothing yet, and the range lies ahead"
             raise NothingNew(f"Nothing is new: {destination.name} {reason}.")
-        states.of_task.set(KEY, claim.as_data())
+        store.set(claim_key, {"run": run, **claim.as_data()})
+        _forget_old_claims(store, f"{key}_claims", claim_key)
     if not state:
         # Another task whose first load runs at the same time finds the owner.
-        states.of_destination.set(key, own)
+        store.set(key, own)
     start, end = destination.range_to_pull(query, *claim, watermark)
     log.info("Loaded up to %s; this task loads %s to %s.", watermark or "nothing yet", start, end)
     result = destination.land(source, with_range(query, start, end))
     # Another run may have loaded the table meanwhile, or a user deleted the state.
-    state = _read(check_state, states.of_destination.get(key), advice)
-    states.of_destination.set(key, own | _extend_state(destination.name, state, claim, result))
+    state = _read(check_state, store.get(key), advice)
+    store.set(key, own | _extend_state(destination.name, state, claim, result))
     return result
+
+
+def _forget_old_claims(store: StateStore, list_key: str, new: str) -> None:
+    """Delete the claims before the last :data:`KEPT_CLAIMS`, by the list of their keys: a store lists none.
+
+    Each claim has a key of its own, so that loads that begin at the same time lose none. One of them may be missing in
+    the list; its claim then stays.
+    """
+    listed = store.get(list_key)
+    keys = [key for key in listed if key != new] if isinstance(listed, list) else []
+    keys.append(new)
+    for key in keys[:-KEPT_CLAIMS]:
+        store.delete(str(key))
+    store.set(list_key, keys[-KEPT_CLAIMS:])
 
 
 def _extend_state(name: str, state: Mapping[str, Any], claim: Claim, result: LoadResult) -> dict[str, Any]:
@@ -167,7 +189,11 @@ def _read(check: Callable[[Any], T], data: Any, advice: str) -> T:
 def _key(own: Mapping[str, str], *, per_query: bool) -> str:
     """Return the key of the state of a destination, or of a query where several queries load the destination."""
     text = f"{own['destination']} {own['query']}" if per_query else own["destination"]
-    return f"{KEY}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{KEY}_{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_owner(state: Mapping[str, str], own: Mapping[str, str], advice: str) -> None:
@@ -197,14 +223,14 @@ def check_state(data: Any) -> dict[str, Any]:
 
 
 def check_claim(data: Any) -> dict[str, str] | None:
-    """Return the claim of a task as a store holds it; None when there is none.
+    """Return the claim of a run as a store holds it; None when there is none.
 
     :raises ValueError: it is not the data of a :class:`Claim`.
     """
     if data is None:
         return None
     if not isinstance(data, dict):
-        raise ValueError(f"expected the range of a task, got {describe(data)}")
+        raise ValueError(f"expected the range of a run, got {describe(data)}")
     _check_moments(data, "start", "end")
     return data
 
@@ -291,7 +317,7 @@ def fingerprint(query: Query) -> str:
     """Return a short text, the same for queries that differ only in their range and the order of codes."""
     arguments = {name: value for name, value in resolve_open(query).items() if name not in ("start", "end")}
     plain = {name: sorted(value) if isinstance(value, list) else value for name, value in arguments.items()}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(json.dumps(plain, sort_keys=True))
 
 
 def _align(arguments: Mapping[str, Any], moment: datetime) -> date | datetime:

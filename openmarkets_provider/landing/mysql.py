@@ -1,4 +1,4 @@
-"""MySQL and MariaDB, best effort: no test runs against a server of theirs."""
+"""MySQL and MariaDB. The tests run against MariaDB."""
 
 from __future__ import annotations
 

@@ -138,7 +138,22 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
             f"{table.fullname}: the table has no primary key, unique constraint or unique index of exactly the columns "
             f"{', '.join(layout.key)}, which mode={mode!r} goes by. To add one: {ddl(CreateIndex(index), connection)};"
         )
+    if unique and connection.dialect.name in mysql.NAMES:
+        _check_other_keys(table, layout, keys)
     return unique
+
+
+def _check_other_keys(table: sa.Table, layout: Layout, keys: Sequence[set[str | None]]) -> None:
+    """Refuse a key by which an upsert of MySQL would change another row instead of refusing the new one."""
+    loaded = {column.name for column in layout.columns}
+    for key in keys:
+        # A wider key can't be another row's, and a column that is not loaded, such as a number, fills itself.
+        if key <= loaded | {None} and not key >= set(layout.key):
+            names = ", ".join(sorted(name or "(expression)" for name in key))
+            raise OpenmarketsDatabaseError(
+                f"{table.fullname}: {names} is unique in the table, too, and this database "
+                "would then change another row instead of refusing a new one. Drop that key, or take another table."
+            )
 
 
 def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -> dict[str, TypeEngine[Any]]:

@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseOperator, resolve_deferrable
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold, without_frames
+from openmarkets_provider.policies._waits import (
+    LONGEST_WAIT,
+    WAITS_AFTER_429,
+    WAITS_FOR_HOLDS,
+    advise_later,
+    time_after,
+    wait_after,
+)
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import check, is_repeatable
 
@@ -18,12 +26,6 @@ if TYPE_CHECKING:
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
     from openmarkets_provider.queries import Query
 
-MAX_DEFERRALS = 10
-"""Deferrals in a row after a 429 of the task's own."""
-MAX_HOLD_DEFERRALS = 100
-"""Deferrals in a row because of a hold: another task got the 429, and this one sent nothing."""
-MAX_DEFERRAL = timedelta(hours=24)
-"""Longest single deferral."""
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
 """The error that Airflow 3 and Airflow 2 pass to a task that no triggerer resumed in time."""
 TIMEOUT_MESSAGE = (
@@ -62,6 +64,11 @@ class QueryOperator(BaseOperator):
         self.query = query
         self.openmarkets_conn_id = openmarkets_conn_id
         self.deferrable = resolve_deferrable(deferrable)
+        # Airflow before 3.3 has no retry policies.
+        if hasattr(self, "retry_policy") and self.retry_policy is None:
+            from openmarkets_provider.policies.retry import OpenmarketsRetryPolicy
+
+            self.retry_policy = OpenmarketsRetryPolicy()
         if is_literal(query):
             check(query)
 
@@ -118,29 +125,22 @@ class QueryOperator(BaseOperator):
         """Fail the task for good, defer it, or return to leave the error to Airflow's retries."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
-        from openmarkets_provider.client.exchange import MAX_WAIT
+        from openmarkets_provider.client.exchange import MAX_SERVER_WAIT
 
         if not error.transient:
             raise AirflowFailException(str(error)) from without_frames(error)
-        if error.retry_after is None or error.retry_after <= MAX_WAIT or not self.deferrable:
+        if error.retry_after is None or error.retry_after <= MAX_SERVER_WAIT or not self.deferrable:
             return
         if is_on_hold(error):
             holds += 1
         else:
             deferrals += 1
-        import pendulum
-
-        from openmarkets_provider.client.ratelimit.hold import spread
-
-        # Tasks that got the same Retry-After must not all come back at the same moment.
-        wait = timedelta(seconds=error.retry_after + spread(error.retry_after))
-        until = f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
-        is_too_long = deferrals > MAX_DEFERRALS or holds > MAX_HOLD_DEFERRALS or wait > MAX_DEFERRAL
-        if is_too_long:
-            raise AirflowFailException(f"{error} Run the task again after {until}.") from without_frames(error)
+        wait = wait_after(error.retry_after)
+        if deferrals > WAITS_AFTER_429 or holds > WAITS_FOR_HOLDS or wait > LONGEST_WAIT:
+            raise AirflowFailException(advise_later(error, wait)) from without_frames(error)
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
-        self.log.info("%s The task is deferred until %s.", error, until)
+        self.log.info("%s The task is deferred until %s.", error, time_after(wait))
         self.defer(
             trigger=TimeDeltaTrigger(wait),
             method_name="execute_after_wait",

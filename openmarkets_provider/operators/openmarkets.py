@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from openmarkets_provider.operators._send_once import send_once
 from openmarkets_provider.operators.base import QueryOperator
-from openmarkets_provider.query.query import name_of
+from openmarkets_provider.query.query import is_repeatable, name_of
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
@@ -21,19 +23,22 @@ class OpenmarketsOperator(QueryOperator):
 
     Permanent errors fail the task at once, without using its retries. Transient ones are retried a few times within
     the task where the call is safe to repeat, and then left to Airflow's retries. A request that is not safe to
-    repeat is never sent again, neither by the task nor by its retries, once it may have left this machine.
+    repeat is never sent again, neither by the task nor by its retries, once it may have left this machine. That holds
+    for a worker or a scheduler that was killed, too: see ``docs/howto/orders.md``.
 
     When the server asks to wait for longer than 60 seconds, a deferrable task waits in the triggerer: that holds no
-    worker slot and uses no try.
+    worker slot and uses no try. Any other one runs again when the server allows it, which is a retry, and from Airflow
+    3.4 on uses no try after a 429 (:class:`~openmarkets_provider.policies.retry.OpenmarketsRetryPolicy`). Before
+    Airflow 3.3 it is left to ``retries`` and ``retry_delay``.
 
     Guide: ``docs/howto/quotes.md``. Messages: ``docs/errors.md``.
 
     :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param max_xcom_bytes: size limit of the result as JSON, in bytes; a larger result fails the task.
-    :param deferrable: defer the task when the server asks for a wait of more than 60 seconds. False leaves
-        the error to Airflow's ``retries``. None is Airflow's ``[operators] default_deferrable``.
-    :param kwargs: arguments of ``BaseOperator``: ``task_id``, ``retries``, ``pool``, ...
+    :param deferrable: defer the task when the server asks for a wait of more than 60 seconds. None is Airflow's
+        ``[operators] default_deferrable``.
+    :param kwargs: arguments of ``BaseOperator``: ``task_id``, ``retries``, ``retry_policy``, ``pool``, ...
     :raises OpenmarketsQueryError: when the DAG is parsed: a literal argument of the query is malformed.
     """
 
@@ -52,7 +57,10 @@ class OpenmarketsOperator(QueryOperator):
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
         """Return the query's result."""
         start = time.monotonic()
-        result = hook.run(self.query)
+        # Before the call is marked as sent: a connection that does not exist leaves no mark.
+        client = hook.client
+        with nullcontext() if is_repeatable(self.query) else send_once(name_of(self.query), context):
+            result = client.run(self.query)
         size = f"{len(result)} {'row' if len(result) == 1 else 'rows'}" if isinstance(result, list) else "answered"
         self.log.info("%s: %s in %.1f s.", name_of(self.query), size, time.monotonic() - start)
         if self.do_xcom_push:

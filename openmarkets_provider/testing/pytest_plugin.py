@@ -28,9 +28,18 @@ def _openmarkets_sandbox_server() -> Iterator[SandboxServer]:
 def openmarkets_sandbox(
     _openmarkets_sandbox_server: SandboxServer,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> SandboxServer:
-    """Give a running sandbox, fresh for each test, that the connection `openmarkets_default` leads to."""
+    """Give a running sandbox, fresh for each test, that the connection `openmarkets_default` leads to.
+
+    No token and no hold of an earlier test is left, neither in memory nor in the files of this host.
+    """
+    from openmarkets_provider.testing.memory import reset_memory
+
     sandbox = _openmarkets_sandbox_server
     sandbox.reset()
+    reset_memory()
+    cache = tmp_path_factory.mktemp("openmarkets") / "token_cache"
+    monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(cache))
     monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(sandbox.connection))
     return sandbox

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import Asset
 from openmarkets_provider.exceptions import OpenmarketsError
-from openmarkets_provider.landing.incremental import NothingNew, States, check_query, load_incrementally
+from openmarkets_provider.landing.incremental import NothingNew, check_query, load_incrementally
 from openmarkets_provider.operators.base import QueryOperator
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import check_reads_only
@@ -134,13 +134,19 @@ class Transfer(QueryOperator):
         self._check_run(destination, context)
         assets = self._assets()
         asset = next((asset for asset in assets if asset.uri == self._asset_uri), assets[0])
+        # Airflow's type of a context does not have it in every version.
         state_stores: Any = context
-        states = States(
-            state_stores["task_state_store"], state_stores["asset_state_store"][asset], f"asset {asset.name!r}"
-        )
-        owner = f"{self.dag_id}.{self.task_id}"
         try:
-            return load_incrementally(hook, self.query, destination, states, owner=owner, overlap=self.overlap)
+            return load_incrementally(
+                hook,
+                self.query,
+                destination,
+                state_stores["asset_state_store"][asset],
+                store_name=f"asset {asset.name!r}",
+                owner=f"{self.dag_id}.{self.task_id}",
+                run=instance_id(context),
+                overlap=self.overlap,
+            )
         except NothingNew as nothing:
             raise AirflowSkipException(str(nothing)) from None
 
@@ -172,6 +178,15 @@ class Transfer(QueryOperator):
 
     def _assets(self) -> list[Any]:
         return [outlet for outlet in self.outlets if isinstance(outlet, Asset)]
+
+
+def instance_id(context: Context) -> str:
+    """Return what identifies a task instance. It is the same when the task is retried or cleared."""
+    instance: Any = context["ti"]
+    text = f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
+    loop: Any = context.get("loop")
+    # Airflow 3.4: each iteration of a loop has the same map index, and keeps its number when it is cleared.
+    return text if loop is None else f"{text}/{loop.index}"
 
 
 def _do_nothing() -> None:

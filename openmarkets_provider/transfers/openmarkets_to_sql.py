@@ -14,7 +14,7 @@ from openmarkets_provider.landing.modes import STAGE, UPSERT, check_mode
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import Query
 from openmarkets_provider.transfers._lineage import Dataset
-from openmarkets_provider.transfers._transfer import Transfer
+from openmarkets_provider.transfers._transfer import Transfer, instance_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -42,7 +42,7 @@ class OpenmarketsToSqlOperator(Transfer):
     An existing table may have other types and more columns. A row with a price, count or time that its column would
     round is refused, and the message names it. ``DOUBLE PRECISION`` is accepted, with its 15 digits.
 
-    PostgreSQL and SQLite are tested. Support for MySQL, MariaDB and any other database is best effort.
+    PostgreSQL and SQLite are tested; of MariaDB the load is. Support for MySQL and any other database is best effort.
 
     Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty) and ``range`` to XCom, not the rows.
 
@@ -102,11 +102,14 @@ class OpenmarketsToSqlOperator(Transfer):
         # Needs SQLAlchemy, which _hook_of looks for.
         from openmarkets_provider.landing.table_destination import TableDestination
 
-        instance: Any = context["ti"]
-        load_id = f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
         with _open_engine(hook) as engine:
             destination = TableDestination(
-                engine, self.table, conn_id=self.conn_id, mode=self.mode, create=self.create_table, load_id=load_id
+                engine,
+                self.table,
+                conn_id=self.conn_id,
+                mode=self.mode,
+                create=self.create_table,
+                load_id=instance_id(context),
             )
             # The engine learns its default schema from its first connection.
             yield destination, lambda: _dataset_of(hook, self.table, engine.dialect.default_schema_name)

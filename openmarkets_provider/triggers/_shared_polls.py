@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from openmarkets_provider.client.ratelimit.hold import MAX_HOLD
-from openmarkets_provider.conditions import Evaluator
+from openmarkets_provider.conditions import Evaluator, is_large
 from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.hooks._metrics import AirflowMetrics
 from openmarkets_provider.query.query import resolve
@@ -46,7 +46,7 @@ class Reading:
     :ivar next_in: seconds until the next poll.
     """
 
-    __slots__ = ("_evaluator", "_lock", "_result", "_traceback", "error", "missing", "next_in")
+    __slots__ = ("_evaluator", "_is_large", "_lock", "_result", "_traceback", "error", "missing", "next_in")
 
     def __init__(self, outcome: Outcome, next_in: float) -> None:
         self.error = outcome.error
@@ -56,7 +56,8 @@ class Reading:
         # Each raise of the shared error would add its frames to it.
         self._traceback = None if outcome.error is None else outcome.error.__traceback__
         self._evaluator = Evaluator(outcome.result)
-        # Watchers evaluate in threads.
+        self._is_large = is_large(outcome.result)
+        # Threads evaluate, too.
         self._lock = threading.Lock()
 
     def result(self) -> Any:
@@ -77,6 +78,12 @@ class Reading:
         self.result()
         with self._lock:
             return self._evaluator.evaluate(expression)
+
+    async def aevaluate(self, expression: str) -> Any:
+        """Evaluate an expression, as :meth:`evaluate`; over a large result in a thread."""
+        if self._is_large:
+            return await asyncio.to_thread(self.evaluate, expression)
+        return self.evaluate(expression)
 
 
 async def poll_shared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,18 +27,20 @@ class WatcherArgumentError(OpenmarketsQueryError, TypeError):
     """
 
 
-def check_watcher(conn_id: Any, query: Any, items: Any, key: Any, poll_interval: Any) -> None:
+def check_watcher(conn_id: Any, query: Any, items: Any, key: Any, poll_interval: Any, queue: Any) -> None:
     """Check the arguments.
 
     :raises WatcherArgumentError: one is malformed; the text names it and says what to do.
     """
     try:
-        _check_literals(openmarkets_conn_id=conn_id, query=query, items=items, key=key)
+        _check_literals(openmarkets_conn_id=conn_id, query=query, items=items, key=key, queue=queue)
         if not isinstance(conn_id, str) or not conn_id:
             raise OpenmarketsQueryError(f"openmarkets_conn_id: expected the id of a connection, got {conn_id!r:.100}.")
         _check_expression("items", items)
         _check_expression("key", key)
         _check_interval(poll_interval)
+        if queue is not None:
+            _check_queue(queue)
         check(query)
         _check_json(query)
         check_reads_only(query, "a watcher")
@@ -86,6 +89,17 @@ def _check_interval(seconds: Any) -> None:
             f"poll_interval: expected seconds from {MIN_POLL_INTERVAL:.0f} to {MAX_POLL_INTERVAL:.0f}, got "
             f"{seconds!r:.100}."
         )
+
+
+def _check_queue(queue: Any) -> None:
+    from airflow.triggers.base import BaseEventTrigger
+
+    if "queue" not in inspect.signature(BaseEventTrigger).parameters:
+        raise OpenmarketsQueryError(
+            "queue: needs Airflow 3.4 or later; leave it out. Before, every triggerer runs all watchers."
+        )
+    if not isinstance(queue, str) or not queue:
+        raise OpenmarketsQueryError(f"queue: expected the name of a trigger queue, got {queue!r:.100}.")
 
 
 def _check_json(query: Any) -> None:

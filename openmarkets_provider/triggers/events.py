@@ -57,6 +57,8 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
     :param poll_interval: seconds from one poll to the next, 1 to 86,400. Watchers with the same connection, query and
         interval share their polls.
+    :param queue: the trigger queue: only a triggerer that was started with ``--queues`` of this name runs the watcher.
+        Needs Airflow 3.4 or later.
     :raises OpenmarketsQueryError: when the DAG is parsed: an argument is malformed.
     """
 
@@ -68,14 +70,17 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
         items: str = "@",
         openmarkets_conn_id: str = "openmarkets_default",
         poll_interval: float = 60.0,
+        queue: str | None = None,
     ) -> None:
-        super().__init__()
-        check_watcher(openmarkets_conn_id, query, items, key, poll_interval)
+        check_watcher(openmarkets_conn_id, query, items, key, poll_interval, queue)
+        super().__init__(queue=queue)
         self.openmarkets_conn_id = openmarkets_conn_id
         self.query = query
         self.items = items
         self.key = key
         self.poll_interval = float(poll_interval)
+        # Airflow before 3.4 does not keep it.
+        self.queue = queue
         name = f"{_make_name(openmarkets_conn_id, query)}, items {items!r}, key {key!r}"
         self._log_line = functools.partial(_log_line, name)
         self._store = SeenStore(state_key(openmarkets_conn_id, query, items, key), self._list_stores, self._log_line)

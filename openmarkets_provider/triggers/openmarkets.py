@@ -10,6 +10,7 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold
 from openmarkets_provider.queries import Query
+from openmarkets_provider.query.query import check_reads_only
 from openmarkets_provider.triggers._serialize import serialize_trigger
 from openmarkets_provider.triggers._shared_polls import poll_shared
 from openmarkets_provider.xcom import ensure_fits_xcom
@@ -29,6 +30,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
     :param max_failures: transient failures in a row that are tolerated; None for any number.
     :param max_xcom_bytes: size limit of the value as JSON, in bytes, for a worker that pushes it; None passes no value.
     :param resume: let a worker end the task.
+    :raises OpenmarketsQueryError: the query is not known to be safe to repeat.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         resume: bool = False,
     ) -> None:
         super().__init__()
+        check_reads_only(query, "a trigger")
         self.openmarkets_conn_id = openmarkets_conn_id
         self.query = query
         self.condition = condition
@@ -60,7 +63,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         async with contextlib.aclosing(poll_shared(self.openmarkets_conn_id, self.query, self.poke_interval)) as polls:
             async for reading in polls:
                 try:
-                    value = reading.evaluate(self.condition)
+                    value = await reading.aevaluate(self.condition)
                     if value:
                         yield self._make_event(value)
                         return

@@ -8,13 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from airflow.sdk.serde import deserialize
 
 from tests.support.airflow import AirflowError, RealAirflow
 from tests.support.sandbox_process import SandboxProcess
+from tests.support.versions import at_least
 
 pytestmark = pytest.mark.airflow
 
@@ -36,6 +36,8 @@ class Story:
     :ivar runs: how many runs each DAG had.
     :ivar polls: requests for news in some seconds.
     :ivar triggers: the ids of Airflow's triggers, at first and at last.
+    :ivar busy: how many events each run of a DAG had that was at its ``max_active_runs`` for most of them.
+    :ivar queued: the assets that remembered something before there was a triggerer of the queue, and after that.
     :ivar log: lines of the watchers in the triggerer's log, of both of its lives.
     """
 
@@ -47,6 +49,8 @@ class Story:
     polls: int
     seconds: float
     triggers: tuple[list[int], list[int]]
+    busy: list[int]
+    queued: tuple[set[str], set[str]]
     log: str
 
 
@@ -79,14 +83,13 @@ class Watching:
 
     def seen(self, dag_id: str) -> list[str]:
         """Return the ids that the runs were started with that have ended."""
-        items = []
-        for run in self.runs(dag_id):
-            if run["state"] == "success":
-                path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run['dag_run_id'], safe='')}"
-                items += deserialize(
-                    self.airflow.call("GET", f"{path}/taskInstances/read/xcomEntries/return_value")["value"]
-                )
-        return [item["announcementId"] for item in items]
+        return [item["announcementId"] for items in self.xcoms(dag_id, "return_value") for item in items]
+
+    def xcoms(self, dag_id: str, key: str) -> list[Any]:
+        """Return what the runs that have ended pushed."""
+        ended = [run["dag_run_id"] for run in self.runs(dag_id) if run["state"] == "success"]
+        paths = [f"{self.airflow.run_path(dag_id, run_id)}/taskInstances/read/xcomEntries/{key}" for run_id in ended]
+        return [deserialize(self.airflow.call("GET", path)["value"]) for path in paths]
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         status, body = self.airflow.api("GET", f"/api/v2/dags/{dag_id}/dagRuns", limit=100)
@@ -118,6 +121,7 @@ class Watching:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     dags = tmp_path_factory.mktemp("dags")
+    go = tmp_path_factory.mktemp("go") / "go"
     for source in (HERE / "event_dags" / "watchers.py", EXAMPLES / "example_on_announcement.py"):
         # The example polls once a minute.
         (dags / source.name).write_text(source.read_text().replace("poll_interval=60", "poll_interval=2"))
@@ -126,12 +130,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
             "AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json,
             # After this many seconds without a heartbeat a triggerer's triggers go to another one.
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+            "AIRFLOW__TRIGGERER__QUEUES_ENABLED": "True",
+            "EVENTS_GO": str(go),
         }
         with RealAirflow(dags, env=env, schedules=True) as airflow:
-            return tell(Watching(airflow, sandbox))
+            return tell(Watching(airflow, sandbox), go)
 
 
-def tell(watching: Watching) -> Story:
+def tell(watching: Watching, go: Path) -> Story:
     airflow = watching.airflow
     everybody = ("on_all_news", "on_twin_news", "example_on_announcement")
 
@@ -163,9 +169,21 @@ def tell(watching: Watching) -> Story:
     airflow.wait_until("the memory", kept, PATIENCE)
     watching.publish()
     watching.until_seen(*everybody)
+    # One run after the other: Airflow 3.3 has passed the third and the fourth event to none of them.
+    go.touch()
+    runs = 4 if at_least("3.4") else 2
+    airflow.wait_until(
+        "the runs of on_busy_news", lambda: len(watching.xcoms("on_busy_news", "events")) == runs, PATIENCE
+    )
+    watching.publish()
+    watching.until_seen(*everybody, "on_busy_news")
     enough = watching.polls() + 8
     airflow.wait_until("some more polls", lambda: watching.polls() >= enough, PATIENCE)
     log += watching.log()
+    queued = set(watching.remembered())
+    if at_least("3.4"):
+        airflow.start_triggerer("news")
+        airflow.wait_until("the watcher of the queue", lambda: "queued_news" in watching.remembered(), PATIENCE)
     dag_ids = (*everybody, "on_sensitive_news", "on_wrong_news")
     return Story(
         start,
@@ -176,16 +194,32 @@ def tell(watching: Watching) -> Story:
         polls,
         seconds,
         (triggers, watching.triggers()),
+        watching.xcoms("on_busy_news", "events"),
+        (queued, set(watching.remembered())),
         "\n".join(log),
     )
 
 
 @pytest.mark.parametrize("dag_id", ["on_all_news", "on_twin_news", "example_on_announcement"])
 def test_each_announcement_is_in_a_run_once_also_those_while_the_triggerer_was_down(story: Story, dag_id: str):
-    assert len(story.published) == 5
+    assert len(story.published) == 6
     assert sorted(story.seen[dag_id]) == sorted(story.published)
     # Those two were found by one poll.
-    assert story.runs[dag_id] == 4
+    assert story.runs[dag_id] == 5
+
+
+def test_events_that_wait_for_a_run_come_together_before_airflow_3_4_and_one_by_one_from_then_on(story: Story):
+    assert sum(story.busy) == 5
+    if at_least("3.4"):
+        assert story.busy == [1] * 5
+    else:
+        assert max(story.busy) > 1
+
+
+@pytest.mark.since("3.4")
+def test_a_watcher_of_a_queue_runs_in_a_triggerer_of_that_queue_alone(story: Story):
+    without, there = story.queued
+    assert there - without == {"queued_news"}
 
 
 def test_a_watcher_fires_for_the_items_that_it_chooses(story: Story):
@@ -195,7 +229,8 @@ def test_a_watcher_fires_for_the_items_that_it_chooses(story: Story):
 
 def test_watchers_of_the_same_poll_share_it_and_equal_ones_are_one_trigger(story: Story):
     first, last = story.triggers
-    assert len(first) == 4
+    # Before Airflow 3.4 the one of a queue is equal, too.
+    assert len(first) == (5 if at_least("3.4") else 4)
     assert first == last
     # The example polls, and the four others do together; each waits two seconds from poll to poll.
     assert story.polls <= 2 * (story.seconds / 2 + 1)

@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,7 @@ import trustme
 
 from openmarkets_provider import queries
 from openmarkets_provider.client import client as module
+from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.http.clients import HttpClient, NoAnswer, Reply
 from openmarkets_provider.exceptions import (
     OpenmarketsApiError,
@@ -59,6 +61,18 @@ WELL_BELOW_A_HANG = 10.0
 
 def thing(name: object = "thing", **options: Any) -> queries.Query:
     return queries.request("oms", "GET", f"echo/{name}", **options)
+
+
+class LateStore(FileStore):
+    """A store that answers when the test lets it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.is_ready = threading.Event()
+
+    def load(self, key: str) -> bytes | None:
+        assert self.is_ready.wait(WELL_BELOW_A_HANG)
+        return super().load(key)
 
 
 def echo(sock: socket.socket, request: bytes) -> None:
@@ -622,6 +636,26 @@ class TestLife:
             assert len(clients) == 1
             client.close()
 
+    def test_keeps_no_event_loop_that_it_was_closed_on(self, make_client: MakeClient, tmp_path: Path) -> None:
+        store = LateStore(tmp_path / "late")
+
+        async def run() -> weakref.ref[asyncio.AbstractEventLoop]:
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(20):
+                    tasks.create_task(client.arun(thing(number)))
+                # Now they wait for each other: for the store, and for a connection.
+                await asyncio.sleep(0)
+                store.is_ready.set()
+            await client.aclose()
+            return weakref.ref(asyncio.get_running_loop())
+
+        with HostileServer(echo) as server:
+            settings = make_client(oms_url=server.url).settings
+            client = module.OpenmarketsClient(settings, store=store, masker=RecordingMasker(), user_agent="x")
+            loop = asyncio.run(run())
+            gc.collect()
+            assert loop() is None
+
     @pytest.mark.parametrize("kind", ["sync", "async"])
     def test_is_not_shared_with_a_forked_process(self, sandbox: SandboxServer, tmp_path: Path, kind: str) -> None:
         # in a process without other threads, which the child would not have
@@ -697,6 +731,67 @@ class TestLife:
         assert not ports["child"] & ports["parent"]
         assert sandbox.stats()["token_requests_total"] == 1
 
+    def test_can_be_used_and_collected_in_a_process_that_is_forked_while_threads_send(
+        self, sandbox: SandboxServer, tmp_path: Path
+    ) -> None:
+        script = """
+            import gc, os, signal, sys, threading
+            from pathlib import Path
+            from openmarkets_provider import queries
+            from openmarkets_provider.client.client import OpenmarketsClient
+            from openmarkets_provider.client.cache.file import FileStore
+            from openmarkets_provider.client.settings import Settings
+            from tests.client.conftest import RecordingMasker
+
+            identity, oms, cache = sys.argv[1:]
+            settings = Settings(
+                client_id="sandbox-client", client_secret="sandbox-secret", identity_url=identity, oms_url=oms
+            )
+            store = FileStore(Path(cache))
+            client = OpenmarketsClient(settings, store=store, masker=RecordingMasker(), user_agent="t")
+            sys.setswitchinterval(1e-4)
+            over = threading.Event()
+            started = threading.Barrier(5)
+
+            def send():
+                client.run(queries.request("oms", "GET", "echo/thread"))
+                started.wait(20)
+                while not over.is_set():
+                    client.run(queries.request("oms", "GET", "echo/thread"))
+
+            threads = [threading.Thread(target=send) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            started.wait(20)
+            statuses = []
+            for number in range(4):
+                child = os.fork()
+                if child == 0:
+                    status = 1
+                    try:
+                        # The signal ends a child that waits for a lock of a thread that it does not have.
+                        signal.alarm(20)
+                        assert client.run(queries.request("oms", "GET", f"echo/{number}")) == f"/echo/{number}"
+                        del client
+                        gc.collect()
+                        status = 0
+                    finally:
+                        os._exit(status)
+                statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            over.set()
+            for thread in threads:
+                thread.join()
+            client.close()
+            assert statuses == [0] * 4, statuses
+        """
+        with HostileServer(echo) as server:
+            warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+            command = [sys.executable, *warnings, "-c", textwrap.dedent(script)]
+            command += [sandbox.identity_url, server.url, str(tmp_path / "cache")]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+        assert sandbox.stats()["token_requests_total"] == 1
+
 
 class TestCancellation:
     @pytest.mark.parametrize("where", ["API", "identity"])
@@ -765,6 +860,8 @@ class TestCancellation:
 
 
 SECRET = "hüsh hush+%/:"
+PAGE = hostile.reply(b"<html>")
+GIANT_TOKEN = token_reply("t0ken-one" * 9999)
 
 
 class TestSecrets:
@@ -817,11 +914,10 @@ class TestSecrets:
     @pytest.mark.parametrize(
         ("identity_reply", "api_reply", "query"),
         [
-            pytest.param(hostile.reply(b"<html>"), b"", thing(), id="no token"),
+            pytest.param(PAGE, b"", thing(), id="no token"),
             pytest.param(hostile.reply(b'{"error": "invalid_client"}', 401), b"", thing(), id="refused"),
-            pytest.param(token_reply("t0ken-one", lifetime=-1), b"", thing(), id="token without a life"),
             pytest.param(token_reply("t0ken-one", status=201), b"", thing(), id="token with a wrong status"),
-            pytest.param(token_reply("t0ken-one" * 9999), b"", thing(), id="giant token"),
+            pytest.param(GIANT_TOKEN, b"", thing(), id="giant token"),
             pytest.param(None, b"", thing(), id="identity gone"),
             pytest.param(token_reply("t0ken-one"), None, NEW_ORDER, id="API gone"),
             pytest.param(token_reply("t0ken-one"), hostile.reply(b"", 500), NEW_ORDER, id="server error"),
@@ -842,7 +938,7 @@ class TestSecrets:
         api_handler = hostile.reset if api_reply is None else hostile.ending(api_reply)
         with HostileServer(identity_handler) as identity, HostileServer(api_handler) as api:
             client = make_client(client_id="id", client_secret=SECRET, identity_url=identity.url, oms_url=api.url)
-            if identity_reply is None:
+            if identity_reply in (None, PAGE, GIANT_TOKEN):
                 # without the pauses of a transient failure
                 error = client.check_scope("oms-api")
                 assert error is not None

@@ -863,6 +863,47 @@ def test_a_wrong_field_of_one_call_says_which(run: Runner, make: Make):
         run(make(2, oms_url=server.url), orders_of(5))
 
 
+@pytest.mark.parametrize(
+    "query",
+    [queries.accounts(), queries.orders(["A1", "A2"]), queries.quotes(["BHP"]), queries.depth(["BHP"])],
+    ids=["accounts", "orders", "quotes", "multipliers"],
+)
+def test_a_reply_without_records_has_its_request_id_and_the_words_of_the_server(
+    run: Runner, make: Make, query: queries.Query
+):
+    requests = []
+
+    def handle(sock: socket.socket, request: bytes) -> None:
+        requests.append(hostile.header(request, "x-request-id"))
+        words = {"error": "down", "error_description": f"for {hostile.header(request, 'authorization')}"}
+        sock.sendall(reply(words))
+
+    with HostileServer(handle) as server:
+        client = make(1, oms_url=server.url, market_data_url=server.url)
+        with pytest.raises(OpenmarketsInvalidResponse) as caught:
+            run(client, query)
+    error = caught.value
+    assert (error.status, error.title, error.detail) == (200, "down", "for Bearer ***")
+    assert error.request_id == requests[-1]
+    assert f"down: for Bearer *** [request id {error.request_id}]" in str(error)
+    assert str(error).count(str(error.endpoint)) == 1
+
+
+def test_a_wrong_field_has_the_request_id_of_its_reply_and_no_token(run: Runner, make: Make):
+    def handle(sock: socket.socket, request: bytes) -> None:
+        account = account_of(hostile.target(request).partition(" ")[2])
+        records = [order("A", orderVolume=str(hostile.header(request, "authorization")))]
+        sock.sendall(hostile.reply(json.dumps(records).encode(), headers=[f"X-Request-ID: of {account}"]))
+
+    with HostileServer(handle) as server, pytest.raises(OpenmarketsInvalidResponse) as caught:
+        run(make(2, oms_url=server.url), orders_of(5))
+    error = caught.value
+    assert (error.status, error.request_id) == (200, "of 0")
+    assert str(error).endswith("[request id of 0]")
+    assert "got 'Bearer ***" in str(error)
+    assert str(error).count(str(error.endpoint)) == 1
+
+
 def test_a_call_that_fails_for_a_while_is_repeated_and_no_other(run: Runner, make: Make):
     left = {3: 2, 11: 1}
     lock = threading.Lock()

@@ -72,10 +72,11 @@ def test_token_requests_and_hits_by_store_are_counted(openmarkets_sandbox, stats
     with hooks() as hook:
         hook.run(ACCOUNTS)
         hook.run(ACCOUNTS)
-    token_source._slots.clear()
+    token_source.reset()
     with hooks() as hook:
         hook.run(ACCOUNTS)
-    wait_for(statsd, token__requests=1, token__hits__memory=1, token__hits__file=1)
+        hook.run(ACCOUNTS)
+    wait_for(statsd, token__requests=1, token__hits__memory=2, token__hits__file=1)
     assert set(statsd.timers(f"airflow.{PREFIX}")) == {"token.request_time", "token.lock_wait"}
 
 

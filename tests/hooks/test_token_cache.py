@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from openmarkets_provider.client.cache.fallback import FallbackStore
 from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.hooks._token_cache import astore_of, store_of
+from openmarkets_provider.hooks._token_cache import astore_of, cache_dir, store_of
 from openmarkets_provider.hooks._variable_store import VariableStore
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from tests.support.redis_server import RedisServer
@@ -106,10 +105,10 @@ def test_another_connection_can_be_named(hook, empty_redis: RedisServer, monkeyp
     assert len(empty_redis.client(db=3).keys()) == 1
 
 
-def test_while_redis_is_down_tokens_are_kept_in_files(hook, empty_redis: RedisServer, caplog, tmp_path: Path):
+def test_while_redis_is_down_tokens_are_kept_in_files(hook, empty_redis: RedisServer, caplog):
     empty_redis.kill()
     assert hook(cache_backend="redis").get_access_token("oms-api")
-    assert len(list((tmp_path / "token_cache").glob("*.entry"))) == 1
+    assert len(list(cache_dir().glob("*.entry"))) == 1
     [text] = [record.getMessage() for record in caplog.records if "shared" in record.getMessage()]
     assert "connection 'redis_default'" in text
     assert empty_redis.password not in text

@@ -39,6 +39,7 @@ from openmarkets_provider.hooks import _variable_store
 from openmarkets_provider.hooks._token_cache import store_of
 from openmarkets_provider.hooks._variable_store import PREFIX, SWEEP_AFTER, VariableStore
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.testing.memory import reset_memory
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
 DATA = bytes(range(256)) * 5
@@ -427,11 +428,7 @@ class TestTokens:
         monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps(made))
 
         def new_hook(name: str) -> OpenmarketsHook:
-            from openmarkets_provider.client.auth import provider as token_source
-            from openmarkets_provider.client.cache import entry
-
-            token_source._slots.clear()
-            entry._warnings.clear()
+            reset_memory()
             monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / name))
             return OpenmarketsHook()
 

@@ -539,6 +539,13 @@ class TestParquet:
             written(self.FORM, KINDS, [rows[:4500], rows[4500:]])
         assert not caught.value.transient
 
+    @pytest.mark.parametrize("place", [9_000, 14_999])
+    def test_the_row_is_counted_from_the_first_of_the_file_whatever_was_converted_before(self, place: int):
+        rows = [row(number, integer=2**63 if number == place else number) for number in range(15_000)]
+        # The writer converts the first 9,000 rows before the others are there.
+        with pytest.raises(OpenmarketsError, match=rf"^kinds: column integer, row {place + 1} \(id {place}\): "):
+            written(self.FORM, KINDS, [rows[:9_000], rows[9_000:]])
+
     @pytest.mark.parametrize("number", ["1E+30", "1E-30", "123456789012345678901", "-12345678901234567890.5"])
     def test_whether_a_number_fits_is_not_left_to_arrow(self, number: str):
         # Arrow 17 reads 672443225819892997682681373220 as 672443225820.675543742469373952.

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +14,9 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.landing.destination import LoadResult, with_range
 from openmarkets_provider.landing.incremental import (
+    KEPT_CLAIMS,
     Claim,
     NothingNew,
-    States,
     extend,
     fingerprint,
     load_incrementally,
@@ -216,18 +219,20 @@ class Memory:
 
     def __init__(self, *, is_exclusive: bool = True) -> None:
         self.is_exclusive = is_exclusive
+        self.rows_of_a_load = 1
+        self.is_gone = False
         self.ranges: list[tuple[str, str]] = []
         self.data: dict[str, Any] = {}
 
     def exists(self) -> bool:
-        return bool(self.ranges)
+        return bool(self.ranges) and not self.is_gone
 
     def range_to_pull(self, query: queries.Query, start: Any, end: Any, watermark: str | None) -> tuple[Any, Any]:
         return start, end
 
     def land(self, source: Any, query: queries.Query) -> LoadResult:
         self.ranges.append((query["start"], query["end"]))
-        return LoadResult(self.name, 1, None, [], None)
+        return LoadResult(self.name, self.rows_of_a_load, None, [], None)
 
     def cancel(self) -> None:
         pass
@@ -238,11 +243,15 @@ class Memory:
     def set(self, key: str, value: Any) -> None:
         self.data[key] = value
 
+    def delete(self, key: str) -> None:
+        self.data.pop(key, None)
+
 
 class TestLoads:
-    def load(self, memory: Memory, query: queries.Query, task: Memory | None = None, owner: str = "dag.task") -> None:
-        states = States(task or Memory(), memory, "asset 'lake'")
-        load_incrementally(None, query, memory, states, owner=owner, overlap=DAY)
+    def load(self, memory: Memory, query: queries.Query, run: str | None = None, owner: str = "dag.task") -> None:
+        """Load in a run of its own, unless one is named."""
+        options = {"owner": owner, "run": run or uuid4().hex, "overlap": DAY}
+        load_incrementally(None, query, memory, memory, store_name="asset 'lake'", **options)
 
     def test_each_pulls_what_is_new_and_the_overlap(self):
         memory = Memory()
@@ -253,16 +262,62 @@ class TestLoads:
             self.load(memory, bars(end="2026-03-06"))
 
     def test_one_that_fails_moves_nothing_and_its_retry_takes_the_same_range(self):
-        memory, task = Memory(), Memory()
+        memory = Memory()
         self.load(memory, bars(end="2026-03-04"))
-        before = dict(memory.data)
         land, memory.land = memory.land, lambda source, query: 1 / 0
         with pytest.raises(ZeroDivisionError):
-            self.load(memory, bars(end="2026-03-06"), task)
-        assert memory.data == before
+            self.load(memory, bars(end="2026-03-06"), "second")
         memory.land = land
-        self.load(memory, bars(end="2026-03-08"), task)
-        assert memory.ranges[1:] == [("2026-03-03", "2026-03-06")]
+        self.load(memory, bars(end="2026-03-05"), "third")
+        self.load(memory, bars(end="2026-03-08"), "second")
+        assert memory.ranges[1:] == [("2026-03-03", "2026-03-05"), ("2026-03-03", "2026-03-06")]
+
+    def test_one_that_is_repeated_takes_its_range_again_however_many_came_later(self):
+        memory = Memory()
+        ends = [f"2026-03-{day:02}" for day in range(3, 11)]
+        for end in (*ends, *ends):
+            self.load(memory, bars(end=end), end)
+        assert memory.ranges == memory.ranges[: len(ends)] * 2
+        assert [end for _, end in memory.ranges[: len(ends)]] == ends
+
+    def test_the_store_keeps_the_claims_of_the_last_runs_only(self):
+        memory, first = Memory(), date(2025, 1, 1)
+        ends = [str(first + days * DAY) for days in range(1, KEPT_CLAIMS + 11)]
+        for end in ends:
+            self.load(memory, bars(start=str(first), end=end), end)
+            # The state, and the list of the claims.
+            assert len(memory.data) <= KEPT_CLAIMS + 2
+        for end in ends[10:]:
+            self.load(memory, bars(start=str(first), end=end), end)
+        with pytest.raises(NothingNew):
+            self.load(memory, bars(start=str(first), end=ends[9]), ends[9])
+
+    def test_those_that_begin_at_the_same_time_all_take_their_ranges_again(self):
+        class Racing(Memory):
+            """A store in which another load runs between the read of what all loads write at first and the write."""
+
+            others: ClassVar[list[Callable[[], None]]] = []
+
+            def get(self, key: str) -> Any:
+                value = super().get(key)
+                if key.endswith("_claims") and self.others:
+                    self.others.pop()()
+                return value
+
+        memory = Racing(is_exclusive=False)
+        ends = [f"2026-03-{day:02}" for day in range(4, 12)]
+
+        def load(end: str) -> None:
+            self.load(memory, bars(end=end), end)
+
+        load("2026-03-03")
+        memory.others.extend(partial(load, end) for end in ends)
+        load("2026-03-12")
+        assert not memory.others
+        assert len(memory.ranges) == 2 + len(ends)
+        for end in (*ends, "2026-03-12"):
+            load(end)
+        assert [end for _, end in memory.ranges[2 + len(ends) :]] == [*ends, "2026-03-12"]
 
     def test_an_exclusive_destination_belongs_to_one_task_and_others_to_any(self):
         shared, own = Memory(is_exclusive=False), Memory()
@@ -271,3 +326,12 @@ class TestLoads:
         self.load(shared, bars(end="2026-03-06"), owner="dag.other")
         with pytest.raises(OpenmarketsError, match=r"by task dag\.task, .* in the state store of asset 'lake'"):
             self.load(own, bars(end="2026-03-06"), owner="dag.other")
+
+    def test_one_without_rows_does_not_hide_that_the_rows_of_the_one_before_are_gone(self):
+        memory = Memory()
+        self.load(memory, bars(end="2026-03-04"))
+        memory.rows_of_a_load = 0
+        self.load(memory, bars(end="2026-03-06"))
+        memory.is_gone = True
+        with pytest.raises(OpenmarketsError, match="memory is gone, or empty, and was loaded up to 2026-03-06"):
+            self.load(memory, bars(end="2026-03-08"))

@@ -38,7 +38,7 @@ from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPS
 from openmarkets_provider.landing.spool import Spool, open_scratch
 from openmarkets_provider.landing.table_load import Loader
 from openmarkets_provider.landing.tables import rounding_types, stage_of, table_of
-from tests.support.databases import POSTGRES_DRIVERS, Database, PostgresDatabase, SqliteDatabase
+from tests.support.databases import POSTGRES_DRIVERS, Database, MariadbDatabase, PostgresDatabase, SqliteDatabase
 from tests.support.postgres import Postgres
 from tests.support.queries import of_every_kind
 
@@ -62,10 +62,17 @@ DAYS = {"start": "2026-03-02", "end": "2026-03-04"}
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
+on_mariadb_too = pytest.mark.parametrize("database", [*POSTGRES_DRIVERS, "sqlite", "mariadb"], indirect=True)
+by_both_names = pytest.mark.parametrize("database", [*POSTGRES_DRIVERS, "sqlite", "mariadb", "mysql"], indirect=True)
+"""The last two are MariaDB by the names that SQLAlchemy has for it."""
+
+
 @pytest.fixture(params=[*POSTGRES_DRIVERS, "sqlite"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     if request.param == "sqlite":
         return SqliteDatabase(tmp_path / "test.db")
+    if request.param in ("mariadb", "mysql"):
+        return MariadbDatabase(request.getfixturevalue("mariadb"), request.param)
     return PostgresDatabase(request.getfixturevalue("postgres"), request.param)
 
 
@@ -149,6 +156,7 @@ def notes(database: Database) -> list[tuple[Any, ...]]:
 
 
 class TestTypes:
+    @by_both_names
     def test_a_table_has_the_types_of_the_database_and_keeps_what_is_already_there(self, database):
         assert load(database, [thing()]) == 1
         assert database.columns("things") == [column.name for column in THINGS.columns]
@@ -317,6 +325,7 @@ class TestValues:
 
 
 class TestModes:
+    @on_mariadb_too
     def test_an_upsert_changes_what_is_there_adds_the_rest_and_keeps_columns_of_the_user(self, database):
         load(database, [thing("A", note="old"), thing("B", note="old")])
         database.execute("ALTER TABLE things ADD COLUMN mine text")
@@ -328,6 +337,20 @@ class TestModes:
             ("C", "new", None),
         ]
 
+    @by_both_names
+    def test_an_upsert_updates_every_other_column_of_the_row_with_the_whole_key(self, database):
+        old = {"price": Decimal("1.5"), "volume": 1, "day": date(2026, 3, 2), "is_open": False, "note": "old"}
+        new = {"price": Decimal("2.5"), "volume": 2, "day": date(2026, 3, 3), "is_open": True, "note": "new"}
+        load(database, [thing("A", hours, **old) for hours in (0, 1)] + [thing("B", 0, **old)])
+        assert load(database, [thing("A", 1, **new, extra=1)]) == 1
+        rows = database.execute(
+            "SELECT code, price, volume, CAST(day AS char(10)), is_open, note, other_fields IS NULL "
+            "FROM things ORDER BY code, at"
+        )
+        before = ("A", Decimal("1.5"), 1, "2026-03-02", False, "old", True)
+        assert rows == [before, ("A", Decimal("2.5"), 2, "2026-03-03", True, "new", False), ("B", *before[1:])]
+
+    @on_mariadb_too
     @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])
     def test_of_rows_with_one_key_the_last_one_counts_and_the_log_says_so(self, database, mode, caplog):
         replaced = Coverage("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",)])
@@ -336,6 +359,7 @@ class TestModes:
         assert notes(database) == [("A", "4"), ("B", "2"), ("C", None)]
         assert "2 of 5 rows have the key (code, at) of a row that came later" in caplog.text
 
+    @on_mariadb_too
     def test_replacing_takes_away_what_is_covered_and_nothing_else(self, database):
         load(database, [thing(code, hours, note="old") for code in "ABC" for hours in (-1, 0, 1, 2)])
         replaced = Coverage("at", NOON, NOON + timedelta(hours=2), ("code",), [("A",), ("B",)])
@@ -347,6 +371,7 @@ class TestModes:
             *[("C", "old")] * 4,
         ]
 
+    @on_mariadb_too
     def test_replacing_by_nothing_empties_the_range(self, database):
         load(database, [thing(code) for code in "AB"])
         replaced = Coverage("at", NOON, NOON + timedelta(hours=2), ("code",), [("A",)])
@@ -370,6 +395,7 @@ class TestModes:
         with pytest.raises(OpenmarketsDatabaseError, match=r"CREATE UNIQUE INDEX things_key ON things \(code, at\);"):
             load(database, [thing()])
 
+    @on_mariadb_too
     def test_appending_keeps_every_load_and_replaces_the_same_ones(self, database):
         for load_id, note in (("one", "1"), ("two", "2"), ("one", "3")):
             assert load(database, [thing(note=note), thing(note=note)], mode=APPEND, load_id=load_id) == 2
@@ -386,24 +412,31 @@ class TestModes:
         found = database.execute("SELECT CAST(record AS text) FROM things")
         assert [text.replace(" ", "") for (text,) in found] == ['{"a":[1,"\\\\\\t\\n"]}', '"x"', "null", "1.5"]
 
+    @on_mariadb_too
     def test_plain_sql_does_the_same_as_the_databases_own(self, database):
-        load(database, [thing("A", note="old"), thing("B", note="old")])
+        # Each key shares one of its columns with another.
+        load(database, [thing("A", 0, note="A0"), thing("A", 1, note="A1"), thing("B", 0, note="B0")])
         engine = engine_of(database)
         table, stage = table_of(THINGS, TableName.of("things"), UPSERT, engine.name), stage_of(THINGS)
+        rows = [thing("A", 1, note="new A1"), thing("B", 1, note="new B1"), thing("C", 0, note="new C0")]
         with engine.connect() as connection, connection.begin():
-            stage.create(connection)
-            rows = [{**thing(code, note="new"), "load_row": row} for row, code in enumerate("BC")]
-            connection.execute(sa.insert(stage), [{**row, "at": row["at"].replace(tzinfo=None)} for row in rows])
-            chosen = sa.select(*(stage.c[column.name] for column in THINGS.columns))
             if engine.name == "postgresql":
-                connection.execute(sa.update(stage).values(at=NOON))
+                connection.execute(sa.text("SET LOCAL TIME ZONE 'UTC'"))
+            stage.create(connection)
+            numbered = [
+                {**row, "at": row["at"].replace(tzinfo=None), "load_row": number} for number, row in enumerate(rows)
+            ]
+            connection.execute(sa.insert(stage), numbered)
+            chosen = sa.select(*(stage.c[column.name] for column in THINGS.columns))
             for statement in update_and_insert(table, THINGS.key, chosen):
                 connection.execute(statement)
         engine.dispose()
-        assert notes(database) == [("A", "old"), ("B", "new"), ("C", "new")]
+        expected = [("A", "A0"), ("A", "new A1"), ("B", "B0"), ("B", "new B1"), ("C", "new C0")]
+        assert database.execute("SELECT code, note FROM things ORDER BY code, at") == expected
 
 
 class TestTablesThatAreThere:
+    @on_mariadb_too
     def test_missing_columns_are_named_with_the_statement_that_adds_them(self, database):
         load(database, [thing()])
         for name in ("price", "note"):
@@ -434,12 +467,13 @@ class TestTablesThatAreThere:
         assert notes(database) == [("A", "2")]
 
     @pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
+    @pytest.mark.parametrize("kind", ["UNIQUE", "PRIMARY KEY"])
     @pytest.mark.parametrize("when", ["DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"])
-    def test_one_that_may_be_looked_at_later_will_not_do(self, postgres, driver, when):
+    def test_one_that_may_be_looked_at_later_will_not_do(self, postgres, driver, when, kind):
         database = PostgresDatabase(postgres, driver)
         load(database)
         database.execute(
-            f"ALTER TABLE things DROP CONSTRAINT things_pkey, ADD CONSTRAINT late UNIQUE (code, at) {when}"
+            f"ALTER TABLE things DROP CONSTRAINT things_pkey, ADD CONSTRAINT late {kind} (code, at) {when}"
         )
         loader = loader_of(database)
         with pytest.raises(OpenmarketsDatabaseError, match=r"exactly the columns code, at.*To add one: ") as refused:
@@ -467,6 +501,7 @@ class TestTablesThatAreThere:
         with pytest.raises(OpenmarketsDatabaseError, match=r'or: CREATE TABLE "50%"'):
             load(database, [thing()], table="50%", create=False)
 
+    @on_mariadb_too
     def test_it_is_there_when_it_has_a_row(self, database):
         things = things_in(database)
         assert not things.has_rows()
@@ -476,6 +511,7 @@ class TestTablesThatAreThere:
         assert things.has_rows()
         things.engine.dispose()
 
+    @on_mariadb_too
     def test_a_table_that_may_not_be_made_is_shown(self, database):
         with pytest.raises(
             OpenmarketsDatabaseError, match=r"does not exist\. create_table=True creates it, or: CREATE"
@@ -577,6 +613,7 @@ class TestTablesThatAreThere:
             load(database, [thing()], mode=APPEND, load_id=load_id)
         assert len(notes(database)) == 2
 
+    @on_mariadb_too
     @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])
     def test_a_table_for_appending_takes_no_other_mode(self, database, mode):
         load(database, mode=APPEND)
@@ -729,12 +766,29 @@ class TestBadRows:
         with pytest.raises(OpenmarketsDatabaseError, match=r"row 8 \(code=C7.*(volumes|volume)"):
             load(database, rows)
 
+    @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])
+    def test_a_unique_column_of_the_user_by_which_mariadb_would_change_another_row(self, mariadb, mode):
+        database = MariadbDatabase(mariadb)
+        load(database, [thing("A", note="old", volume=1)])
+        database.execute("CREATE UNIQUE INDEX volumes ON things (volume)")
+        with pytest.raises(OpenmarketsDatabaseError, match=r"things: volume is unique in the table, too") as refused:
+            load(database, [thing("B", note="new", volume=1)], mode=mode)
+        assert not refused.value.transient
+        assert notes(database) == [("A", "old")]
+        # Neither of these can be another row's.
+        database.execute("DROP INDEX volumes ON things")
+        database.execute("CREATE UNIQUE INDEX wider ON things (code, at, volume)")
+        database.execute("ALTER TABLE things ADD id int NOT NULL AUTO_INCREMENT UNIQUE")
+        load(database, [thing("B", note="new", volume=1)], mode=mode)
+        assert notes(database) == [("A", "old"), ("B", "new")]
+
     def test_a_trigger_of_the_user(self, in_postgres):
         load(in_postgres)
         add_trigger(in_postgres, "IF NEW.volume < 0 THEN RAISE EXCEPTION 'no short volumes'; END IF")
         with pytest.raises(OpenmarketsDatabaseError, match=r"row 2 \(code=B.*no short volumes"):
             load(in_postgres, [thing("A"), thing("B", volume=-1)])
 
+    @on_mariadb_too
     def test_a_text_that_is_none(self, database, before):
         rows = [thing(f"C{number}", note="\ud800" if number == 5 else "fine") for number in range(7)]
         with pytest.raises(OpenmarketsDatabaseError, match=r"row 6 \(code=C5.*surrogates not allowed"):
@@ -748,6 +802,7 @@ class TestBadRows:
             load(in_postgres, [thing(extra="a\0b")])
         assert in_postgres.tables() == []
 
+    @on_mariadb_too
     def test_a_key_that_is_missing(self, database, before):
         with pytest.raises(
             OpenmarketsInvalidResponse, match=r"column code, row 3 .* is missing, and is part of the key"
@@ -782,6 +837,7 @@ class TestBadRows:
 
 
 class TestTwoAtOnce:
+    @on_mariadb_too
     @pytest.mark.parametrize("mode", MODES)
     def test_loads_of_a_table_that_is_not_there_yet(self, database, mode):
         replaced = Coverage("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",), ("B",)])
@@ -795,6 +851,34 @@ class TestTwoAtOnce:
                 assert list(pool.map(work, range(4))) == [2] * 4
             assert notes(database) == [("A", "x"), ("B", "x")]
             database.execute("DROP TABLE things")
+
+    def test_a_load_that_waits_in_vain_for_another_one_is_a_failure_that_may_pass(self, mariadb):
+        def lose_patience(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> Any:
+            is_lock = "get_lock" in statement
+            return statement, {
+                name: 0 if value == 600 else value for name, value in values.items()
+            } if is_lock else values
+
+        database = MariadbDatabase(mariadb)
+        load(database, [thing(note="old")])
+        other, impatient = things_in(database), things_in(database)
+        sa.event.listen(impatient.engine, "before_cursor_execute", lose_patience, retval=True)
+        with (
+            spool_of(THINGS.values([thing(note="new")])) as rows,
+            other.transaction(commit=False),
+            pytest.raises(OpenmarketsDatabaseError, match="another load of the table") as refused,
+        ):
+            Loader(impatient, THINGS, UPSERT).load(rows)
+        assert refused.value.transient
+        assert notes(database) == [("A", "old")]
+        for each in (other, impatient):
+            each.engine.dispose()
+
+    def test_a_load_waits_ten_minutes_for_a_lock_at_the_most(self, in_postgres):
+        things = things_in(in_postgres)
+        with things.transaction(commit=False) as connection:
+            assert connection.execute(sa.text("SHOW lock_timeout")).scalar_one() == "10min"
+        things.engine.dispose()
 
     @pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
     def test_a_load_that_waits_can_be_ended(self, postgres, driver):

@@ -224,6 +224,14 @@ def test_a_single_security_is_named_in_its_rows():
         assert (row["security_code"], row["exchange"], row["data_source"]) == ("BHP", "ASX", "TM")
 
 
+def test_what_a_reply_says_of_its_security_is_kept():
+    own = {"securityCode": "BHPX", "exchange": "NSX", "dataSource": "CXA"}
+    for name in ("depth", "time_series", "intraday_time_series"):
+        kept, filled = rows_of(name, own, {})
+        assert (kept["security_code"], kept["exchange"], kept["data_source"]) == ("BHPX", "NSX", "CXA")
+        assert (filled["security_code"], filled["exchange"], filled["data_source"]) == ("BHP", "ASX", "TM")
+
+
 def test_levels_are_counted_from_1():
     assert [row["level"] for row in rows_of("depth", {}, {}, {})] == [1, 2, 3]
 
@@ -373,10 +381,44 @@ def test_the_reply_s_multiplier_wins_over_the_security_s_and_that_over_the_one_f
     assert [row["price_multiplier"] for row in made] == expected
 
 
+def test_the_reply_s_multiplier_wins_over_the_one_of_the_only_security_of_the_call():
+    sent = {"timeSeriesDate": "2026-01-05", "openPrice": 100}
+    made = rows_of("time_series", {**sent, "priceMultiplier": 1}, sent, multipliers={BHP: Decimal("0.001")})
+    assert [(row["open_price"], row["price_multiplier"]) for row in made] == [
+        (100, 1),
+        (Decimal("0.1"), Decimal("0.001")),
+    ]
+
+
+def test_a_security_has_one_multiplier_whatever_the_letters_of_the_reply():
+    small = {"securityCode": "bhp", "exchange": "asx"}
+    found = read_multipliers(call_of("security_information"), [{**small, "priceMultiplier": Decimal("0.001")}])
+    assert found == {BHP: Decimal("0.001")}
+    (row,) = rows_of("quotes", {**small, "lastPrice": 100}, multipliers=found)
+    assert (row["last_price"], row["security_code"], row["exchange"]) == (Decimal("0.1"), "bhp", "asx")
+    assert find_missing_multipliers(SCHEMAS["quotes"], call_of("quotes"), [{**small, "lastPrice": 100}]) == [BHP]
+
+
+def test_the_only_security_of_a_call_has_one_multiplier_whatever_the_letters_of_the_query():
+    call = call_of("time_series")._replace(security="bhp.asx@TM")
+    bar = {"timeSeriesDate": "2026-01-05", "openPrice": 100}
+    assert find_missing_multipliers(SCHEMAS["time_series"], call, [bar]) == [BHP]
+    (row,) = to_rows(SCHEMAS["time_series"], call, [bar], {BHP: Decimal("0.001")})
+    assert (row["open_price"], row["price_multiplier"]) == (Decimal("0.1"), Decimal("0.001"))
+
+
 def test_a_missing_price_stays_missing_beside_others():
     first, second = rows_of("quotes", {"lastPrice": None, "askPrice": 0, "priceMultiplier": 1}, {"lastPrice": 5})
     assert (first["last_price"], first["ask_price"], first["bid_price"]) == (None, 0, None)
     assert (second["last_price"], second["ask_price"]) == (Decimal("0.05"), None)
+
+
+@pytest.mark.parametrize("digits", [29, 59])
+def test_a_price_of_many_digits_is_exact(digits: int):
+    native = Decimal("1." + "7" * (digits - 1))
+    row = row_of("quotes", lastPrice=native, priceMultiplier=3)
+    assert Fraction(row["last_price"]) == Fraction(native) * 3
+    assert len(row["last_price"].as_tuple().digits) == digits
 
 
 @pytest.mark.parametrize("native", ["1e999999", "1e-999999", "-1e63", "1." + "1" * 100, "1" * 70])

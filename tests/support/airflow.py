@@ -398,9 +398,10 @@ class RealAirflow(AirflowApi):
         _kill_session(process.pid)
         process.wait()
 
-    def start_triggerer(self) -> None:
-        """Start a triggerer in the place of one that was killed; its log begins anew."""
-        self._spawn("triggerer", "airflow", "triggerer", "--skip-serve-logs")
+    def start_triggerer(self, queue: str | None = None) -> None:
+        """Start a triggerer in the place of one that was killed, or beside it one of a queue; its log begins anew."""
+        name, only = ("triggerer", []) if queue is None else (f"triggerer-{queue}", ["--queues", queue])
+        self._spawn(name, "airflow", "triggerer", "--skip-serve-logs", *only)
 
     def _stop(self) -> None:
         self._client.close()

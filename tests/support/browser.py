@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
+from tests.support.versions import at_least
+
 CHROMIUM = "/usr/bin/chromium"
 OPTIONS = (
     # What root, and a container, need.
@@ -28,6 +30,9 @@ PICTURES = "OPENMARKETS_PICTURES"
 """The environment variable that names the folder where pictures of the pages go; without it none are taken."""
 PATIENCE = 60
 """Seconds that anything on a page may take, on a busy machine."""
+JSON_SECTION = "Extra Fields JSON"
+HEADINGS = {"Extra Fields": "Openmarkets Fields"}
+"""What Airflow 3.4 calls a section of the form: each but that of JSON is a heading there, and always open."""
 # It is gone two seconds after it came, which is less than looking for it may take.
 KEEP_WHAT_IS_TOLD = """() => new MutationObserver(() => {
     const told = document.querySelector("[role=region][aria-label^=Notifications] [role=status]")
@@ -164,6 +169,9 @@ class Form:
 
     def open(self, section: str) -> None:
         """Open one of the accordions, which closes the others."""
+        if at_least("3.4") and section != JSON_SECTION:
+            self.dialogue.get_by_role("heading", name=HEADINGS.get(section, section), exact=True).wait_for()
+            return
         button = self._page.get_by_role("button", name=section, exact=True)
         item = self.dialogue.locator("[data-scope=accordion][data-part=item]").filter(has=button)
         button.click()
@@ -171,20 +179,26 @@ class Form:
         item.get_by_role("region").get_by_role("group").first.wait_for()
 
     def wait_for_sections(self, *sections: str) -> None:
-        """Wait until there are these accordions and no others."""
+        """Wait until there are these sections and no others."""
+        if at_least("3.4"):
+            for section in sections:
+                self.dialogue.get_by_text(HEADINGS.get(section, section), exact=True).wait_for()
+            # The title of the dialogue has the place of that of JSON, which is an accordion.
+            expect(self.dialogue.get_by_role("heading")).to_have_count(len(sections), timeout=PATIENCE * 1000)
+            return
         buttons = self.dialogue.locator("[data-scope=accordion][data-part=item-trigger]")
         expect(buttons).to_have_text(sections, timeout=PATIENCE * 1000)
 
     def begin_json(self, text: str) -> None:
         """Write into Extra Fields JSON, after its first brace."""
-        self.open("Extra Fields JSON")
+        self.open(JSON_SECTION)
         editor = self.dialogue.get_by_role("textbox", name="Editor content")
         editor.press("Control+Home")
         editor.press("ArrowRight")
         # At once: typed key by key, it is completed meanwhile.
         self._page.keyboard.insert_text(text)
         # It is taken when the editor is left. A click on an accordion would be lost, since that moves them.
-        self.dialogue.get_by_role("heading").click()
+        self.dialogue.get_by_role("heading").first.click()
 
     def field(self, label: str) -> Locator:
         """Return what belongs to a label: the input and its help."""
@@ -216,7 +230,7 @@ class Form:
 def rendered_template(page: Page, field: str) -> Any:
     """Decode what Rendered Templates shows of a field as JSON."""
     cell = page.get_by_role("row").filter(has=page.get_by_role("cell", name=field, exact=True))
-    code = cell.locator("code.language-json")
+    code = cell.locator("code")
     code.wait_for()
     # Before each line is its number.
     return json.loads("".join(code.locator("span:not(:has(span)):not(.linenumber)").all_inner_texts()))

@@ -1,4 +1,4 @@
-"""Databases of both kinds that are tested for real, as a test sees them: from outside, and not through the package."""
+"""Databases of all kinds that are tested for real, as a test sees them: from outside, and not through the package."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import sqlalchemy
 
+from tests.support.mariadb import Mariadb
 from tests.support.postgres import Postgres
 
 POSTGRES_DRIVERS = ["psycopg", "psycopg2"] if sqlalchemy.__version__ >= "2" else ["psycopg2"]
@@ -69,6 +70,30 @@ class PostgresDatabase:
             "SELECT pid, state, wait_event_type, query FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
+
+
+class MariadbDatabase:
+    """A database of the server that the tests started.
+
+    :param dialect: ``mariadb`` or ``mysql``, as SQLAlchemy names it.
+    """
+
+    def __init__(self, server: Mariadb, dialect: str = "mariadb", name: str = "test") -> None:
+        self.server = server
+        self.name = name
+        server.empty_database(name)
+        self.url = server.url(name, dialect)
+
+    def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.server.connect(self.name) as connection, connection.cursor() as cursor:
+            cursor.execute(sql, values or None)
+            return list(cursor.fetchall())
+
+    def tables(self) -> list[str]:
+        return [name for (name,) in self.execute("SHOW TABLES")]
+
+    def columns(self, table: str) -> list[str]:
+        return [row[0] for row in self.execute(f"SHOW COLUMNS FROM `{table}`")]
 
 
 class SqliteDatabase:

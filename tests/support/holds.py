@@ -10,5 +10,5 @@ from openmarkets_provider.client.ratelimit import hold
 
 def end_holds() -> None:
     """Make all holds of this process and its host end."""
-    hold._memories.clear()
+    hold.reset()
     shutil.rmtree(os.environ["AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR"])

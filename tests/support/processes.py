@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tests.support.versions  # noqa: F401 (it quietens httpx, whose lines would fill files that are kept small)
-from openmarkets_provider.client.auth import provider as token_source
-from openmarkets_provider.client.ratelimit import hold
+from openmarkets_provider.testing.memory import reset_memory
 from tests.support.databases import POSTGRES_DRIVERS
 
 FORK = multiprocessing.get_context("fork")
@@ -48,8 +47,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
     start = FORK.Barrier(count)
 
     def run(connection: Any) -> None:
-        token_source._slots.clear()
-        hold._memories.clear()
+        reset_memory()
         try:
             start.wait(60)
             connection.send(work())

@@ -19,17 +19,18 @@ FILES_SINCE = {
     "airflow/test_events.py": "3.3",
     "airflow/test_fleet.py": "3.3",
     "airflow/test_fleet_triggers.py": "3.3",
+    "airflow/test_loops.py": "3.4",
     "airflow/test_real_airflow.py": "3.3",
+    "airflow/test_retries.py": "3.3",
     "airflow/test_ui.py": "3.3",
-    "hooks/test_meter.py": "3.3",
+    "hooks/test_metrics.py": "3.3",
     "hooks/test_variable_store.py": "3.3",
+    "policies/test_retry.py": "3.3",
     "test_docs_code.py": "3.3",
     "test_etl_docs.py": "3.3",
     "test_events_docs.py": "3.3",
     "transfers/test_incremental.py": "3.3",
     "triggers/test_events.py": "3.3",
-    "triggers/test_memory.py": "3.3",
-    "triggers/test_polls.py": "3.3",
 }
 """Files of tests, and the first Airflow that can run them."""
 

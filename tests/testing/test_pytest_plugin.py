@@ -43,11 +43,33 @@ TESTS = """
         assert "AIRFLOW_CONN_OPENMARKETS_DEFAULT" not in os.environ
 """
 
+TESTS_OF_A_HOOK = """
+    import pytest
+
+    from openmarkets_provider import queries
+    from openmarkets_provider.exceptions import OpenmarketsRateLimited
+    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+
+    def test_first(openmarkets_sandbox):
+        openmarkets_sandbox.fault(target="oms", kind="status", status=429, retry_after=300)
+        with pytest.raises(OpenmarketsRateLimited):
+            OpenmarketsHook().run(queries.accounts())
+
+    def test_second(openmarkets_sandbox):
+        assert OpenmarketsHook().run(queries.accounts())
+        assert openmarkets_sandbox.stats()["token_requests"] == {"oms-api": 1}
+"""
+
 
 def test_each_test_gets_a_fresh_sandbox(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", raising=False)
     pytester.makepyfile(TESTS)
     pytester.runpytest_subprocess().assert_outcomes(passed=3)
+
+
+def test_no_token_and_no_hold_of_an_earlier_test_is_left(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(TESTS_OF_A_HOOK)
+    pytester.runpytest_subprocess().assert_outcomes(passed=2)
 
 
 def test_a_missing_extra_is_a_failure_that_names_it(pytester: pytest.Pytester) -> None:

@@ -23,7 +23,8 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.destination import LoadResult
-from openmarkets_provider.landing.incremental import States, load_incrementally
+from openmarkets_provider.landing.incremental import load_incrementally
+from openmarkets_provider.transfers._transfer import instance_id
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 
@@ -42,13 +43,15 @@ class Store:
     def set(self, key: str, value: Any) -> None:
         self.values[key] = json.loads(json.dumps(value))
 
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
 
 class Deployment:
-    """What a deployment remembers of assets and of task instances."""
+    """What a deployment keeps of assets. It keeps nothing of task instances: Airflow 3.4 deletes that with a clear."""
 
     def __init__(self) -> None:
         self.assets: defaultdict[str, Store] = defaultdict(Store)
-        self.tasks: defaultdict[tuple[str, str], Store] = defaultdict(Store)
 
     def run(self, task: Any, run_id: str, run_type: str = "scheduled") -> Any:
         return task.execute(self.context(task, run_id, run_type))
@@ -65,7 +68,6 @@ class Deployment:
             "ti": SimpleNamespace(dag_id=task.dag_id, task_id=task.task_id, run_id=run_id, map_index=-1),
             "dag": task.get_dag(),
             "dag_run": SimpleNamespace(run_type=DagRunType(run_type), run_id=run_id),
-            "task_state_store": self.tasks[task.task_id, run_id],
             "asset_state_store": Assets(),
             "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
         }
@@ -158,6 +160,17 @@ def test_an_earlier_run_that_is_repeated_takes_nothing_of_a_later_one_away(openm
     assert landed(lake) == pulled(trades("2026-03-03T15:00:00"))
 
 
+@pytest.mark.parametrize("runs", [2, 5])
+def test_a_cleared_load_takes_its_range_again(openmarkets_sandbox, deployment, database, runs):
+    def load(day: int) -> dict[str, str]:
+        task = to_table(trades(f"2026-03-0{day}"), overlap=timedelta(0))
+        return deployment.run(task, f"run {day}")["range"]
+
+    ranges = [load(day) for day in range(3, 3 + runs)]
+    assert [load(day) for day in range(3, 3 + runs)] == ranges
+    assert in_table(database) == pulled(trades(f"2026-03-0{2 + runs}"))
+
+
 def test_nothing_new_skips_the_task_and_asks_for_nothing(openmarkets_sandbox, deployment, lake):
     deployment.run(to_files(lake, trades("2026-03-04")), "first")
     before = openmarkets_sandbox.stats()["by_path"]
@@ -169,12 +182,13 @@ def test_nothing_new_skips_the_task_and_asks_for_nothing(openmarkets_sandbox, de
 def test_a_load_that_fails_moves_nothing_and_its_retry_takes_the_same_range(openmarkets_sandbox, deployment, lake):
     deployment.run(to_files(lake, trades("2026-03-03")), "first")
     (store,) = deployment.assets.values()
-    before = dict(store.values)
+    (key,) = (key for key, value in store.values.items() if "watermark" in value)
+    before = store.values[key]
     openmarkets_sandbox.fault(target=TRADES, kind="status", status=400)
     task = to_files(lake, trades("2026-03-05"))
     with pytest.raises(AirflowFailException):
         deployment.run(task, "second")
-    assert store.values == before
+    assert store.values[key] == before
     # The query of the retry ends later, as one that is rendered with the time of day may.
     deployment.run(to_files(lake, trades("2026-03-06")), "second")
     assert landed(lake) == pulled(trades("2026-03-05"))
@@ -274,7 +288,7 @@ def test_a_table_takes_several_queries_each_with_a_watermark_of_its_own(openmark
     deployment.run(to_table(trades("2026-03-04")), "first")
     deployment.run(to_table(trades("2026-03-03", ["CBA"]), task_id="other"), "first")
     (store,) = deployment.assets.values()
-    assert {state["watermark"] for state in store.values.values()} == {
+    assert {state["watermark"] for state in store.values.values() if "watermark" in state} == {
         "2026-03-02T13:00:00+00:00",
         "2026-03-03T13:00:00+00:00",
     }
@@ -307,9 +321,16 @@ class Beside:
 def load_beside(deployment: Deployment, task: Any, run_id: str, other: Any) -> None:
     """Load while another task runs as a whole."""
     stores = deployment.context(task, run_id)
-    states = States(stores["task_state_store"], stores["asset_state_store"][task.outlets[0]], "asset")
-    destination = Beside(lambda: deployment.run(other, "other"))
-    load_incrementally(OpenmarketsHook(), task.query, destination, states, owner="etl.table", overlap=task.overlap)
+    load_incrementally(
+        OpenmarketsHook(),
+        task.query,
+        Beside(lambda: deployment.run(other, "other")),
+        stores["asset_state_store"][task.outlets[0]],
+        store_name="asset",
+        owner="etl.table",
+        run=instance_id(stores),
+        overlap=task.overlap,
+    )
 
 
 def test_first_loads_of_a_table_at_once_leave_no_gap_behind_the_watermark(openmarkets_sandbox, deployment, database):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,13 @@ class TestWhatIsLoaded:
             ("dag/run/load/0",),
             ("dag/run/load/1",),
         ]
+
+    def test_iterations_of_a_loop_append_beside_each_other(self, openmarkets_sandbox, database):
+        for index in (0, 1, 1):
+            loop = {"loop": SimpleNamespace(index=index)}
+            to_table(queries.quotes(["BHP", "CBA"]), mode="append").execute(context() | loop)
+        loads = database.execute("SELECT load_id, count(*) FROM rows GROUP BY load_id ORDER BY load_id")
+        assert loads == [("dag/run/load/-1/0", 2), ("dag/run/load/-1/1", 2)]
 
     @pytest.mark.parametrize("mode", MODES)
     def test_a_range_without_rows_makes_the_table_and_empties_the_range(self, openmarkets_sandbox, database, mode):

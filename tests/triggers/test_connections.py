@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import (

@@ -25,6 +25,7 @@ from openmarkets_provider.triggers._seen_keys import digest
 from openmarkets_provider.triggers._shared_polls import Reading
 from openmarkets_provider.triggers.events import OpenmarketsEventTrigger
 from tests.support.triggerer import StateStores, Triggerer
+from tests.support.versions import at_least
 
 NEWS = queries.request("news", "GET", "announcements/v1", params={"security": "BHP.ASX@TM"})
 BHP = "BHP.ASX@TM"
@@ -136,6 +137,24 @@ def test_it_is_made_again_from_what_airflow_keeps_which_holds_no_secret(openmark
     assert openmarkets_sandbox.client_secret not in repr(again) + str(kept)
     # A different hash at each parse would make the watcher anew each time.
     assert BaseEventTrigger.hash(**encode_trigger(trigger)) == BaseEventTrigger.hash(path, kwargs)
+
+
+def test_its_queue_is_what_airflow_keeps_which_has_queues_from_3_4_on():
+    if not at_least("3.4"):
+        with pytest.raises(OpenmarketsQueryError, match=r"queue: needs Airflow 3\.4 or later") as caught:
+            watch(queue="news")
+        assert isinstance(caught.value, TypeError)
+        return
+    trigger = watch(queue="news")
+    assert encode_trigger(trigger)["queue"] == "news"
+    _, kwargs = trigger.serialize()
+    assert OpenmarketsEventTrigger(**kwargs).queue == "news"
+    # Airflow tells triggers apart by these arguments: a watcher that changes its queue is another trigger.
+    assert kwargs != watch().serialize()[1]
+    assert trigger.shared_stream_key() == watch().shared_stream_key()
+    for value, says in ((1, "expected the name"), ("", "expected the name"), ("{{ x }}", "renders no template")):
+        with pytest.raises(OpenmarketsQueryError, match=f"^queue: .*{says}"):
+            watch(queue=value)
 
 
 def test_an_asset_takes_it_and_loading_it_costs_little():

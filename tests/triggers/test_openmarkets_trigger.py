@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
+from types import FrameType
 from typing import Any
 
 import pytest
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from openmarkets_provider import queries
-from openmarkets_provider.exceptions import OpenmarketsServerError, from_dict
+from openmarkets_provider.conditions import Evaluator
+from openmarkets_provider.exceptions import OpenmarketsQueryError, OpenmarketsServerError, from_dict
+from openmarkets_provider.query.rows import to_rows
 from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
 from tests.support.versions import serde
 
@@ -93,6 +97,29 @@ async def test_it_polls_until_the_condition_is_met(openmarkets_sandbox):
     assert isinstance(event, TaskSuccessEvent)
     assert openmarkets_sandbox.stats()["requests"]["market_data"] > 3
     assert openmarkets_sandbox.stats()["token_requests_total"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("query", "is_large"),
+    [(queries.quotes(["BHP"]), False), (queries.time_series("BHP", start="2025-01-01", end="2025-12-31"), True)],
+    ids=["small", "large"],
+)
+def test_a_large_result_is_built_and_evaluated_in_a_thread_and_a_small_one_on_the_event_loop(
+    openmarkets_sandbox, query, is_large
+):
+    on_the_loop = set()
+
+    def record(frame: FrameType, event: str, argument: object) -> None:
+        on_the_loop.add(frame.f_code)
+
+    sys.setprofile(record)
+    try:
+        (event,) = events(trigger(query=query, condition="length(@) > `0`"))
+    finally:
+        sys.setprofile(None)
+    assert isinstance(event, TaskSuccessEvent)
+    assert (to_rows.__code__ in on_the_loop) is not is_large
+    assert (Evaluator.evaluate.__code__ in on_the_loop) is not is_large
 
 
 @pytest.mark.parametrize("status", [404, 403, 400])
@@ -189,3 +216,8 @@ def test_cancelling_closes_the_connections(openmarkets_sandbox):
     started = time.monotonic()
     asyncio.run(cancel_between_polls())
     assert time.monotonic() - started < 20
+
+
+def test_a_call_that_is_not_safe_to_repeat_is_refused():
+    with pytest.raises(OpenmarketsQueryError, match="not known to be safe to repeat"):
+        trigger(query=queries.request("oms", "POST", "orders/v4", json={}))

@@ -68,6 +68,7 @@ def test_full_keys_hold_the_latest_poll_and_what_was_seen_last():
     assert seen.add(latest).digests == tuple(latest)
 
 
+@pytest.mark.since("3.3")
 def test_full_keys_are_well_below_airflows_limit():
     full = SeenKeys().add(digests(range(MAX_ITEMS)))
     assert len(json.dumps(full.to_json())) < 0.7 * conf.getint("state_store", "max_value_storage_bytes")

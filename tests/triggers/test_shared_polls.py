@@ -7,7 +7,9 @@ import contextlib
 import contextvars
 import json
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -416,3 +418,33 @@ def test_an_error_that_many_raise_does_not_grow():
     reading = Reading(Outcome(error=OpenmarketsNotFound("nothing")), 1.0)
     take_one: Callable[[], int] = depth
     assert [take_one() for _ in range(3)] == [depth()] * 3
+
+
+class SlowRows(list):
+    """Rows that can be read when the test lets it."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        super().__init__(rows)
+        self.is_read, self.may_go_on = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[Any]:
+        self.is_read.set()
+        assert self.may_go_on.wait(10), "the event loop stands still"
+        return super().__iter__()
+
+
+@pytest.mark.parametrize(
+    ("wrap", "condition"),
+    [(lambda rows: rows, "length(@)"), (lambda rows: {"reply": {"items": rows}}, "length(reply.items)")],
+    ids=["rows", "a reply"],
+)
+async def test_the_event_loop_goes_on_while_a_condition_on_a_large_result_is_evaluated(wrap, condition):
+    rows = SlowRows([{"number": number} for number in range(10_000)])
+    async with asyncio.TaskGroup() as tasks:
+        large = tasks.create_task(Reading(Outcome(wrap(rows)), 1.0).aevaluate(condition))
+        while not rows.is_read.is_set():
+            await asyncio.sleep(0.01)
+        small = Reading(Outcome([{"number": 7}]), 1.0)
+        assert await small.aevaluate("[0].number") == 7
+        rows.may_go_on.set()
+    assert large.result() == 10_000

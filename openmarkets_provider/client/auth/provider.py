@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Protocol
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol, TypeVar
 
-from openmarkets_provider.client.auth.token import Decision, Failure, Token, TokenEntry, decide
+from openmarkets_provider.client.auth.token import UNKNOWN_LIFETIME, Decision, Failure, Token, TokenEntry, decide
 from openmarkets_provider.client.cache.clock import Clock, now
 from openmarkets_provider.client.cache.crypto import EntryCipher
 from openmarkets_provider.client.cache.entry import SharedEntry
@@ -22,6 +23,10 @@ from openmarkets_provider.client.metrics import NO_METRICS, Metrics
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_NOT_REFRESHED = "The access token for %s could not be refreshed ahead of its end: %s"
 
 
 class SecretMasker(Protocol):
@@ -35,20 +40,35 @@ class SecretMasker(Protocol):
 
 
 class _Slot:
-    """The entry of one key in this process' memory, and the lock that makes its threads take turns."""
+    """The entry of one key in this process' memory, and the lock that makes its threads take turns.
+
+    :ivar lock: acquired to request a token, which may take long.
+    :ivar guard: acquired to replace the entry, which takes no time.
+    :ivar has_warned: this process has logged that the identity server names no lifetime.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
         self.entry: TokenEntry | None = None
+        self.begin_process()
+
+    def begin_process(self) -> None:
+        """Set what a forked child has of its own: another thread may have acquired a lock before the fork."""
+        self.lock = threading.Lock()
+        self.guard = threading.Lock()
+        self.has_warned = False
 
 
 _slots: dict[str, _Slot] = {}
 
 
+def reset() -> None:
+    """Forget the tokens in the memory of this process, as a new process begins. Stores keep theirs."""
+    _slots.clear()
+
+
 def _after_fork() -> None:
-    # A thread that doesn't exist in the child may have acquired a lock before the fork.
     for slot in _slots.values():
-        slot.lock = threading.Lock()
+        slot.begin_process()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -58,7 +78,8 @@ class TokenProvider:
     """The access tokens of one client, one for each scope.
 
     :param key: scope to the key of its entry.
-    :param fetch: requests a token for a scope; returns it and its lifetime in seconds. Raises OpenmarketsError.
+    :param fetch: requests a token for a scope; returns it and its lifetime in seconds, None when the identity server
+        names none. Raises OpenmarketsError.
     :param store: what is shared with other processes. None keeps tokens in the memory of this process.
     :param cipher: encrypts what is stored.
     :param masker: hides every token before it is returned.
@@ -69,7 +90,7 @@ class TokenProvider:
         self,
         *,
         key: Callable[[str], str],
-        fetch: Callable[[str], tuple[str, float]],
+        fetch: Callable[[str], tuple[str, float | None]],
         store: Store | None,
         cipher: EntryCipher,
         masker: SecretMasker,
@@ -83,8 +104,8 @@ class TokenProvider:
         self._metrics = metrics
         self._wait = wait
         self._clock = clock
-        self._pending: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, asyncio.Task[Token]]]
-        self._pending = WeakKeyDictionary()
+        # By process, too: no thread goes on in a forked child.
+        self._pending: dict[tuple[int, Callable[..., Any], str, Token | None], Future[Any]] = {}
 
     def get(self, scope: str, *, rejected: Token | None = None) -> Token:
         """Return a token that can be sent now.
@@ -100,22 +121,20 @@ class TokenProvider:
         return token
 
     async def aget(self, scope: str, *, rejected: Token | None = None) -> Token:
-        """Return a token, as :meth:`get`. A token in memory comes at once, any other from a thread.
+        """Return a token, as :meth:`get`. Only who has no token that can be sent waits for a request.
 
-        Coroutines that need the same token share one thread; cancelling one of them leaves the others waiting.
+        Memory is looked up at once, anything else in a thread. Callers that need the same token share one thread;
+        cancelling one of them leaves the others waiting. A refresh ahead of the token's end goes on when the event
+        loop ends.
         """
         slot = _slot(self._shared(scope).key)
         decision, token = decide(slot.entry, self._clock(), rejected.value if rejected is not None else None)
-        if decision is Decision.USE and token is not None:
-            self._metrics.count("token.hits.memory")
+        if token is None:
+            token = await asyncio.wrap_future(self._start(self._get_ahead, scope, rejected))
+        elif decision is Decision.REFRESH:
+            self._start(self._refresh_ahead, scope, rejected)
         else:
-            pending = self._pending.setdefault(asyncio.get_running_loop(), {})
-            arguments = (scope, rejected)
-            task = pending.get(arguments)
-            if task is None:
-                task = pending[arguments] = asyncio.create_task(asyncio.to_thread(self._get, scope, rejected))
-                task.add_done_callback(lambda done: _forget(pending, arguments, done))
-            token = await asyncio.shield(task)
+            self._metrics.count("token.hits.memory")
         await self._masker.amask(token.value)
         return token
 
@@ -134,61 +153,100 @@ class TokenProvider:
         return token
 
     def _get(self, scope: str, rejected: Token | None) -> Token:
+        """Return a token. Who finds one near its end refreshes it, unless another caller does so already."""
+        decision, token = self._look_up(scope, rejected)
+        return token if token is not None and decision is Decision.USE else self._obtain(scope, rejected, token)
+
+    def _get_ahead(self, scope: str, rejected: Token | None) -> Token:
+        """Return a token, as :meth:`_get`, but leave a refresh to another thread."""
+        decision, token = self._look_up(scope, rejected)
+        if token is None:
+            return self._obtain(scope, rejected, None)
+        if decision is Decision.REFRESH:
+            self._start(self._refresh_ahead, scope, rejected)
+        return token
+
+    def _refresh_ahead(self, scope: str, rejected: Token | None) -> None:
+        """Refresh a token near its end, while nobody waits for it."""
+        try:
+            self._get(scope, rejected)
+        except OpenmarketsError:
+            # The old token is over by now, and who needs a token gets this error.
+            pass
+        except Exception as error:
+            log.warning(_NOT_REFRESHED, scope, error, exc_info=True)
+
+    def _start(self, work: Callable[[str, Token | None], T], scope: str, rejected: Token | None) -> Future[T]:
+        """Do work in a thread, once for all who need the same at the same time."""
+        key = (os.getpid(), work, scope, rejected)
+        future = self._pending.get(key)
+        if future is None:
+            future = self._pending[key] = _in_thread(work, scope, rejected)
+            future.add_done_callback(lambda _: self._pending.pop(key, None))
+        return future
+
+    def _look_up(self, scope: str, rejected: Token | None) -> tuple[Decision, Token | None]:
+        """Decide by the entry in memory, and if that is not enough by the later one of memory and store."""
         shared = self._shared(scope)
         slot = _slot(shared.key)
-        rejected_value = rejected.value if rejected is not None else None
-        decision, token = decide(slot.entry, self._clock(), rejected_value)
-        if token is not None and decision is Decision.USE:
-            self._metrics.count("token.hits.memory")
-            return token
-        with _thread_lock(slot, 0 if decision is Decision.REFRESH else self._wait) as acquired:
+        decision, token = self._decide(slot, rejected)
+        if decision is not Decision.USE:
+            self._load(slot, shared)
+            decision, token = self._decide(slot, rejected, shared.name)
+        return decision, token
+
+    def _decide(self, slot: _Slot, rejected: Token | None, name: str = "memory") -> tuple[Decision, Token | None]:
+        """Decide by the entry in memory.
+
+        :param name: where it comes from, for metrics.
+        """
+        decision, token = decide(slot.entry, self._clock(), rejected.value if rejected is not None else None)
+        if decision is Decision.USE:
+            self._metrics.count(f"token.hits.{name}")
+        return decision, token
+
+    def _obtain(self, scope: str, rejected: Token | None, token: Token | None) -> Token:
+        """Request a token under the locks, unless another caller has done so meanwhile.
+
+        :param token: one that can still be sent. Who has it does not wait for a lock.
+        """
+        shared = self._shared(scope)
+        slot = _slot(shared.key)
+        with _thread_lock(slot, self._wait if token is None else 0) as acquired:
             if token is not None and not acquired:
                 return token
-            decision, token = self._look_up(slot, shared, rejected_value)
+            decision, token = self._decide(slot, rejected)
             if token is not None and decision is Decision.USE:
                 return token
             start = time.monotonic()
-            with shared.lock(0 if decision is Decision.REFRESH else self._wait) as lease:
+            with shared.lock(self._wait if token is None else 0) as lease:
                 if token is not None and lease is None:
                     return token
                 self._metrics.time("token.lock_wait", time.monotonic() - start)
                 if lease is None:
                     log.warning("The lock of an access token was not free in time; continuing without it.")
-                decision, token = self._look_up(slot, shared, rejected_value)
+                decision, token = self._look_up(scope, rejected)
                 if token is not None and decision is Decision.USE:
                     return token
                 try:
                     fresh = self._request(slot, shared, scope, lease, rejected)
                 except OpenmarketsError as error:
-                    if token is None:
+                    if token is None or token.remaining(self._clock()) <= 0:
                         raise
-                    log.warning("The access token for %s could not be refreshed ahead of its end: %s", scope, error)
+                    log.warning(_NOT_REFRESHED, scope, error)
                     return token
                 if token is not None:
                     self._metrics.count("token.refreshes")
                 return fresh
 
-    def _look_up(
-        self, slot: _Slot, shared: SharedEntry[TokenEntry], rejected: str | None
-    ) -> tuple[Decision, Token | None]:
-        """Decide by the entry in memory, and if that is not enough by the later one of memory and store."""
-        name = "memory"
-        decision, token = decide(slot.entry, self._clock(), rejected)
-        if decision is not Decision.USE:
-            self._load(slot, shared)
-            name = shared.name
-            decision, token = decide(slot.entry, self._clock(), rejected)
-        if decision is Decision.USE:
-            self._metrics.count(f"token.hits.{name}")
-        return decision, token
-
     def _load(self, slot: _Slot, shared: SharedEntry[TokenEntry]) -> None:
         """Replace the entry in memory by that of the store, if that is later."""
         stored, moment = shared.load(), self._clock()
-        if slot.entry is None or (
-            stored is not None and stored.written.elapsed(moment) <= slot.entry.written.elapsed(moment)
-        ):
-            slot.entry = stored
+        with slot.guard:
+            if slot.entry is None or (
+                stored is not None and stored.written.elapsed(moment) <= slot.entry.written.elapsed(moment)
+            ):
+                slot.entry = stored
 
     def _request(
         self, slot: _Slot, shared: SharedEntry[TokenEntry], scope: str, lease: str | None, rejected: Token | None
@@ -205,17 +263,34 @@ class TokenProvider:
         except OpenmarketsError as error:
             self._metrics.count("token.failures")
             moment = self._clock()
-            current = slot.entry.token if slot.entry is not None else None
-            slot.entry = TokenEntry(moment, current, Failure.of(error, moment))
+            failure = Failure.of(error, moment)
+            with slot.guard:
+                current = slot.entry.token if slot.entry is not None else None
+                slot.entry = entry = TokenEntry(moment, current, failure)
+            if error.transient and error.retry_after is None:
+                # Before that, a further attempt would get this same failure and request nothing.
+                error.retry_after = failure.seconds
             if lease is not None:
                 # Without the lock, another caller may have stored a token in the meantime.
-                shared.save(slot.entry, slot.entry.seconds_of_use(), lease)
+                shared.save(entry, entry.seconds_of_use(), lease)
             raise
         self._metrics.time("token.request_time", time.monotonic() - start)
+        if lifetime is None:
+            lifetime = UNKNOWN_LIFETIME
+            if not slot.has_warned:
+                slot.has_warned = True
+                log.warning(
+                    "The identity server names no usable lifetime (expires_in) of the access token for %s. The token "
+                    "is used for %g seconds.",
+                    scope,
+                    lifetime,
+                )
         # The lifetime starts when the server writes the reply. Our start is earlier, so the token ends no later.
         token = Token(value, scope, obtained, lifetime, replacement=rejected is not None)
-        slot.entry = TokenEntry(self._clock(), token)
-        shared.save(slot.entry, slot.entry.seconds_of_use(), lease)
+        entry = TokenEntry(self._clock(), token)
+        with slot.guard:
+            slot.entry = entry
+        shared.save(entry, entry.seconds_of_use(), lease)
         return token
 
 
@@ -234,8 +309,19 @@ def _thread_lock(slot: _Slot, timeout: float) -> Iterator[bool]:
             lock.release()
 
 
-def _forget(pending: dict[object, asyncio.Task[Token]], arguments: object, done: asyncio.Task[Token]) -> None:
-    pending.pop(arguments, None)
-    if not done.cancelled():
-        # Every waiter may have been cancelled: without this, asyncio logs an error that nobody retrieved.
-        done.exception()
+def _in_thread(work: Callable[[str, Token | None], T], scope: str, rejected: Token | None) -> Future[T]:
+    """Do work in a thread of its own. An event loop that ends does not wait for it."""
+    future: Future[T] = Future()
+    # From now on, a caller that is cancelled does not cancel the work.
+    future.set_running_or_notify_cancel()
+    # The current trace, and what Airflow binds to log lines, are the caller's.
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(work, scope, rejected))
+        except BaseException as error:  # noqa: BLE001 (it is raised where the result is awaited)
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="openmarkets_token").start()
+    return future

@@ -24,6 +24,8 @@ MARGIN = 30.0
 """Seconds before its end from which a token isn't sent any more: it must still be valid on arrival."""
 REPLACEMENT_TRIAL = 30.0
 """Seconds in which a replacement that is rejected, too, isn't replaced: another token would not help."""
+UNKNOWN_LIFETIME = 60.0
+"""Lifetime in seconds of a token for which the identity server names none."""
 MAX_FAILURE = 3600.0
 """Longest time in seconds for which a failure is shared."""
 
@@ -98,10 +100,10 @@ def failure_seconds(error: OpenmarketsError) -> float:
     """Return how many seconds a failure is shared with everyone who needs the same token."""
     if error.retry_after is not None:
         seconds = error.retry_after
-    elif isinstance(error, OpenmarketsRateLimited):
-        seconds = 5.0
-    elif isinstance(error, OpenmarketsAuthError):
+    elif isinstance(error, OpenmarketsAuthError) and not error.transient:
         seconds = 300.0 if error.status == 400 else 60.0
+    elif isinstance(error, OpenmarketsAuthError | OpenmarketsRateLimited):
+        seconds = 5.0
     else:
         seconds = 2.0
     return min(seconds, MAX_FAILURE)

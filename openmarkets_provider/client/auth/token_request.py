@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Mapping
-from urllib.parse import quote, quote_plus, urlencode
+from typing import Any
+from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from openmarkets_provider.client.http.clients import HttpClient, NoAnswer
 from openmarkets_provider.client.http.deadline import uncancelled
@@ -32,6 +33,16 @@ MAX_TOKEN_REPLY = 64 << 10
 MAX_LIFETIME = 31 * 86400
 """Longest token lifetime in seconds that is believed."""
 _LABEL = "POST connect/token"
+_NOT_IN_PLAN = ("invalid_scope", "unauthorized_client")
+_OAUTH_CODES = (
+    *_NOT_IN_PLAN,
+    "access_denied",
+    "invalid_client",
+    "invalid_grant",
+    "invalid_request",
+    "unsupported_grant_type",
+)
+"""Error codes with which an OAuth server refuses a token (RFC 6749, section 5.2; access_denied is used, too)."""
 
 
 def basic_credentials(settings: Settings) -> str:
@@ -48,10 +59,10 @@ def secret_forms(settings: Settings) -> list[str]:
     return [basic_credentials(settings).removeprefix("Basic "), *sorted(encoded - {settings.client_secret})]
 
 
-def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, float]:
+def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, float | None]:
     """Ask the identity server for a token: ``POST {identity}/connect/token``.
 
-    :return: the access token and its lifetime in seconds.
+    :return: as :func:`read_token_reply`.
     :raises OpenmarketsTransportError: there was no answer.
     :raises OpenmarketsError: see :func:`read_token_reply`.
     """
@@ -71,14 +82,8 @@ def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, 
         failure.sent = False
         raise failure from error.__cause__
     except OpenmarketsInvalidResponse as error:
-        if error.status is not None and error.status != 200:
-            # An error page that can't be read: its status says enough.
-            return read_token_reply(scope, error.status, {}, str(error).encode())
-        raise OpenmarketsAuthError(
-            f"The identity server's reply for {scope} is not a token: {error}",
-            status=error.status,
-            scope=scope,
-        ) from None
+        # A page that can't be read: its status says enough.
+        raise _token_error(scope, error.status or 0, {}, str(error).encode(), None, ()) from None
     # A server may repeat the request in an error, as debug pages do, and errors quote what it says.
     hidden = (*secret_forms(settings), settings.client_secret)
     return read_token_reply(scope, reply.status, reply.headers, reply.body, hidden)
@@ -86,11 +91,13 @@ def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, 
 
 def read_token_reply(
     scope: str, status: int, headers: Mapping[str, str], body: bytes, hidden: Collection[str] = ()
-) -> tuple[str, float]:
+) -> tuple[str, float | None]:
     """Return access token and lifetime in seconds from a token reply (RFC 6749, sections 5.1 and 5.2).
 
     :param hidden: texts that are taken out of what an error quotes.
-    :raises OpenmarketsAuthError: the client or the scope is refused, or the reply is not a token.
+    :return: the access token, and its lifetime; None when the reply names none that can be true.
+    :raises OpenmarketsAuthError: the client or the scope is refused, or the reply is not a token. It is transient when
+        no token endpoint answers like this.
     :raises OpenmarketsRateLimited: too many token requests.
     :raises OpenmarketsServerError: the identity server failed.
     """
@@ -111,7 +118,8 @@ def read_token_reply(
     try:
         reply = decode(body)
     except ValueError as error:
-        raise invalid(f"it is {error}") from None
+        # Nothing of the body: it may hold a token.
+        raise _token_error(scope, status, headers, str(error).encode(), request_id, ()) from None
     if not isinstance(reply, dict):
         raise invalid("it is not a JSON object")
     value, kind, lifetime = (reply.get(name) for name in ("access_token", "token_type", "expires_in"))
@@ -121,11 +129,19 @@ def read_token_reply(
         raise invalid("access_token holds characters that no bearer token can have")
     if not isinstance(kind, str) or kind.lower() != "bearer":
         raise invalid(f"token_type is {printable(repr(kind), hidden)} and not 'Bearer'")
-    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float):
-        raise invalid("expires_in is missing or not a number of seconds")
-    if not 0 < lifetime <= MAX_LIFETIME:
-        raise invalid(f"expires_in is {lifetime!r:.30}, which can't be a lifetime in seconds")
-    return value, float(lifetime)
+    return value, _read_lifetime(lifetime)
+
+
+def _read_lifetime(value: Any) -> float | None:
+    """Return the seconds of ``expires_in``, a number or its text; None when they can't be those of a lifetime."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value <= MAX_LIFETIME else None
 
 
 def _token_error(
@@ -140,11 +156,12 @@ def _token_error(
     if title is None and b"access_token" in body:
         # A token in a reply that should hold none (a 201, say): it must not be repeated in a log.
         detail = None
-    error = decode_object(body).get("error")
-    code = title if isinstance(error, str) else None
+    reply = decode_object(body)
+    code = title if isinstance(reply.get("error"), str) else None
     wait = retry_after(headers.get("retry-after"))
-    said = ": ".join(part for part in (title, detail) if part) or "no reason given"
-    what = f"The identity server refused a token for {scope}: {status} {said.rstrip('.')}."
+    said = ": ".join(part for part in (title, detail) if part).rstrip(".")
+    reason = said or "no reason given"
+    what = f"The identity server refused a token for {scope}: {status} {reason}."
     if status == 429 or status in TRANSIENT_STATUSES or status >= 500:
         return (OpenmarketsRateLimited if status == 429 else OpenmarketsServerError)(
             what + (f" It asks to wait {wait:.0f} s." if wait is not None else ""),
@@ -156,23 +173,49 @@ def _token_error(
             retry_after=wait,
         )
     kind: type[OpenmarketsAuthError] = OpenmarketsAuthError
-    advice = ""
-    if code in ("invalid_scope", "unauthorized_client"):
+    advice = " Check the Identity URL (host) of the connection"
+    transient = False
+    if code in _NOT_IN_PLAN:
         kind = OpenmarketsScopeNotInPlan
-        advice = " This API is not in the client's plan; ask Openmarkets, or take the scope out of the connection."
-    elif code == "invalid_client" or status in (401, 403):
+        advice = " This API is not in the client's plan; ask Openmarkets, or take the scope out of the connection"
+    elif code == "invalid_client" or status == 401:
         kind = OpenmarketsInvalidClient
         advice = (
             " Check Client ID (login), Client secret (password) and the environment; for a secret with special "
-            "characters also client_auth_encoding."
+            "characters also client_auth_encoding"
         )
-    elif code is None:
-        advice = " Check the Identity URL (host) of the connection."
+    elif 300 <= status < 400:
+        target = printable(_origin(headers.get("location", "")), hidden)
+        what = f"The token request for {scope} is redirected to {target} ({status}). Redirects are not followed."
+    elif not reply or (status == 403 and code not in _OAUTH_CODES):
+        transient = True
+        media = printable(headers.get("content-type", ""), hidden)
+        answer = f"{status} ({media})" if media else f"{status}"
+        answer = f"{answer}: {said}" if said else answer
+        what = f"The reply to the token request for {scope} is not that of a token endpoint: {answer}."
+        advice = " A firewall or a proxy may have sent it. Check the Identity URL (host) of the connection if it stays"
+    elif code is not None:
+        advice = ""
     return kind(
-        what + advice,
+        what + (f"{advice}." if advice else ""),
         status=status,
         error=code,
         error_description=detail,
         scope=scope,
         request_id=request_id,
+        transient=transient,
+        retry_after=wait if transient else None,
     )
+
+
+def _origin(location: str) -> str:
+    """Return scheme, host and port of the target of a redirect: the rest of the URL may hold a secret."""
+    try:
+        parts = urlsplit(location)
+        _ = parts.port
+    except ValueError:
+        return "a malformed URL"
+    host = parts.netloc.rpartition("@")[2]
+    if not host:
+        return "another path" if location else "an unnamed address"
+    return f"{parts.scheme or 'https'}://{host}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
@@ -16,8 +17,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _warnings: set[str] = set()
-# A child logs its own warning.
-os.register_at_fork(after_in_child=_warnings.clear)
+"""The names of the stores that this process has warned of."""
+
+
+def reset() -> None:
+    """Forget the warnings: a new process, and a forked one, logs its own."""
+    _warnings.clear()
+
+
+os.register_at_fork(after_in_child=reset)
 
 
 class SharedEntry(Generic[T]):
@@ -71,14 +79,16 @@ class SharedEntry(Generic[T]):
     def lock(self, timeout: float) -> Iterator[str | None]:
         """Acquire the lock of the entry.
 
-        :param timeout: longest wait in seconds.
+        :param timeout: seconds to wait, and up to half as long again: when the owner hangs, those who wait for it
+            continue one after another, and most of them find what an earlier one has saved.
         :return: gives the lease for :meth:`save`, or None when the lock was not free in time.
         """
         with ExitStack() as stack:
             lease: str | None = "none"
             if self._store is not None:
                 try:
-                    lease = stack.enter_context(self._store.lock(self.key, timeout))
+                    wait = timeout * random.uniform(1.0, 1.5)  # noqa: S311
+                    lease = stack.enter_context(self._store.lock(self.key, wait))
                 except OSError as error:
                     _warn(self._store, error)
             yield lease

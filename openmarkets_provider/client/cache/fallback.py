@@ -60,8 +60,15 @@ class _Outage:
 
 
 _outages: dict[str, _Outage] = {}
-# A child logs its own warning; and another thread may have acquired a lock before the fork.
-os.register_at_fork(after_in_child=_outages.clear)
+
+
+def reset() -> None:
+    """Forget the outages: a new process, and a forked one, tries every store and logs its own warning."""
+    # With them go their locks, which another thread may have acquired before the fork.
+    _outages.clear()
+
+
+os.register_at_fork(after_in_child=reset)
 
 
 class FallbackStore:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from openmarkets_provider.client.cache.lock import file_lock
+from openmarkets_provider.client.cache.store import MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,28 @@ class FileStore:
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
         """Replace a file, and delete those past their use. The lock can't expire, so the lease doesn't matter."""
         self._check_directory()
-        path = self._path(key)
-        temporary = path.with_name(f"{key}.{secrets.token_hex(8)}.tmp")
+        with self._temporary_file(key, data, seconds) as temporary:
+            temporary.replace(self._path(key))
+        self._sweep()
+
+    @contextmanager
+    def lock(self, key: str, timeout: float) -> Iterator[str | None]:
+        """Acquire the lock file of the key.
+
+        :raises OSError: nothing could be saved. Without the check, all who wait for the lock of a full disk would
+            acquire it one after another, and each would request a token.
+        """
+        self._check_directory()
+        with file_lock(self._lock_path(key), timeout) as acquired:
+            if acquired:
+                with self._temporary_file(key, bytes(MAX_BYTES), 0):
+                    pass
+            yield self.name if acquired else None
+
+    @contextmanager
+    def _temporary_file(self, key: str, data: bytes, seconds: float) -> Iterator[Path]:
+        """Write a file, and delete it at the end unless it was renamed."""
+        temporary = self.directory / f"{key}.{secrets.token_hex(8)}.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
         try:
@@ -69,21 +90,19 @@ class FileStore:
                 # The sweep can't read the entry, so the time of the file says how long it is of use.
                 end = time.time() + seconds
                 os.utime(descriptor, (end, end))
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+            yield temporary
+        except OSError as error:
+            # A write that fails doesn't name its file.
+            error.filename = error.filename or str(self.directory)
             raise
-        self._sweep()
-
-    @contextmanager
-    def lock(self, key: str, timeout: float) -> Iterator[str | None]:
-        """Acquire the lock file of the key."""
-        self._check_directory()
-        with file_lock(self.directory / f"{key}.lock", timeout) as acquired:
-            yield self.name if acquired else None
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.directory / f"{key}.entry"
+
+    def _lock_path(self, key: str) -> Path:
+        return self.directory / f"{key}.lock"
 
     def _check_directory(self) -> None:
         try:
@@ -107,8 +126,8 @@ class FileStore:
         try:
             for key in {match[1] for path in self.directory.iterdir() if (match := _OURS.fullmatch(path.name))}:
                 if self._is_stale(key):
-                    with self.lock(key, 0) as lease:
-                        if lease and self._is_stale(key):
+                    with file_lock(self._lock_path(key), 0) as acquired:
+                        if acquired and self._is_stale(key):
                             for path in self._files(key):
                                 path.unlink()
         except OSError as error:

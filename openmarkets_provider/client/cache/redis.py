@@ -43,8 +43,14 @@ end
 """
 
 _clients: dict[str, redis.Redis] = {}
-# A child's connections would be its parent's.
-os.register_at_fork(after_in_child=_clients.clear)
+
+
+def reset() -> None:
+    """Forget the clients: a new process, and a forked one, opens connections of its own."""
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=reset)
 
 
 def redis_options(

@@ -5,25 +5,25 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+
 MAX_REPLY = 64 << 20
 """Bytes of a decoded reply that are read, where a request does not say otherwise."""
 _PIECE = 1 << 20
 """Decoded bytes at a time."""
 
 
-class UnreadableBodyError(Exception):
-    """A body is too large, or not encoded as asked for. The text is a sentence without a subject."""
-
-
 class Body:
     """Collects a reply's body.
 
+    :param status: the reply's HTTP status, for errors.
     :param encoding: the ``Content-Encoding`` header; empty when there is none.
     :param max_bytes: most bytes of the decoded body.
-    :raises UnreadableBodyError: the encoding was not asked for.
+    :raises OpenmarketsInvalidResponse: the encoding was not asked for.
     """
 
-    def __init__(self, encoding: str, max_bytes: int) -> None:
+    def __init__(self, status: int, encoding: str, max_bytes: int) -> None:
+        self._status = status
         self._max_bytes = max_bytes
         self._size = 0
         self._pieces: list[bytes] = []
@@ -32,35 +32,42 @@ class Body:
         if encoding == "gzip":
             self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
         elif encoding not in ("", "identity"):
-            raise UnreadableBodyError(f"has the content encoding {encoding[:50]!r}, which was not asked for")
+            raise self._error(f"has the content encoding {encoding[:50]!r}, which was not asked for")
 
     def add(self, chunk: bytes) -> None:
         """Add what the server sent next.
 
-        :raises UnreadableBodyError: the body is too large, or damaged.
+        :raises OpenmarketsInvalidResponse: the body is too large, or damaged.
         """
         for piece in [chunk] if self._gzip is None else self._decompress(chunk):
             self._size += len(piece)
             if self._size > self._max_bytes:
-                raise UnreadableBodyError(f"is larger than {self._max_bytes} bytes; ask for less in one call")
+                raise self._error(f"is larger than {self._max_bytes} bytes", "Ask for less in one call.")
             self._pieces.append(piece)
 
     def read(self) -> bytes:
         """Return the whole body.
 
-        :raises UnreadableBodyError: it ends too early.
+        :raises OpenmarketsInvalidResponse: it ends too early.
         """
         if self._gzip is not None and self._pieces and not self._gzip.eof:
-            raise UnreadableBodyError("is gzip that ends too early")
+            raise self._error("is gzip that ends too early")
         return b"".join(self._pieces)
 
     def _decompress(self, chunk: bytes) -> Iterator[bytes]:
         decoder = self._gzip
         while chunk and decoder is not None:
             if decoder.eof:
-                raise UnreadableBodyError("is gzip that goes on after its end")
+                raise self._error("is gzip that goes on after its end")
             try:
                 yield decoder.decompress(chunk, _PIECE)
             except zlib.error:
-                raise UnreadableBodyError("is damaged gzip") from None
+                raise self._error("is damaged gzip") from None
             chunk = decoder.unconsumed_tail or decoder.unused_data
+
+    def _error(self, problem: str, advice: str | None = None) -> OpenmarketsInvalidResponse:
+        """Return the error.
+
+        :param advice: a sentence that says what the caller of an API can do.
+        """
+        return OpenmarketsInvalidResponse(f"the reply {problem}.", status=self._status, detail=advice, sent=True)

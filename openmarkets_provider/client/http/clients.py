@@ -21,19 +21,17 @@ from urllib.parse import urlencode
 import httpcore
 import httpx
 
-from openmarkets_provider.client.http.body import MAX_REPLY, Body, UnreadableBodyError
-from openmarkets_provider.client.http.deadline import async_deadline, deadline
+from openmarkets_provider.client.http.body import MAX_REPLY, Body
+from openmarkets_provider.client.http.deadline import CONNECT_TIMEOUT, async_deadline, deadline
 from openmarkets_provider.client.http.network import IdleConnections, core_url, open_async_connection, open_connection
 from openmarkets_provider.client.settings import MAX_ASYNC_CONCURRENCY, MAX_CONCURRENCY
 from openmarkets_provider.exceptions import (
     OpenmarketsConfigurationError,
     OpenmarketsError,
-    OpenmarketsInvalidResponse,
     OpenmarketsQueryError,
     OpenmarketsTransportError,
 )
 
-CONNECT_TIMEOUT = 10.0
 _NO_ANSWER = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -216,6 +214,13 @@ class _Host:
                 "a path relative to the API's base URL."
             )
 
+    @contextmanager
+    def _no_answer(self) -> Iterator[None]:
+        try:
+            yield
+        except _NO_ANSWER as error:
+            raise NoAnswer(self._base_url, error) from error
+
     def _core_request(self, request: HttpRequest) -> httpcore.Request:
         self.check_origin(request)
         return httpcore.Request(
@@ -236,12 +241,13 @@ class HttpClient(_Host):
     def __init__(self, base_url: str, options: Options, *, keep_alive: bool = True) -> None:
         super().__init__(base_url, options)
         self._open = functools.partial(open_connection, base_url, options.ca_bundle, keep_alive=keep_alive)
+        self._pid = os.getpid()
         self._slots = threading.Semaphore(MAX_CONCURRENCY)
         self._idle: IdleConnections[httpcore.ConnectionPool] = IdleConnections()
         # What is wrong with CA bundle or proxy is found now.
         self._idle.put_back(self._open())
         # Nobody has to close a hook: its connections go with it.
-        weakref.finalize(self, _close, self._idle, os.getpid()).atexit = False
+        weakref.finalize(self, _close, self._idle, self._pid).atexit = False
 
     def send(self, request: HttpRequest) -> Reply:
         """Send a request, and read the whole reply.
@@ -250,38 +256,35 @@ class HttpClient(_Host):
         :raises OpenmarketsInvalidResponse: the body is too large, or not encoded as asked for.
         """
         core_request = self._core_request(request)
-        try:
-            with self._connection() as connection, deadline(self._options.timeout):
-                response = connection.handle_request(core_request)
-                try:
-                    headers = _headers(response)
-                    body = Body(headers.get("content-encoding", ""), request.max_bytes)
-                    for chunk in response.iter_stream():
-                        body.add(chunk)
-                    return Reply(response.status, headers, body.read())
-                except UnreadableBodyError as error:
-                    raise _unreadable(response, error) from None
-                finally:
-                    response.close()
-        except _NO_ANSWER as error:
-            raise NoAnswer(self._base_url, error) from error
+        with self._no_answer(), self._connection() as connection, deadline(self._options.timeout):
+            response = connection.handle_request(core_request)
+            try:
+                headers = _headers(response)
+                body = Body(response.status, headers.get("content-encoding", ""), request.max_bytes)
+                for chunk in response.iter_stream():
+                    body.add(chunk)
+                return Reply(response.status, headers, body.read())
+            finally:
+                response.close()
 
     def close(self) -> None:
         """Close the connections; those that other threads use when their replies have come."""
-        _close(self._idle, os.getpid())
+        _close(self._idle, self._pid)
 
     @contextmanager
     def _connection(self) -> Iterator[httpcore.ConnectionPool]:
         if not self._slots.acquire(timeout=self._options.timeout):
             raise httpcore.PoolTimeout("all connections are in use")
         try:
+            for expired in self._idle.pop_expired():
+                expired.close()
             connection = self._idle.take() or self._open()
             try:
                 yield connection
-            finally:
-                self._idle.put_back(connection)
-                for each in self._idle.pop_expired():
-                    each.close()
+            except BaseException:
+                connection.close()
+                raise
+            self._idle.put_back(connection)
         finally:
             self._slots.release()
 
@@ -304,26 +307,26 @@ class AsyncHttpClient(_Host):
     async def send(self, request: HttpRequest) -> Reply:
         """Send a request, as :meth:`HttpClient.send`."""
         core_request = self._core_request(request)
+        for expired in self._idle.pop_expired():
+            await expired.aclose()
         connection = self._idle.take() or self._open()
         try:
-            async with async_deadline(self._options.timeout):
-                response = await connection.handle_async_request(core_request)
-                try:
-                    headers = _headers(response)
-                    body = Body(headers.get("content-encoding", ""), request.max_bytes)
-                    async for chunk in response.aiter_stream():
-                        body.add(chunk)
-                    return Reply(response.status, headers, body.read())
-                except UnreadableBodyError as error:
-                    raise _unreadable(response, error) from None
-                finally:
-                    await response.aclose()
-        except _NO_ANSWER as error:
-            raise NoAnswer(self._base_url, error) from error
-        finally:
-            self._idle.put_back(connection)
-            for each in self._idle.pop_expired():
-                await each.aclose()
+            with self._no_answer():
+                async with async_deadline(self._options.timeout):
+                    response = await connection.handle_async_request(core_request)
+                    try:
+                        headers = _headers(response)
+                        body = Body(response.status, headers.get("content-encoding", ""), request.max_bytes)
+                        async for chunk in response.aiter_stream():
+                            body.add(chunk)
+                        reply = Reply(response.status, headers, body.read())
+                    finally:
+                        await response.aclose()
+        except BaseException:
+            await connection.aclose()
+            raise
+        self._idle.put_back(connection)
+        return reply
 
     async def aclose(self) -> None:
         """Close the connections; those that other tasks use when their replies have come."""
@@ -361,10 +364,6 @@ def _headers(response: httpcore.Response) -> dict[str, str]:
         # RFC 9110, section 5.3: lines of one name are one list.
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
-
-
-def _unreadable(response: httpcore.Response, error: UnreadableBodyError) -> OpenmarketsInvalidResponse:
-    return OpenmarketsInvalidResponse(f"the reply {error}.", status=response.status, sent=True)
 
 
 def _close(idle: IdleConnections[httpcore.ConnectionPool], pid: int) -> None:

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import httpcore
 
 T = TypeVar("T")
+Limit = TypeVar("Limit", float, float | None)
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds that opening a connection may take, the look-up of the host included."""
 _PART = 1 << 16
 """Bytes that are written at a time."""
 _LOOK = 0.5
 """Seconds between two looks whether an exchange is cancelled."""
+_NEXT_ADDRESS = 0.25
+"""Seconds after which an event loop tries the next address of a host, too (RFC 8305, section 5)."""
 
 
 class _Deadline(threading.local):
@@ -34,7 +41,11 @@ class _Deadline(threading.local):
     at: float | None = None
     cancelled: threading.Event | None = None
 
-    def cap(self, timeout: float | None, error: type[Exception]) -> float | None:
+    @property
+    def is_cancelled(self) -> bool:
+        return self.cancelled is not None and self.cancelled.is_set()
+
+    def cap(self, timeout: Limit, error: type[Exception]) -> Limit | float:
         """Return the time-out of one step: what is left until the deadline, if that is less."""
         if self.at is None:
             return timeout
@@ -95,14 +106,13 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        cancelled = _deadline.cancelled
         while True:
             limit = _deadline.cap(timeout, httpcore.ReadTimeout)
-            step = limit if limit is None or cancelled is None else min(limit, _LOOK)
+            step = limit if limit is None or _deadline.cancelled is None else min(limit, _LOOK)
             try:
                 return self._stream.read(max_bytes, step)
             except httpcore.ReadTimeout:
-                if step == limit or (cancelled is not None and cancelled.is_set()):
+                if step == limit or _deadline.is_cancelled:
                     raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -123,11 +133,20 @@ class _DeadlineStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-class DeadlineBackend(httpcore.NetworkBackend):
-    """Opens connections that keep to the deadline of the thread that uses them."""
+def resolve(host: str, port: int) -> list[str]:
+    """Look up the numeric addresses of a host, in the order in which the system prefers them."""
+    return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
-    def __init__(self) -> None:
+
+class DeadlineBackend(httpcore.NetworkBackend):
+    """Opens connections that keep to the deadline of the thread that uses them.
+
+    :param resolve: looks up the numeric addresses of a host and port.
+    """
+
+    def __init__(self, resolve: Callable[[str, int], Sequence[str]] = resolve) -> None:
         self._backend = httpcore.SyncBackend()
+        self._resolve = resolve
 
     def connect_tcp(
         self,
@@ -137,16 +156,59 @@ class DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Open a connection."""
-        limit = _deadline.cap(timeout, httpcore.ConnectTimeout)
-        return _DeadlineStream(self._backend.connect_tcp(host, port, limit, local_address, socket_options))
+        """Open a connection.
+
+        :param timeout: seconds for looking up the host and for all of its addresses together.
+        """
+        limit = _deadline.cap(CONNECT_TIMEOUT if timeout is None else timeout, httpcore.ConnectTimeout)
+        end = time.monotonic() + limit
+        connection: Future[httpcore.NetworkStream] = Future()
+        # In a thread, which is left behind at the deadline: nothing ends a look-up or an attempt to connect.
+        args = (connection, host, port, end, local_address, socket_options)
+        threading.Thread(target=self._connect, args=args, name="openmarkets-connect", daemon=True).start()
+        try:
+            while not wait([connection], min(_LOOK, max(0.0, end - time.monotonic()))).done:
+                if _deadline.is_cancelled or time.monotonic() >= end:
+                    raise httpcore.ConnectTimeout(f"no connection within {limit:.3g} s")
+            return _DeadlineStream(connection.result())
+        finally:
+            connection.cancel()
+
+    def _connect(self, connection: Future[httpcore.NetworkStream], *where: Any) -> None:
+        try:
+            stream = self._connect_in_turn(*where)
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            with suppress(InvalidStateError):
+                connection.set_exception(error)
+            return
+        try:
+            connection.set_result(stream)
+        except InvalidStateError:
+            # The caller has given up.
+            stream.close()
+
+    def _connect_in_turn(self, host: str, port: int, end: float, *options: Any) -> httpcore.NetworkStream:
+        """Try the addresses of a host one after another, each for an equal part of the time that is left."""
+        with _mapped(httpcore.ConnectError):
+            addresses = self._resolve(host, port)
+        problem: Exception = httpcore.ConnectTimeout()
+        for number, address in enumerate(addresses):
+            seconds = (end - time.monotonic()) / (len(addresses) - number)
+            if seconds <= 0:
+                break
+            try:
+                return self._backend.connect_tcp(address, port, seconds, *options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                problem = error
+        raise problem
 
 
 @contextmanager
 def _mapped(error: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except OSError as problem:
+    except (OSError, UnicodeError) as problem:
+        # A UnicodeError is of a host name that can't be encoded.
         raise error(str(problem)) from problem
 
 
@@ -218,8 +280,9 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Open a connection."""
+        opening = asyncio.open_connection(host, port, happy_eyeballs_delay=_NEXT_ADDRESS)
         with _mapped(httpcore.ConnectError):
-            return _AsyncioStream(*await _within(asyncio.open_connection(host, port), timeout))
+            return _AsyncioStream(*await _within(opening, timeout))
 
 
 async def _within(step: Awaitable[T], seconds: float | None) -> T:

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections import deque
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 KEEP_ALIVE = 5.0
 """Seconds for which an idle connection is kept, as httpx does."""
+_MAX_CONTEXTS = 16
+"""TLS contexts that are kept: one for each CA bundle."""
 
 
 class IdleConnections(Generic[T]):
@@ -84,7 +87,7 @@ def open_async_connection(base_url: str, ca_bundle: str | None) -> httpcore.Asyn
 
 def _options(ca_bundle: str | None, kept: int) -> dict[str, Any]:
     return {
-        "ssl_context": _ssl_context(ca_bundle, os.getpid()),
+        "ssl_context": _ssl_context(ca_bundle),
         "max_connections": 1,
         "max_keepalive_connections": kept,
         "keepalive_expiry": KEEP_ALIVE,
@@ -100,14 +103,25 @@ def core_url(url: httpx.URL) -> httpcore.URL:
     return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
-@functools.cache
-def _ssl_context(ca_bundle: str | None, pid: int) -> ssl.SSLContext:
-    """Make the TLS context, the expensive part of a client, once a process."""
+def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Return the TLS context, the expensive part of a client. The process has one until the bundle changes."""
+    path = ca_bundle or os.environ.get("SSL_CERT_FILE")
     try:
-        return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else httpx.create_ssl_context()
+        return _make_context(ca_bundle, _version(path) if path else None, os.getpid())
     except OSError as error:
         what = f"ca_bundle: {ca_bundle!r}" if ca_bundle else "What SSL_CERT_FILE or SSL_CERT_DIR names"
         raise OpenmarketsConfigurationError(f"{what} can't be used: {error}") from None
+
+
+def _version(path: str) -> tuple[str, int, int, int]:
+    """Return what changes when a file is written or replaced."""
+    found = Path(path).stat()
+    return path, found.st_mtime_ns, found.st_ino, found.st_size
+
+
+@functools.lru_cache(_MAX_CONTEXTS)
+def _make_context(ca_bundle: str | None, version: object, pid: int) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else httpx.create_ssl_context()
 
 
 def _proxy(base_url: str) -> httpx.Proxy | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from decimal import Context, Decimal, InvalidOperation, localcontext
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -38,6 +39,8 @@ _WHY_REFUSED = (
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"/\\]))")
 """What a server may write in JSON for a character of a token."""
 _LONGEST_ESCAPE = 6
+_TELLING = 16
+"""Characters by which the begin of a token is found."""
 
 _decoder = msgspec.json.Decoder()
 _exact_decoder = msgspec.json.Decoder(float_hook=Decimal)
@@ -101,12 +104,37 @@ def read_reply(
     )
 
 
+def wrong_contents(
+    error: OpenmarketsInvalidResponse, reply: Any, status: int, request_id: str, hidden: Collection[str]
+) -> OpenmarketsInvalidResponse:
+    """Return the error for a reply that holds no rows, with its request id and what the server says in it.
+
+    :param error: what is wrong with the contents.
+    :param reply: the JSON of the reply.
+    """
+    request_id = printable(request_id, hidden)
+    title, detail = _find_words(reply, hidden)
+    said = ": ".join(part for part in (title, detail) if part)
+    text = str(error)
+    for each in hidden:
+        # A value is cut before it is quoted, so the begin of a token is hidden, too.
+        text = re.sub(re.escape(each[:_TELLING]) + r"[^\s'\"]*", "***", text)
+    return replace(
+        error,
+        message=f"{text}{' The server says: ' + said if said else ''} [request id {request_id}]",
+        status=status,
+        title=title,
+        detail=detail,
+        request_id=request_id,
+    )
+
+
 def unreadable_reply(call: ApiCall, error: OpenmarketsInvalidResponse, request_id: str) -> OpenmarketsError:
     """Return the error for a reply whose body the transport refused: its status still tells whether that passes."""
     if error.status is not None and not 200 <= error.status < 300:
         return _api_error(call, error.status, {}, str(error).encode(), request_id)
     return OpenmarketsInvalidResponse(
-        f"{call.label}: {error} [request id {request_id}]{doubt(call)}",
+        f"{call.label}: {error}{f' {error.detail}' if error.detail else ''} [request id {request_id}]{doubt(call)}",
         status=error.status,
         request_id=request_id,
         endpoint=call.label,
@@ -171,12 +199,16 @@ def _seconds_until(value: str) -> float:
 
 def read_words(body: bytes, hidden: Collection[str]) -> tuple[str | None, str | None]:
     """Find what a server says in an error body: problem details, OAuth error, ``message``, or plain text."""
-    reply = decode_object(body)
+    title, detail = _find_words(decode_object(body), hidden)
+    return (None, _text(body, hidden)) if title is None else (title, detail)
+
+
+def _find_words(reply: Any, hidden: Collection[str]) -> tuple[str | None, str | None]:
     for name, more in (("error", "error_description"), ("title", "detail"), ("message", "detail")):
-        if isinstance(title := reply.get(name), str):
+        if isinstance(reply, dict) and isinstance(title := reply.get(name), str):
             said = reply.get(more)
             return printable(title, hidden), printable(said, hidden) if isinstance(said, str) and said else None
-    return None, _text(body, hidden)
+    return None, printable(reply, hidden) if isinstance(reply, str) else None
 
 
 def decode_object(body: bytes) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import threading
-import time
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
@@ -62,7 +61,7 @@ class _Memory:
     """The hold of one API in this process.
 
     :ivar stored: the last hold that was read from the store, by the clocks of the machine that wrote it.
-    :ivar read_at: when the store was last read, in seconds of ``time.monotonic``.
+    :ivar read_at: when the store was last read, in seconds since boot.
     :ivar read_time: seconds that this took.
     """
 
@@ -86,13 +85,15 @@ _memories: dict[str, _Memory] = {}
 _lock = threading.Lock()
 
 
-def _after_fork() -> None:
-    # A thread that doesn't exist in the child may have acquired it before the fork.
+def reset() -> None:
+    """Forget the holds: a new process, and a forked one, reads the store."""
     global _lock
+    # A thread that doesn't exist in a forked process may have acquired it.
     _lock = threading.Lock()
+    _memories.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=reset)
 
 
 class Holds:
@@ -136,8 +137,12 @@ class Holds:
         if self._needs_read(memory, READ_EVERY):
             reads = self._reads.setdefault(asyncio.get_running_loop(), {})
             async with reads.setdefault(api, asyncio.Lock()):
-                if self._needs_read(memory, READ_EVERY):
-                    await asyncio.to_thread(self._read, api)
+                try:
+                    if self._needs_read(memory, READ_EVERY):
+                        await asyncio.to_thread(self._read, api)
+                finally:
+                    # A lock that was waited for keeps its event loop alive.
+                    reads.pop(api, None)
         self._require_none(memory)
 
     def record(self, api: str, seconds: float | None) -> None:
@@ -191,18 +196,18 @@ class Holds:
                 shared.save(hold, hold.seconds, lease)
 
     def _needs_read(self, memory: _Memory, seconds: float) -> bool:
-        return self._is_shared and time.monotonic() - memory.read_at >= seconds
+        return self._is_shared and self._clock().boot - memory.read_at >= seconds
 
     def _read(self, api: str) -> None:
         memory = self._memory(api)
-        start = time.monotonic()
+        start = self._clock()
         stored, moment = self._shared(api).load(), self._clock()
         if stored is not None and stored != memory.stored:
             memory.stored = stored
             # From now on by the clocks of this machine: those of another one may be behind for ever.
             memory.prolong(Hold(moment, stored.remaining(moment)), moment)
-        memory.read_at = time.monotonic()
-        memory.read_time = memory.read_at - start
+        memory.read_at = moment.boot
+        memory.read_time = moment.boot - start.boot
 
     def _require_none(self, memory: _Memory) -> None:
         seconds = memory.remaining(self._clock())

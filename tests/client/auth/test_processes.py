@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.client.auth import provider as token_source
 from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.client import OpenmarketsClient
 from openmarkets_provider.client.settings import Settings
@@ -106,7 +105,6 @@ def test_a_process_killed_while_it_asks_leaves_nothing_stuck(make_client, sandbo
     started, told = FORK.Pipe(duplex=False)
 
     def ask() -> None:
-        token_source._slots.clear()
         told.send(True)
         make_client().get_access_token("oms-api")
 

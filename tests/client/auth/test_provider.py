@@ -7,8 +7,10 @@ import logging
 import os
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsRateLimited,
     OpenmarketsServerError,
 )
+from tests.support.processes import FORK
 
 SCOPE = "market-data-api"
 
@@ -42,7 +45,7 @@ class Clock:
 
 
 class Identity:
-    """Hands out t1, t2, ...; fails, or waits for the gate, where told."""
+    """Hands out t1, t2, ...; fails, waits for the gate, or lets something happen first, where told."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -51,6 +54,7 @@ class Identity:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+        self.meanwhile: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
     def __call__(self, scope: str) -> tuple[str, float]:
@@ -59,6 +63,7 @@ class Identity:
             number = self.asked
         self.entered.set()
         assert self.gate.wait(20)
+        self.meanwhile()
         if self.failure is not None:
             raise self.failure
         return f"t{number}", self.lifetime
@@ -154,6 +159,37 @@ class _OneKeyCipher(EntryCipher):
         return super().decrypt("shared", data, kind)
 
 
+class BrokenStore:
+    """A store whose disk is full, read-only, or gone, at every call or at some."""
+
+    name = "broken"
+
+    def __init__(self, *broken: str) -> None:
+        self.broken = broken
+        self.data: bytes | None = None
+
+    def _fail(self, what: str) -> None:
+        if what in self.broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def load(self, key: str) -> bytes | None:
+        self._fail("load")
+        return self.data
+
+    def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
+        self._fail("save")
+        self.data = data
+
+    @contextmanager
+    def lock(self, key: str, timeout: float):
+        self._fail("lock")
+        yield "held"
+
+
+def encrypted(entry: TokenEntry) -> bytes:
+    return _OneKeyCipher("secret").encrypt("", entry)
+
+
 def test_a_token_is_asked_for_once_and_then_comes_from_memory_and_from_the_store(make, identity):
     first, second = make(), make()
     assert [first.get(SCOPE).value, first.get(SCOPE).value, second.get(SCOPE).value] == ["t1", "t1", "t1"]
@@ -197,6 +233,64 @@ def test_a_token_near_its_end_is_refreshed_by_one_while_the_others_go_on_with_th
     assert identity.asked == 2
 
 
+class MeetingStore(BrokenStore):
+    """A store whose first reads wait for each other, for as many as there are threads."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self._meeting = threading.Barrier(threads)
+        self._waiting = iter(range(threads))
+
+    def load(self, key: str) -> bytes | None:
+        if next(self._waiting, None) is not None:
+            self._meeting.wait(10)
+        return super().load(key)
+
+
+@pytest.mark.parametrize(("age", "asked"), [(1000, 1), (3400, 2)], ids=["valid", "near its end"])
+def test_threads_of_a_new_process_read_the_store_before_they_wait_for_each_other(make, identity, clock, age, asked):
+    store = MeetingStore(16)
+    written = clock()
+    store.data = encrypted(TokenEntry(written, Token("t0", SCOPE, written, 3600)))
+    clock.moved = age
+    source = make(store)
+    identity.gate.clear()
+    with ThreadPoolExecutor(16) as pool:
+        try:
+            begun = [pool.submit(source.get, SCOPE) for _ in range(16)]
+            # The identity server withholds its reply: nobody but the one who asks it waits.
+            assert {future.result().value for future in islice(as_completed(begun, 10), 17 - asked)} == {"t0"}
+        finally:
+            identity.gate.set()
+        values = Counter(future.result(10).value for future in begun)
+    assert values == ({"t0": 16} if asked == 1 else {"t0": 15, "t1": 1})
+
+
+def test_a_new_process_reads_the_store_before_it_waits_for_the_lock(make, identity):
+    first = make()
+    first.get(SCOPE)
+    identity.gate.clear()
+    identity.entered.clear()
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            holder = pool.submit(first.refresh, SCOPE)
+            assert identity.entered.wait(10)
+            assert pool.submit(make().get, SCOPE).result(10).value == "t1"
+        finally:
+            identity.gate.set()
+        assert holder.result(10).value == "t2"
+
+
+def test_a_refresh_that_outlives_the_token_does_not_return_it(make, identity, clock):
+    source = make()
+    source.get(SCOPE)
+    clock.moved = 3560
+    identity.failure = OpenmarketsServerError("down", status=503)
+    identity.meanwhile = lambda: setattr(clock, "moved", 3590)
+    with pytest.raises(OpenmarketsServerError):
+        source.get(SCOPE)
+
+
 def test_a_refresh_that_fails_keeps_the_old_token_and_is_tried_again_later(make, identity, clock, caplog):
     source = make()
     source.get(SCOPE)
@@ -208,6 +302,17 @@ def test_a_refresh_that_fails_keeps_the_old_token_and_is_tried_again_later(make,
     clock.moved = 3403
     identity.failure = None
     assert source.get(SCOPE).value == "t3"
+
+
+def test_a_lifetime_counts_from_before_the_request(make, identity, clock):
+    source = make()
+    identity.meanwhile = lambda: setattr(clock, "moved", 60)
+    source.get(SCOPE)
+    # 20 seconds before its end, when it is not sent any more.
+    clock.moved = 3580
+    identity.failure = OpenmarketsServerError("down", status=503)
+    with pytest.raises(OpenmarketsServerError):
+        source.get(SCOPE)
 
 
 def test_a_dead_token_is_replaced(make, identity, clock):
@@ -293,33 +398,6 @@ def test_a_rate_limit_of_the_identity_server_is_shared_with_the_time_that_is_lef
     assert raised.value.retry_after == pytest.approx(60)
 
 
-class BrokenStore:
-    """A store whose disk is full, read-only, or gone, at every call or at some."""
-
-    name = "broken"
-
-    def __init__(self, *broken: str) -> None:
-        self.broken = broken
-        self.data: bytes | None = None
-
-    def _fail(self, what: str) -> None:
-        if what in self.broken:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    def load(self, key: str) -> bytes | None:
-        self._fail("load")
-        return self.data
-
-    def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
-        self._fail("save")
-        self.data = data
-
-    @contextmanager
-    def lock(self, key: str, timeout: float):
-        self._fail("lock")
-        yield "held"
-
-
 @pytest.mark.parametrize("broken", [["load", "save", "lock"], ["save"], ["lock"], ["load"]])
 def test_a_store_that_cannot_be_used_costs_one_warning_and_no_token(make, identity, caplog, broken):
     source = make(BrokenStore(*broken))
@@ -331,18 +409,34 @@ def test_a_store_that_cannot_be_used_costs_one_warning_and_no_token(make, identi
 
 def test_a_stale_record_that_cannot_be_overwritten_does_not_win_over_memory(make, identity, clock):
     store = BrokenStore("save")
-    moment = clock()
-    store.data = _OneKeyCipher("secret").encrypt("", TokenEntry(moment, Token("old", SCOPE, moment, 3600)))
+    stale = Token("t0", SCOPE, clock(), 7200)
+    store.data = encrypted(TokenEntry(clock(), stale))
     source = make(store)
-    assert source.get(SCOPE).value == "old"
-    clock.moved = 3600
-    assert [source.get(SCOPE).value for _ in range(3)] == ["t1"] * 3
+    assert source.get(SCOPE) == stale
+    clock.moved = 10
+    assert source.get(SCOPE, rejected=stale).value == "t1"
+    # Near its end, so that the store is read again: what it holds is good for longer, but older.
+    clock.moved = 3500
+    identity.failure = OpenmarketsServerError("down", status=503)
+    assert source.get(SCOPE).value == "t1"
+    assert identity.asked == 2
 
 
 class HeldStore(BrokenStore):
     @contextmanager
     def lock(self, key: str, timeout: float):
         yield None
+
+
+def test_a_failure_without_the_lock_leaves_what_another_caller_has_stored(make, identity, clock):
+    store = HeldStore()
+    stored = encrypted(TokenEntry(clock(), Token("t0", SCOPE, clock(), 3600)))
+    identity.meanwhile = lambda: store.save("", stored, 3600)
+    identity.failure = OpenmarketsServerError("down", status=503)
+    with pytest.raises(OpenmarketsServerError):
+        make(store).get(SCOPE)
+    assert make(store).get(SCOPE).value == "t0"
+    assert identity.asked == 1
 
 
 def test_a_lock_that_somebody_keeps_for_too_long_is_done_without(make, identity, caplog):
@@ -387,7 +481,14 @@ async def test_cancelling_one_waiter_leaves_the_others_waiting(make, identity):
     assert (await second).value == "t1"
 
 
-async def test_a_failure_that_nobody_waits_for_any_more_makes_no_noise(make, identity):
+def wait_for_threads() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("openmarkets_token"):
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_makes_no_noise(make, identity, caplog):
     source = make()
     identity.gate.clear()
     identity.failure = OpenmarketsServerError("down")
@@ -397,9 +498,60 @@ async def test_a_failure_that_nobody_waits_for_any_more_makes_no_noise(make, ide
     with pytest.raises(asyncio.CancelledError):
         await task
     identity.gate.set()
-    while any(pending for pending in source._pending.values()):
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(wait_for_threads)
+    await asyncio.sleep(0)
     gc.collect()
+    assert not caplog.records
+
+
+async def test_a_refresh_in_the_background_that_breaks_says_so(make, identity, clock, caplog):
+    source = make()
+    await source.aget(SCOPE)
+    clock.moved = 3400
+    identity.failure = ZeroDivisionError("a bug")  # type: ignore[assignment]
+    assert (await source.aget(SCOPE)).value == "t1"
+    await asyncio.to_thread(wait_for_threads)
+    [record] = caplog.records
+    assert "a bug" in record.getMessage()
+    assert record.exc_info is not None
+
+
+async def test_coroutines_that_need_another_token_do_not_get_that_of_those_who_wait(make, identity, clock):
+    store = MeetingStore(3)
+    written = clock()
+    refused = Token("t0", SCOPE, written, 3600)
+    store.data = encrypted(TokenEntry(written, refused))
+    source = make(store)
+    some, others = (asyncio.create_task(source.aget(SCOPE, rejected=rejected)) for rejected in (None, refused))
+    identity.gate.clear()
+    # Both wait for the store until the test does.
+    await asyncio.to_thread(store.load, "")
+    assert await some == refused
+    identity.gate.set()
+    assert (await others).value == "t1"
+
+
+def test_what_a_coroutine_waits_for_is_not_waited_for_in_a_forked_child(make, identity):
+    source = make(shared=False)
+    identity.gate.clear()
+
+    is_waiting = threading.Event()
+
+    async def get() -> str:
+        task = asyncio.create_task(source.aget(SCOPE))
+        await asyncio.sleep(0)
+        is_waiting.set()
+        return (await task).value
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(asyncio.run, get())
+        assert is_waiting.wait(10)
+        assert identity.entered.wait(10)
+        try:
+            assert in_child(lambda: identity.gate.set() or asyncio.run(get())) == "t2"
+        finally:
+            identity.gate.set()
+        assert waiting.result(10) == "t1"
 
 
 async def test_async_errors_and_replacements_are_those_of_sync(make, identity):
@@ -421,23 +573,31 @@ def test_a_source_serves_several_event_loops_one_after_another(make, identity):
     assert identity.asked == 1
 
 
+def in_child(work: Callable[[], str]) -> str:
+    """Do work in a forked child, which is killed if it hangs."""
+    ours, theirs = FORK.Pipe(duplex=False)
+    child = FORK.Process(target=lambda: theirs.send(work()))
+    child.start()
+    theirs.close()
+    try:
+        assert ours.poll(20)
+        return ours.recv()
+    finally:
+        child.kill()
+        child.join()
+
+
 def test_a_child_forked_while_a_thread_holds_the_lock_does_not_hang(make, identity):
-    source = make(shared=False)
+    source = make(shared=False, wait=1000)
     identity.gate.clear()
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(source.get, SCOPE)
         assert identity.entered.wait(10)
-        child = os.fork()
-        if child == 0:
+        try:
+            assert in_child(lambda: identity.gate.set() or source.get(SCOPE).value) == "t2"
+        finally:
             identity.gate.set()
-            try:
-                os._exit(0 if source.get(SCOPE).value == "t2" else 1)
-            finally:
-                os._exit(2)
-        _, status = os.waitpid(child, 0)
-        identity.gate.set()
         assert held.result(10).value == "t1"
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_forked_child_warns_for_itself(make, caplog):

@@ -4,6 +4,7 @@ import pytest
 
 from openmarkets_provider.client.auth.token import (
     MAX_FAILURE,
+    UNKNOWN_LIFETIME,
     Decision,
     Failure,
     Token,
@@ -56,6 +57,20 @@ def test_a_token_of_an_hour_is_used_then_refreshed_ahead_then_dropped_before_its
 )
 def test_a_lifetime_of_two_seconds_has_margins_in_proportion(moment: float, decision: Decision):
     assert decide(entry(token=token(lifetime=2)), later(moment), None)[0] is decision
+
+
+@pytest.mark.parametrize(
+    ("moment", "decision"),
+    [
+        (0, Decision.USE),
+        (47, Decision.USE),
+        (49, Decision.REFRESH),
+        (53, Decision.REFRESH),
+        (55, Decision.REQUEST),
+    ],
+)
+def test_a_lifetime_that_nobody_named_is_one_of_a_minute(moment: float, decision: Decision):
+    assert decide(entry(token=token(lifetime=UNKNOWN_LIFETIME)), later(moment), None)[0] is decision
 
 
 def test_without_an_entry_a_token_is_requested():
@@ -126,6 +141,9 @@ def test_a_shared_failure_that_may_pass_tells_when_to_try_again():
         (OpenmarketsScopeNotInPlan("", status=400), 300),
         (OpenmarketsInvalidClient("", status=401), 60),
         (OpenmarketsAuthError("", status=200), 60),
+        (OpenmarketsAuthError("", status=403, transient=True), 5),
+        (OpenmarketsAuthError("", status=400, transient=True), 5),
+        (OpenmarketsAuthError("", status=403, transient=True, retry_after=9.0), 9),
         (OpenmarketsRateLimited("", status=429), 5),
         (OpenmarketsRateLimited("", status=429, retry_after=17.0), 17),
         (OpenmarketsRateLimited("", status=429, retry_after=1e9), MAX_FAILURE),

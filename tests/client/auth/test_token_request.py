@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import socket
 import threading
 import time
@@ -127,14 +128,10 @@ class TestTokenRequest:
     @pytest.mark.parametrize(
         ("reply", "problem"),
         [
-            pytest.param(hostile.reply(b"<html>Sign in</html>"), "not JSON", id="HTML"),
-            pytest.param(hostile.reply(b""), "not JSON", id="empty"),
             pytest.param(hostile.reply(b"[]"), "not a JSON object", id="list"),
-            pytest.param(token_reply(value="t" * MAX_TOKEN_REPLY), "larger than 65536 bytes", id="giant"),
             pytest.param(token_reply(value="two\r\nlines"), "characters", id="header injection"),
-            pytest.param(token_reply(lifetime=0), "expires_in", id="no lifetime"),
-            pytest.param(token_reply(status=302), "refused a token", id="redirect"),
-            pytest.param(hostile.reply(b"{}", 200, ["Content-Encoding: br"]), "content encoding", id="encoding"),
+            pytest.param(token_reply(status=201), "refused a token", id="another status"),
+            pytest.param(token_reply(status=302), "redirected", id="redirect"),
         ],
     )
     def test_that_gets_no_token_is_an_auth_error(
@@ -150,14 +147,70 @@ class TestTokenRequest:
         assert len(str(caught.value)) < 1000
         assert sandbox.stats()["requests"]["oms"] == 0
 
+    @pytest.mark.parametrize(
+        ("page", "status", "said"),
+        [
+            pytest.param(hostile.reply(HTML, 200, ["Content-Type: text/html"]), 200, "text/html", id="HTML"),
+            pytest.param(hostile.reply(b""), 200, "not JSON", id="empty"),
+            pytest.param(token_reply(value="t" * MAX_TOKEN_REPLY), 200, "larger than 65536 bytes", id="giant"),
+            pytest.param(hostile.reply(b"{}", 200, ["Content-Encoding: br"]), 200, "encoding", id="encoding"),
+            pytest.param(hostile.reply(HTML, 403, ["Content-Type: text/html"]), 403, "text/html", id="403 HTML"),
+            pytest.param(hostile.reply(b'{"message": "Forbidden"}', 403), 403, "Forbidden", id="403 JSON"),
+            pytest.param(hostile.reply(b"x" * (MAX_TOKEN_REPLY + 1), 403), 403, "larger than", id="403 giant"),
+        ],
+    )
+    def test_that_meets_a_firewall_or_a_proxy_says_what_answered(
+        self, make_client: MakeClient, page: bytes, status: int, said: str
+    ) -> None:
+        with HostileServer(hostile.answering(page)) as server:
+            error = make_client(identity_url=server.url).check_scope("oms-api")
+        assert type(error) is OpenmarketsAuthError
+        assert error.transient
+        assert (error.status, error.error) == (status, None)
+        assert said in str(error)
+        assert "less" not in str(error)
+        assert "Client ID" not in str(error)
+
+    def test_that_met_a_firewall_is_made_again(self, run: Runner, make_client: MakeClient) -> None:
+        page = hostile.reply(HTML, 403, ["Content-Type: text/html", "Retry-After: 0"])
+        with (
+            HostileServer(hostile.answering(page, token_reply())) as identity,
+            HostileServer(hostile.answering(hostile.reply())) as api,
+        ):
+            client = make_client(identity_url=identity.url, oms_url=api.url)
+            assert run(client, queries.accounts()) == []
+            assert len(identity.requests) == 2
+
     def test_is_not_redirected(self, run: Runner, make_client: MakeClient) -> None:
         with HostileServer(hostile.answering(token_reply())) as other:
             away = hostile.reply(b"", 307, [f"Location: {other.url}/connect/token"])
             with HostileServer(hostile.answering(away)) as server:
                 client = make_client(identity_url=server.url)
-                with pytest.raises(OpenmarketsAuthError, match="307"):
+                with pytest.raises(OpenmarketsAuthError, match="307") as caught:
                     run(client, queries.accounts())
         assert other.connections == 0
+        assert f"redirected to {other.url} " in str(caught.value)
+        assert "Check the Identity URL (host)" in str(caught.value)
+        assert not caught.value.transient
+
+    @pytest.mark.parametrize(
+        ("location", "target"),
+        [
+            ("https://user:hush@login.example:8443/hush?hush#hush", "https://login.example:8443 "),
+            ("//login.example/?hush", "https://login.example "),
+            ("https://[2001:db8::1]/", "https://[2001:db8::1] "),
+            ("/login?hush", "another path "),
+            ("http://[hush", "a malformed URL "),
+            ("http://login.example:hush/", "a malformed URL "),
+            ("https://login.example\n2026 ERROR forged/", None),
+            (None, "an unnamed address "),
+        ],
+    )
+    def test_that_is_redirected_says_where_to_and_nothing_more(self, location: str | None, target: str | None) -> None:
+        error = token_error(302, headers={} if location is None else {"location": location})
+        assert target is None or f"redirected to {target}" in str(error)
+        assert "hush" not in str(error)
+        assert str(error).isprintable()
 
     @pytest.mark.parametrize(
         "page",
@@ -286,7 +339,10 @@ def assert_shows_no_token(error: OpenmarketsError) -> None:
     assert TOKEN not in repr(error.as_dict())
 
 
-@pytest.mark.parametrize(("lifetime", "seconds"), [(3600, 3600.0), (1, 1.0), (0.5, 0.5), (31 * 86400, 2678400.0)])
+@pytest.mark.parametrize(
+    ("lifetime", "seconds"),
+    [(3600, 3600.0), (1, 1.0), (0.5, 0.5), (31 * 86400, 2678400.0), ("3600", 3600.0), ("59.5", 59.5)],
+)
 @pytest.mark.parametrize("kind", ["Bearer", "bearer", "BEARER"])
 def test_a_good_body_of(kind: str, lifetime: float, seconds: float):
     body = body_of(expires_in=lifetime, token_type=kind, scope=SCOPE, more={"x": 1})
@@ -298,20 +354,6 @@ def test_a_good_body_of(kind: str, lifetime: float, seconds: float):
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        (body_of(expires_in=...), "expires_in is missing or not a number"),
-        (body_of(expires_in=None), "expires_in is missing or not a number"),
-        (body_of(expires_in="3600"), "expires_in is missing or not a number"),
-        (body_of(expires_in=True), "expires_in is missing or not a number"),
-        (body_of(expires_in=[3600]), "expires_in is missing or not a number"),
-        (body_of(expires_in={}), "expires_in is missing or not a number"),
-        (body_of(expires_in=0), "expires_in is 0, which can't be a lifetime"),
-        (body_of(expires_in=-0.0), "expires_in is -0.0, which can't be a lifetime"),
-        (body_of(expires_in=-1), "expires_in is -1, which can't be a lifetime"),
-        (body_of(expires_in=31 * 86400 + 1), "expires_in is 2678401, which can't be a lifetime"),
-        (body_of(expires_in=1e300), r"expires_in is 1e\+300, which can't be a lifetime"),
-        (body_of(expires_in=10**400), "expires_in is 100000000000000000000000000000, which can't be a lifetime"),
-        (body_of(expires_in=float("nan")), "not JSON"),
-        (body_of(expires_in=float("inf")), "not JSON"),
         (body_of(token_type=...), "token_type is None and not 'Bearer'"),
         (body_of(token_type="mac"), "token_type is 'mac' and not 'Bearer'"),
         (body_of(token_type=""), "token_type is '' and not 'Bearer'"),
@@ -331,10 +373,6 @@ def test_a_good_body_of(kind: str, lifetime: float, seconds: float):
         (b"[" + body_of() + b"]", "not a JSON object"),
         (b"null", "not a JSON object"),
         (b'"' + TOKEN.encode() + b'"', "not a JSON object"),
-        (b"access_token=" + TOKEN.encode(), "not JSON"),
-        (body_of()[:-1], "not JSON"),
-        (HTML, "not JSON"),
-        (b"", "not JSON"),
     ],
 )
 def test_an_invalid_token_reply_is_told_without_the_token(body: bytes, problem: str):
@@ -349,6 +387,48 @@ def test_an_invalid_token_reply_is_told_without_the_token(body: bytes, problem: 
     assert "Check the Identity URL (host)" in message
     assert len(message) < 800
     assert_shows_no_token(error)
+
+
+@pytest.mark.parametrize(
+    "lifetime",
+    [
+        ...,
+        None,
+        True,
+        [3600],
+        {},
+        0,
+        -0.0,
+        -1,
+        31 * 86400 + 1,
+        1e300,
+        10**400,
+        "",
+        "0",
+        "-5",
+        "soon",
+        "NaN",
+        "inf",
+        "1e400",
+    ],
+    ids=lambda lifetime: f"{lifetime!r:.20}",
+)
+def test_a_lifetime_that_cannot_be_true_is_none(lifetime: Any):
+    assert read_token_reply(SCOPE, 200, {}, body_of(expires_in=lifetime)) == (TOKEN, None)
+
+
+@pytest.mark.parametrize("lifetime", [..., 0, "soon"])
+def test_a_server_that_names_no_lifetime_stops_no_task(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture, lifetime: Any
+):
+    with HostileServer(hostile.answering(hostile.reply(body_of(expires_in=lifetime)))) as identity:
+        client = make_client(identity_url=identity.url)
+        for _ in range(2):
+            assert client.check_scope("oms-api") is None
+        assert client.tokens.get("oms-api").lifetime == 60
+        assert len(identity.requests) == 2
+    [warning] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "expires_in" in warning.getMessage()
 
 
 @pytest.mark.parametrize("status", [201, 202, 206, 301, 400, 401, 418, 429, 500, 503])
@@ -382,6 +462,9 @@ def test_a_token_in_a_reply_that_should_hold_none_is_not_repeated(status: int, b
         (400, "invalid_request", OpenmarketsAuthError, "invalid_request"),
         (400, "unsupported_grant_type", OpenmarketsAuthError, "unsupported_grant_type"),
         (404, "x", OpenmarketsAuthError, "404 x"),
+        (403, "invalid_client", OpenmarketsInvalidClient, "Check Client ID"),
+        (403, "access_denied", OpenmarketsAuthError, "access_denied"),
+        (403, "unauthorized_client", OpenmarketsScopeNotInPlan, "not in the client's plan"),
         (408, "invalid_client", OpenmarketsServerError, "408"),
         (425, "invalid_client", OpenmarketsServerError, "425"),
         (429, "invalid_client", OpenmarketsRateLimited, "429"),
@@ -413,20 +496,28 @@ def test_what_an_identity_server_says_ends_in_one_full_stop():
         read_token_reply(SCOPE, 400, {}, body)
 
 
-@pytest.mark.parametrize(("status", "kind"), [(401, OpenmarketsInvalidClient), (403, OpenmarketsInvalidClient)])
-def test_a_refusal_without_a_reason_is_about_the_client(status: int, kind: type[OpenmarketsError]):
-    error = token_error(status)
-    assert type(error) is kind
+def test_a_401_without_a_reason_is_about_the_client():
+    error = token_error(401)
+    assert type(error) is OpenmarketsInvalidClient
     assert "no reason given" in str(error)
     assert (error.error, error.error_description, error.request_id) == (None, None, None)
 
 
-@pytest.mark.parametrize("status", [201, 302, 400, 404])
-def test_what_no_token_endpoint_would_say_points_at_the_identity_url(status: int):
-    error = token_error(status, HTML)
+@pytest.mark.parametrize("status", [201, 400, 403, 404])
+@pytest.mark.parametrize("body", [b"", HTML, b"RBAC: access denied", b'["Forbidden"]'])
+def test_what_no_token_endpoint_would_say_may_pass_and_says_nothing_of_the_client(status: int, body: bytes):
+    error = token_error(status, body, {"content-type": "text/html", "retry-after": "7"})
     assert type(error) is OpenmarketsAuthError
     assert "Check the Identity URL (host)" in str(error)
-    assert error.error is None
+    assert f"{status} (text/html)" in str(error)
+    assert (error.error, error.transient, error.retry_after) == (None, True, 7.0)
+
+
+@pytest.mark.parametrize("body", [b'{"message": "Forbidden"}', b'{"error": "Forbidden"}', b"{}"])
+def test_a_403_without_a_code_of_oauth_may_pass(body: bytes):
+    error = token_error(403, body)
+    assert type(error) is OpenmarketsAuthError
+    assert error.transient
 
 
 @pytest.mark.parametrize("body", [b'{"title":"Not Found","detail":"No route"}', b'{"message":"Not Found"}'])
@@ -440,7 +531,15 @@ def test_words_that_are_not_of_oauth_are_no_oauth_error_code(body: bytes):
 def test_only_strict_json_is_a_token_reply(body: bytes):
     error = token_error(200, body)
     assert type(error) is OpenmarketsAuthError
-    assert "it is not JSON" in str(error)
+    assert error.transient
+
+
+@pytest.mark.parametrize("body", [b"access_token=" + TOKEN.encode(), body_of()[:-1], HTML + TOKEN.encode()])
+def test_a_reply_that_is_not_json_is_told_without_the_token(body: bytes):
+    error = token_error(200, body, {"x-request-id": "r1", "content-type": "text/html"})
+    assert (error.status, error.scope, error.request_id) == (200, SCOPE, "r1")
+    assert "200 (text/html)" in str(error)
+    assert_shows_no_token(error)
 
 
 @pytest.mark.parametrize("body", LONG_WORDS.values(), ids=LONG_WORDS)
@@ -477,7 +576,7 @@ def test_any_token_reply_is_a_token_or_a_typed_error(status: int, headers: dict[
     assert status == 200
     assert value.isascii()
     assert value.isprintable()
-    assert 0 < lifetime <= 31 * 86400
+    assert lifetime is None or 0 < lifetime <= 31 * 86400
 
 
 def test_what_is_to_be_hidden_and_goes_on_behind_what_is_shown_is_hidden_whole():

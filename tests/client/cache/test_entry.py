@@ -32,6 +32,7 @@ class SiteStore:
         self.broken = broken
         self.data: bytes | None = None
         self.leases: list[str | None] = []
+        self.waits: list[float] = []
         self.releases = 0
 
     def _call(self, method: str) -> None:
@@ -50,6 +51,7 @@ class SiteStore:
     @contextmanager
     def lock(self, key: str, timeout: float) -> Iterator[str | None]:
         self._call("lock")
+        self.waits.append(timeout)
         try:
             yield "the lease" if timeout else None
         finally:
@@ -94,6 +96,17 @@ def test_a_save_has_the_lease_of_the_lock():
     assert store.releases == 1
     with entry.lock(0) as lease:
         assert lease is None
+
+
+def test_those_who_wait_for_a_lock_do_not_give_up_in_the_same_instant():
+    store = SiteStore()
+    for _ in range(32):
+        with SharedEntry(store, KEY, CIPHER, Value).lock(10):
+            pass
+    assert len(set(store.waits)) > 16
+    assert all(10 <= wait <= 15 for wait in store.waits)
+    with SharedEntry(store, KEY, CIPHER, Value).lock(0):
+        assert store.waits[-1] == 0
 
 
 def test_an_error_under_the_lock_reaches_the_caller_and_releases_it():

@@ -250,6 +250,13 @@ def test_what_was_read_is_there_when_the_primary_is_gone(store, site, file):
     assert store.load(KEY) == b"sealed"
 
 
+def test_what_was_saved_is_there_when_the_primary_is_gone(store, site, file):
+    with store.lock(KEY, 5) as lease:
+        store.save(KEY, b"sealed", 60, lease)
+    site.break_down()
+    assert store.load(KEY) == b"sealed"
+
+
 def test_a_copy_is_written_once_and_when_it_differs(store, site, file):
     def load() -> int:
         store.load(KEY)

@@ -49,9 +49,9 @@ class Fleet:
 
     def task(self, host: str = "a", *, new: bool = True) -> str:
         """Run a task without a token in memory, and as a new process has it without anything; return its token."""
-        token_source._slots.clear()
+        token_source.reset()
         if new:
-            fallback_store._outages.clear()
+            fallback_store.reset()
         store = FallbackStore(
             RedisStore(redis_options(**self.fields)),
             FileStore(self.home / host),
@@ -186,7 +186,7 @@ def too_many_clients(fleet: Fleet) -> Callable[[], None]:
     client = fleet.server.client()
     client.config_set("maxclients", 1)
     # What this process holds already would be let in.
-    redis_store._clients.clear()
+    redis_store.reset()
 
     def mend() -> None:
         client.config_set("maxclients", 10000)
@@ -272,7 +272,7 @@ def test_redis_is_killed_in_the_middle_of_a_call(fleet: Fleet, warnings, table):
     # Else one that is open already would look like the task's.
     for client in redis_store._clients.values():
         client.close()
-    redis_store._clients.clear()
+    redis_store.reset()
     fleet.server.pause()
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(fleet.task)

@@ -12,8 +12,8 @@ import textwrap
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import httpcore
 import pytest
 import trustme
 
-from openmarkets_provider.client.http import network
 from openmarkets_provider.client.http.clients import (
     AsyncHttpClient,
     HttpClient,
@@ -30,8 +29,16 @@ from openmarkets_provider.client.http.clients import (
     Options,
     Reply,
 )
+from openmarkets_provider.client.http.deadline import (
+    AsyncioBackend,
+    DeadlineBackend,
+    async_deadline,
+    cancel_on,
+    deadline,
+)
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsInvalidResponse
 from tests.support import hostile
+from tests.support.black_hole import black_hole
 from tests.support.hostile import HostileServer
 
 TIMEOUT = 0.4
@@ -211,6 +218,98 @@ class TestTotalTimeout:
             assert [send(http).status for _ in range(4)] == [200] * 4
             http.close()
         assert server.connections == 1
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop that looks no name up: every host has the same addresses."""
+
+    addresses: Sequence[str] = ()
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> list[Any]:
+        kind = socket.SOCK_STREAM
+        return [(socket.AF_INET, kind, socket.IPPROTO_TCP, "", (each, port)) for each in self.addresses]
+
+
+def connect_sync(port: int, *addresses: str, timeout: float) -> None:
+    """Connect to a host of several addresses."""
+    backend = DeadlineBackend(lambda host, port: list(addresses))
+    with deadline(timeout):
+        backend.connect_tcp("several.example", port, timeout=timeout).close()
+
+
+def connect_async(port: int, *addresses: str, timeout: float) -> None:
+    async def connect() -> None:
+        async with async_deadline(timeout):
+            stream = await AsyncioBackend().connect_tcp("several.example", port, timeout=timeout)
+            await stream.aclose()
+
+    loop = Loop()
+    loop.addresses = addresses
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(connect())
+
+
+class TestConnectTimeout:
+    @pytest.mark.parametrize("connect", [connect_sync, connect_async], ids=["sync", "async"])
+    def test_is_one_for_all_addresses_of_a_host(self, connect: Callable[..., None]) -> None:
+        addresses = [f"127.0.0.{number}" for number in range(1, 9)]
+        with ExitStack() as holes:
+            port = holes.enter_context(black_hole()).getsockname()[1]
+            for address in addresses[1:]:
+                holes.enter_context(black_hole(address, port))
+            start = time.monotonic()
+            with pytest.raises(httpcore.TimeoutException):
+                connect(port, *addresses, timeout=TIMEOUT)
+            # Each of the eight would have as much.
+            assert time.monotonic() - start < 4 * TIMEOUT
+
+    @pytest.mark.parametrize("connect", [connect_sync, connect_async], ids=["sync", "async"])
+    def test_leaves_time_for_the_second_address(self, connect: Callable[..., None]) -> None:
+        with black_hole() as hole, socket.create_server(("127.0.0.2", hole.getsockname()[1])) as listener:
+            connect(hole.getsockname()[1], "127.0.0.1", "127.0.0.2", timeout=2.0)
+            listener.settimeout(WELL_BELOW_A_HANG)
+            listener.accept()[0].close()
+
+    def test_covers_the_look_up_of_the_name(self) -> None:
+        found = threading.Event()
+
+        def resolve(host: str, port: int) -> list[str]:
+            found.wait(WELL_BELOW_A_HANG)
+            return ["127.0.0.1"]
+
+        with HostileServer(hostile.silent) as server:
+            with pytest.raises(httpcore.ConnectTimeout), deadline(TIMEOUT):
+                DeadlineBackend(resolve).connect_tcp("slow.example", server.port, timeout=60.0)
+            found.set()
+
+    def test_does_not_keep_a_run_that_is_over(self) -> None:
+        over = threading.Event()
+        problems = []
+
+        def connect(port: int) -> None:
+            cancel_on(over)
+            try:
+                DeadlineBackend().connect_tcp("127.0.0.1", port, timeout=600.0)
+            except httpcore.ConnectTimeout as error:
+                problems.append(error)
+
+        with black_hole() as listener:
+            thread = threading.Thread(target=connect, args=(listener.getsockname()[1],), daemon=True)
+            thread.start()
+            over.set()
+            thread.join(WELL_BELOW_A_HANG)
+            assert problems
+            # After the one that fills the queue comes the one that is too late: it is closed again.
+            listener.settimeout(WELL_BELOW_A_HANG)
+            listener.accept()[0].close()
+            with listener.accept()[0] as late:
+                late.settimeout(WELL_BELOW_A_HANG)
+                assert late.recv(1) == b""
+
+    @pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'a' * 70}.example", "a..example"])
+    def test_a_name_without_an_address_is_a_connect_error(self, fetch: Fetch, host: str) -> None:
+        with no_answer(httpcore.ConnectError):
+            fetch(f"https://{host}")
 
 
 class TestConnection:
@@ -528,12 +627,45 @@ class TestTls:
     def test_the_environments_bundle_is_named_when_it_can_not_be_used(
         self, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        network._ssl_context.cache_clear()
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
         with pytest.raises(OpenmarketsConfigurationError, match="SSL_CERT_FILE"):
             fetch("https://127.0.0.1:1")
 
-    def test_one_context_serves_all_clients_of_a_process(self, bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    @pytest.mark.parametrize("name", ["ca_bundle", "SSL_CERT_FILE"])
+    def test_a_renewed_bundle_counts_for_the_next_connection(
+        self, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+    ) -> None:
+        path = tmp_path / "ca.pem"
+        trustme.CA().cert_pem.write_to_path(str(path))
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+
+        def send_twice(url: str) -> bytes:
+            http = HttpClient(url, options)
+            with no_answer(httpcore.ConnectError):
+                send(http)
+            authority.cert_pem.write_to_path(str(path))
+            reply = send(http)
+            http.close()
+            return reply.body
+
+        async def send_twice_on_a_loop(url: str) -> bytes:
+            http = AsyncHttpClient(url, options)
+            with no_answer(httpcore.ConnectError):
+                await http.send(request_of(http, b"", None))
+            authority.cert_pem.write_to_path(str(path))
+            reply = await http.send(request_of(http, b"", None))
+            await http.aclose()
+            return reply.body
+
+        options = Options(5.0, str(path) if name == "ca_bundle" else None, "t/1")
+        with HostileServer(hostile.answering(hostile.reply(b'"safe"')), tls=server_tls(authority)) as server:
+            body = send_twice(server.url) if kind == "sync" else asyncio.run(send_twice_on_a_loop(server.url))
+        assert body == b'"safe"'
+
+    def test_one_context_serves_all_clients_of_a_process(
+        self, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         made = []
         original = ssl.create_default_context
 
@@ -541,7 +673,8 @@ class TestTls:
             made.append(original(*args, **kwargs))
             return made[-1]
 
-        network._ssl_context.cache_clear()
+        bundle = str(tmp_path / "ca.pem")
+        authority.cert_pem.write_to_path(bundle)
         monkeypatch.setattr(ssl, "create_default_context", create)
         for port in range(1, 4):
             HttpClient(f"https://h:{port}", Options(1.0, bundle, "t/1"))

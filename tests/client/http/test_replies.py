@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmarkets_provider.client.http.replies import MAX_RETRY_AFTER, decode, read_reply, retry_after
+from openmarkets_provider.client.http.replies import (
+    MAX_RETRY_AFTER,
+    MAX_TEXT,
+    decode,
+    read_reply,
+    retry_after,
+    wrong_contents,
+)
 from openmarkets_provider.exceptions import (
     OpenmarketsAccessRefused,
     OpenmarketsApiError,
@@ -327,3 +334,23 @@ def test_a_token_that_a_reply_repeats_is_in_no_error(write, body, headers, statu
     assert write(REPEATED) not in shown
     if "%s" in body:
         assert "***" in shown
+
+
+@pytest.mark.parametrize("size", [20, 90, 2000], ids=["short", "cut", "long"])
+def test_an_error_of_contents_shows_no_part_of_a_token(size: int):
+    token = "eyJhbGciOiJSUzI1NiJ9" + "Xy-" * size
+    value = f"you sent {token} here"
+    call = ApiCall("oms", "GET", "accounts/v1")
+    # As the rows quote a value.
+    error = OpenmarketsInvalidResponse(f"{call.label}: field side: expected a text, got {[value]!r:.100}. Take raw.")
+    shown = wrong_contents(error, {"message": value}, 200, "r1", (token,))
+    assert token[:16] not in str(shown)
+    assert "Xy-" not in f"{shown} {shown.as_dict()}"
+    assert str(shown).startswith("GET oms accounts/v1: field side: expected a text, got ['you sent ***")
+    assert shown.request_id == "r1"
+
+
+def test_an_error_of_contents_repeats_no_more_than_a_little():
+    error = OpenmarketsInvalidResponse("GET oms accounts/v1: expected a list of records, got dict.")
+    shown = wrong_contents(error, {"title": "No" * MAX_TEXT, "detail": "Why" * MAX_TEXT}, 200, "r1", ())
+    assert len(str(shown)) < 3 * MAX_TEXT

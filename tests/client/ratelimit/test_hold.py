@@ -21,6 +21,7 @@ from openmarkets_provider.client.ratelimit import hold as module
 from openmarkets_provider.client.ratelimit.hold import (
     DEFAULT_HOLD,
     MAX_HOLD,
+    READ_EVERY,
     Hold,
     Holds,
     OnHold,
@@ -28,8 +29,10 @@ from openmarkets_provider.client.ratelimit.hold import (
 from openmarkets_provider.exceptions import OpenmarketsRateLimited
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.client.conftest import AWKWARD, MakeClient, Runner
+from tests.support.processes import FORK
 
 CIPHER = EntryCipher("secret")
+PATIENCE = 20
 LIMITED = {"kind": "status", "status": 429}
 
 
@@ -54,8 +57,25 @@ class Machine:
 
     def process(self, cipher: EntryCipher = CIPHER) -> Holds:
         """Start a process with an empty memory; those before it have ended."""
-        module._memories.clear()
+        module.reset()
         return Holds(key=key, store=self._store, cipher=cipher, clock=self.clock)
+
+
+class CountingStore(FileStore):
+    """Notes the threads that look.
+
+    :ivar during: what happens while one does.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.lookers: list[int] = []
+        self.during: Callable[[], None] = lambda: None
+
+    def load(self, key: str) -> bytes | None:
+        self.lookers.append(threading.get_ident())
+        self.during()
+        return super().load(key)
 
 
 @pytest.fixture
@@ -126,14 +146,17 @@ def test_without_a_store_this_process_knows(machine: Machine):
 
 
 @pytest.mark.parametrize("behind", [-3600.0, -50.0, -5.0, 5.0, 50.0, 3600.0])
-def test_a_host_whose_clock_differs_is_held_for_as_long_as_asked_at_the_most(store: FileStore, behind: float):
+def test_a_host_whose_clock_differs_is_held_for_as_long_as_asked_at_the_most(tmp_path: Path, behind: float):
+    store = CountingStore(tmp_path / "cache")
     Machine(store).process().record("oms", 30.0)
     other = Machine(store, wall=1e9 - behind, boot_id="other")
     holds = other.process()
     assert left(holds) <= 30
     assert (left(holds) > 0) == (-30 < behind < 60)
     other.sleep(30)
+    reads = len(store.lookers)
     assert left(holds) == 0
+    assert len(store.lookers) == reads + 1
 
 
 def test_a_wall_clock_that_is_put_back_prolongs_nothing(machine: Machine):
@@ -203,22 +226,22 @@ def test_a_lock_that_somebody_keeps_does_not_keep_a_hold_from_others(
     assert left(machine.process()) == pytest.approx(30)
 
 
-class CountingStore(FileStore):
-    """Notes the threads that look."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.lookers: list[int] = []
-
-    def load(self, key: str) -> bytes | None:
-        self.lookers.append(threading.get_ident())
-        return super().load(key)
-
-
-async def test_an_event_loop_looks_seldom_and_never_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "READ_EVERY", 1000.0)
+def test_a_slow_store_is_read_for_a_small_part_of_the_time(tmp_path: Path):
     store = CountingStore(tmp_path / "cache")
-    holds = Machine(store).process()
+    machine = Machine(store)
+    store.during = lambda: machine.sleep(0.1)
+    holds, start = machine.process(), machine.boot
+    for _ in range(1000):
+        holds.check("oms")
+        machine.sleep(0.02)
+    assert len(store.lookers) > 1
+    assert 0.1 * len(store.lookers) < 0.03 * (machine.boot - start)
+
+
+async def test_an_event_loop_looks_seldom_and_never_itself(tmp_path: Path):
+    store = CountingStore(tmp_path / "cache")
+    machine = Machine(store)
+    holds = machine.process()
     await asyncio.gather(*(holds.acheck("oms") for _ in range(100)))
     assert len(store.lookers) == 1
     assert threading.get_ident() not in store.lookers
@@ -226,7 +249,7 @@ async def test_an_event_loop_looks_seldom_and_never_itself(tmp_path: Path, monke
     assert threading.get_ident() not in store.lookers
     with pytest.raises(OnHold):
         await holds.acheck("oms")
-    monkeypatch.setattr(module, "READ_EVERY", 0.0)
+    machine.sleep(READ_EVERY)
     count = len(store.lookers)
     with pytest.raises(OnHold):
         await holds.acheck("oms")
@@ -241,6 +264,38 @@ def test_threads_that_note_at_once_leave_the_longest(machine: Machine):
     for thread in threads:
         thread.join()
     assert left(holds) == left(machine.process()) == pytest.approx(32)
+
+
+def test_a_child_forked_while_a_thread_changes_a_hold_does_not_hang(machine: Machine):
+    started, end = threading.Event(), threading.Event()
+
+    class SlowInstant(Instant, frozen=True):
+        def elapsed(self, now: Instant) -> float:
+            started.set()
+            assert end.wait(2 * PATIENCE)
+            return super().elapsed(now)
+
+    slow = Holds(key=key, store=None, cipher=CIPHER, clock=lambda: SlowInstant(1e9, 1000.0, "boot"))
+    ours, theirs = FORK.Pipe(duplex=False)
+
+    def work() -> None:
+        holds = Holds(key=key, store=None, cipher=CIPHER, clock=machine.clock)
+        holds.record("oms", 30.0)
+        theirs.send(left(holds))
+
+    thread = threading.Thread(target=slow.record, args=("oms", 50.0))
+    thread.start()
+    assert started.wait(PATIENCE)
+    child = FORK.Process(target=work)
+    child.start()
+    try:
+        assert ours.poll(PATIENCE)
+        assert ours.recv() == pytest.approx(30)
+    finally:
+        child.kill()
+        child.join()
+        end.set()
+        thread.join()
 
 
 # --- logs and metrics of waits
@@ -285,7 +340,7 @@ def make(make_client: MakeClient, store: FileStore) -> Iterator[Callable[..., Op
     clients = []
 
     def make(concurrency: int = 8, **settings: Any) -> OpenmarketsClient:
-        module._memories.clear()
+        module.reset()
         made = make_client(**settings)
         client = OpenmarketsClient(
             made.settings, store=store, masker=made._masker, user_agent="tests", concurrency=concurrency

@@ -1,0 +1,13 @@
+"""What a process remembers beside its stores, for tests that need a new process."""
+
+from __future__ import annotations
+
+from openmarkets_provider.client.auth import provider
+from openmarkets_provider.client.cache import entry, fallback, redis
+from openmarkets_provider.client.ratelimit import hold
+
+
+def reset_memory() -> None:
+    """Forget the tokens, holds, outages and warnings of this process, as a new process begins. Stores keep theirs."""
+    for module in (provider, hold, entry, fallback, redis):
+        module.reset()
