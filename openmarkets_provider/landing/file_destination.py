@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import IO, Any, NamedTuple
 
@@ -82,7 +83,7 @@ class FileDestination:
 
         A partition without rows has no file, and loses the one it had.
         """
-        layout = layout_of(query)
+        layout = layout_of(query, datetime.now(UTC))
         # Report a missing package before the first request.
         self.file_format.open(BytesIO(), layout).discard()
         names = self._names(query)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum, auto
 from functools import cached_property
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 OTHER_FIELDS = "other_fields"
 """The column for fields that the schema does not have: a JSON object by name, or None."""
+LOADED_AT = "loaded_at"
+"""The column that says when a row was loaded: one time for all rows of a load."""
+_ADDED = frozenset((LOADED_AT, OTHER_FIELDS))
+"""Columns that no row has; a field of the API with such a name is among the other fields."""
 RECORD = "record"
-"""The only column of a query without a schema (``request``, ``raw=True``): a whole record as JSON."""
+"""The column of a query without a schema (``request``, ``raw=True``): a whole record as JSON."""
 DIGITS, DECIMALS = 38, 18
 """Digits of a number, and how many of them after the point, where a store has a fixed number of digits."""
 Columns = list[list[Any]]
@@ -92,11 +97,13 @@ class Layout:
     :ivar name: the query's name, such as ``time_series``.
     :ivar columns: in order.
     :ivar time: the column that a range selects rows by; None where a query has no range.
+    :ivar loaded_at: when the load began; aware, in UTC.
     """
 
     name: str
     columns: tuple[Column, ...]
     time: str | None = None
+    loaded_at: datetime | None = None
 
     @cached_property
     def key(self) -> tuple[str, ...]:
@@ -105,7 +112,7 @@ class Layout:
 
     @property
     def has_schema(self) -> bool:
-        """False when a record is stored as a whole, in the only column."""
+        """False when a record is stored as a whole, in one column."""
         return self.columns != _WITHOUT_SCHEMA
 
     def values(self, rows: Sequence[Any]) -> Columns:
@@ -114,15 +121,19 @@ class Layout:
         :param rows: one batch of ``hook.stream``: all have the same fields.
         """
         encode = _json_encoder().encode
+        loaded_at = [self.loaded_at] * len(rows)
         if not self.has_schema:
-            return [[encode(record).decode() for record in rows]]
+            return [[encode(record).decode() for record in rows], loaded_at]
         values: Columns = []
-        for name, storage, _, _ in self.columns[:-1]:
+        for name, storage, _, _ in self.columns:
+            if name in _ADDED:
+                values.append(loaded_at if name == LOADED_AT else self._other_fields(rows))
+                continue
             column = list(map(itemgetter(name), rows))
             if storage is Storage.JSON:
                 column = [None if value is None else encode(value).decode() for value in column]
             values.append(column)
-        return [*values, self._other_fields(rows)]
+        return values
 
     def unfit(
         self, values: Sequence[Sequence[Any]], column: Column, row: int, before: int, problem: str
@@ -142,7 +153,7 @@ class Layout:
         )
 
     def _other_fields(self, rows: Sequence[Row]) -> list[str | None]:
-        names = {column.name for column in self.columns[:-1]}
+        names = {column.name for column in self.columns} - _ADDED
         others = [name for name in rows[0] if name not in names] if rows else []
         if not others:
             return [None] * len(rows)
@@ -151,22 +162,24 @@ class Layout:
         return [encode(fields).decode() if fields else None for fields in objects]
 
 
-_WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"),)
+_LOADED_AT = Column(LOADED_AT, Storage.TIME, "UTC; when the load began")
+_OTHER_FIELDS = Column(OTHER_FIELDS, Storage.JSON, "fields that the schema does not know, by name")
+_WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"), _LOADED_AT)
 
 
-def layout_of(query: Query) -> Layout:
+def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
     """Return the layout of a query's rows.
 
+    :param loaded_at: when their load began; aware, in UTC.
     :raises OpenmarketsQueryError: it is not a query.
     """
     name = endpoint_of(query)
     # A template renders to a text.
     if name == "request" or query.get("raw") in (True, "True"):
-        return Layout(name, _WITHOUT_SCHEMA)
+        return Layout(name, _WITHOUT_SCHEMA, loaded_at=loaded_at)
     schema = ENDPOINTS[name].schema
     columns = [Column(field.name, _STORAGE[field.kind], field.unit, field.key) for field in schema.fields]
-    other = Column(OTHER_FIELDS, Storage.JSON, "fields that the schema does not know, by name")
-    return Layout(name, (*columns, other), schema.time)
+    return Layout(name, (*columns, _LOADED_AT, _OTHER_FIELDS), schema.time, loaded_at)
 
 
 def _json_encoder() -> msgspec.json.Encoder:

@@ -56,7 +56,7 @@ class TableDestination:
         So an API that is slow or fails holds no lock.
         """
         check_mode(self._mode, query, incremental=False)
-        layout = layout_of(query)
+        layout = layout_of(query, datetime.now(UTC))
         loader = Loader(self._database, layout, self._mode, create=self._create, load_id=self._load_id)
         loader.rehearse()
         replace = self._mode == REPLACE_RANGE

@@ -27,7 +27,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.formats import FORMATS, FileFormat, choose_format
-from openmarkets_provider.landing.layout import OTHER_FIELDS, Column, Layout, Storage, layout_of
+from openmarkets_provider.landing.layout import LOADED_AT, OTHER_FIELDS, Column, Layout, Storage, layout_of
 from openmarkets_provider.landing.parquet import to_arrays
 from tests.support.queries import of_every_kind
 
@@ -73,6 +73,7 @@ KINDS = Layout(
     "time",
 )
 """One column of each kind."""
+NOW = datetime(2026, 3, 2, 12, 30, 15, 123456, tzinfo=UTC)
 
 
 def ids(form: FileFormat) -> str:
@@ -145,9 +146,10 @@ def exact_json(text: str) -> Any:
 
 def stored(layout: Layout, row: dict[str, Any]) -> dict[str, Any]:
     """Return what a row becomes: what the schema does not know is in one column."""
-    known = {column.name: row[column.name] for column in layout.columns[:-1]}
+    known = {column.name: row[column.name] for column in layout.columns if column.name not in (LOADED_AT, OTHER_FIELDS)}
     other = {name: value for name, value in row.items() if name not in known and value is not None}
-    return {**known, OTHER_FIELDS: other or None}
+    added = {LOADED_AT: layout.loaded_at, OTHER_FIELDS: other or None}
+    return {**known, **{column.name: added[column.name] for column in layout.columns if column.name in added}}
 
 
 def seen(form: FileFormat, layout: Layout, row: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +255,7 @@ class TestEveryQuery:
     @pytest.mark.parametrize("form", ALL, ids=ids)
     def test_its_rows_come_back_with_their_values_and_types(self, form: FileFormat, answers):
         for name, query in EVERY.items():
-            layout, rows = layout_of(query), answers[name]
+            layout, rows = layout_of(query, NOW), answers[name]
             assert rows
             found = read(form, layout, written(form, layout, [rows]))
             expected = [seen(form, layout, stored(layout, each)) for each in rows]
@@ -263,7 +265,7 @@ class TestEveryQuery:
     @pytest.mark.parametrize("form", ALL, ids=ids)
     def test_duckdb_reads_them(self, form: FileFormat, answers, tmp_path: Path):
         for name, query in EVERY.items():
-            layout, rows = layout_of(query), answers[name]
+            layout, rows = layout_of(query, NOW), answers[name]
             path = tmp_path / f"{name}{form.suffix}"
             path.write_bytes(written(form, layout, [rows]))
             relation = duckdb.sql(f"FROM {query_of(path, form, layout)}")
@@ -281,14 +283,15 @@ class TestEveryQuery:
     def test_records_without_a_schema_come_back_as_the_api_sent_them(self, form: FileFormat, openmarkets_sandbox):
         hook = OpenmarketsHook()
         for query in (queries.quotes(["BHP", "RIO"], raw=True), queries.request("oms", "GET", "accounts/v1")):
-            layout, sent = layout_of(query), hook.run(query)
+            layout, sent = layout_of(query, NOW), hook.run(query)
             data = written(form, layout, hook.stream(query))
             if form.name == "jsonl":
                 found = [json.loads(line) for line in unpacked(form, data).splitlines()]
             elif form.name == "csv":
                 header, *lines = csv.reader(io.StringIO(unpacked(form, data).decode(), newline=""))
-                assert header == ["record"]
-                found = [json.loads(line) for (line,) in lines]
+                assert header == ["record", "loaded_at"]
+                assert {loaded_at for _, loaded_at in lines} == {NOW.isoformat()}
+                found = [json.loads(line) for line, _ in lines]
             else:
                 found = list(map(json.loads, pq.read_table(io.BytesIO(data)).to_pydict()["record"]))
             assert found == sent

@@ -8,7 +8,7 @@ import pytest
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
-from openmarkets_provider.landing.layout import OTHER_FIELDS, RECORD, Storage, layout_of
+from openmarkets_provider.landing.layout import LOADED_AT, OTHER_FIELDS, RECORD, Storage, layout_of
 from tests.support.queries import SCHEMAS, of_every_kind
 
 EVERY = of_every_kind("2026-03-02", "2026-03-03")
@@ -23,6 +23,9 @@ PYTHON_TYPES = {
 }
 
 
+NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
 def accounts(*rows: dict) -> list[dict]:
     names = ("account_code", "account_name", "account_designation")
     return [dict.fromkeys(names) | row for row in rows]
@@ -33,7 +36,11 @@ def test_a_layout_has_the_columns_of_the_schema_in_order_and_one_for_other_field
     layout, schema = layout_of(EVERY[name]), SCHEMAS[name]
     assert layout.name == name
     assert layout.has_schema
-    assert [column.name for column in layout.columns] == [field.name for field in schema.fields] + [OTHER_FIELDS]
+    assert [column.name for column in layout.columns] == [
+        *(field.name for field in schema.fields),
+        LOADED_AT,
+        OTHER_FIELDS,
+    ]
     assert (layout.key, layout.time) == (schema.key, schema.time)
     for column, field in zip(layout.columns, schema.fields, strict=False):
         assert PYTHON_TYPES[column.storage] == field.kind.type
@@ -50,25 +57,32 @@ def test_a_layout_has_the_columns_of_the_schema_in_order_and_one_for_other_field
     ],
 )
 def test_records_without_a_schema_are_one_column(query):
-    layout = layout_of(query)
-    assert [column.name for column in layout.columns] == [RECORD]
+    layout = layout_of(query, NOW)
+    assert [column.name for column in layout.columns] == [RECORD, LOADED_AT]
     assert not layout.has_schema
     assert (layout.key, layout.time) == ((), None)
-    assert layout.values([{"b": 1.5, "a": [None]}, 7]) == [['{"b":1.5,"a":[null]}', "7"]]
-    assert layout.values([]) == [[]]
+    assert layout.values([{"b": 1.5, "a": [None]}, 7]) == [['{"b":1.5,"a":[null]}', "7"], [NOW, NOW]]
+    assert layout.values([]) == [[], []]
 
 
 def test_values_are_those_of_the_rows_by_column():
     rows = accounts({"account_code": "A1", "account_name": "One"}, {"account_code": "A2"})
-    layout = layout_of(EVERY["accounts"])
-    assert layout.values(rows) == [["A1", "A2"], ["One", None], [None, None], [None, None]]
-    assert layout.values([]) == [[], [], [], []]
+    layout = layout_of(EVERY["accounts"], NOW)
+    assert layout.values(rows) == [["A1", "A2"], ["One", None], [None, None], [NOW, NOW], [None, None]]
+    assert layout.values([]) == [[], [], [], [], []]
+
+
+def test_a_field_of_the_api_that_has_the_name_of_an_added_column_is_kept():
+    rows = accounts({"account_code": "A1", "loaded_at": "1999", "other_fields": 7})
+    *_, loaded_at, other = layout_of(EVERY["accounts"], NOW).values(rows)
+    assert loaded_at == [NOW]
+    assert json.loads(other[0]) == {"loaded_at": "1999", "other_fields": 7}
 
 
 def test_what_the_schema_does_not_know_goes_into_the_last_column_as_json():
     unknown = {"broker": "X", "since": date(2026, 3, 2), "fee": Decimal("0.10"), "at": datetime(2026, 3, 2, tzinfo=UTC)}
     rows = accounts({"account_code": "A1", **unknown}, {"account_code": "A2", **dict.fromkeys(unknown)})
-    *known, other = layout_of(EVERY["accounts"]).values(rows)
+    *known, _, other = layout_of(EVERY["accounts"]).values(rows)
     assert known == [["A1", "A2"], [None, None], [None, None]]
     assert other == ['{"broker":"X","since":"2026-03-02","fee":0.10,"at":"2026-03-02T00:00:00Z"}', None]
 
@@ -93,6 +107,6 @@ def test_the_error_for_a_value_names_column_row_and_key():
     assert not error.transient
     assert str(error) == f"accounts: column account_name, row 42 (account_code A2): '{'x' * 60}' is too long."
     without_key = layout_of(queries.request("oms", "GET", "accounts/v1"))
-    assert str(without_key.unfit([["{}"]], without_key.columns[0], 0, 0, "is bad.")) == (
+    assert str(without_key.unfit([["{}"], [None]], without_key.columns[0], 0, 0, "is bad.")) == (
         "request: column record, row 1: '{}' is bad."
     )
