@@ -30,7 +30,7 @@ class OpenmarketsToSqlOperator(Transfer):
     """Loads the rows of a query into a table of a database, all of them in one transaction or none.
 
     The rows wait on the worker's disk until all of them have been pulled, so that a slow or failing API holds no lock.
-    Running the same task instance again changes nothing, in any mode:
+    Running the same task instance again changes nothing but ``loaded_at``, in any mode:
 
     - ``upsert`` updates rows that have the same key, and inserts the others. It deletes nothing: a row that the API no
       longer returns, such as a closed position, stays. Columns that the query does not have keep their values. Bars of

@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,7 @@ from openmarkets_provider.landing.formats import FORMATS
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import OutletEvents
 from tests.support.holds import end_holds
+from tests.support.landed import without_loaded_at
 from tests.support.queries import Later, of_every_kind
 
 START, END = "2026-03-02", "2026-03-09"
@@ -86,16 +88,28 @@ class TestOneFile:
         land(here / "bars.parquet")
         landed = pq.read_table(here / "bars.parquet").to_pylist()
         assert [
-            {name: row[name] for name in landed[0] if name != "other_fields"} for row in landed
+            {name: row[name] for name in landed[0] if name not in ("loaded_at", "other_fields")} for row in landed
         ] == OpenmarketsHook().run(BARS)
 
-    def test_the_same_load_gives_the_same_bytes(self, openmarkets_sandbox, here):
+    @pytest.mark.parametrize("partition", [None, "day"])
+    def test_all_rows_of_a_load_have_the_time_at_which_it_began(self, openmarkets_sandbox, here, partition):
+        before, times = datetime.now(UTC), []
+        for number in range(2):
+            name = here / f"{number}" / ("" if partition else "x.parquet")
+            land(name, partition=partition)
+            landed = [pq.read_table(path).to_pylist() for path in (here / f"{number}").rglob("*.parquet")]
+            found = {row["loaded_at"] for rows in landed for row in rows}
+            assert len(found) == 1
+            times += found
+        assert before <= times[0] < times[1] <= datetime.now(UTC)
+
+    def test_the_same_load_gives_the_same_rows(self, openmarkets_sandbox, here):
         for name in ("a.parquet", "b.csv.gz", "c.jsonl.zst"):
             kind = name.split(".")[1]
             land(here / name, format=kind)
-            first = (here / name).read_bytes()
+            first = without_loaded_at((here / name).read_bytes())
             land(here / name, format=kind)
-            assert (here / name).read_bytes() == first
+            assert without_loaded_at((here / name).read_bytes()) == first
 
     @pytest.mark.parametrize("kind", FORMATS)
     def test_any_query_lands_in_any_format(self, openmarkets_sandbox, here, kind):
@@ -220,8 +234,8 @@ class TestPartitions:
         monkeypatch.setattr("openmarkets_provider.landing.spool.MAX_ROWS", 2)
         land(here / "b", partition="day", format="csv")
         assert files(here / "a") == files(here / "b")
-        assert [(here / "a" / name).read_bytes() for name in files(here / "a")] == [
-            (here / "b" / name).read_bytes() for name in files(here / "b")
+        assert [without_loaded_at((here / "a" / name).read_bytes()) for name in files(here / "a")] == [
+            without_loaded_at((here / "b" / name).read_bytes()) for name in files(here / "b")
         ]
 
     def test_a_partition_that_has_no_rows_any_more_loses_its_file(self, openmarkets_sandbox, here):
@@ -382,7 +396,7 @@ class TestObjectStore:
             ["s3://bucket/bars/x.parquet"],
         )
         land(here / "x.parquet")
-        assert s3.read("bars/x.parquet") == (here / "x.parquet").read_bytes()
+        assert without_loaded_at(s3.read("bars/x.parquet")) == without_loaded_at((here / "x.parquet").read_bytes())
         assert result["bytes"] == len(s3.read("bars/x.parquet"))
 
     def test_partitions(self, openmarkets_sandbox, s3):

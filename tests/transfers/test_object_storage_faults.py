@@ -24,6 +24,7 @@ from openmarkets_provider.landing import spool
 from openmarkets_provider.sandbox.securities import SECURITIES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import context
+from tests.support.landed import without_loaded_at
 from tests.support.processes import FORK_SERVER
 from tests.support.s3_server import S3Server
 
@@ -129,7 +130,7 @@ class Local:
 
     def _all(self) -> dict[str, bytes]:
         found = (path for path in self._folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(self._folder)): path.read_bytes() for path in found}
+        return {str(path.relative_to(self._folder)): without_loaded_at(path.read_bytes()) for path in found}
 
 
 class Remote:
@@ -145,7 +146,7 @@ class Remote:
 
     def files(self) -> dict[str, bytes]:
         keys = self.server.keys()
-        return {key: self.server.read(key) for key in keys}
+        return {key: without_loaded_at(self.server.read(key)) for key in keys}
 
     def left(self) -> list[str]:
         return sorted([*(upload["Key"] for upload in self.server.uploads()), *os.listdir(self._scratch)])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ from openmarkets_provider.landing.modes import MODES, REPLACE_RANGE
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.context import context
 from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
+from tests.support.landed import rows_in
 
 WEEK = {"start": "2026-03-02", "end": "2026-03-07"}
 WEEKEND = {"start": "2026-03-07", "end": "2026-03-09"}
@@ -54,7 +57,7 @@ def run(query: queries.Query, table: str = "rows", run_id: str = "run", **kwargs
 
 
 def everything(database: Database, table: str = "rows") -> list[str]:
-    return sorted(map(repr, database.execute(f"SELECT * FROM {table}")))
+    return sorted(map(repr, rows_in(database, table)))
 
 
 def bars(codes: Any = ("BHP", "CBA"), days: dict[str, str] = WEEK, **kwargs: Any) -> queries.Query:
@@ -72,7 +75,7 @@ class TestWhatIsLoaded:
             "range": {"start": "2026-03-02", "end": "2026-03-07"},
         }
         pulled = [(*row.values(), None) for row in OpenmarketsHook().run(bars())]
-        assert in_postgres.execute("SELECT * FROM rows ORDER BY security_code, time_series_date") == pulled
+        assert sorted(rows_in(in_postgres, "rows"), key=itemgetter(0, 3)) == pulled
         assert type(pulled[0][4]) is Decimal
 
     @pytest.mark.parametrize("mode", MODES)
@@ -82,6 +85,14 @@ class TestWhatIsLoaded:
         assert len(before) == 10
         assert run(bars(), mode=mode) == first
         assert everything(database) == before
+
+    def test_all_rows_of_a_load_have_the_time_at_which_it_began(self, openmarkets_sandbox, in_postgres):
+        before = datetime.now(UTC)
+        for run_id in "ab":
+            run(queries.quotes(["BHP", "CBA"]), run_id=run_id, mode="append")
+        loads = in_postgres.execute("SELECT load_id, loaded_at FROM rows GROUP BY 1, 2 ORDER BY 1")
+        assert [load_id for load_id, _ in loads] == ["dag/a/load/-1", "dag/b/load/-1"]
+        assert before <= loads[0][1] < loads[1][1] <= datetime.now(UTC)
 
     def test_snapshots_pile_up(self, openmarkets_sandbox, database):
         for run_id in ("08:00", "08:05", "08:05"):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOp
 from tests.support.context import context
 from tests.support.databases import PostgresDatabase
 from tests.support.holds import end_holds
+from tests.support.landed import rows_in
 from tests.support.sql_task import PATIENCE, sql_task
 
 CODES = ["ANZ", "BHP", "CBA", "NAB", "RIO", "WBC"]
@@ -53,7 +55,7 @@ def load(query: queries.Query = QUERY, mode: str = REPLACE_RANGE, table: str = "
 
 
 def everything(database: PostgresDatabase, table: str = "rows") -> list[tuple[Any, ...]]:
-    return database.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4")
+    return sorted(rows_in(database, table), key=itemgetter(0, 1, 2, 3))
 
 
 def stale(database: PostgresDatabase) -> list[tuple[Any, ...]]:
