@@ -162,7 +162,7 @@ class Layout:
         return [encode(fields).decode() if fields else None for fields in objects]
 
 
-_LOADED_AT = Column(LOADED_AT, Storage.TIME, "UTC; when the load began")
+_LOADED_AT = Column(LOADED_AT, Storage.TIME, "UTC")
 _OTHER_FIELDS = Column(OTHER_FIELDS, Storage.JSON, "fields that the schema does not know, by name")
 _WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"), _LOADED_AT)
 

@@ -341,6 +341,14 @@ _integers = partial(_typed, types={int, Decimal}, expected="a whole number", to=
 _numbers = partial(_typed, types={int, Decimal}, expected="a number", to=Decimal)
 
 
+def _quantities(column: list[Any]) -> list[Any]:
+    numbers = _numbers(column)
+    for number in numbers:
+        if number is not None and not -_MAX_INTEGER < number < _MAX_INTEGER:
+            raise _TypeMismatch("a number of a usual size", number)
+    return numbers
+
+
 def _multipliers(column: list[Any]) -> list[Any]:
     for value in column:
         if value is not None and (type(value) not in (int, Decimal) or value <= 0):
@@ -395,7 +403,7 @@ _CONVERT: Mapping[Kind, Callable[[list[Any]], list[Any]]] = {
     Kind.INTEGER: _integers,
     Kind.COUNT: _integers,
     Kind.VOLUME: _integers,
-    Kind.QUANTITY: _numbers,
+    Kind.QUANTITY: _quantities,
     Kind.NUMBER: _numbers,
     # Native: to_rows multiplies them.
     Kind.PRICE: partial(_typed, types={int, Decimal}, expected="a number"),

@@ -396,13 +396,15 @@ def test_a_security_has_one_multiplier_whatever_the_letters_of_the_reply():
     assert found == {BHP: Decimal("0.001")}
     (row,) = rows_of("quotes", {**small, "lastPrice": 100}, multipliers=found)
     assert (row["last_price"], row["security_code"], row["exchange"]) == (Decimal("0.1"), "bhp", "asx")
-    assert find_missing_multipliers(SCHEMAS["quotes"], call_of("quotes"), [{**small, "lastPrice": 100}]) == [BHP]
+    assert find_missing_multipliers(SCHEMAS["quotes"], call_of("quotes"), [{**small, "lastPrice": 100}]) == [
+        "BHP.ASX@TM"
+    ]
 
 
 def test_the_only_security_of_a_call_has_one_multiplier_whatever_the_letters_of_the_query():
     call = call_of("time_series")._replace(security="bhp.asx@TM")
     bar = {"timeSeriesDate": "2026-01-05", "openPrice": 100}
-    assert find_missing_multipliers(SCHEMAS["time_series"], call, [bar]) == [BHP]
+    assert find_missing_multipliers(SCHEMAS["time_series"], call, [bar]) == ["bhp.asx@TM"]
     (row,) = to_rows(SCHEMAS["time_series"], call, [bar], {BHP: Decimal("0.001")})
     assert (row["open_price"], row["price_multiplier"]) == (Decimal("0.1"), Decimal("0.001"))
 
