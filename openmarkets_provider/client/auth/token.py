@@ -11,6 +11,7 @@ from typing import Any, Self
 import msgspec
 
 from openmarkets_provider.client.cache.clock import Instant, Seconds
+from openmarkets_provider.client.cache.crypto import prepare
 from openmarkets_provider.exceptions import (
     OpenmarketsAuthError,
     OpenmarketsError,
@@ -109,6 +110,7 @@ def failure_seconds(error: OpenmarketsError) -> float:
     return min(seconds, MAX_FAILURE)
 
 
+@prepare
 class TokenEntry(msgspec.Struct, frozen=True):
     """What processes share about one token.
 

@@ -28,6 +28,16 @@ def entry_key(settings: Settings, subject: str) -> str:
     return _derive(settings.client_secret, "key\0" + "\0".join(parts), 16).hex()
 
 
+def prepare(kind: type[T]) -> type[T]:
+    """Let a struct be decoded by several threads at the same time: a decorator.
+
+    msgspec analyses a struct when it is decoded first. Two threads that do so at once can crash the process, or keep it
+    busy for ever while they hold the GIL.
+    """
+    msgspec.msgpack.Decoder(kind)
+    return kind
+
+
 class EntryCipher:
     """Encrypts entries with AES-256-GCM under a key derived from the client secret (HKDF-SHA256, RFC 5869).
 

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from openmarkets_provider.client.cache.clock import Clock, Instant, Seconds, now
-from openmarkets_provider.client.cache.crypto import EntryCipher
+from openmarkets_provider.client.cache.crypto import EntryCipher, prepare
 from openmarkets_provider.client.cache.entry import SharedEntry
 from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
@@ -34,6 +34,7 @@ _READ_SHARE = 0.02
 _LOCK_WAIT = 2.0
 
 
+@prepare
 class Hold(msgspec.Struct, frozen=True):
     """A back-off from an API.
 
