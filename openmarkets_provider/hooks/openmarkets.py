@@ -108,7 +108,8 @@ class OpenmarketsHook(BaseHook):
         """Run a query and yield its rows in batches, as they arrive, without keeping all of them in memory.
 
         A query of many calls makes up to ``concurrency`` of them at the same time, a few ahead of the current batch.
-        There is one batch per call, in the order that the query's function documents. The first call that fails for
+        There is one batch per call, in the order that the query's function documents; the rows of several calls of the
+        OMS API are one batch, since each reply may hold a newer state of a row. The first call that fails for
         good ends the stream: nothing more is sent, and the error names the call. A 429 slows down all calls of the
         query. Closing the generator ends the stream, too.
 
