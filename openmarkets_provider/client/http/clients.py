@@ -285,6 +285,9 @@ class HttpClient(_Host):
                 connection.close()
                 raise
             self._idle.put_back(connection)
+            if not self._idle.keep_alive:
+                # The client was closed meanwhile.
+                self.close()
         finally:
             self._slots.release()
 

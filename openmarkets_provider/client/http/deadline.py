@@ -170,9 +170,12 @@ class DeadlineBackend(httpcore.NetworkBackend):
             while not wait([connection], min(_LOOK, max(0.0, end - time.monotonic()))).done:
                 if _deadline.is_cancelled or time.monotonic() >= end:
                     raise httpcore.ConnectTimeout(f"no connection within {limit:.3g} s")
-            return _DeadlineStream(connection.result())
-        finally:
-            connection.cancel()
+        except BaseException:
+            if not connection.cancel() and connection.exception() is None:
+                # It has come meanwhile.
+                connection.result().close()
+            raise
+        return _DeadlineStream(connection.result())
 
     def _connect(self, connection: Future[httpcore.NetworkStream], *where: Any) -> None:
         try:

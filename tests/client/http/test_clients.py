@@ -13,7 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +281,36 @@ class TestConnectTimeout:
             with pytest.raises(httpcore.ConnectTimeout), deadline(TIMEOUT):
                 DeadlineBackend(resolve).connect_tcp("slow.example", server.port, timeout=60.0)
             found.set()
+
+    def test_closes_a_connection_that_comes_while_the_caller_gives_up(self) -> None:
+        asked = threading.Event()
+
+        class Over(threading.Event):
+            def is_set(self) -> bool:
+                """Say so when the connection has come."""
+                asked.set()
+                (opening,) = (each for each in threading.enumerate() if each.name == "openmarkets-connect")
+                opening.join(WELL_BELOW_A_HANG)
+                return True
+
+        def resolve(host: str, port: int) -> list[str]:
+            asked.wait(WELL_BELOW_A_HANG)
+            return ["127.0.0.1"]
+
+        def connect(port: int) -> None:
+            cancel_on(Over())
+            with suppress(httpcore.ConnectTimeout):
+                DeadlineBackend(resolve).connect_tcp("slow.example", port, timeout=60.0)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=connect, args=(listener.getsockname()[1],))
+            thread.start()
+            thread.join(WELL_BELOW_A_HANG)
+            listener.settimeout(WELL_BELOW_A_HANG)
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(TIMEOUT)
+                assert sock.recv(1) == b""
 
     def test_does_not_keep_a_run_that_is_over(self) -> None:
         over = threading.Event()
