@@ -59,6 +59,10 @@ SETTINGS = {
 }
 
 
+LOG_END = 5000
+"""Characters of a log that an error shows."""
+
+
 class AirflowError(RuntimeError):
     """Airflow, or a DAG in it, did not do what was waited for."""
 
@@ -105,8 +109,16 @@ class DagRun:
         return entries if isinstance(entries, str) else "\n".join(_log_line(entry) for entry in entries)
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        """Return an XCom of the run."""
-        return self._get(task_id, f"xcomEntries/{quote(key, safe='')}", map_index)["value"]
+        """Return an XCom of the run. The error for one that is not there tells which tasks failed, and their logs."""
+        try:
+            return self._get(task_id, f"xcomEntries/{quote(key, safe='')}", map_index)["value"]
+        except AirflowError as error:
+            for task in self.tasks:
+                error.add_note(str(task))
+                if task.state == "failed":
+                    with suppress(AirflowError):
+                        error.add_note(self.log(task.task_id, task.map_index)[-LOG_END:])
+            raise
 
     def _get(self, task_id: str, what: str, map_index: int, **query: Any) -> Any:
         path = f"{self.airflow.run_path(self.dag_id, self.run_id)}/taskInstances/{quote(task_id, safe='')}/{what}"
