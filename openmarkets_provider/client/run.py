@@ -94,6 +94,7 @@ class Run:
         self._empty: Counter[str] = Counter()
         self._seam: set[Any] = set()
         self._series: str | None = None
+        self._is_shared = False
         self._shared: dict[Any, list[Row]] = {}
         self._multipliers: dict[Listing, Decimal] = {}
         self._looked_up: set[Listing] = set()

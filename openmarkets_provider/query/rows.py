@@ -285,9 +285,8 @@ def _fill_multipliers(
         None if multiplier is None and not _has_price(schema, record) else multiplier is None
         for multiplier, record in zip(filled, records, strict=True)
     ]
-    return [
-        FALLBACK_MULTIPLIER if is_assumed else own for own, is_assumed in zip(filled, assumed, strict=True)
-    ], assumed
+    filled = [FALLBACK_MULTIPLIER if is_assumed else own for own, is_assumed in zip(filled, assumed, strict=True)]
+    return filled, assumed
 
 
 def _prices(call: ApiCall, api_name: str, natives: list[Any], multipliers: list[Decimal]) -> list[Decimal | None]:

@@ -561,6 +561,26 @@ class TestLife:
             assert len(server.requests) == 1
             assert server.closed.wait(WELL_BELOW_A_HANG)
 
+    async def test_aclose_waits_for_nobody_and_lets_what_is_under_way_end(self, make_client: MakeClient) -> None:
+        asked, released = threading.Event(), threading.Event()
+
+        def held(sock: socket.socket, request: bytes) -> None:
+            asked.set()
+            assert released.wait(WELL_BELOW_A_HANG)
+            echo(sock, request)
+
+        with HostileServer(held) as server:
+            client = make_client(oms_url=server.url)
+            # Kept, so that its connection does not go with it.
+            http = client.ahttp("oms")
+            answer = asyncio.create_task(client.arun(thing()))
+            assert await asyncio.to_thread(asked.wait, WELL_BELOW_A_HANG)
+            await client.aclose()
+            released.set()
+            assert await answer == "/echo/thing"
+            assert await asyncio.to_thread(server.closed.wait, WELL_BELOW_A_HANG)
+            del http
+
     async def test_goes_on_after_aclose(self, make_client: MakeClient) -> None:
         with HostileServer(echo) as server:
             client = make_client(oms_url=server.url)

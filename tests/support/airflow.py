@@ -411,7 +411,10 @@ class RealAirflow(AirflowApi):
         process.wait()
 
     def start_triggerer(self, queue: str | None = None) -> None:
-        """Start a triggerer in the place of one that was killed, or beside it one of a queue; its log begins anew."""
+        """Start a triggerer, with an empty log.
+
+        :param queue: starts another one, for this queue only; None replaces the one that was killed.
+        """
         name, only = ("triggerer", []) if queue is None else (f"triggerer-{queue}", ["--queues", queue])
         self._spawn(name, "airflow", "triggerer", "--skip-serve-logs", *only)
 

@@ -127,14 +127,11 @@ class TokenProvider:
         cancelling one of them leaves the others waiting. A refresh ahead of the token's end goes on when the event
         loop ends.
         """
-        slot = _slot(self._shared(scope).key)
-        decision, token = decide(slot.entry, self._clock(), rejected.value if rejected is not None else None)
+        decision, token = self._decide(_slot(self._shared(scope).key), rejected)
         if token is None:
             token = await asyncio.wrap_future(self._start(self._get_ahead, scope, rejected))
         elif decision is Decision.REFRESH:
             self._start(self._refresh_ahead, scope, rejected)
-        else:
-            self._metrics.count("token.hits.memory")
         await self._masker.amask(token.value)
         return token
 

@@ -87,6 +87,7 @@ class SharedEntry(Generic[T]):
             lease: str | None = "none"
             if self._store is not None:
                 try:
+                    # Not for secrecy.
                     wait = timeout * random.uniform(1.0, 1.5)  # noqa: S311
                     lease = stack.enter_context(self._store.lock(self.key, wait))
                 except OSError as error:

@@ -276,8 +276,7 @@ class HttpClient(_Host):
         if not self._slots.acquire(timeout=self._options.timeout):
             raise httpcore.PoolTimeout("all connections are in use")
         try:
-            for expired in self._idle.pop_expired():
-                expired.close()
+            self._close_expired()
             connection = self._idle.take() or self._open()
             try:
                 yield connection
@@ -285,11 +284,14 @@ class HttpClient(_Host):
                 connection.close()
                 raise
             self._idle.put_back(connection)
-            if not self._idle.keep_alive:
-                # The client was closed meanwhile.
-                self.close()
+            # The client may have been closed meanwhile.
+            self._close_expired()
         finally:
             self._slots.release()
+
+    def _close_expired(self) -> None:
+        for expired in self._idle.pop_expired():
+            expired.close()
 
 
 class AsyncHttpClient(_Host):
@@ -310,8 +312,7 @@ class AsyncHttpClient(_Host):
     async def send(self, request: HttpRequest) -> Reply:
         """Send a request, as :meth:`HttpClient.send`."""
         core_request = self._core_request(request)
-        for expired in self._idle.pop_expired():
-            await expired.aclose()
+        await self._close_expired()
         connection = self._idle.take() or self._open()
         try:
             with self._no_answer():
@@ -329,13 +330,18 @@ class AsyncHttpClient(_Host):
             await connection.aclose()
             raise
         self._idle.put_back(connection)
+        # The client may have been closed meanwhile.
+        await self._close_expired()
         return reply
 
     async def aclose(self) -> None:
         """Close the connections; those that other tasks use when their replies have come."""
         self._idle.keep_alive = 0.0
-        for each in self._idle.pop_expired():
-            await each.aclose()
+        await self._close_expired()
+
+    async def _close_expired(self) -> None:
+        for expired in self._idle.pop_expired():
+            await expired.aclose()
 
 
 def _origin(url: httpcore.URL) -> tuple[bytes, bytes, int | None]:
