@@ -43,6 +43,13 @@ _OAUTH_CODES = (
     "unsupported_grant_type",
 )
 """Error codes with which an OAuth server refuses a token (RFC 6749, section 5.2; access_denied is used, too)."""
+_CHECK_URL = " Check the Identity URL (host) of the connection."
+_CHECK_PROXY = " A firewall or a proxy may have sent it. Check the Identity URL (host) of the connection if it stays."
+_CHECK_CREDENTIALS = (
+    " Check Client ID (login), Client secret (password) and the environment; for a secret with special characters also "
+    "client_auth_encoding."
+)
+_ASK_FOR_SCOPE = " This API is not in the client's plan; ask Openmarkets, or take the scope out of the connection."
 
 
 def basic_credentials(settings: Settings) -> str:
@@ -172,32 +179,20 @@ def _token_error(
             endpoint=_LABEL,
             retry_after=wait,
         )
-    kind: type[OpenmarketsAuthError] = OpenmarketsAuthError
-    advice = " Check the Identity URL (host) of the connection"
+    kind, problem, advice = OpenmarketsAuthError, what, _CHECK_URL
     transient = False
     if code in _NOT_IN_PLAN:
-        kind = OpenmarketsScopeNotInPlan
-        advice = " This API is not in the client's plan; ask Openmarkets, or take the scope out of the connection"
+        kind, advice = OpenmarketsScopeNotInPlan, _ASK_FOR_SCOPE
     elif code == "invalid_client" or status == 401:
-        kind = OpenmarketsInvalidClient
-        advice = (
-            " Check Client ID (login), Client secret (password) and the environment; for a secret with special "
-            "characters also client_auth_encoding"
-        )
+        kind, advice = OpenmarketsInvalidClient, _CHECK_CREDENTIALS
     elif 300 <= status < 400:
-        target = printable(_origin(headers.get("location", "")), hidden)
-        what = f"The token request for {scope} is redirected to {target} ({status}). Redirects are not followed."
+        problem = _describe_redirect(scope, status, headers, hidden)
     elif not reply or (status == 403 and code not in _OAUTH_CODES):
-        transient = True
-        media = printable(headers.get("content-type", ""), hidden)
-        answer = f"{status} ({media})" if media else f"{status}"
-        answer = f"{answer}: {said}" if said else answer
-        what = f"The reply to the token request for {scope} is not that of a token endpoint: {answer}."
-        advice = " A firewall or a proxy may have sent it. Check the Identity URL (host) of the connection if it stays"
+        problem, advice, transient = _describe_stranger(scope, status, headers, said, hidden), _CHECK_PROXY, True
     elif code is not None:
         advice = ""
     return kind(
-        what + (f"{advice}." if advice else ""),
+        f"{problem}{advice}",
         status=status,
         error=code,
         error_description=detail,
@@ -206,6 +201,19 @@ def _token_error(
         transient=transient,
         retry_after=wait if transient else None,
     )
+
+
+def _describe_redirect(scope: str, status: int, headers: Mapping[str, str], hidden: Collection[str]) -> str:
+    target = printable(_origin(headers.get("location", "")), hidden)
+    return f"The token request for {scope} is redirected to {target} ({status}). Redirects are not followed."
+
+
+def _describe_stranger(scope: str, status: int, headers: Mapping[str, str], said: str, hidden: Collection[str]) -> str:
+    """Describe the reply of something that is not a token endpoint."""
+    media = printable(headers.get("content-type", ""), hidden)
+    answer = f"{status} ({media})" if media else f"{status}"
+    answer = f"{answer}: {said}" if said else answer
+    return f"The reply to the token request for {scope} is not that of a token endpoint: {answer}."
 
 
 def _origin(location: str) -> str:
