@@ -312,6 +312,15 @@ class TestConnectTimeout:
                 sock.settimeout(TIMEOUT)
                 assert sock.recv(1) == b""
 
+    def test_closes_a_connection_that_has_no_time_left_for_tls(self) -> None:
+        with HostileServer(hostile.silent) as server, deadline(TIMEOUT):
+            stream = DeadlineBackend().connect_tcp("127.0.0.1", server.port)
+            sock = stream.get_extra_info("socket")
+            time.sleep(2 * TIMEOUT)
+            with pytest.raises(httpcore.ConnectTimeout):
+                stream.start_tls(ssl.create_default_context(), "127.0.0.1")
+            assert sock.fileno() == -1
+
     def test_does_not_keep_a_run_that_is_over(self) -> None:
         over = threading.Event()
         problems = []
