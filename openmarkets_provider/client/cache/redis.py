@@ -46,11 +46,13 @@ _clients: dict[str, redis.Redis] = {}
 
 
 def reset() -> None:
-    """Forget the clients: a new process, and a forked one, opens connections of its own."""
-    _clients.clear()
+    """Close the clients, and forget them."""
+    while _clients:
+        _clients.popitem()[1].close()
 
 
-os.register_at_fork(after_in_child=reset)
+# The connections are the parent's: a forked process opens its own.
+os.register_at_fork(after_in_child=_clients.clear)
 
 
 def redis_options(

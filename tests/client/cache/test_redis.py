@@ -77,6 +77,16 @@ def test_a_record_ends_soon_after_its_use(store: RedisStore, empty_redis: RedisS
     assert 0 < empty_redis.client().pttl(RECORD) <= module.CLOCK_TOLERANCE * 1000
 
 
+def test_a_reset_closes_the_connections(store: RedisStore, empty_redis: RedisServer):
+    with empty_redis.client() as observer:
+        store.load(KEY)
+        in_use = module._clients.copy()
+        assert len(observer.client_list()) == 2
+        module.reset()
+        assert len(observer.client_list()) == 1
+    assert in_use
+
+
 def test_redis_holds_nothing_but_what_was_saved_and_locks(store: RedisStore, empty_redis: RedisServer):
     with store.lock(KEY, 5) as lease:
         store.save(KEY, b"sealed", 100, lease)
