@@ -27,8 +27,6 @@ _PART = 1 << 16
 """Bytes that are written at a time."""
 _LOOK = 0.5
 """Seconds between two looks whether an exchange is cancelled."""
-_NEXT_ADDRESS = 0.25
-"""Seconds after which an event loop tries the next address of a host, too (RFC 8305, section 5)."""
 
 
 class _Deadline(threading.local):
@@ -287,10 +285,33 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Open a connection."""
-        opening = asyncio.open_connection(host, port, happy_eyeballs_delay=_NEXT_ADDRESS)
+        """Open a connection, as :meth:`DeadlineBackend.connect_tcp`."""
+        # Not asyncio.open_connection for several addresses: a task that is cancelled there may leave a socket open.
         with _mapped(httpcore.ConnectError):
-            return _AsyncioStream(*await _within(opening, timeout))
+            sock = await _within(_connect_in_turn(host, port, timeout), timeout)
+            return _AsyncioStream(*await asyncio.open_connection(sock=sock))
+
+
+async def _connect_in_turn(host: str, port: int, seconds: float | None) -> socket.socket:
+    """Try the addresses of a host one after another, each for an equal part of the time that is left."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + (CONNECT_TIMEOUT if seconds is None else seconds)
+    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for left in range(len(addresses), 0, -1):
+        family, kind, protocol, _, address = addresses[-left]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            # The last one has what the caller leaves it.
+            async with asyncio.timeout((end - loop.time()) / left if left > 1 else None):
+                await loop.sock_connect(sock, address)
+        except BaseException as error:
+            sock.close()
+            if left == 1 or not isinstance(error, OSError):
+                raise
+        else:
+            return sock
+    raise OSError(f"{host} has no address")
 
 
 async def _within(step: Awaitable[T], seconds: float | None) -> T:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import os
 import random
@@ -320,6 +321,19 @@ class TestConnectTimeout:
             with pytest.raises(httpcore.ConnectTimeout):
                 stream.start_tls(ssl.create_default_context(), "127.0.0.1")
             assert sock.fileno() == -1
+
+    async def test_closes_what_it_has_opened_whenever_its_task_is_cancelled(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for steps in range(12):
+                task = asyncio.create_task(AsyncioBackend().connect_tcp("127.0.0.1", listener.getsockname()[1]))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await (await task).aclose()
+            await asyncio.sleep(0)
+        # Python warns of a socket that nobody has closed, and pytest makes an error of it.
+        gc.collect()
 
     def test_does_not_keep_a_run_that_is_over(self) -> None:
         over = threading.Event()
