@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from openmarkets_provider.sandbox import data, securities, wire
-from openmarkets_provider.sandbox.sessions import exchange_now
 from openmarkets_provider.sandbox.state import state_of
 
 MOST_SECURITIES = 1000
@@ -43,14 +42,15 @@ async def information(request: Request) -> JSONResponse:
 async def quotes(request: Request) -> JSONResponse:
     """Quote securities; unknown ones are listed as invalid."""
     texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
-    now, overrides = exchange_now(), state_of(request).overrides
+    state = state_of(request)
+    now = state.clock.exchange_time()
     records, invalid = [], []
     for text in dict.fromkeys(texts):
         security = securities.find(text)
         if security is None:
             invalid.append(text)
         else:
-            records.append(data.quote(security, now) | overrides.current(text))
+            records.append(data.quote(security, now) | state.overrides.current(text))
     return JSONResponse({"quotes": records, "invalidSecurities": invalid})
 
 
@@ -61,7 +61,7 @@ async def depth(request: Request) -> JSONResponse:
     wire.choice(params, "groupBy", ("Price",), default="Price")
     asks = wire.whole_number(params, "askLevelMax", 1, 100, default=10)
     bids = wire.whole_number(params, "bidLevelMax", 1, 100, default=10)
-    return JSONResponse(data.depth(security, asks, bids, exchange_now()))
+    return JSONResponse(data.depth(security, asks, bids, state_of(request).clock.exchange_time()))
 
 
 async def time_series(request: Request) -> JSONResponse:
@@ -70,8 +70,11 @@ async def time_series(request: Request) -> JSONResponse:
     params = request.query_params
     frequency = wire.choice(params, "frequency", ("Daily", "Weekly"))
     first, last = wire.period(params, "dateFrom", "dateTo")
-    weekly = frequency == "Weekly"
-    bars = data.time_series(security, first.date(), last.date(), weekly=weekly, now=exchange_now())
+    state = state_of(request)
+    bars = state.records.bars(security, frequency, first.date(), last.date())
+    if bars is None:
+        now, weekly = state.clock.exchange_time(), frequency == "Weekly"
+        bars = data.time_series(security, first.date(), last.date(), weekly=weekly, now=now)
     return JSONResponse(bars)
 
 
@@ -85,7 +88,12 @@ async def intraday_series(request: Request) -> JSONResponse:
     most_days = 7 if minutes < 10 else 30 if minutes <= 30 else 60
     if last - first > timedelta(days=most_days):
         raise wire.bad_request(f"The range may have {most_days} days at most at {minutes} minutes.")
-    return JSONResponse(data.intraday_series(security, first, last, minutes=minutes, now=exchange_now()))
+    state = state_of(request)
+    bars = state.records.bars(security, "Minutes", first, last)
+    if bars is None:
+        now = state.clock.exchange_time()
+        bars = data.intraday_series(security, first, last, minutes=minutes, now=now)
+    return JSONResponse(bars)
 
 
 async def trades(request: Request) -> JSONResponse:
@@ -94,7 +102,7 @@ async def trades(request: Request) -> JSONResponse:
     first, last = wire.period(await wire.json_object(request), "dateTimeFrom", "dateTimeTo")
     if last - first > timedelta(days=1):
         raise wire.bad_request("The range may have one day at most.")
-    return JSONResponse(data.market_trades(security, first, last, exchange_now()))
+    return JSONResponse(data.market_trades(security, first, last, state_of(request).clock.exchange_time()))
 
 
 ROUTES = [
