@@ -96,6 +96,14 @@ async def set_security(request: Request) -> JSONResponse:
     return JSONResponse(overrides.current(security))
 
 
+async def add_security(request: Request) -> Response:
+    """Add a security, with fields of its information."""
+    fields = await wire.json_object(request)
+    with _refusal():
+        state_of(request).records.add_security(request.path_params["security"], fields)
+    return Response(status_code=204)
+
+
 async def set_bars(request: Request) -> Response:
     """Set all bars of a security at one frequency, days by default."""
     fields = await _fields(request, "bars", "frequency")
@@ -159,6 +167,7 @@ ROUTES = [
     Route("/faults", add_fault, methods=["POST"]),
     Route("/faults", clear_faults, methods=["DELETE"]),
     Route("/replies", add_reply, methods=["POST"]),
+    Route("/securities/{security}", add_security, methods=["PUT"]),
     Route("/securities/{security}", set_security, methods=["POST"]),
     Route("/securities/{security}/bars", set_bars, methods=["POST"]),
     Route("/accounts", set_accounts, methods=["POST"]),

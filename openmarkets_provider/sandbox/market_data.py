@@ -23,7 +23,17 @@ INTERVALS = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)
 async def list_securities(request: Request) -> Response:
     """List the securities of the exchanges, ASX alone by default."""
     exchanges = request.query_params.get("exchanges", securities.EXCHANGE).split(",")
-    return Response(_listing(), media_type="application/json") if securities.EXCHANGE in exchanges else JSONResponse([])
+    records = state_of(request).records
+    if securities.EXCHANGE not in exchanges:
+        return JSONResponse([])
+    if not records.added:
+        return Response(_listing(), media_type="application/json")
+    known = [*securities.SECURITIES.values(), *records.added]
+    return JSONResponse([records.describe(security, securities.listing(security)) for security in known])
+
+
+def _security(request: Request) -> securities.Security:
+    return wire.security(request.path_params["security"], state_of(request).records.find)
 
 
 @cache
@@ -35,8 +45,9 @@ def _listing() -> bytes:
 async def information(request: Request) -> JSONResponse:
     """Describe securities; unknown ones are left out."""
     texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
-    matches = map(securities.find, dict.fromkeys(texts))
-    return JSONResponse([data.information(security) for security in matches if security])
+    records = state_of(request).records
+    matches = map(records.find, dict.fromkeys(texts))
+    return JSONResponse([records.describe(security, data.information(security)) for security in matches if security])
 
 
 async def quotes(request: Request) -> JSONResponse:
@@ -46,7 +57,7 @@ async def quotes(request: Request) -> JSONResponse:
     now = state.clock.exchange_time()
     records, invalid = [], []
     for text in dict.fromkeys(texts):
-        security = securities.find(text)
+        security = state.records.find(text)
         if security is None:
             invalid.append(text)
         else:
@@ -56,7 +67,7 @@ async def quotes(request: Request) -> JSONResponse:
 
 async def depth(request: Request) -> JSONResponse:
     """Return a security's order book by price."""
-    security = wire.security(request.path_params["security"])
+    security = _security(request)
     params = request.query_params
     wire.choice(params, "groupBy", ("Price",), default="Price")
     asks = wire.whole_number(params, "askLevelMax", 1, 100, default=10)
@@ -66,7 +77,7 @@ async def depth(request: Request) -> JSONResponse:
 
 async def time_series(request: Request) -> JSONResponse:
     """Return a security's daily or weekly bars."""
-    security = wire.security(request.path_params["security"])
+    security = _security(request)
     params = request.query_params
     frequency = wire.choice(params, "frequency", ("Daily", "Weekly"))
     first, last = wire.period(params, "dateFrom", "dateTo")
@@ -80,7 +91,7 @@ async def time_series(request: Request) -> JSONResponse:
 
 async def intraday_series(request: Request) -> JSONResponse:
     """Return a security's bars of some minutes each."""
-    security = wire.security(request.path_params["security"])
+    security = _security(request)
     params = request.query_params
     wire.choice(params, "frequency", ("Minutes",))
     minutes = int(wire.choice(params, "consolidationInterval", tuple(map(str, INTERVALS))))
@@ -98,7 +109,7 @@ async def intraday_series(request: Request) -> JSONResponse:
 
 async def trades(request: Request) -> JSONResponse:
     """Return a security's trades of one day at most."""
-    security = wire.security(request.path_params["security"])
+    security = _security(request)
     first, last = wire.period(await wire.json_object(request), "dateTimeFrom", "dateTimeTo")
     if last - first > timedelta(days=1):
         raise wire.bad_request("The range may have one day at most.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from openmarkets_provider.sandbox import data, wire
 from openmarkets_provider.sandbox.accounts import ACCOUNTS, Account, fills
 from openmarkets_provider.sandbox.clock import Clock
-from openmarkets_provider.sandbox.securities import DATA_SOURCE, EXCHANGE, SECURITIES, Record, Security, find
+from openmarkets_provider.sandbox.securities import DATA_SOURCE, EXCHANGE, SECURITIES, Record, Security
 from openmarkets_provider.sandbox.sessions import SESSION_START, current_session, snap, stamp
 
 SIDES = ("Buy", "Sell", "Short")
@@ -38,6 +38,7 @@ class Order:
     """
 
     number: int
+    security: Security
     terms: dict[str, Any]
     created: datetime | None
     updated: datetime | None = field(init=False)
@@ -66,8 +67,7 @@ class Order:
         """Return the order as the list of orders has it."""
         terms = self.terms
         volume: int = terms["orderVolume"]
-        security = SECURITIES[terms["securityCode"]]
-        multiplier, start = security.multiplier, current_session(security, now).start
+        multiplier, start = self.security.multiplier, current_session(self.security, now).start
         done_value = Decimal(str(self.done_price or 0)) * multiplier * self.done
         return {
             "rootParentOrderNumber": self.parent or self.number,
@@ -102,9 +102,9 @@ class Order:
 class OrderBook:
     """The orders that each account has at the start, and those created since then or since the last reset."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Begin with the first orders."""
-        self._clock = clock
+    def __init__(self, clock: Clock, find: Callable[[str], Security | None]) -> None:
+        """Begin with the first orders; `find` returns the security written as a text, or None."""
+        self._clock, self._find = clock, find
         self.reset()
 
     def reset(self, accounts: Iterable[Account] = ACCOUNTS.values()) -> None:
@@ -117,10 +117,10 @@ class OrderBook:
     def create(self, terms: dict[str, Any]) -> int:
         """Keep a new order and return its number."""
         wire.choice(terms, "accountCode", self._accounts)
-        _check_target(terms)
+        security = self._target(terms)
         _check_terms(terms)
         number = next(self._numbers)
-        self._orders[number] = Order(number, terms, self._clock.exchange_time())
+        self._orders[number] = Order(number, security, terms, self._clock.exchange_time())
         return number
 
     def amend(self, number: int, changes: dict[str, Any]) -> None:
@@ -148,6 +148,16 @@ class OrderBook:
         now = self._clock.exchange_time()
         orders = [*reversed(orders), *filled(account, now)]
         return [order.record(now) for order in orders if children or order.parent is None]
+
+    def _target(self, terms: dict[str, Any]) -> Security:
+        """Check where a new order goes, which no amendment changes, and return its security."""
+        code, exchange = terms.get("securityCode"), terms.get("exchange")
+        security = self._find(f"{code}.{exchange}@{DATA_SOURCE}")
+        if security is None:
+            raise wire.bad_request(f"The sandbox doesn't know the security {code} of exchange {exchange}.")
+        if not isinstance(terms.get("destination"), str) or not terms["destination"]:
+            raise wire.bad_request("destination must be a text that isn't empty.")
+        return security
 
     def _active(self, number: int) -> Order:
         order = self._orders.get(number)
@@ -196,6 +206,7 @@ def _first_orders(account: Account) -> Iterator[Order]:
         price = security.native(snap(security.base_price * 0.9))
         yield Order(
             number,
+            security,
             _terms(account, security, "Buy", None if first.market else price, _FIRST_VOLUME),
             None,
             parent=parent if first.child else None,
@@ -228,21 +239,13 @@ def filled(account: Account, now: datetime) -> Iterator[Order]:
         price, volume = fill.security.native(fill.trade.price), fill.trade.volume
         yield Order(
             fill.order_number,
+            fill.security,
             _terms(account, fill.security, fill.side, price, volume),
             fill.trade.at,
             state="INACTIVE",
             done=volume,
             done_price=price,
         )
-
-
-def _check_target(terms: dict[str, Any]) -> None:
-    """Check where a new order goes, which no amendment changes."""
-    code, exchange = terms.get("securityCode"), terms.get("exchange")
-    if find(f"{code}.{exchange}@{DATA_SOURCE}") is None:
-        raise wire.bad_request(f"The sandbox doesn't know the security {code} of exchange {exchange}.")
-    if not isinstance(terms.get("destination"), str) or not terms["destination"]:
-        raise wire.bad_request("destination must be a text that isn't empty.")
 
 
 def _check_terms(terms: dict[str, Any]) -> None:

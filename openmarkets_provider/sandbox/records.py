@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import NamedTuple
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from openmarkets_provider.sandbox import accounts, data
 from openmarkets_provider.sandbox.accounts import Directory, Portfolio
 from openmarkets_provider.sandbox.fields import check_names, is_scalar
-from openmarkets_provider.sandbox.securities import EXCHANGE, SECURITIES, Record, Security, find
+from openmarkets_provider.sandbox.securities import (
+    DATA_SOURCE,
+    EXCHANGE,
+    SECURITIES,
+    Record,
+    Security,
+    find,
+    well_formed,
+)
 from openmarkets_provider.sandbox.sessions import EXCHANGE_ZONE
 
 
@@ -58,6 +67,8 @@ POSITIONS = Kind(
     {"exchange": EXCHANGE},
 )
 CASH = Kind("cash", _fields(accounts.cash_record(_PORTFOLIO, _NOON)), "currencyCode", {"currencyCode": "AUD"})
+INFORMATION = tuple(name for name in data.information(_SHARE) if name not in ("securityCode", "exchange"))
+MULTIPLIERS = (1, 0.1, 0.01, 0.001, 0.0001)
 ACCOUNTS = Kind("accounts", _fields(accounts.account_record(accounts.ACCOUNTS["SBX0001"])), "accountCode", {})
 
 
@@ -71,16 +82,57 @@ class Records:
     def clear(self) -> None:
         """Forget all of them."""
         self.directory = accounts.DIRECTORY
+        self._added: dict[str, Security] = {}
+        self._information: dict[Security, Record] = {}
         self._bars: dict[tuple[Security, str], list[tuple[date, Record]]] = {}
         self._positions: dict[str, list[Record]] = {}
         self._cash: dict[str, list[Record]] = {}
 
-    def set_bars(self, security: str, records: object, frequency: str) -> None:
-        """Set all bars of a security at a frequency.
+    def add_security(self, text: str, fields: Mapping[str, Any]) -> None:
+        """Add a security with fields of its information; the rest of it is made up.
 
         :raises ValueError: names what is wrong, as in the other methods.
         """
-        share = find_security(security)
+        code = text.partition(".")[0]
+        if not well_formed(text) or text != f"{code}.{EXCHANGE}@{DATA_SOURCE}" or self.find(text):
+            raise ValueError(
+                f"a new security is written like NEW.{EXCHANGE}@{DATA_SOURCE}, and not there yet; it is {text!r}"
+            )
+        check_names(fields, INFORMATION)
+        _check_values(fields)
+        multiplier = fields.get("priceMultiplier", 0.01)
+        if multiplier not in (*MULTIPLIERS, None):
+            raise ValueError(f"priceMultiplier must be one of {', '.join(map(str, MULTIPLIERS))}, or null")
+        name = str(fields.get("securityDescription") or f"Security {code}")
+        security = Security(code, name, None, 1000, Decimal(str(float(multiplier or 0.01))))
+        self._added[text], self._information[security] = security, dict(fields)
+
+    @property
+    def added(self) -> list[Security]:
+        """The securities that were added."""
+        return list(self._added.values())
+
+    def find(self, text: str) -> Security | None:
+        """Return the security written so, or None."""
+        return self._added.get(text) or find(text)
+
+    def describe(self, security: Security, record: Record) -> Record:
+        """Return a record of a security, with what was said about it when it was added."""
+        return record | {name: value for name, value in self._information.get(security, {}).items() if name in record}
+
+    def require(self, text: str) -> Security:
+        """Return the security written so.
+
+        :raises ValueError: there is none.
+        """
+        security = self.find(text)
+        if security is None:
+            raise ValueError(f"the sandbox doesn't know the security {text!r}; write it like BHP.ASX@TM")
+        return security
+
+    def set_bars(self, security: str, records: object, frequency: str) -> None:
+        """Set all bars of a security at a frequency."""
+        share = self.require(security)
         if frequency not in BARS:
             raise ValueError(f"frequency must be one of {', '.join(BARS)}")
         kind = BARS[frequency]
@@ -135,17 +187,6 @@ class Records:
         return portfolios[code]
 
 
-def find_security(text: str) -> Security:
-    """Return the security written so.
-
-    :raises ValueError: there is none.
-    """
-    security = find(text)
-    if security is None:
-        raise ValueError(f"the sandbox doesn't know the security {text!r}; write it like BHP.ASX@TM")
-    return security
-
-
 def _checked(kind: Kind, records: object, owner: Mapping[str, object]) -> list[Record]:
     """Return whole records of a kind."""
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
@@ -156,12 +197,16 @@ def _checked(kind: Kind, records: object, owner: Mapping[str, object]) -> list[R
 def _complete(kind: Kind, record: Record, owner: Mapping[str, object]) -> Record:
     check_names(record, kind.fields, f" in {kind.name}")
     complete = {**dict.fromkeys(kind.fields), **kind.defaults, **owner, **record}
-    for name, value in complete.items():
-        if not is_scalar(value):
-            raise ValueError(f"{name} must be a text, a number, true, false or null; it is {value!r}")
+    _check_values(complete)
     if not isinstance(complete[kind.required], str) or not complete[kind.required]:
         raise ValueError(f"each of the {kind.name} needs {kind.required}, a text")
     return complete
+
+
+def _check_values(record: Mapping[str, object]) -> None:
+    for name, value in record.items():
+        if not is_scalar(value):
+            raise ValueError(f"{name} must be a text, a number, true, false or null; it is {value!r}")
 
 
 def _moment(kind: Kind, bar: Record) -> date:

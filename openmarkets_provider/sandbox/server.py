@@ -198,6 +198,14 @@ class SandboxServer:
         """Make every token that was issued invalid, and return how many those were."""
         return self._state.tokens.revoke_all()
 
+    def add_security(self, security: str, **fields: Any) -> None:
+        """Add a security, with made-up quotes, bars and trades around 10 dollars.
+
+        :param security: written like ``NEW.ASX@TM``.
+        :param fields: of its security information, such as ``priceMultiplier`` (0.01) or ``currencyCode`` (AUD).
+        """
+        self._state.records.add_security(security, fields)
+
     def set_security(self, security: str, **fields: Any) -> None:
         """Override fields of a security's quote, each with a value or a list of `[value, seconds]` steps."""
         self._state.overrides.set(security, fields)

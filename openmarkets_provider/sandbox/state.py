@@ -21,7 +21,7 @@ from openmarkets_provider.sandbox.clock import Clock
 from openmarkets_provider.sandbox.faults import Fault, Faults
 from openmarkets_provider.sandbox.fields import check_names, is_scalar
 from openmarkets_provider.sandbox.orders import OrderBook
-from openmarkets_provider.sandbox.records import Records, find_security
+from openmarkets_provider.sandbox.records import Records
 from openmarkets_provider.sandbox.replies import Replies
 
 SCOPES = ("market-data-api", "news-api", "oms-api")
@@ -159,14 +159,15 @@ class Overrides:
         if name not in ("securityCode", "exchange", "dataSource")
     )
 
-    def __init__(self) -> None:
+    def __init__(self, records: Records) -> None:
         """Begin without any."""
+        self._records = records
         self._steps: dict[str, dict[str, list[tuple[object, float]]]] = {}
         self._lock = threading.Lock()
 
     def set(self, security: str, fields: Mapping[str, Any]) -> None:
         """Override fields of a security's quote; its other overrides stay."""
-        find_security(security)
+        self._records.require(security)
         check_names(fields, self.FIELDS)
         steps = {name: _steps(name, value) for name, value in fields.items()}
         with self._lock:
@@ -275,10 +276,10 @@ class State:
         self.stats = Stats()
         self.faults = Faults()
         self.replies = Replies()
-        self.overrides = Overrides()
         self.records = Records()
+        self.overrides = Overrides(self.records)
         self.announcements = Announcements(self.clock)
-        self.orders = OrderBook(self.clock)
+        self.orders = OrderBook(self.clock, self.records.find)
 
     def reset(self) -> None:
         """Zero the counts, drop all that a user set, restore time, orders and secrets; tokens stay valid."""

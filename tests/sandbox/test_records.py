@@ -12,11 +12,22 @@ import httpx
 import pytest
 
 from openmarkets_provider import queries
+from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.sandbox.server import SandboxServer
 
 BHP, CBA = "BHP.ASX@TM", "CBA.ASX@TM"
 MINE = [{"accountCode": "MINE", "accountName": "My fund"}, {"accountCode": "YOURS"}]
+ORDER = {
+    "accountCode": "SBX0001",
+    "securityCode": "BHP",
+    "exchange": "ASX",
+    "destination": "ASX",
+    "side": "Buy",
+    "orderVolume": 1,
+    "lifetime": "EndOfDay",
+    "pricingInstruction": "Market",
+}
 
 
 def closes(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -79,6 +90,62 @@ def test_own_bars_may_be_none_or_later_than_the_present(openmarkets_sandbox: San
     assert closes(OpenmarketsHook().run(query)) == [("CBA", 4, Decimal("0.01"))]
 
 
+def test_an_added_security_is_as_any_other(openmarkets_sandbox: SandboxServer, api: httpx.Client) -> None:
+    openmarkets_sandbox.add_security("NEW.ASX@TM", currencyCode="USD", priceMultiplier=1, securityType="Fund")
+    openmarkets_sandbox.set_security("NEW.ASX@TM", lastPrice=12.5)
+    hook = OpenmarketsHook()
+    (listed,) = (row for row in hook.run(queries.securities()) if row["security_code"] == "NEW")
+    assert (listed["security_type"], listed["security_description"]) == ("Fund", "Security NEW")
+    (information,) = hook.run(queries.security_information(["NEW"]))
+    assert (information["currency_code"], information["price_multiplier"]) == ("USD", 1)
+    quotes = hook.run(queries.quotes(["NEW", "BHP"]))
+    assert [row["security_code"] for row in quotes] == ["NEW", "BHP"]
+    assert (quotes[0]["last_price"], 8 < quotes[0]["bid_price"] < 12) == (Decimal("12.5"), True)
+    for query in (
+        queries.depth(["NEW"]),
+        queries.time_series(["NEW"], start="2026-03-02", end="2026-03-07"),
+        queries.intraday_time_series(["NEW"], start="2026-03-02", end="2026-03-03", interval=60),
+        queries.trades(["NEW"], start="2026-03-02", end="2026-03-03"),
+    ):
+        assert {row["security_code"] for row in hook.run(query)} == {"NEW"}
+    assert api.post("/oms/orders/v4", json=ORDER | {"securityCode": "NEW"}).status_code == 200
+    orders = hook.run(queries.orders("SBX0001"))
+    assert [row["price_multiplier"] for row in orders if row["security_code"] == "NEW"] == [1]
+    openmarkets_sandbox.reset()
+    assert api.post("/oms/orders/v4", json=ORDER | {"securityCode": "NEW"}).status_code == 400
+
+
+def test_an_added_security_without_a_multiplier(openmarkets_sandbox: SandboxServer) -> None:
+    openmarkets_sandbox.add_security("NEW.ASX@TM", priceMultiplier=None)
+    with pytest.raises(OpenmarketsQueryError, match="nothing supplies the price multiplier"):
+        OpenmarketsHook().run(queries.security_information(["NEW"]))
+    query = queries.security_information(["NEW"], on_missing_multiplier="cents")
+    (information,) = OpenmarketsHook().run(query)
+    assert (information["price_multiplier"], information["price_multiplier_assumed"]) == (Decimal("0.01"), True)
+
+
+@pytest.mark.parametrize(
+    ("security", "fields", "words"),
+    [
+        ("BHP.ASX@TM", {}, "a new security is written like NEW.ASX@TM, and not there yet; it is 'BHP.ASX@TM'"),
+        ("NEW", {}, "a new security is written like"),
+        ("NEW.CXA@CX", {}, "a new security is written like"),
+        ("NEW.ASX@TM", {"price_multiplier": 1}, "unknown: price_multiplier (did you mean priceMultiplier?)"),
+        ("NEW.ASX@TM", {"priceMultiplier": 0.5}, "priceMultiplier must be one of 1, 0.1, 0.01, 0.001, 0.0001, or null"),
+        ("NEW.ASX@TM", {"priceMultiplier": 0}, "priceMultiplier must be one of"),
+        ("NEW.ASX@TM", {"isin": []}, "isin must be a text, a number"),
+    ],
+)
+def test_wrong_securities_are_not_added(
+    openmarkets_sandbox: SandboxServer, anonymous: httpx.Client, security: str, fields: dict[str, Any], words: str
+) -> None:
+    reply = anonymous.put(f"/_sandbox/securities/{security}", json=fields)
+    assert reply.status_code == 400
+    assert words in reply.json()["detail"]
+    with pytest.raises(ValueError, match=re.escape(words)):
+        openmarkets_sandbox.add_security(security, **fields)
+
+
 def test_own_accounts_replace_all_and_are_empty(openmarkets_sandbox: SandboxServer) -> None:
     openmarkets_sandbox.set_positions("SBX0001P", [{"securityCode": "BHP"}])
     openmarkets_sandbox.set_accounts(MINE)
@@ -126,20 +193,10 @@ def test_positions_and_cash_of_one_portfolio_leave_the_others(openmarkets_sandbo
 
 def test_an_order_of_an_own_account(openmarkets_sandbox: SandboxServer, api: httpx.Client) -> None:
     openmarkets_sandbox.set_accounts([{"accountCode": "SBX0001"}])
-    terms = {
-        "accountCode": "SBX0001",
-        "securityCode": "BHP",
-        "exchange": "ASX",
-        "destination": "ASX",
-        "side": "Buy",
-        "orderVolume": 1,
-        "lifetime": "EndOfDay",
-        "pricingInstruction": "Market",
-    }
-    number = api.post("/oms/orders/v4", json=terms).json()["orderNumber"]
+    number = api.post("/oms/orders/v4", json=ORDER).json()["orderNumber"]
     listed = api.get("/oms/orders/by-account/SBX0001/v4").json()
     assert [order["orderNumber"] for order in listed] == [number]
-    assert api.post("/oms/orders/v4", json=terms | {"accountCode": "SBX0002"}).status_code == 400
+    assert api.post("/oms/orders/v4", json=ORDER | {"accountCode": "SBX0002"}).status_code == 400
 
 
 def test_all_of_it_over_http(api: httpx.Client) -> None:
@@ -148,7 +205,7 @@ def test_all_of_it_over_http(api: httpx.Client) -> None:
         "portfolios/MINE/positions": {"positions": [{"securityCode": "BHP", "actualVolume": 1}]},
         "portfolios/MINE/cash": {"cash": [{"cashBalance": 5}]},
         f"securities/{BHP}/bars": {"bars": [{"timeSeriesDate": "2026-03-06"}], "frequency": "Weekly"},
-        f"securities/{CBA}/bars": {"bars": [{"timeSeriesDate": "2026-03-05"}]},
+        f"securities/{CBA}/bars": {"bars": [{"timeSeriesDate": f"2026-03-{day}"} for day in ("01", "05", "09")]},
     }
     for path, body in bodies.items():
         assert api.post(f"/_sandbox/{path}", json=body).status_code == 204
