@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from typing import Any
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -41,11 +42,9 @@ def is_whole(value: object, low: int, high: float = math.inf) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def is_number(value: object, high: float = math.inf) -> bool:
-    """Whether a value is a finite number from 0 to a bound."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= high
-    )
+def is_number(value: object, high: float = sys.float_info.max) -> bool:
+    """Whether a value is a number from 0 to a bound, and finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
 
 
 def is_header_value(value: object) -> bool:

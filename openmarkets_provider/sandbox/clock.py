@@ -39,14 +39,13 @@ class Clock:
 def parse(text: object) -> datetime | None:
     """Return the time that a text has, or None for None.
 
-    :raises ValueError: it is no ISO 8601 time with an offset.
+    :raises ValueError: it is no ISO 8601 time with an offset, or out of bounds.
     """
-    if text is None:
-        return None
     try:
-        return _checked(datetime.fromisoformat(str(text)))
+        now: object = datetime.fromisoformat(str(text))
     except ValueError:
-        return _checked(text)
+        now = text
+    return _checked(now)
 
 
 def _checked(now: object) -> datetime | None:

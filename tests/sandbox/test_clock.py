@@ -189,6 +189,7 @@ def test_wrong_times_are_refused(openmarkets_sandbox: SandboxServer, now: Any, w
         ({"now": "2026-03-05T12:00:00"}, "now must have a time zone"),
         ({"now": "noon"}, "it is 'noon'"),
         ({"now": 5}, "it is 5"),
+        ({"now": "1999-12-31T12:00:00Z"}, "now must be in the years 2001 to 2099; it is 1999-12-31 12:00:00+00:00"),
         ({"time": None}, "unknown: time; allowed: now"),
         ({}, "the body needs now"),
     ],

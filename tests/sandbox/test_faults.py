@@ -388,6 +388,7 @@ def test_a_probability_makes_a_fault_stay_unless_it_has_times(api: httpx.Client)
         ({"probability": 1.1}, "probability must be a number from 0 to 1"),
         ({"probability": "1"}, "probability must be a number from 0 to 1"),
         ({"probability": True}, "probability must be a number from 0 to 1"),
+        ({"seconds": 10**400}, "seconds must be a number, 0 or more"),
         ({"seed": 0.5}, "seed must be an integer"),
         ({"propability": 1}, "unknown for kind reset: propability (did you mean probability?)"),
     ],

@@ -154,6 +154,9 @@ def test_own_accounts_replace_all_and_are_empty(openmarkets_sandbox: SandboxServ
     assert [(row["account_code"], row["account_name"]) for row in accounts] == [("MINE", "My fund"), ("YOURS", None)]
     assert hook.run(queries.positions()) == hook.run(queries.cash()) == hook.run(queries.orders()) == []
     assert hook.run(queries.order_trades(start=date(2026, 3, 1), end=date(2026, 3, 10))) == []
+    openmarkets_sandbox.set_positions("MINE", [{"securityCode": "BHP"}])
+    openmarkets_sandbox.set_accounts(MINE)
+    assert hook.run(queries.positions()) == []
     details = hook.run(queries.portfolio_details("MINE"))
     assert [(row["portfolio_code"], row["portfolio_name"]) for row in details] == [("MINE", "My fund")]
     openmarkets_sandbox.reset()
