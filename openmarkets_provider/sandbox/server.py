@@ -56,7 +56,8 @@ class SandboxServer:
 
     Whatever a method sets, :meth:`reset` undoes. Records have the API's own fields, in its own units: prices are native
     ones, for most securities cents, and times without an offset are exchange time. Fields that are left out are null,
-    if the method does not say else. What can't be is a ValueError, which for an unknown field names the closest one.
+    unless the method says what they are. All methods raise ValueError for what can't be; it names the field, and for an
+    unknown field the closest one.
     """
 
     def __init__(
