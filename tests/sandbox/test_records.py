@@ -261,7 +261,10 @@ def test_all_of_it_over_http(api: httpx.Client) -> None:
         (
             "portfolios/SBX0001P/cash",
             lambda sandbox, body: sandbox.set_cash("SBX0001P", body["cash"]),
-            {'{"cash": [{"balance": 1}]}': "unknown in cash: balance (did you mean cashBalance?)"},
+            {
+                '{"cash": [{"balance": 1}]}': "unknown in cash: balance (did you mean cashBalance?)",
+                '{"cash": [{"total_cfd_realised_profit": 1}]}': "(did you mean totalCfdRealisedProfit?)",
+            },
         ),
         (
             "accounts",
