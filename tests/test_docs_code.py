@@ -92,7 +92,7 @@ class Started:
         (dag,) = blocks(START, "python")
         (name,) = re.findall(r"^Save this as `([\w./]+)`", (ROOT / START).read_text(), re.MULTILINE)
         with _Sandbox(*shlex.split(sandbox)[2:]) as server:
-            self.greeting = server.greeting.replace(server.url, SANDBOX)
+            self.greeting = server.greeting.replace(*(url.rpartition(":")[2] for url in (server.url, SANDBOX)))
             lines = [
                 prepare,
                 connect.replace(SANDBOX, server.url),

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -54,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "--token-lifetime", type=_lifetime, default=3600, metavar="SECONDS", help="how long a token is valid"
     )
     parser.add_argument("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="delay of answers")
+    parser.add_argument(
+        "--now", type=_moment, metavar="TIME", help="time at which the sandbox stands still, with an offset"
+    )
     return parser
 
 
@@ -69,6 +73,15 @@ def _seconds(text: str) -> float:
     return _bounded(float(text), 10**9)
 
 
+def _moment(text: str) -> datetime | None:
+    from openmarkets_provider.sandbox.clock import parse
+
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _bounded(number: float, most: float) -> float:
     if not 0 <= number <= most:
         raise argparse.ArgumentTypeError(f"{number} isn't from 0 to {most}")
@@ -76,11 +89,26 @@ def _bounded(number: float, most: float) -> float:
 
 
 def _greeting(sandbox: SandboxServer) -> str:
+    extra = sandbox.connection["extra"]
+    # in the order and the words of the form, which a test compares
+    fields = {
+        "Connection ID": "openmarkets_default",
+        "Connection Type": "Openmarkets",
+        "Identity URL": sandbox.identity_url,
+        "Client ID": sandbox.client_id,
+        "Client secret": sandbox.client_secret,
+        "Identity port": str(urlsplit(sandbox.url).port),
+        "Environment": "Test (stage, UAT)",
+        "Market data URL": extra["market_data_url"],
+        "News URL": extra["news_url"],
+        "OMS URL": extra["oms_url"],
+    }
     lines = [
         "Openmarkets sandbox: a stand-in made from public documentation, not the real service.",
         f"URL: {sandbox.url}",
-        f"Client id: {sandbox.client_id}",
-        f"Client secret: {sandbox.client_secret}",
+        "In Airflow's form (Admin > Connections > Add Connection), the last three under Advanced:",
+        *(f"  {label}: {value}" for label, value in fields.items()),
+        "Or in the shell that starts Airflow:",
         f"export AIRFLOW_CONN_OPENMARKETS_DEFAULT={shlex.quote(json.dumps(sandbox.connection))}",
     ]
     if not ipaddress.ip_address(str(urlsplit(sandbox.url).hostname)).is_loopback:

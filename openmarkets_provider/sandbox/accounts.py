@@ -6,10 +6,10 @@ are in native units like all prices of the sandbox, balances and values in dolla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from openmarkets_provider.sandbox import data
 from openmarkets_provider.sandbox.chance import share_of
@@ -32,21 +32,25 @@ _HOLDINGS = 4
 
 
 class Account(NamedTuple):
-    """An order account, and the security that it trades."""
+    """An order account, and the security that it trades; one that a user set trades none."""
 
     code: str
-    name: str
-    traded: Security
+    name: object
+    traded: Security | None
+    designation: object = None
 
 
 class Portfolio(NamedTuple):
-    """What belongs to an account; one of its holdings is fixed, the others are random companies."""
+    """What belongs to an account; one of its holdings is fixed, the others are random companies.
+
+    One of a user's account has no holding and no cash.
+    """
 
     code: str
-    name: str
+    name: object
     cash: str
     account: str
-    holding: Security
+    holding: Security | None
 
 
 class Link(NamedTuple):
@@ -62,6 +66,7 @@ class Fill(NamedTuple):
     """One of an account's own trades."""
 
     account: Account
+    security: Security
     side: str
     trade: Trade
 
@@ -95,9 +100,34 @@ ACCOUNTS = {account.code: account for account in _ACCOUNTS}
 PORTFOLIOS = {portfolio.code: portfolio for portfolio in _PORTFOLIOS}
 
 
+class Directory(NamedTuple):
+    """Accounts and portfolios by code, and the links between them."""
+
+    accounts: Mapping[str, Account]
+    portfolios: Mapping[str, Portfolio]
+    links: Sequence[Link]
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Self:
+        """Return the directory of the accounts that records list, each with one portfolio of the same code."""
+        codes = {str(record["accountCode"]): record for record in records}
+        return cls(
+            {
+                code: Account(code, each["accountName"], None, each["accountDesignation"])
+                for code, each in codes.items()
+            },
+            {code: Portfolio(code, each["accountName"], code, code, None) for code, each in codes.items()},
+            [Link(code, code, 1) for code in codes],
+        )
+
+
+DIRECTORY = Directory(ACCOUNTS, PORTFOLIOS, LINKS)
+"""The sandbox's own."""
+
+
 def account_record(account: Account) -> Record:
     """Return the account as the list of accounts has it."""
-    return {"accountCode": account.code, "accountName": account.name, "accountDesignation": None}
+    return {"accountCode": account.code, "accountName": account.name, "accountDesignation": account.designation}
 
 
 def link_record(link: Link) -> Record:
@@ -122,6 +152,8 @@ def details_record(portfolio: Portfolio) -> Record:
 
 def holdings(portfolio: Portfolio) -> list[Security]:
     """Return the securities that the portfolio holds."""
+    if portfolio.holding is None:
+        return []
     by_chance = sorted(COMPANIES.values(), key=lambda security: share_of(portfolio.code, security.code))
     return [*by_chance[:_HOLDINGS], portfolio.holding]
 
@@ -201,6 +233,8 @@ def _opened() -> str:
 
 def fills(account: Account, first: datetime, last: datetime) -> Iterator[Fill]:
     """Yield the account's own trades from first to last, both included."""
+    if account.traded is None:
+        return
     for day in trading_days(max(first.date(), _OPENED), last.date()):
         # the whole one, so that the same trades are picked while it is open
         session = session_of(account.traded, day)
@@ -210,12 +244,12 @@ def fills(account: Account, first: datetime, last: datetime) -> Iterator[Fill]:
         sale = session.trade(bought + half)._replace(volume=purchase.volume)
         for side, trade in (("Buy", purchase), ("Sell", sale)):
             if first <= trade.at <= last:
-                yield Fill(account, side, trade)
+                yield Fill(account, account.traded, side, trade)
 
 
 def trade_record(fill: Fill) -> Record:
     """Return a fill as the list of trades has it."""
-    trade, security = fill.trade, fill.account.traded
+    trade, security = fill.trade, fill.security
     return {
         "tradeNumber": fill.order_number,
         "orderNumber": fill.order_number,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
@@ -56,9 +57,12 @@ def create_app(state: State, latency: float, closing: asyncio.Event) -> ASGIApp:
     app = Starlette(
         routes=[
             Mount(CONTROL, Router(control.ROUTES, redirect_slashes=False)),
-            Mount(IDENTITY, Router(identity.ROUTES, redirect_slashes=False)),
+            Mount(IDENTITY, CannedReplies(Router(identity.ROUTES, redirect_slashes=False), state)),
             *(
-                Mount(api.path, TokenCheck(Router(api.routes, redirect_slashes=False), state, api))
+                Mount(
+                    api.path,
+                    TokenCheck(CannedReplies(Router(api.routes, redirect_slashes=False), state), state, api),
+                )
                 for api in APIS.values()
             ),
         ],
@@ -97,6 +101,20 @@ class TokenCheck:
         await answer(scope, receive, send)
 
 
+class CannedReplies:
+    """Answers a request by a canned reply if there is one."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        """Stand before endpoints."""
+        self._app, self._state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or pass it on."""
+        reply = self._state.replies.take(scope["method"], scope["path"])
+        answer = self._app if reply is None else _response(reply.content, reply.status, reply.headers)
+        await answer(scope, receive, send)
+
+
 class Gateway:
     """Counts every request, delays it, lets a fault act on it, and echoes its `X-Request-ID`."""
 
@@ -129,7 +147,7 @@ class Gateway:
             await send(message)
 
         try:
-            fault = self._state.faults.take(target, path) if target else None
+            fault = self._state.faults.take(target, path, _identify(scope, body)) if target else None
             await self._wait(self._latency + (fault.seconds if fault else 0))
             if fault is None or fault.kind == "delay":
                 await self._app(scope, replay, reply)
@@ -147,16 +165,27 @@ class Gateway:
             await asyncio.wait_for(self._closing.wait(), seconds)
 
 
+def _identify(scope: Scope, body: bytes) -> str:
+    """Return what tells a request from others: all of it but its headers."""
+    query = scope["query_string"].decode("latin-1")
+    return f"{scope['method']} {scope['path']}?{query} {hashlib.blake2b(body).hexdigest()}"
+
+
 def _fault_response(fault: Fault) -> Response:
     headers = dict(fault.headers)
     if fault.retry_after is not None:
         headers["Retry-After"] = str(fault.retry_after)
     content = fault.content()
-    if fault.status in _BODILESS:
-        return Response(None, fault.status, headers)
-    if content is None:
+    if content is None and fault.status not in _BODILESS:
         return problem(fault.status, "A fault that was asked of the sandbox.", headers)
-    return Response(content, fault.status, headers, media_type="application/json")
+    return _response(content, fault.status, headers)
+
+
+def _response(content: bytes | None, status: int, headers: Mapping[str, str]) -> Response:
+    """Return an answer of JSON, unless the headers say else."""
+    if status in _BODILESS:
+        return Response(None, status, headers)
+    return Response(content, status, headers, media_type="application/json")
 
 
 async def _cut(start: bytes | None, scope: Scope, receive: Receive, send: Send) -> None:

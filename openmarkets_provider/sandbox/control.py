@@ -1,16 +1,40 @@
-"""The control paths below `/_sandbox`: counts, faults, overridden quotes, announcements, credentials, reset.
+"""The control paths below `/_sandbox`: time, counts, failures, replies, data of a user's own, credentials, reset.
 
-They need no token.
+They need no token. What is wrong with a body is answered with 400, in the words of the Python methods.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from openmarkets_provider.sandbox import wire
+from openmarkets_provider.sandbox import clock, wire
+from openmarkets_provider.sandbox.fields import check_names
 from openmarkets_provider.sandbox.state import state_of
+
+
+@contextmanager
+def _refusal() -> Iterator[None]:
+    """Answer a ValueError with 400."""
+    try:
+        yield
+    except ValueError as error:
+        raise wire.bad_request(str(error)) from None
+
+
+async def _fields(request: Request, *allowed: str) -> dict[str, Any]:
+    """Return the fields of the body, the first of which must be there."""
+    fields = await wire.json_object(request)
+    with _refusal():
+        check_names(fields, allowed)
+        if allowed[0] not in fields:
+            raise ValueError(f"the body needs {allowed[0]}")
+    return fields
 
 
 async def stats(request: Request) -> JSONResponse:
@@ -19,9 +43,22 @@ async def stats(request: Request) -> JSONResponse:
 
 
 async def reset(request: Request) -> Response:
-    """Zero the counts, drop faults, overrides and published announcements, restore the first orders and secrets."""
+    """Zero the counts, drop all that was set or published, restore the time and the first orders and secrets."""
     state_of(request).reset()
     return Response(status_code=204)
+
+
+async def tell_time(request: Request) -> JSONResponse:
+    """Return the present exchange time."""
+    return JSONResponse({"now": state_of(request).clock.now().isoformat()})
+
+
+async def set_time(request: Request) -> JSONResponse:
+    """Stand still at a time, or for null follow the real time again; return the time."""
+    fields = await _fields(request, "now")
+    with _refusal():
+        state_of(request).clock.set(clock.parse(fields["now"]))
+    return await tell_time(request)
 
 
 async def list_faults(request: Request) -> JSONResponse:
@@ -32,10 +69,8 @@ async def list_faults(request: Request) -> JSONResponse:
 async def add_fault(request: Request) -> JSONResponse:
     """Make a fault active."""
     fields = await wire.json_object(request)
-    try:
+    with _refusal():
         return JSONResponse(state_of(request).fault(fields), 201)
-    except ValueError as error:
-        raise wire.bad_request(str(error)) from None
 
 
 async def clear_faults(request: Request) -> Response:
@@ -44,24 +79,70 @@ async def clear_faults(request: Request) -> Response:
     return Response(status_code=204)
 
 
+async def add_reply(request: Request) -> Response:
+    """Have requests answered by a canned reply."""
+    fields = await wire.json_object(request)
+    with _refusal():
+        state_of(request).replies.add(fields)
+    return Response(status_code=204)
+
+
 async def set_security(request: Request) -> JSONResponse:
     """Override fields of a security's quote, and return all that hold now."""
     security, fields = request.path_params["security"], await wire.json_object(request)
     overrides = state_of(request).overrides
-    try:
+    with _refusal():
         overrides.set(security, fields)
-    except ValueError as error:
-        raise wire.bad_request(str(error)) from None
     return JSONResponse(overrides.current(security))
+
+
+async def add_security(request: Request) -> Response:
+    """Add a security, with fields of its information."""
+    fields = await wire.json_object(request)
+    with _refusal():
+        state_of(request).records.add_security(request.path_params["security"], fields)
+    return Response(status_code=204)
+
+
+async def set_bars(request: Request) -> Response:
+    """Set all bars of a security at one frequency, days by default."""
+    fields = await _fields(request, "bars", "frequency")
+    with _refusal():
+        state_of(request).records.set_bars(
+            request.path_params["security"], fields["bars"], fields.get("frequency", "Daily")
+        )
+    return Response(status_code=204)
+
+
+async def set_positions(request: Request) -> Response:
+    """Set all positions of a portfolio."""
+    fields = await _fields(request, "positions")
+    with _refusal():
+        state_of(request).records.set_positions(request.path_params["portfolio"], fields["positions"])
+    return Response(status_code=204)
+
+
+async def set_cash(request: Request) -> Response:
+    """Set the cash of a portfolio."""
+    fields = await _fields(request, "cash")
+    with _refusal():
+        state_of(request).records.set_cash(request.path_params["portfolio"], fields["cash"])
+    return Response(status_code=204)
+
+
+async def set_accounts(request: Request) -> Response:
+    """Replace all accounts by empty ones."""
+    fields = await _fields(request, "accounts")
+    with _refusal():
+        state_of(request).set_accounts(fields["accounts"])
+    return Response(status_code=204)
 
 
 async def publish(request: Request) -> JSONResponse:
     """Publish an announcement, and return it as the news endpoint lists it."""
     fields = await wire.json_object(request)
-    try:
+    with _refusal():
         return JSONResponse(state_of(request).announcements.publish(fields), 201)
-    except ValueError as error:
-        raise wire.bad_request(str(error)) from None
 
 
 async def list_tokens(request: Request) -> JSONResponse:
@@ -72,20 +153,26 @@ async def list_tokens(request: Request) -> JSONResponse:
 async def change_secret(request: Request) -> Response:
     """Give a client another secret; from now on the one before is refused, and tokens stay valid."""
     fields = await wire.json_object(request)
-    try:
+    with _refusal():
         state_of(request).change_secret(request.path_params["client_id"], fields)
-    except ValueError as error:
-        raise wire.bad_request(str(error)) from None
     return Response(status_code=204)
 
 
 ROUTES = [
     Route("/stats", stats),
     Route("/reset", reset, methods=["POST"]),
+    Route("/clock", tell_time),
+    Route("/clock", set_time, methods=["POST"]),
     Route("/faults", list_faults),
     Route("/faults", add_fault, methods=["POST"]),
     Route("/faults", clear_faults, methods=["DELETE"]),
+    Route("/replies", add_reply, methods=["POST"]),
+    Route("/securities/{security}", add_security, methods=["PUT"]),
     Route("/securities/{security}", set_security, methods=["POST"]),
+    Route("/securities/{security}/bars", set_bars, methods=["POST"]),
+    Route("/accounts", set_accounts, methods=["POST"]),
+    Route("/portfolios/{portfolio}/positions", set_positions, methods=["POST"]),
+    Route("/portfolios/{portfolio}/cash", set_cash, methods=["POST"]),
     Route("/announcements", publish, methods=["POST"]),
     Route("/tokens", list_tokens),
     Route("/clients/{client_id}", change_secret, methods=["POST"]),

@@ -2,38 +2,45 @@
 
 A fault is a JSON object. Every one has
 
-    target   "identity", "market_data", "news", "oms", or the start of a path such as "/market-data/pricing"
-    kind     see below
-    times    how many requests it acts on (default 1); null: until the faults are cleared
-    after    how many matching requests it lets pass first, whatever answers those (default 0)
-    seconds  how long it waits before it acts (default 0)
+    target       "identity", "market_data", "news", "oms", or the start of a path such as "/market-data/pricing"
+    kind         see below
+    times        how many requests it acts on (default 1, or null where it has a probability); null: until it is cleared
+    after        how many matching requests it lets pass first, whatever answers those (default 0)
+    seconds      how long it waits before it acts (default 0)
+    probability  how likely it acts on a matching request, from 0 to 1 (default 1)
+    seed         an integer: the same one gives the same failures (default 0)
 
 and the kinds are
 
-    status   answers with `status` (200 to 599), `retry_after` (seconds or an HTTP date), `body`, `headers`
-    body     answers 200 with `body` and `headers`; the content type is JSON unless the headers say else
-    delay    waits `seconds`, then the request is answered normally
-    reset    cuts the TCP connection without an answer, or after the start of one when `body` is given
+    status  answers with `status` (200 to 599), `retry_after` (seconds or an HTTP date), `body`, `headers`
+    body    answers 200 with `body` and `headers`; the content type is JSON unless the headers say else
+    delay   waits `seconds`, then the request is answered normally
+    reset   cuts the TCP connection without an answer, or after the start of one when `body` is given
 
 A `body` that is a string is sent as it is, anything else as JSON. When several faults match a request, the
 oldest that is due acts, alone. `{"kind": "revoke_tokens"}` isn't kept: it makes every token that was issued
 invalid at once.
+
+Whether a fault with a `probability` acts depends on its kind, status, target and seed, on the request (method, path,
+query and body), and on how many equal requests came before: not on other requests, nor on the order in which they come.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from openmarkets_provider.sandbox.answers import check, check_answer, encode, is_header_value, is_number, is_whole
+from openmarkets_provider.sandbox.chance import share_of
+from openmarkets_provider.sandbox.fields import check_names
+
 TARGETS = ("identity", "market_data", "news", "oms")
 PREFIXES = ("/identity", "/market-data", "/news", "/oms")
 
-_COMMON = ("target", "kind", "times", "after", "seconds")
+_COMMON = ("target", "kind", "times", "after", "seconds", "probability", "seed")
 _FIELDS = {
     "status": (*_COMMON, "status", "retry_after", "body", "headers"),
     "body": (*_COMMON, "body", "headers"),
@@ -42,10 +49,6 @@ _FIELDS = {
     "revoke_tokens": ("kind",),
 }
 _REQUIRED = {"status": "status", "body": "body", "delay": "seconds"}
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?")
-# the length is the server's to state: a wrong one breaks the connection in another way than a fault says
-_FRAMING = ("content-length", "transfer-encoding")
 
 
 @dataclass
@@ -57,6 +60,8 @@ class Fault:
     times: int | None = 1
     after: int = 0
     seconds: float = 0
+    probability: float = 1
+    seed: int = 0
     status: int = 200
     retry_after: int | str | None = None
     body: Any = None
@@ -65,18 +70,15 @@ class Fault:
     def __post_init__(self) -> None:
         """Refuse what no fault can mean."""
         meant = self.kind == "revoke_tokens" or self.target in TARGETS or self._is_prefix()
-        _check(meant, f"target must be one of {', '.join(TARGETS)}, or start with {', '.join(PREFIXES)}")
-        _check(_is_whole(self.times, 1) or self.times is None, "times must be an integer above 0, or null")
-        _check(_is_whole(self.after, 0), "after must be an integer, 0 or more")
-        _check(_is_seconds(self.seconds), "seconds must be a number, 0 or more")
-        _check(_is_whole(self.status, 200, 599), "status must be an integer from 200 to 599")
-        if self.retry_after is not None and not _is_whole(self.retry_after, 0):
-            _check(_is_header_value(self.retry_after), "retry_after must be whole seconds or an HTTP date")
-        _check(isinstance(self.headers, dict), "headers must be an object")
-        for name, value in self.headers.items():
-            _check(_HEADER_NAME.fullmatch(name) is not None, f"{name!r} isn't a header's name")
-            _check(name.lower() not in _FRAMING, f"the server sets {name} itself")
-            _check(_is_header_value(value), f"header {name} has a value that can't be sent")
+        check(meant, f"target must be one of {', '.join(TARGETS)}, or start with {', '.join(PREFIXES)}")
+        check(is_whole(self.after, 0), "after must be an integer, 0 or more")
+        check(is_number(self.seconds), "seconds must be a number, 0 or more")
+        check(is_number(self.probability, 1), "probability must be a number from 0 to 1")
+        check(type(self.seed) is int, "seed must be an integer")
+        if self.retry_after is not None and not is_whole(self.retry_after, 0):
+            check(is_header_value(self.retry_after), "retry_after must be whole seconds or an HTTP date")
+        check_answer(self.times, self.status, self.headers)
+        self._visits: Counter[str] = Counter()
 
     def _is_prefix(self) -> bool:
         return isinstance(self.target, str) and self.target.startswith(PREFIXES)
@@ -88,21 +90,26 @@ class Fault:
         if not isinstance(kind, str) or kind not in _FIELDS:
             raise ValueError(f"kind must be one of {', '.join(_FIELDS)}")
         allowed = _FIELDS[kind]
-        unknown = ", ".join(sorted(set(fields) - set(allowed)))
-        _check(not unknown, f"unknown for kind {kind}: {unknown}; allowed: {', '.join(allowed)}")
+        check_names(fields, allowed, f" for kind {kind}")
         required = _REQUIRED.get(kind)
-        _check(required is None or required in fields, f"kind {kind} needs {required}")
-        return cls(**fields)
+        check(required is None or required in fields, f"kind {kind} needs {required}")
+        return cls(**{"times": None if "probability" in fields else 1, **fields})
 
     def matches(self, target: str, path: str) -> bool:
         """Whether a request is one that the fault is meant for."""
         return self.target == target or (self._is_prefix() and path.startswith(self.target))
 
+    def draw(self, request: str) -> bool:
+        """Whether the fault acts on a request that it matches, as far as chance decides."""
+        if self.probability == 1:
+            return True
+        self._visits[request] += 1
+        share = share_of(self.seed, self.kind, self.status, self.target, request, self._visits[request])
+        return share < self.probability
+
     def content(self) -> bytes | None:
         """Return the bytes to send, if there are any."""
-        if self.body is None and self.kind != "body":
-            return None
-        return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
+        return None if self.body is None and self.kind != "body" else encode(self.body)
 
     def describe(self) -> dict[str, Any]:
         """Return the fault as JSON, with the counts that are left."""
@@ -132,32 +139,21 @@ class Faults:
         with self._lock:
             return [fault.describe() for fault in self._faults]
 
-    def take(self, target: str, path: str) -> Fault | None:
-        """Return the fault that acts on a request, and use up one of its times."""
+    def take(self, target: str, path: str, request: str) -> Fault | None:
+        """Return the fault that acts on a request, and use up one of its times.
+
+        :param request: what tells the request from others, for faults that act by chance.
+        """
         with self._lock:
             matching = [fault for fault in self._faults if fault.matches(target, path)]
-            acting = next((fault for fault in matching if not fault.after), None)
+            due = [fault for fault in matching if not fault.after]
             for fault in matching:
                 fault.after = max(0, fault.after - 1)
+            # each draws, so that none depends on the others
+            drawn = [fault for fault in due if fault.draw(request)]
+            acting = drawn[0] if drawn else None
             if acting is not None and acting.times is not None:
                 acting.times -= 1
                 if not acting.times:
                     self._faults.remove(acting)
             return acting
-
-
-def _check(right: bool, message: str) -> None:
-    if not right:
-        raise ValueError(message)
-
-
-def _is_whole(value: object, low: int, high: float = math.inf) -> bool:
-    return type(value) is int and low <= value <= high
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def _is_header_value(value: object) -> bool:
-    return isinstance(value, str) and _HEADER_VALUE.fullmatch(value) is not None

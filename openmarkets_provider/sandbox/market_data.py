@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from openmarkets_provider.sandbox import data, securities, wire
-from openmarkets_provider.sandbox.sessions import exchange_now
 from openmarkets_provider.sandbox.state import state_of
 
 MOST_SECURITIES = 1000
@@ -24,7 +23,17 @@ INTERVALS = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)
 async def list_securities(request: Request) -> Response:
     """List the securities of the exchanges, ASX alone by default."""
     exchanges = request.query_params.get("exchanges", securities.EXCHANGE).split(",")
-    return Response(_listing(), media_type="application/json") if securities.EXCHANGE in exchanges else JSONResponse([])
+    records = state_of(request).records
+    if securities.EXCHANGE not in exchanges:
+        return JSONResponse([])
+    if not records.added:
+        return Response(_listing(), media_type="application/json")
+    known = [*securities.SECURITIES.values(), *records.added]
+    return JSONResponse([records.describe(security, securities.listing(security)) for security in known])
+
+
+def _security(request: Request) -> securities.Security:
+    return wire.security(request.path_params["security"], state_of(request).records.find)
 
 
 @cache
@@ -36,48 +45,53 @@ def _listing() -> bytes:
 async def information(request: Request) -> JSONResponse:
     """Describe securities; unknown ones are left out."""
     texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
-    matches = map(securities.find, dict.fromkeys(texts))
-    return JSONResponse([data.information(security) for security in matches if security])
+    records = state_of(request).records
+    matches = map(records.find, dict.fromkeys(texts))
+    return JSONResponse([records.describe(security, data.information(security)) for security in matches if security])
 
 
 async def quotes(request: Request) -> JSONResponse:
     """Quote securities; unknown ones are listed as invalid."""
     texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
-    now, overrides = exchange_now(), state_of(request).overrides
+    state = state_of(request)
+    now = state.clock.exchange_time()
     records, invalid = [], []
     for text in dict.fromkeys(texts):
-        security = securities.find(text)
+        security = state.records.find(text)
         if security is None:
             invalid.append(text)
         else:
-            records.append(data.quote(security, now) | overrides.current(text))
+            records.append(data.quote(security, now) | state.overrides.current(text))
     return JSONResponse({"quotes": records, "invalidSecurities": invalid})
 
 
 async def depth(request: Request) -> JSONResponse:
     """Return a security's order book by price."""
-    security = wire.security(request.path_params["security"])
+    security = _security(request)
     params = request.query_params
     wire.choice(params, "groupBy", ("Price",), default="Price")
     asks = wire.whole_number(params, "askLevelMax", 1, 100, default=10)
     bids = wire.whole_number(params, "bidLevelMax", 1, 100, default=10)
-    return JSONResponse(data.depth(security, asks, bids, exchange_now()))
+    return JSONResponse(data.depth(security, asks, bids, state_of(request).clock.exchange_time()))
 
 
 async def time_series(request: Request) -> JSONResponse:
     """Return a security's daily or weekly bars."""
-    security = wire.security(request.path_params["security"])
+    security = _security(request)
     params = request.query_params
     frequency = wire.choice(params, "frequency", ("Daily", "Weekly"))
     first, last = wire.period(params, "dateFrom", "dateTo")
-    weekly = frequency == "Weekly"
-    bars = data.time_series(security, first.date(), last.date(), weekly=weekly, now=exchange_now())
+    state = state_of(request)
+    bars = state.records.bars(security, frequency, first.date(), last.date())
+    if bars is None:
+        now, weekly = state.clock.exchange_time(), frequency == "Weekly"
+        bars = data.time_series(security, first.date(), last.date(), weekly=weekly, now=now)
     return JSONResponse(bars)
 
 
 async def intraday_series(request: Request) -> JSONResponse:
     """Return a security's bars of some minutes each."""
-    security = wire.security(request.path_params["security"])
+    security = _security(request)
     params = request.query_params
     wire.choice(params, "frequency", ("Minutes",))
     minutes = int(wire.choice(params, "consolidationInterval", tuple(map(str, INTERVALS))))
@@ -85,16 +99,21 @@ async def intraday_series(request: Request) -> JSONResponse:
     most_days = 7 if minutes < 10 else 30 if minutes <= 30 else 60
     if last - first > timedelta(days=most_days):
         raise wire.bad_request(f"The range may have {most_days} days at most at {minutes} minutes.")
-    return JSONResponse(data.intraday_series(security, first, last, minutes=minutes, now=exchange_now()))
+    state = state_of(request)
+    bars = state.records.bars(security, "Minutes", first, last)
+    if bars is None:
+        now = state.clock.exchange_time()
+        bars = data.intraday_series(security, first, last, minutes=minutes, now=now)
+    return JSONResponse(bars)
 
 
 async def trades(request: Request) -> JSONResponse:
     """Return a security's trades of one day at most."""
-    security = wire.security(request.path_params["security"])
+    security = _security(request)
     first, last = wire.period(await wire.json_object(request), "dateTimeFrom", "dateTimeTo")
     if last - first > timedelta(days=1):
         raise wire.bad_request("The range may have one day at most.")
-    return JSONResponse(data.market_trades(security, first, last, exchange_now()))
+    return JSONResponse(data.market_trades(security, first, last, state_of(request).clock.exchange_time()))
 
 
 ROUTES = [

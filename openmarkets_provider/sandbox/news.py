@@ -13,17 +13,17 @@ from starlette.routing import Route
 
 from openmarkets_provider.sandbox import data, wire
 from openmarkets_provider.sandbox.securities import COMPANIES
-from openmarkets_provider.sandbox.sessions import exchange_now
 from openmarkets_provider.sandbox.state import state_of
 
 
 async def announcements(request: Request) -> JSONResponse:
     """List the announcements, of one security if the request names it; the newest first."""
     text = request.query_params.get("security")
-    company_filter = None if text is None else wire.security(text)
+    state = state_of(request)
+    company_filter = None if text is None else wire.security(text, state.records.find)
     companies = [company for company in COMPANIES.values() if company_filter in (None, company)]
-    published = state_of(request).announcements.of(companies)
-    return JSONResponse(published + data.announcements(companies, exchange_now()))
+    published = state.announcements.of(companies)
+    return JSONResponse(published + data.announcements(companies, state.clock.exchange_time()))
 
 
 ROUTES = [Route("/announcements/v1", announcements)]

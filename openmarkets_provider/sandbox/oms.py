@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from openmarkets_provider.sandbox import accounts, wire
-from openmarkets_provider.sandbox.sessions import exchange_now
+from openmarkets_provider.sandbox.securities import Record
 from openmarkets_provider.sandbox.state import state_of
 
 ORDER_FILTER = "AllOrdersForTheLast3Days"
@@ -19,24 +19,26 @@ ORDER_FILTER = "AllOrdersForTheLast3Days"
 def _account(request: Request) -> accounts.Account:
     code = request.path_params["account"]
     try:
-        return accounts.ACCOUNTS[code]
+        return state_of(request).records.directory.accounts[code]
     except KeyError:
         raise HTTPException(404, f"There is no account {code}.") from None
 
 
-def _portfolios(body: dict[str, Any]) -> list[accounts.Portfolio]:
+def _portfolios(request: Request, body: dict[str, Any]) -> list[accounts.Portfolio]:
+    known = state_of(request).records.directory.portfolios
     codes = dict.fromkeys(wire.strings(body, "portfolioCodes"))
-    return [accounts.PORTFOLIOS[code] for code in codes if code in accounts.PORTFOLIOS]
+    return [known[code] for code in codes if code in known]
 
 
 async def list_accounts(request: Request) -> JSONResponse:
     """List the order accounts."""
-    return JSONResponse([accounts.account_record(account) for account in accounts.ACCOUNTS.values()])
+    known = state_of(request).records.directory.accounts
+    return JSONResponse([accounts.account_record(account) for account in known.values()])
 
 
 async def portfolio_links(request: Request) -> JSONResponse:
     """List which portfolios belong to which accounts, and which did once."""
-    return JSONResponse([accounts.link_record(link) for link in accounts.LINKS])
+    return JSONResponse([accounts.link_record(link) for link in state_of(request).records.directory.links])
 
 
 async def portfolio_details(request: Request) -> JSONResponse:
@@ -44,26 +46,30 @@ async def portfolio_details(request: Request) -> JSONResponse:
     body = await wire.json_object(request)
     if not isinstance(body.get("includePortfoliosWithSameCashAccount", False), bool):
         raise wire.bad_request("includePortfoliosWithSameCashAccount must be true or false.")
-    return JSONResponse([accounts.details_record(portfolio) for portfolio in _portfolios(body)])
+    return JSONResponse([accounts.details_record(portfolio) for portfolio in _portfolios(request, body)])
 
 
 async def cash(request: Request) -> JSONResponse:
     """Return the cash of portfolios."""
-    now = exchange_now()
-    portfolios = _portfolios(await wire.json_object(request))
-    return JSONResponse([accounts.cash_record(portfolio, now) for portfolio in portfolios])
+    state = state_of(request)
+    now = state.clock.exchange_time()
+    found: list[Record] = []
+    for portfolio in _portfolios(request, await wire.json_object(request)):
+        own = state.records.cash(portfolio)
+        found += [accounts.cash_record(portfolio, now)] if own is None else own
+    return JSONResponse(found)
 
 
 async def positions(request: Request) -> JSONResponse:
     """Return the holdings of portfolios."""
-    now = exchange_now()
-    return JSONResponse(
-        [
-            accounts.position_record(portfolio, security, now)
-            for portfolio in _portfolios(await wire.json_object(request))
-            for security in accounts.holdings(portfolio)
-        ]
-    )
+    state = state_of(request)
+    now = state.clock.exchange_time()
+    found: list[Record] = []
+    for portfolio in _portfolios(request, await wire.json_object(request)):
+        own = state.records.positions(portfolio)
+        made_up = (accounts.position_record(portfolio, security, now) for security in accounts.holdings(portfolio))
+        found += made_up if own is None else own
+    return JSONResponse(found)
 
 
 async def list_orders(request: Request) -> JSONResponse:
@@ -78,7 +84,7 @@ async def list_trades(request: Request) -> JSONResponse:
     """List an account's trades of a range, both ends included."""
     account = _account(request)
     first, last = wire.period(request.query_params, "dateTimeFrom", "dateTimeTo")
-    fills = accounts.fills(account, first, min(last, exchange_now()))
+    fills = accounts.fills(account, first, min(last, state_of(request).clock.exchange_time()))
     return JSONResponse([accounts.trade_record(fill) for fill in fills])
 
 

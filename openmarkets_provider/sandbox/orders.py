@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,8 +17,9 @@ from starlette.exceptions import HTTPException
 
 from openmarkets_provider.sandbox import data, wire
 from openmarkets_provider.sandbox.accounts import ACCOUNTS, Account, fills
-from openmarkets_provider.sandbox.securities import DATA_SOURCE, EXCHANGE, SECURITIES, Record, Security, find
-from openmarkets_provider.sandbox.sessions import SESSION_START, exchange_now, snap, stamp
+from openmarkets_provider.sandbox.clock import Clock
+from openmarkets_provider.sandbox.securities import DATA_SOURCE, EXCHANGE, SECURITIES, Record, Security
+from openmarkets_provider.sandbox.sessions import SESSION_START, current_session, snap, stamp
 
 SIDES = ("Buy", "Sell", "Short")
 LIFETIMES = ("EndOfDay", "Date", "FillAndKill", "FillOrKill")
@@ -31,12 +32,16 @@ _FIXED = ("accountCode", "securityCode", "exchange", "destination")
 
 @dataclass
 class Order:
-    """An order: the terms that the client gave, and what became of it."""
+    """An order: the terms that the client gave, and what became of it.
+
+    One without a time was created when the session began, and not changed since.
+    """
 
     number: int
+    security: Security
     terms: dict[str, Any]
-    created: datetime
-    updated: datetime = field(init=False)
+    created: datetime | None
+    updated: datetime | None = field(init=False)
     parent: int | None = None
     state: str = "ACTIVE"
     last_action: str = "CREATE"
@@ -58,11 +63,11 @@ class Order:
         """Note what was done to the order."""
         self.last_action, self.updated = action, now
 
-    def record(self) -> Record:
+    def record(self, now: datetime) -> Record:
         """Return the order as the list of orders has it."""
         terms = self.terms
         volume: int = terms["orderVolume"]
-        multiplier = SECURITIES[terms["securityCode"]].multiplier
+        multiplier, start = self.security.multiplier, current_session(self.security, now).start
         done_value = Decimal(str(self.done_price or 0)) * multiplier * self.done
         return {
             "rootParentOrderNumber": self.parent or self.number,
@@ -84,8 +89,8 @@ class Order:
             "currency": "AUD",
             "expiryDateTime": terms.get("expiryDateTime"),
             "stateDescription": self.state.capitalize(),
-            "createDateTime": stamp(self.created),
-            "updateDateTime": stamp(self.updated),
+            "createDateTime": stamp(self.created or start),
+            "updateDateTime": stamp(self.updated or start),
             "destinationOrderNumber": str(self.number),
             "side": terms["side"],
             "priceMultiplier": data.number(multiplier),
@@ -97,23 +102,25 @@ class Order:
 class OrderBook:
     """The orders that each account has at the start, and those created since then or since the last reset."""
 
-    def __init__(self) -> None:
-        """Begin with the first orders."""
+    def __init__(self, clock: Clock, find: Callable[[str], Security | None]) -> None:
+        """Begin with the first orders; `find` returns the security written as a text, or None."""
+        self._clock, self._find = clock, find
         self.reset()
 
-    def reset(self) -> None:
-        """Restore the first orders and forget all others."""
-        entered = exchange_now() - timedelta(hours=1)
-        first = (order for account in ACCOUNTS.values() for order in _first_orders(account, entered))
+    def reset(self, accounts: Iterable[Account] = ACCOUNTS.values()) -> None:
+        """Restore the first orders of some accounts and forget all others."""
+        self._accounts = tuple(account.code for account in accounts)
+        first = (order for account in accounts for order in _first_orders(account))
         self._orders = {order.number: order for order in first}
         self._numbers = itertools.count(_FIRST_NUMBER)
 
     def create(self, terms: dict[str, Any]) -> int:
         """Keep a new order and return its number."""
-        _check_target(terms)
+        wire.choice(terms, "accountCode", self._accounts)
+        security = self._target(terms)
         _check_terms(terms)
         number = next(self._numbers)
-        self._orders[number] = Order(number, terms, exchange_now())
+        self._orders[number] = Order(number, security, terms, self._clock.exchange_time())
         return number
 
     def amend(self, number: int, changes: dict[str, Any]) -> None:
@@ -127,19 +134,30 @@ class OrderBook:
         if terms["orderVolume"] < order.done:
             raise wire.bad_request(f"orderVolume must be {order.done} at least, which is done.")
         order.terms = terms
-        order.change("AMEND", exchange_now())
+        order.change("AMEND", self._clock.exchange_time())
 
     def cancel(self, number: int) -> None:
         """Cancel an active order."""
         order = self._active(number)
         order.state = "INACTIVE"
-        order.change("CANCEL", exchange_now())
+        order.change("CANCEL", self._clock.exchange_time())
 
     def records(self, account: Account, *, children: bool) -> list[Record]:
         """Return the account's orders of the last days, newest first, with or without child orders."""
         orders = [order for order in self._orders.values() if order.terms["accountCode"] == account.code]
-        orders = [*reversed(orders), *filled(account, exchange_now())]
-        return [order.record() for order in orders if children or order.parent is None]
+        now = self._clock.exchange_time()
+        orders = [*reversed(orders), *filled(account, now)]
+        return [order.record(now) for order in orders if children or order.parent is None]
+
+    def _target(self, terms: dict[str, Any]) -> Security:
+        """Check where a new order goes, which no amendment changes, and return its security."""
+        code, exchange = terms.get("securityCode"), terms.get("exchange")
+        security = self._find(f"{code}.{exchange}@{DATA_SOURCE}")
+        if security is None:
+            raise wire.bad_request(f"The sandbox doesn't know the security {code} of exchange {exchange}.")
+        if not isinstance(terms.get("destination"), str) or not terms["destination"]:
+            raise wire.bad_request("destination must be a text that isn't empty.")
+        return security
 
     def _active(self, number: int) -> Order:
         order = self._orders.get(number)
@@ -178,16 +196,19 @@ _FIRST_ORDERS = (
 )
 
 
-def _first_orders(account: Account, entered: datetime) -> Iterator[Order]:
+def _first_orders(account: Account) -> Iterator[Order]:
     """Yield the orders that an account has at the start; a child belongs to the first of them."""
+    if account.traded is None:
+        return
     parent = int(account.code[-1]) * 1000 + 1
     for number, first in enumerate(_FIRST_ORDERS, start=parent):
         security = SECURITIES[first.code]
         price = security.native(snap(security.base_price * 0.9))
         yield Order(
             number,
+            security,
             _terms(account, security, "Buy", None if first.market else price, _FIRST_VOLUME),
-            entered,
+            None,
             parent=parent if first.child else None,
             state=first.state,
             last_action=first.last_action,
@@ -215,25 +236,16 @@ def filled(account: Account, now: datetime) -> Iterator[Order]:
     """Yield the finished orders behind the account's last fills, newest first."""
     start = datetime.combine(now.date() - timedelta(days=DAYS), SESSION_START)
     for fill in reversed(list(fills(account, start, now))):
-        price, volume = account.traded.native(fill.trade.price), fill.trade.volume
+        price, volume = fill.security.native(fill.trade.price), fill.trade.volume
         yield Order(
             fill.order_number,
-            _terms(account, account.traded, fill.side, price, volume),
+            fill.security,
+            _terms(account, fill.security, fill.side, price, volume),
             fill.trade.at,
             state="INACTIVE",
             done=volume,
             done_price=price,
         )
-
-
-def _check_target(terms: dict[str, Any]) -> None:
-    """Check where a new order goes, which no amendment changes."""
-    wire.choice(terms, "accountCode", tuple(ACCOUNTS))
-    code, exchange = terms.get("securityCode"), terms.get("exchange")
-    if find(f"{code}.{exchange}@{DATA_SOURCE}") is None:
-        raise wire.bad_request(f"The sandbox doesn't know the security {code} of exchange {exchange}.")
-    if not isinstance(terms.get("destination"), str) or not terms["destination"]:
-        raise wire.bad_request("destination must be a text that isn't empty.")
 
 
 def _check_terms(terms: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -51,7 +52,12 @@ class SandboxServer:
     """A local stand-in for Openmarkets' identity server and APIs.
 
     Use it as a context manager. It listens on loopback unless `host` says otherwise; `port` 0 picks a free
-    port. The first of `clients` is the one that `connection` uses.
+    port. The first of `clients` is the one that `connection` uses. `now` is the attribute's first value.
+
+    Whatever a method sets, :meth:`reset` undoes. Records have the API's own fields, in its own units: prices are native
+    ones, for most securities cents, and times without an offset are exchange time. Fields that are left out are null,
+    unless the method says what they are. All methods raise ValueError for what can't be; it names the field, and for an
+    unknown field the closest one.
     """
 
     def __init__(
@@ -61,11 +67,12 @@ class SandboxServer:
         latency: float = 0.0,
         port: int = 0,
         host: str = "127.0.0.1",
+        now: datetime | None = None,
     ) -> None:
         """Prepare a server; nothing starts yet."""
         self.client_id = clients[0].client_id
         self.client_secret = clients[0].client_secret
-        self._state = State(clients, token_lifetime)
+        self._state = State(clients, token_lifetime, now)
         self._latency = latency
         self._address = (host, port)
 
@@ -145,25 +152,100 @@ class SandboxServer:
             },
         }
 
+    @property
+    def now(self) -> datetime:
+        """The time that the sandbox dates everything by, in the exchange's zone.
+
+        Set it to a datetime with a time zone and it stands still there; None is the real time again. Sessions, quotes,
+        bars, trades, orders and announcements follow it. The lifetime of tokens, waits of faults and the steps of
+        :meth:`set_security` do not: clients measure those by the real time.
+        """
+        return self._state.clock.now()
+
+    @now.setter
+    def now(self, now: datetime | None) -> None:
+        self._state.clock.set(now)
+
     def stats(self) -> dict[str, Any]:
         """Return the counts since the start or the last reset."""
         return self._state.stats.report()
 
     def reset(self) -> None:
-        """Zero the counts, drop faults, overrides and announcements, restore the first orders; tokens stay valid."""
+        """Zero the counts, drop all that was set or published, restore time and first orders; tokens stay valid."""
         self._state.reset()
 
     def fault(self, **fields: Any) -> dict[str, Any]:
-        """Make a fault active (its fields are in `openmarkets_provider.sandbox.faults`) and return it."""
+        """Make a fault active, and return it.
+
+        :param fields: ``target``, an API or the start of a path; ``kind``, what happens: ``status``, ``body``,
+            ``delay`` or ``reset``; how often: ``times``, ``after``, ``probability`` and ``seed``; and what the kind
+            takes. The module ``openmarkets_provider.sandbox.faults`` describes them.
+        """
         return self._state.fault(fields)
+
+    def reply(self, method: str, path: str, body: Any = "", **fields: Any) -> None:
+        """Answer a method and path, below an API or the identity server, by a canned reply instead of the endpoint.
+
+        The token is checked before, and faults act as on any request. Replies to the same method and path queue up; one
+        without ``times`` stays, until the next one replaces it.
+
+        :param path: from the first slash on, such as ``/news/headlines/v1``; any query string is answered.
+        :param body: a text is sent as it is, anything else as JSON.
+        :param fields: ``status`` (200), ``headers`` by name, and ``times``, how many requests it answers (all).
+        """
+        self._state.replies.add({"method": method, "path": path, "body": body, **fields})
 
     def revoke_tokens(self) -> int:
         """Make every token that was issued invalid, and return how many those were."""
         return self._state.tokens.revoke_all()
 
+    def add_security(self, security: str, **fields: Any) -> None:
+        """Add a security, with made-up quotes, bars and trades around 10 dollars.
+
+        :param security: written like ``NEW.ASX@TM``.
+        :param fields: of its security information, such as ``priceMultiplier`` (0.01) or ``currencyCode`` (AUD).
+        """
+        self._state.records.add_security(security, fields)
+
     def set_security(self, security: str, **fields: Any) -> None:
         """Override fields of a security's quote, each with a value or a list of `[value, seconds]` steps."""
         self._state.overrides.set(security, fields)
+
+    def set_bars(self, security: str, bars: list[dict[str, Any]], frequency: str = "Daily") -> None:
+        """Replace a security's bars, whatever the sandbox's time is.
+
+        :param bars: all of them, in the order of the reply. Each needs ``timeSeriesDate``, or of minutes
+            ``timeSeriesDateTime``; ``adjustmentFactor`` is 1 where it is left out.
+        :param frequency: ``Daily``, ``Weekly`` or ``Minutes``, which are returned for any interval. Bars of the other
+            frequencies stay made up.
+        """
+        self._state.records.set_bars(security, bars, frequency)
+
+    def set_accounts(self, accounts: list[dict[str, Any]]) -> None:
+        """Replace all accounts, and with them portfolios, positions, cash, orders and trades.
+
+        Each account is linked to one portfolio of the same code. It has no positions, cash, orders and trades; orders
+        can be created.
+
+        :param accounts: each needs ``accountCode``.
+        """
+        self._state.set_accounts(accounts)
+
+    def set_positions(self, portfolio: str, positions: list[dict[str, Any]]) -> None:
+        """Replace a portfolio's positions.
+
+        :param positions: each needs ``securityCode``; ``exchange`` is ASX where it is left out, and account and
+            portfolio are those of the portfolio.
+        """
+        self._state.records.set_positions(portfolio, positions)
+
+    def set_cash(self, portfolio: str, cash: list[dict[str, Any]]) -> None:
+        """Replace a portfolio's cash.
+
+        :param cash: a record for each currency; ``currencyCode`` is AUD where it is left out, and codes and name are
+            those of the portfolio.
+        """
+        self._state.records.set_cash(portfolio, cash)
 
     def publish(self, security: str, **fields: Any) -> dict[str, object]:
         """Publish an announcement of a company now, with `headline` and `priceSensitive`, and return it."""

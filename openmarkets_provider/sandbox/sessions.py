@@ -74,11 +74,6 @@ class Session(NamedTuple):
         return _SESSION_MILLISECONDS * index // self.planned
 
 
-def exchange_now() -> datetime:
-    """Return the present exchange time, without an offset."""
-    return datetime.now(EXCHANGE_ZONE).replace(tzinfo=None)
-
-
 def to_gmt(moment: datetime) -> str:
     """Return an exchange time as UTC, written without an offset."""
     return stamp(moment.replace(tzinfo=EXCHANGE_ZONE).astimezone(UTC).replace(tzinfo=None))

@@ -1,25 +1,28 @@
-"""What the sandbox remembers: clients, tokens, counts, faults, overridden quotes, announcements and orders.
+"""What the sandbox remembers: the time, clients, tokens, counts, failures, and what a user set or published.
 
 The server's thread and the thread that a Python user calls from share it.
 """
 
 from __future__ import annotations
 
-import math
 import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request
 
 from openmarkets_provider.sandbox import data, securities
+from openmarkets_provider.sandbox.clock import Clock
 from openmarkets_provider.sandbox.faults import Fault, Faults
+from openmarkets_provider.sandbox.fields import check_names, is_scalar
 from openmarkets_provider.sandbox.orders import OrderBook
-from openmarkets_provider.sandbox.sessions import exchange_now
+from openmarkets_provider.sandbox.records import Records
+from openmarkets_provider.sandbox.replies import Replies
 
 SCOPES = ("market-data-api", "news-api", "oms-api")
 
@@ -152,22 +155,20 @@ class Overrides:
 
     FIELDS = tuple(
         name
-        for name in data.quote(securities.SECURITIES["BHP"], exchange_now())
+        for name in data.quote(securities.SECURITIES["BHP"], datetime.fromisoformat("2026-03-05T12:00"))
         if name not in ("securityCode", "exchange", "dataSource")
     )
 
-    def __init__(self) -> None:
+    def __init__(self, records: Records) -> None:
         """Begin without any."""
+        self._records = records
         self._steps: dict[str, dict[str, list[tuple[object, float]]]] = {}
         self._lock = threading.Lock()
 
     def set(self, security: str, fields: Mapping[str, Any]) -> None:
         """Override fields of a security's quote; its other overrides stay."""
-        if securities.find(security) is None:
-            raise ValueError(f"the sandbox doesn't know the security {security!r}; write it like BHP.ASX@TM")
-        unknown = ", ".join(sorted(set(fields) - set(self.FIELDS)))
-        if unknown:
-            raise ValueError(f"unknown: {unknown}; allowed: {', '.join(self.FIELDS)}")
+        self._records.require(security)
+        check_names(fields, self.FIELDS)
         steps = {name: _steps(name, value) for name, value in fields.items()}
         with self._lock:
             self._steps.setdefault(security, {}).update(steps)
@@ -195,7 +196,7 @@ def _steps(name: str, value: object) -> list[tuple[object, float]]:
     steps: list[tuple[object, float]] = []
     end = time.monotonic()
     for number, step in enumerate(schedule, start=1):
-        if not isinstance(step, list | tuple) or len(step) != 2 or not _is_scalar(step[0]):
+        if not isinstance(step, list | tuple) or len(step) != 2 or not is_scalar(step[0]):
             raise wrong
         scalar, seconds = step
         if number == len(schedule):
@@ -212,17 +213,14 @@ def _steps(name: str, value: object) -> list[tuple[object, float]]:
     return steps
 
 
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
-
-
 class Announcements:
     """Announcements that a user published."""
 
     FIELDS = ("security", "headline", "priceSensitive")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         """Begin without any."""
+        self._clock = clock
         self._published: list[tuple[securities.Security, securities.Record]] = []
         self._count = 0
         self._lock = threading.Lock()
@@ -233,8 +231,7 @@ class Announcements:
         `security` is written like BHP.ASX@TM and one of the real companies; `headline` is a text, `priceSensitive` true
         or false, and both may be left out.
         """
-        if unknown := ", ".join(sorted(set(fields) - set(self.FIELDS))):
-            raise ValueError(f"unknown: {unknown}; allowed: {', '.join(self.FIELDS)}")
+        check_names(fields, self.FIELDS)
         text = fields.get("security")
         security = securities.find(text) if isinstance(text, str) else None
         if security is None or security.code not in securities.COMPANIES:
@@ -248,7 +245,7 @@ class Announcements:
         with self._lock:
             # Numbers go on after a reset, so that no id comes twice.
             self._count += 1
-            now = exchange_now()
+            now = self._clock.exchange_time()
             number = f"{now:%Y%m%d}-{security.code}-{self._count}"
             published = data.announcement(number, security, now, headline, sensitive)
             self._published.insert(0, (security, published))
@@ -268,25 +265,38 @@ class Announcements:
 class State:
     """All that one sandbox remembers."""
 
-    def __init__(self, clients: Sequence[Client] = CLIENTS, token_lifetime: int = 3600) -> None:
-        """Begin with clients and nothing else."""
+    def __init__(
+        self, clients: Sequence[Client] = CLIENTS, token_lifetime: int = 3600, now: datetime | None = None
+    ) -> None:
+        """Begin with clients and nothing else, at the real time unless `now` is another."""
         self._first_clients = {client.client_id: client for client in clients}
         self.clients = dict(self._first_clients)
+        self.clock = Clock(now)
         self.tokens = Tokens(token_lifetime)
         self.stats = Stats()
         self.faults = Faults()
-        self.overrides = Overrides()
-        self.announcements = Announcements()
-        self.orders = OrderBook()
+        self.replies = Replies()
+        self.records = Records()
+        self.overrides = Overrides(self.records)
+        self.announcements = Announcements(self.clock)
+        self.orders = OrderBook(self.clock, self.records.find)
 
     def reset(self) -> None:
-        """Zero the counts, drop faults, overrides and announcements, restore orders and secrets; tokens stay valid."""
+        """Zero the counts, drop all that a user set, restore time, orders and secrets; tokens stay valid."""
+        self.clock.reset()
         self.stats.reset()
         self.faults.clear()
+        self.replies.clear()
         self.overrides.clear()
+        self.records.clear()
         self.announcements.clear()
         self.orders.reset()
         self.clients = dict(self._first_clients)
+
+    def set_accounts(self, records: object) -> None:
+        """Replace all accounts, and what belongs to them, by empty ones."""
+        self.records.set_accounts(records)
+        self.orders.reset(self.records.directory.accounts.values())
 
     def change_secret(self, client_id: str, fields: Mapping[str, Any]) -> None:
         """Give a client the `client_secret` of the fields."""

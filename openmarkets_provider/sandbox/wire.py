@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -92,11 +92,11 @@ def moment(source: Mapping[str, Any], field: str) -> datetime:
         raise bad_request(f"{field} must be an ISO 8601 date or time.") from None
 
 
-def security(text: str) -> securities.Security:
+def security(text: str, find: Callable[[str], securities.Security | None]) -> securities.Security:
     """Return the security of a path or parameter."""
     if not securities.well_formed(text):
         raise bad_request(f"{text!r} isn't written CODE.EXCHANGE@DATASOURCE, such as BHP.ASX@TM.")
-    security = securities.find(text)
+    security = find(text)
     if security is None:
         raise HTTPException(404, f"The sandbox doesn't know the security {text}.")
     return security

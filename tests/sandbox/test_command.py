@@ -17,7 +17,10 @@ from contextlib import contextmanager, redirect_stdout
 
 import httpx
 import pytest
+from airflow.providers.common.compat.sdk import Connection
 
+from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, INTEGRATION, RELABELING
+from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.sandbox.__main__ import _greeting, main
 from openmarkets_provider.sandbox.server import SandboxServer
 
@@ -53,8 +56,6 @@ def test_it_serves_until_a_signal(number: signal.Signals) -> None:
         name, _, value = setting.partition("=")
         assert name == "AIRFLOW_CONN_OPENMARKETS_DEFAULT"
         connection = json.loads(value)
-        assert f"Client id: {connection['login']}" in lines
-        assert f"Client secret: {connection['password']}" in lines
         reply = httpx.post(
             f"{connection['host']}/connect/token",
             data={"grant_type": "client_credentials", "scope": "oms-api"},
@@ -68,6 +69,28 @@ def test_it_serves_until_a_signal(number: signal.Signals) -> None:
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_the_fields_of_the_form_give_the_same_connection_as_the_environment() -> None:
+    with SandboxServer() as sandbox:
+        lines = _greeting(sandbox).splitlines()
+    fields = dict(line.strip().split(": ", 1) for line in lines if line.startswith("  "))
+    assert fields.pop("Connection ID") == "openmarkets_default"
+    assert fields.pop("Connection Type") == INTEGRATION
+    standard = {name: fields.pop(label) for name, label in RELABELING.items()}
+    extra = {name: fields.pop(field["label"]) for name, field in CONNECTION_FIELDS.items() if field["label"] in fields}
+    assert not fields
+    shown = CONNECTION_FIELDS["environment"]["schema"]["values_display"]
+    extra["environment"] = next(value for value, text in shown.items() if text == extra["environment"])
+    typed = Connection(conn_id="typed", conn_type="openmarkets", extra=json.dumps(extra), **standard)
+    pasted = Connection.from_json(json.dumps(sandbox.connection), conn_id="pasted")
+    assert make_settings(typed) == make_settings(pasted)
+
+
+def test_it_stands_still_at_a_time() -> None:
+    with running("--port", "0", "--now", "2026-03-05T10:30:00+11:00") as (_, lines):
+        clock = httpx.get(f"{lines[1].removeprefix('URL: ')}/_sandbox/clock", trust_env=False).json()
+    assert clock == {"now": "2026-03-05T10:30:00+11:00"}
 
 
 def test_only_loopback_is_listened_on() -> None:
@@ -139,6 +162,9 @@ def test_a_port_in_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ["--token-lifetime", "1.5"],
         ["--latency", "nan"],
         ["--latency=-1"],
+        ["--now", "2026-03-05T10:30:00"],
+        ["--now", "noon"],
+        ["--now", "1999-12-31T12:00:00Z"],
     ],
 )
 def test_wrong_options_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -39,6 +40,8 @@ def test_a_status_with_a_wait(api: httpx.Client) -> None:
         "times": 1,
         "after": 0,
         "seconds": 0,
+        "probability": 1,
+        "seed": 0,
         "status": 429,
         "retry_after": 5,
         "body": None,
@@ -213,7 +216,7 @@ def test_revoked_tokens_are_no_longer_good(openmarkets_sandbox: SandboxServer, a
         ({"kind": ["status"]}, "kind must be one of"),
         (
             {"kind": "status", "target": "oms", "statuss": 5},
-            "unknown for kind status: statuss; allowed: target",
+            "unknown for kind status: statuss (did you mean status?); allowed: target",
         ),
         ({"kind": "delay", "target": "oms", "seconds": 1, "status": 500}, "unknown for kind delay: status"),
         ({"kind": "revoke_tokens", "target": "oms"}, "unknown for kind revoke_tokens"),
@@ -246,7 +249,7 @@ def test_wrong_faults_are_refused_in_both_ways(
     reply = anonymous.post("/_sandbox/faults", json=fields)
     assert reply.status_code == 400
     assert words in reply.json()["detail"]
-    with pytest.raises(ValueError, match=words.split(":")[0]):
+    with pytest.raises(ValueError, match=re.escape(words.split(":")[0])):
         openmarkets_sandbox.fault(**fields)
     assert anonymous.get("/_sandbox/faults").json() == {"faults": []}
 
@@ -291,7 +294,7 @@ def test_a_status_moves_by_a_schedule(openmarkets_sandbox: SandboxServer, api: h
     [
         ("NOPE.ASX@TM", {}, "doesn't know the security"),
         ("BHP", {}, "doesn't know the security"),
-        (BHP, {"tradingstatus": "OPEN"}, "unknown: tradingstatus; allowed: askCount"),
+        (BHP, {"tradingstatus": "OPEN"}, "unknown: tradingstatus (did you mean tradingStatus?); allowed: askCount"),
         (BHP, {"securityCode": "CBA"}, "unknown: securityCode"),
         (BHP, {"tradingStatus": {"now": "OPEN"}}, "tradingStatus must be"),
         (BHP, {"tradingStatus": []}, "tradingStatus must be"),
@@ -314,7 +317,7 @@ def test_wrong_overrides_are_refused_in_both_ways(
     reply = anonymous.post(f"/_sandbox/securities/{security}", json=fields)
     assert reply.status_code == 400
     assert words in reply.json()["detail"]
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=re.escape(words)):
         openmarkets_sandbox.set_security(security, **fields)
 
 
@@ -322,3 +325,74 @@ def test_a_number_that_json_cannot_say_is_refused(openmarkets_sandbox: SandboxSe
     with pytest.raises(ValueError, match="lastPrice must be"):
         openmarkets_sandbox.set_security(BHP, lastPrice=float("nan"))
     assert openmarkets_sandbox.stats()["by_path"] == {}
+
+
+def failures(api: httpx.Client, requests: list[str]) -> list[int]:
+    """Send requests after a reset, with failures by chance of each kind, and return the statuses; 0 is a cut."""
+    api.post("/_sandbox/reset")
+    for status, probability in ((408, 0.1), (429, 0.1), (503, 0.2)):
+        add(api, target="oms", kind="status", status=status, probability=probability, seed=7)
+    add(api, target="oms", kind="reset", probability=0.1, seed=7)
+    found = []
+    for request in requests:
+        try:
+            found.append(api.get(request).status_code)
+        except httpx.ReadError:
+            found.append(0)
+    return found
+
+
+def test_failures_by_chance_are_the_same_again(api: httpx.Client) -> None:
+    first = failures(api, [ACCOUNTS] * 200)
+    assert failures(api, [ACCOUNTS] * 200) == first
+    counts = {status: first.count(status) for status in set(first)}
+    # about what was asked for: those that came first go before, and each is within three deviations
+    assert set(counts) == {200, 408, 429, 503, 0}
+    assert abs(counts[408] - 20) < 13
+    assert abs(counts[503] - 200 * 0.9 * 0.9 * 0.2) < 17
+
+
+def test_failures_by_chance_do_not_depend_on_other_requests(api: httpx.Client) -> None:
+    links = "/oms/accounts/portfoliolinks/v1"
+    alone = failures(api, [ACCOUNTS] * 50)
+    mixed = failures(api, [links, ACCOUNTS] * 50)
+    assert mixed[1::2] == alone
+    assert mixed[0::2] == failures(api, [links] * 50) != alone
+    assert failures(api, [f"{ACCOUNTS}?page=2"] * 50) != alone
+
+
+def test_another_seed_fails_others(api: httpx.Client) -> None:
+    def failed(seed: int) -> list[int]:
+        api.post("/_sandbox/reset")
+        add(api, target="oms", kind="status", status=500, probability=0.5, seed=seed)
+        return statuses(api, 50)
+
+    assert failed(1) == failed(1) != failed(2)
+
+
+def test_a_probability_makes_a_fault_stay_unless_it_has_times(api: httpx.Client) -> None:
+    assert add(api, target="oms", kind="status", status=500, probability=1)["times"] is None
+    assert statuses(api, 3) == [500, 500, 500]
+    api.post("/_sandbox/reset")
+    add(api, target="oms", kind="status", status=500, probability=0.5, times=2, after=1)
+    found = statuses(api, 30)
+    assert (found[0], found.count(500)) == (200, 2)
+    api.post("/_sandbox/reset")
+    add(api, target="oms", kind="status", status=500, probability=0)
+    assert statuses(api, 5) == [200] * 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"probability": 1.1}, "probability must be a number from 0 to 1"),
+        ({"probability": "1"}, "probability must be a number from 0 to 1"),
+        ({"probability": True}, "probability must be a number from 0 to 1"),
+        ({"seconds": 10**400}, "seconds must be a number, 0 or more"),
+        ({"seed": 0.5}, "seed must be an integer"),
+        ({"propability": 1}, "unknown for kind reset: propability (did you mean probability?)"),
+    ],
+)
+def test_wrong_chances_are_refused(openmarkets_sandbox: SandboxServer, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        openmarkets_sandbox.fault(target="oms", kind="reset", **fields)

@@ -191,7 +191,7 @@ def test_finished_orders_are_behind_the_trades() -> None:
     now = datetime.fromisoformat("2026-01-08T12:00")
     for account in ACCOUNTS.values():
         made = {fill.order_number: trade_record(fill) for fill in fills(account, now - timedelta(days=7), now)}
-        finished = [order.record() for order in filled(account, now)]
+        finished = [order.record(now) for order in filled(account, now)]
         assert 6 <= len(finished) <= 8
         for found in finished:
             assert set(found) == ORDER_FIELDS

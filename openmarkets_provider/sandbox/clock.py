@@ -1,0 +1,61 @@
+"""The time that the sandbox dates everything by."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from openmarkets_provider.sandbox.sessions import EXCHANGE_ZONE
+
+YEARS = 2001, 2099
+
+
+class Clock:
+    """Exchange time: the real one, or a time that a user set, at which it stands still."""
+
+    def __init__(self, first: datetime | None = None) -> None:
+        """Begin at a time with a zone, or with the real time."""
+        self._first = self._set = _checked(first)
+
+    def set(self, now: datetime | None) -> None:
+        """Stand still at a time with a zone, or follow the real time again.
+
+        :raises ValueError: the time has no zone, or is out of bounds.
+        """
+        self._set = _checked(now)
+
+    def reset(self) -> None:
+        """Go back to the beginning."""
+        self._set = self._first
+
+    def now(self) -> datetime:
+        """Return the present time, in the exchange's zone."""
+        return self._set or datetime.now(EXCHANGE_ZONE)
+
+    def exchange_time(self) -> datetime:
+        """Return the present exchange time, without an offset."""
+        return self.now().replace(tzinfo=None)
+
+
+def parse(text: object) -> datetime | None:
+    """Return the time that a text has, or None for None.
+
+    :raises ValueError: it is no ISO 8601 time with an offset, or out of bounds.
+    """
+    try:
+        now: object = datetime.fromisoformat(str(text))
+    except ValueError:
+        now = text
+    return _checked(now)
+
+
+def _checked(now: object) -> datetime | None:
+    if now is None:
+        return None
+    if not isinstance(now, datetime) or now.utcoffset() is None:
+        raise ValueError(
+            "now must have a time zone, such as datetime(2026, 3, 5, 10, 30, tzinfo=ZoneInfo('Australia/Sydney')) "
+            f"or 2026-03-05T10:30:00+11:00; it is {now!r}"
+        )
+    if not YEARS[0] <= now.year <= YEARS[1]:
+        raise ValueError(f"now must be in the years {YEARS[0]} to {YEARS[1]}; it is {now}")
+    return now.astimezone(EXCHANGE_ZONE)

@@ -1,0 +1,34 @@
+"""Checks of the fields that a user wrote: their names and values."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+
+def check_names(names: Iterable[str], allowed: Sequence[str], context: str = "") -> None:
+    """Refuse names that are not allowed.
+
+    :param context: what the names are for, such as ``" for kind delay"``.
+    :raises ValueError: names every unknown one, and for each the closest that is allowed.
+    """
+    unknown = [_hint(str(name), allowed) for name in sorted(set(names) - set(allowed))]
+    if unknown:
+        raise ValueError(f"unknown{context}: {', '.join(unknown)}; allowed: {', '.join(allowed)}")
+
+
+def is_scalar(value: object) -> bool:
+    """Whether a value is what JSON has beside lists and objects."""
+    return isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _hint(name: str, allowed: Sequence[str]) -> str:
+    """Return the name with the closest that is allowed, which for a column of our rows is the API's field."""
+    by_letters = {_letters(each): each for each in allowed}
+    close = difflib.get_close_matches(_letters(name), by_letters, n=1)
+    return f"{name} (did you mean {by_letters[close[0]]}?)" if close else name
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").lower()

@@ -1,0 +1,220 @@
+"""Records that a user set in place of those that the sandbox makes up: the API's own fields, in its own units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from openmarkets_provider.sandbox import accounts, data
+from openmarkets_provider.sandbox.accounts import Directory, Portfolio
+from openmarkets_provider.sandbox.fields import check_names, is_scalar
+from openmarkets_provider.sandbox.securities import (
+    DATA_SOURCE,
+    EXCHANGE,
+    SECURITIES,
+    Record,
+    Security,
+    find,
+    well_formed,
+)
+from openmarkets_provider.sandbox.sessions import EXCHANGE_ZONE
+
+
+class Kind(NamedTuple):
+    """One kind of record.
+
+    :ivar name: of several records.
+    :ivar fields: all that the sandbox's own ones have.
+    :ivar required: a text that each must have.
+    :ivar defaults: what fields that are left out have; the others are null.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    required: str
+    defaults: Record
+
+
+_TODAY = date(2026, 3, 5)
+_OPEN, _NOON = map(datetime.fromisoformat, ("2026-03-05T10:00", "2026-03-05T12:00"))
+_SHARE, _PORTFOLIO = SECURITIES["BHP"], accounts.PORTFOLIOS["SBX0001P"]
+
+
+def _fields(record: Record) -> tuple[str, ...]:
+    return tuple(name for name in record if name not in data.UNKNOWN_FIELD)
+
+
+_DAYS = Kind(
+    "bars",
+    _fields(data.time_series(_SHARE, _TODAY, _TODAY, weekly=False, now=_NOON)[0]),
+    "timeSeriesDate",
+    {"adjustmentFactor": 1},
+)
+_MINUTES = Kind(
+    "bars",
+    _fields(data.intraday_series(_SHARE, _OPEN, _NOON, minutes=60, now=_NOON)[0]),
+    "timeSeriesDateTime",
+    {},
+)
+BARS = {"Daily": _DAYS, "Weekly": _DAYS, "Minutes": _MINUTES}
+"""By what a request calls the frequency."""
+POSITIONS = Kind(
+    "positions",
+    _fields(accounts.position_record(_PORTFOLIO, _SHARE, _NOON)),
+    "securityCode",
+    {"exchange": EXCHANGE},
+)
+CASH = Kind("cash", _fields(accounts.cash_record(_PORTFOLIO, _NOON)), "currencyCode", {"currencyCode": "AUD"})
+INFORMATION = tuple(name for name in data.information(_SHARE) if name not in ("securityCode", "exchange"))
+MULTIPLIERS = (1, 0.1, 0.01, 0.001, 0.0001)
+ACCOUNTS = Kind("accounts", _fields(accounts.account_record(accounts.ACCOUNTS["SBX0001"])), "accountCode", {})
+
+
+class Records:
+    """The records that a user set, and the accounts that there are."""
+
+    def __init__(self) -> None:
+        """Begin with none, and with the sandbox's accounts."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self.directory = accounts.DIRECTORY
+        self._added: dict[str, Security] = {}
+        self._information: dict[Security, Record] = {}
+        self._bars: dict[tuple[Security, str], list[tuple[date, Record]]] = {}
+        self._positions: dict[str, list[Record]] = {}
+        self._cash: dict[str, list[Record]] = {}
+
+    def add_security(self, text: str, fields: Mapping[str, Any]) -> None:
+        """Add a security with fields of its information; the rest of it is made up.
+
+        :raises ValueError: names what is wrong, as in the other methods.
+        """
+        code = text.partition(".")[0]
+        if not well_formed(text) or text != f"{code}.{EXCHANGE}@{DATA_SOURCE}" or self.find(text):
+            raise ValueError(
+                f"a new security is written like NEW.{EXCHANGE}@{DATA_SOURCE}, and not there yet; it is {text!r}"
+            )
+        check_names(fields, INFORMATION)
+        _check_values(fields)
+        multiplier = fields.get("priceMultiplier", 0.01)
+        if multiplier not in (*MULTIPLIERS, None):
+            raise ValueError(f"priceMultiplier must be one of {', '.join(map(str, MULTIPLIERS))}, or null")
+        name = str(fields.get("securityDescription") or f"Security {code}")
+        security = Security(code, name, None, 1000, Decimal(str(float(multiplier or 0.01))))
+        self._added[text], self._information[security] = security, dict(fields)
+
+    @property
+    def added(self) -> list[Security]:
+        """The securities that were added."""
+        return list(self._added.values())
+
+    def find(self, text: str) -> Security | None:
+        """Return the security written so, or None."""
+        return self._added.get(text) or find(text)
+
+    def describe(self, security: Security, record: Record) -> Record:
+        """Return a record of a security, with what was said about it when it was added."""
+        return record | {name: value for name, value in self._information.get(security, {}).items() if name in record}
+
+    def require(self, text: str) -> Security:
+        """Return the security written so.
+
+        :raises ValueError: there is none.
+        """
+        security = self.find(text)
+        if security is None:
+            raise ValueError(f"the sandbox doesn't know the security {text!r}; write it like BHP.ASX@TM")
+        return security
+
+    def set_bars(self, security: str, records: object, frequency: str) -> None:
+        """Set all bars of a security at a frequency."""
+        share = self.require(security)
+        if frequency not in BARS:
+            raise ValueError(f"frequency must be one of {', '.join(BARS)}")
+        kind = BARS[frequency]
+        bars = _checked(kind, records, {})
+        self._bars[share, frequency] = [(_moment(kind, bar), bar) for bar in bars]
+
+    def bars(self, security: Security, frequency: str, first: date, last: date) -> list[Record] | None:
+        """Return the bars that were set, from first to last, both included; None if the sandbox is to make them up.
+
+        Both are exchange days, or for minutes exchange times without an offset.
+        """
+        bars = self._bars.get((security, frequency))
+        return None if bars is None else [bar for at, bar in bars if first <= at <= last]
+
+    def set_positions(self, code: str, records: object) -> None:
+        """Set all positions of a portfolio."""
+        portfolio = self._portfolio(code)
+        owner = {"accountCode": portfolio.account, "portfolioCode": portfolio.code}
+        self._positions[code] = _checked(POSITIONS, records, owner)
+
+    def positions(self, portfolio: Portfolio) -> list[Record] | None:
+        """Return the positions that were set, or None."""
+        return self._positions.get(portfolio.code)
+
+    def set_cash(self, code: str, records: object) -> None:
+        """Set the cash of a portfolio, a record for each currency."""
+        portfolio = self._portfolio(code)
+        owner = {
+            "accountCode": portfolio.account,
+            "portfolioCode": portfolio.code,
+            "portfolioCashCode": portfolio.cash,
+            "portfolioCashName": portfolio.name,
+        }
+        self._cash[code] = _checked(CASH, records, owner)
+
+    def cash(self, portfolio: Portfolio) -> list[Record] | None:
+        """Return the cash that was set, or None."""
+        return self._cash.get(portfolio.code)
+
+    def set_accounts(self, records: object) -> None:
+        """Replace all accounts, and with them all portfolios, positions and cash.
+
+        Each account has one portfolio, of the same code and empty.
+        """
+        self.directory = Directory.of(_checked(ACCOUNTS, records, {}))
+        self._positions, self._cash = {}, {code: [] for code in self.directory.portfolios}
+
+    def _portfolio(self, code: str) -> Portfolio:
+        portfolios = self.directory.portfolios
+        if code not in portfolios:
+            raise ValueError(f"the sandbox has no portfolio {code!r}; it has {', '.join(portfolios)}")
+        return portfolios[code]
+
+
+def _checked(kind: Kind, records: object, owner: Mapping[str, object]) -> list[Record]:
+    """Return whole records of a kind."""
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"{kind.name} must be a list of objects with the fields {', '.join(kind.fields)}")
+    return [_complete(kind, record, owner) for record in records]
+
+
+def _complete(kind: Kind, record: Record, owner: Mapping[str, object]) -> Record:
+    check_names(record, kind.fields, f" in {kind.name}")
+    complete = {**dict.fromkeys(kind.fields), **kind.defaults, **owner, **record}
+    _check_values(complete)
+    if not isinstance(complete[kind.required], str) or not complete[kind.required]:
+        raise ValueError(f"each of the {kind.name} needs {kind.required}, a text")
+    return complete
+
+
+def _check_values(record: Mapping[str, object]) -> None:
+    for name, value in record.items():
+        if not is_scalar(value):
+            raise ValueError(f"{name} must be a text, a number, true, false or null; it is {value!r}")
+
+
+def _moment(kind: Kind, bar: Record) -> date:
+    """Return the exchange day of a bar, or of one of minutes its exchange time without an offset."""
+    text = str(bar[kind.required])
+    try:
+        at = datetime.fromisoformat(text)
+        at = at if at.tzinfo is None else at.astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{kind.required} must be an ISO 8601 date or time; it is {text!r}") from None
+    return at if kind is _MINUTES else at.date()
