@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue, resolve_deferrable
-from openmarkets_provider.conditions import check_condition, evaluate
+from openmarkets_provider.conditions import check_condition, describe_poll, evaluate
 from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_on_hold, without_frames
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import check, check_reads_only
@@ -79,14 +80,16 @@ class OpenmarketsSensor(BaseSensorOperator):
         if is_literal(query):
             check(query)
             check_reads_only(query, "a sensor", is_literal)
-        check_condition(condition)
+        check_condition(condition, query)
         self._failures = 0
+        self._has_polled = False
         self._min_interval = 0.0
 
     def execute(self, context: Context) -> Any:
         """Poll until the condition is met, or defer the task."""
         try:
             check_reads_only(self.query, "a sensor")
+            check_condition(self.condition, self.query)
         except OpenmarketsError as error:
             raise self._make_exception(error) from without_frames(error)
         if not self.deferrable:
@@ -102,12 +105,14 @@ class OpenmarketsSensor(BaseSensorOperator):
                 query=self.query,
                 condition=self.condition,
                 poke_interval=self.poke_interval,
+                deadline=time.time() + self.timeout,
                 max_failures=None if self.silent_fail else MAX_FAILURES,
                 max_xcom_bytes=self.max_xcom_bytes if self.push_value else None,
                 # Only a worker creates the asset events of outlets.
                 resume=self.push_value or bool(self.outlets),
             ),
             method_name="execute_complete",
+            # Without a triggerer that runs, only Airflow itself can end the task.
             timeout=timedelta(seconds=self.timeout),
         )
 
@@ -115,9 +120,10 @@ class OpenmarketsSensor(BaseSensorOperator):
         """End the task with the trigger's event.
 
         :return: the condition's value, for XCom.
+        :raises AirflowSensorTimeout: the trigger came to its deadline.
         :raises ValueError: the event is unknown.
         """
-        from airflow.providers.common.compat.sdk import AirflowSkipException
+        from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 
         match event:
             case {"status": "met", "value": value}:
@@ -125,6 +131,8 @@ class OpenmarketsSensor(BaseSensorOperator):
             case "success":
                 # `airflow dags test` has no triggerer that ends the task; it resumes the task with the event.
                 return None
+            case {"status": "timeout"}:
+                raise AirflowSensorTimeout(f"Sensor has timed out; its timeout of {self.timeout:g} seconds is over.")
             case {"status": "error", "error": dict(data)}:
                 error = from_dict(data)
                 if not error.transient:
@@ -139,7 +147,11 @@ class OpenmarketsSensor(BaseSensorOperator):
         self._min_interval = 0.0
         try:
             # The client secret may be rotated while a sensor waits.
-            value = evaluate(self.condition, self._hook.retry_on_rotation(lambda: self._hook.run(self.query)))
+            result = self._hook.retry_on_rotation(lambda: self._hook.run(self.query))
+            value = evaluate(self.condition, result)
+            if not self._has_polled:
+                self.log.info("First poll: %s", describe_poll(self.condition, value, result))
+                self._has_polled = True
             if value and self.push_value:
                 ensure_fits_xcom(value, self.max_xcom_bytes)
         except OpenmarketsError as error:
