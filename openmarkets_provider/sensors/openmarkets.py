@@ -35,8 +35,12 @@ class OpenmarketsSensor(BaseSensorOperator):
     - Three transient errors in a row are tolerated (any number with ``silent_fail``); the next one is left to Airflow's
       retries. Airflow before 3.3 keeps no state between the polls of reschedule mode: there the first one is.
     - The next poll follows after ``poke_interval``, whatever the last one came to, or later if the server asks for it.
+    - The first poll logs the condition, its value and the number of rows.
+    - At ``timeout`` the task fails with ``AirflowSensorTimeout``, without retries, or is skipped with ``soft_fail``.
 
-    Guide: ``docs/howto/orders.md``. Messages: ``docs/errors.md``.
+    Rows are a list, which the condition sees as JSON: ``[0].trading_status == 'OPEN'``,
+    ``[?state == 'finished'] | [0]``. A name that is no column of the query is refused; ``not_null([0]).name`` is any
+    field of a row. ``request`` and queries with ``raw=True`` have no columns, but the API's own names.
 
     :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Templated.
     :param condition: JMESPath expression (https://jmespath.org) over the query's result. Met when its value is anything
@@ -48,8 +52,8 @@ class OpenmarketsSensor(BaseSensorOperator):
     :param deferrable: wait in the triggerer, which ends the task without a worker. None is Airflow's
         ``[operators] default_deferrable``. Not with ``exponential_backoff``.
     :param kwargs: arguments of ``BaseSensorOperator``: ``poke_interval``, ``timeout``, ``mode``, ``soft_fail``, ...
-    :raises OpenmarketsQueryError: when the DAG is parsed: the condition or a literal argument is malformed, or a
-        literal request is not known to be safe to repeat.
+    :raises OpenmarketsQueryError: when the DAG is parsed: the condition or a literal argument is malformed, the
+        condition names no column of the query, or a literal request is not known to be safe to repeat.
     :raises ValueError: ``exponential_backoff`` with ``deferrable``.
     """
 
