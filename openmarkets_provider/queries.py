@@ -23,7 +23,8 @@ midnight there. So use the data interval as it is: ``{{ ds }}`` is the date in U
 
 **Rows**: every query but ``request`` returns a list of dicts that all have the same columns: names in snake_case,
 prices as Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times as aware datetimes in
-UTC, dates as dates. What the API leaves out is None; unknown fields are kept. With ``raw=True`` a query returns the API's own records, untouched: native prices (commonly cents), times as the API writes them, and possibly a
+UTC, dates as dates. What the API leaves out is None; unknown fields are kept. With ``raw=True`` a query
+returns the API's own records, untouched: native prices (commonly cents), times as the API writes them, and possibly a
 few records outside the range.
 
 **Price multipliers** come with the records or from security information. Where nothing supplies one, the unit of the
