@@ -145,6 +145,11 @@ class TestMakeUi:
         shown = {*extra_fields.splitlines(), *form.dialogue.inner_text().splitlines()}
         assert {field["label"] for field in CONNECTION_FIELDS.values()} <= shown
 
+    def test_a_watcher_begins_soon_after_its_dag_is_switched_on(self, ui: UiProcess):
+        ui.call("PATCH", "/api/v2/dags/watching", {"is_paused": False})
+        path = "GET /market-data/pricing/depth/ANZ.ASX@TM/v1"
+        ui.wait_until("the first poll", lambda: ui.sandbox.stats()["by_path"].get(path), 120)
+
 
 class TestForm:
     def test_the_standard_fields_have_our_names_and_placeholders(self, added: dict[str, str]):
