@@ -146,7 +146,9 @@ class TestMakeUi:
         assert {field["label"] for field in CONNECTION_FIELDS.values()} <= shown
 
     def test_a_watcher_begins_soon_after_its_dag_is_switched_on(self, ui: UiProcess):
-        ui.call("PATCH", "/api/v2/dags/watching", {"is_paused": False})
+        dag = "/api/v2/dags/watching"
+        ui.wait_until("the DAG", lambda: ui.api("GET", dag)[0] == 200, 120)
+        ui.call("PATCH", dag, {"is_paused": False})
         path = "GET /market-data/pricing/depth/ANZ.ASX@TM/v1"
         ui.wait_until("the first poll", lambda: ui.sandbox.stats()["by_path"].get(path), 120)
 
