@@ -138,9 +138,7 @@ def introduction() -> Iterator[str]:
     yield paragraph_with(queries, "A query is plain data")
     for topic, title in TITLES.items():
         yield f"### {title}"
-        yield paragraph(
-            paragraph_with(queries, f"**{topic}**").replace("that `docs/queries.md` lists", "that its section lists")
-        )
+        yield paragraph(paragraph_with(queries, f"**{topic}**"))
     yield from prices()
     yield from times()
     yield "### XCom"

@@ -1,31 +1,28 @@
 """Pull the daily bars of a watch list after every exchange day, one mapped task for each security.
 
-**Which days.** ``queries.time_series`` takes ``start`` for the first exchange day and ``end`` for the day after the
-last one; of a moment it takes the day that it is in, by Sydney's clock. So the data interval has to begin and end at
-midnight in Sydney. ``CronDataIntervalTimetable("0 0 * * TUE-SAT", timezone="Australia/Sydney")`` starts a run at the
-end of every weekday, with an interval that holds this weekday and, on a Monday, the weekend before it. On an exchange
-holiday there is no bar, and the lists are empty.
+## Needs
 
-Two schedules that look right are not: a cron expression as text gives every run an interval of no length (Airflow 3's
-default), which ``time_series`` refuses; a data interval that ends at 18:00 ends within the exchange day, which is then
-not part of the range.
+The connection `openmarkets_default`.
 
-**Runs by hand.** One with a logical date, and every run of a backfill, has the data interval of a schedule. One
-without (``airflow dags trigger``, or ``"logical_date": null`` over the API) has none, and takes the last weekday that
-is over. The watch list is a param: ``airflow dags trigger example_end_of_day_bars --conf '{"watch_list": ["FMG"]}'``.
+## Runs
 
-**Mapping.** What an upstream task returns is not rendered by Jinja, so ``pull_list`` makes finished queries from the
-param and the interval. For a list that is written in the DAG, ``.expand`` takes templates too:
+- **By schedule:** at the end of every weekday in Sydney, for that day; on a Monday for the weekend before it, too. On
+  an exchange holiday there is no bar, and the lists are empty.
+- **By hand:** with the logical date of the form, or in a backfill, the day of the schedule; with the date cleared, the
+  last weekday that is over.
 
-    OpenmarketsOperator.partial(task_id="bars").expand(
-        query=[
-            queries.time_series([code], start="{{ data_interval_start }}", end="{{ data_interval_end }}")
-            for code in ["BHP", "CBA"]
-        ]
-    )
+The param `watch_list` says which securities.
 
-The mapped tasks together ask the identity server for one access token. For hundreds of securities use fewer and
-larger queries: one takes any number of them, and makes several calls at a time.
+## Why this schedule
+
+`queries.time_series` takes exchange days from `start` up to, and without, `end`. So the data interval begins and ends
+at midnight in Sydney. A cron expression as text gives an interval of no length (Airflow 3's default), which the query
+refuses; an interval that ends at 18:00 leaves out the day that it ends in.
+
+## Mapping
+
+What an upstream task returns is not rendered by Jinja, so `pull_list` makes finished queries. For hundreds of
+securities use fewer and larger queries: one takes any number of them, and makes several calls at a time.
 """
 
 from __future__ import annotations

@@ -1,55 +1,28 @@
 """Land the daily bars of a watch list in Parquet files and in a SQL table, after every exchange day.
 
-Needs the extras ``parquet`` and ``sql``, and two connections: ``openmarkets_default``, and a database, ``bars_db`` or
-what the param ``database`` names. Try it against the sandbox: ``make demo``.
+## Needs
 
-**Which days.** A scheduled run loads the days of its data interval: the weekday that has just ended in Sydney, for a
-Monday the weekend before it, too. ``example_end_of_day_bars.py`` says why the schedule is as it is. Whole days that are
-over make a load repeatable: runs that are retried, cleared or backfilled leave the same data, in whatever order.
+The extras `parquet` and `sql`, and two connections: `openmarkets_default`, and a database (`bars_db`, or what the
+param `database` names). `make demo` runs it against the sandbox.
 
-**Runs by hand.** One without a logical date has no data interval. It loads the last ``weeks`` weeks up to yesterday:
-``airflow dags trigger example_etl_daily_bars --conf '{"weeks": 52}'`` is how to begin. One with a logical date, like
-each run of a backfill, loads the days of the schedule. What is loaded again gets the values that the API gives now.
+## Runs
 
-``which_days`` tells the two apart, and both loads take the query that it makes. Where nobody runs the DAG by hand,
-templates do: ``queries.time_series([...], start="{{ data_interval_start }}", end="{{ data_interval_end }}")``.
+- **By schedule:** at the end of every weekday in Sydney, for the days of the data interval.
+- **By hand:** clear the logical date in the form, and the run loads the last `weeks` weeks up to yesterday: this is how
+  to begin. With a logical date, as in a backfill, it loads the days of the schedule.
 
-**Where the data goes.** ``lake`` is a folder that all workers share, or a URL of an object store such as
-``s3://bucket/prefix``; ``lake_conn_id`` is its connection, if the workers have no credentials of their own. The default
-of ``lake`` is the environment variable ``OPENMARKETS_LAKE``, or a temporary folder. A file holds one exchange day:
-``<lake>/daily_bars/exchange_date=2026-11-20/part-0.parquet``. That is Hive's way, in which DuckDB, polars, pyarrow and
-Spark read the folder as one table, and only those days of it that they are asked for.
+Whole days that are over make a load repeatable: runs that are retried, cleared or backfilled leave the same data, in
+whatever order.
 
-**Files or a table.** A day's file is replaced as a whole. So a run with another watch list needs another ``lake``: in
-this one it would leave nothing but its own securities. In the table a bar stands for itself, by security and day: new
-ones are added, known ones updated, others left alone. Either load is enough; together, one is there for research and
-one to be served from.
+## Where the rows go
 
-**Mapping.** A query takes any number of securities, or ``exchange="ASX"`` for all, so there is seldom a need to map a
-load. If there is, for lists that are kept apart, map the destination with the query:
+- **Files:** `<lake>/daily_bars/exchange_date=2026-11-20/part-0.parquet`, one for each exchange day, which DuckDB,
+  polars, pyarrow and Spark read as one table. A day's file is replaced as a whole, so another watch list needs
+  another `lake`.
+- **Table** `daily_bars`: a bar stands for itself. New ones are added, known ones updated.
 
-    OpenmarketsToObjectStorageOperator.partial(task_id="to_files", partition="day").expand_kwargs(
-        [
-            {"query": queries.time_series(codes, start=..., end=...), "destination": f"s3://bucket/{name}"}
-            for name, codes in {"miners": ["BHP", "RIO"], "banks": ["CBA", "NAB"]}.items()
-        ]
-    )
-
-**Only what is new.** On Airflow 3.3 and later a load can know for itself how far it has come. It needs no data interval
-then, and after a pause it catches up; but it can't be backfilled, and looks back no further than ``overlap``:
-
-    OpenmarketsToSqlOperator(
-        task_id="to_table",
-        query=queries.time_series(["BHP", "CBA"], start="2026-01-01", end="2100-01-01"),  # up to yesterday
-        table="daily_bars",
-        conn_id="bars_db",
-        incremental=True,
-        overlap=timedelta(days=7),
-    )
-
-**What comes next.** A load returns where its rows are and how many; no row goes through XCom. ``summary`` makes sure
-that both loads have the same number, reads the files, and sums each security up. A load is also an event of an asset,
-and ``example_etl_daily_bars_landed`` runs when both have happened.
+Either load is enough. No row goes through XCom: a load returns where its rows are. `summary` checks that both have
+the same number. Both loads are events of assets, which start `example_etl_daily_bars_landed`.
 """
 
 from __future__ import annotations
@@ -86,9 +59,9 @@ Row = dict[str, Any]
     max_active_runs=1,
     params={
         "watch_list": Param(["BHP", "CBA", "RIO"], type="array", items={"type": "string"}, minItems=1),
-        "weeks": Param(12, type="integer", minimum=1, maximum=52, description="of a run without a data interval"),
+        "weeks": Param(12, type="integer", minimum=1, maximum=52, description="for a run without a logical date"),
         "lake": Param(LAKE, type="string", minLength=1, description="a folder, or a URL of an object store"),
-        "lake_conn_id": Param("", type="string", description="empty: the workers have credentials"),
+        "lake_conn_id": Param(None, type=["null", "string"], description="empty: the workers have credentials"),
         "database": Param("bars_db", type="string", minLength=1, description="id of the database's connection"),
     },
     tags=["openmarkets"],
@@ -111,7 +84,7 @@ def example_etl_daily_bars() -> None:
         task_id="to_files",
         query=bars,
         destination="{{ params.lake }}/daily_bars",
-        conn_id="{{ params.lake_conn_id }}",
+        conn_id="{{ params.lake_conn_id or '' }}",
         partition="day",
         outlets=[FILES],
     )
@@ -162,7 +135,7 @@ def sum_up(bars: list[Row]) -> Row:
 
 @dag(schedule=[FILES, TABLE], tags=["openmarkets"])
 def example_etl_daily_bars_landed() -> None:
-    """Go on when both loads of ``example_etl_daily_bars`` have happened."""
+    """Go on when both loads of `example_etl_daily_bars` have happened."""
 
     @task
     def what_is_new(triggering_asset_events: Any = None) -> Row:

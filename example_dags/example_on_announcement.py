@@ -1,9 +1,19 @@
 """Run when there is a new announcement, instead of on a clock.
 
-Needs Airflow 3 with a triggerer, and the connection ``openmarkets_default``. The triggerer polls the news once a minute
-and tells the asset ``announcements`` of each new one; what is there when the DAG is first switched on starts no run.
-``docs/events.md`` has the details. Try it against the sandbox, which publishes on demand:
-``curl -X POST http://127.0.0.1:8765/_sandbox/announcements -d '{"security": "BHP.ASX@TM"}'``
+## Needs
+
+Airflow 3 with a triggerer, and the connection `openmarkets_default`.
+
+## What starts a run
+
+The triggerer polls the news once a minute and tells the asset `announcements` of each new one. It begins when Airflow
+has parsed the file after the DAG was switched on. What is there by then starts no run.
+
+## Try it
+
+The sandbox publishes on demand:
+
+    curl -X POST http://127.0.0.1:8765/_sandbox/announcements -d '{"security": "BHP.ASX@TM"}'
 
 No endpoint of the news API is public: path, parameters and fields are those of the sandbox.
 """

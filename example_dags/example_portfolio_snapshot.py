@@ -1,15 +1,23 @@
 """Snapshot what every account that the client sees is worth, with its orders by state.
 
-Without arguments ``queries.cash``, ``queries.positions`` and ``queries.orders`` ask for all that the client sees: the
-links between accounts and portfolios are looked up, and removed links are left out. A portfolio that several accounts
-are linked to is asked for once, and counts for the account that its rows name; a row that names another account than
-those listed fails the task, so that no money gets lost. Child orders are left out: their parents hold their volume.
+## Needs
 
-A snapshot is of the moment at which it is taken, so this schedule has no data interval: a run starts every weekday at
-16:30 in Sydney, and a run by hand at any time.
+The connection `openmarkets_default`, whose plan has the OMS API.
 
-What the tasks return goes through XCom with its types. Airflow (3.3.2) writes a ``Decimal`` with a fraction as a
-floating-point number there, which keeps 15 significant digits: more than a balance has.
+## Runs
+
+Every weekday at 16:30 in Sydney, and by hand at any time. A snapshot is of the moment at which it is taken, so a run
+has no data interval.
+
+## What is counted
+
+- `queries.cash`, `queries.positions` and `queries.orders` without arguments ask for all that the client sees.
+- A portfolio that several accounts share is asked for once, and counts for the account that its rows name. A row of
+  another account than those listed fails the task, so that no money gets lost.
+- Child orders are left out: their parents hold their volume.
+
+What the tasks return goes through XCom with its types. Airflow (3.3.2) writes a `Decimal` with a fraction there as a
+floating-point number of 15 significant digits: more than a balance has.
 """
 
 from __future__ import annotations

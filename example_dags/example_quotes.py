@@ -1,10 +1,18 @@
 """Wait until a share trades, then pull quotes and announcements, and rank the quotes.
 
-Needs the connection ``openmarkets_default``. Every task is a process of its own; together they ask the identity
-server for one access token per API. Try it against the sandbox: ``make demo``.
+## Needs
 
-Rows keep their types on the way through XCom: prices are ``Decimal`` and in dollars, times are aware datetimes.
-A price can be None, such as the last price of a share that has never traded.
+The connection `openmarkets_default`, and a triggerer for the sensor. `make demo` runs it against the sandbox.
+
+## Tasks
+
+- **market_open** waits without holding a worker. `OPEN` is what the sandbox calls the state; your API plan documents
+  the values of the real API.
+- **quotes** is mapped: a task for each watch list. All tasks share one access token for each API.
+- **announcements** calls an endpoint that has no function of its own. No endpoint of the news API is public: path and
+  parameters are those of the sandbox.
+- **movers** ranks the quotes. Rows keep their types through XCom: prices are `Decimal` and in dollars, times are
+  aware datetimes. A price can be None, such as the last price of a share that has never traded.
 """
 
 from __future__ import annotations
@@ -28,7 +36,6 @@ WATCH_LISTS = {
 
 @dag(schedule=None, tags=["openmarkets"], doc_md=__doc__)
 def example_quotes() -> None:
-    # "OPEN" is what the sandbox calls it; your API plan documents the values of the real API.
     market_open = OpenmarketsSensor(
         task_id="market_open",
         query=queries.quotes(["BHP"]),
@@ -37,10 +44,9 @@ def example_quotes() -> None:
         timeout=600,
         deferrable=True,
     )
-    quotes = OpenmarketsOperator.partial(task_id="quotes").expand(
-        query=[queries.quotes(codes) for codes in WATCH_LISTS.values()]
-    )
-    # No endpoint of the news API is public: path and parameters are those of the sandbox.
+    quotes = OpenmarketsOperator.partial(
+        task_id="quotes", map_index_template="{{ task.query.securities | join(', ') }}"
+    ).expand(query=[queries.quotes(codes) for codes in WATCH_LISTS.values()])
     announcements = OpenmarketsOperator(
         task_id="announcements",
         query=queries.request("news", "GET", "announcements/v1", params={"security": "BHP.ASX@TM"}),

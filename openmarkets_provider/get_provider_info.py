@@ -20,7 +20,7 @@ RELABELING = {
 
 PLACEHOLDERS = {
     "host": "leave empty for Openmarkets' own identity server",
-    "port": "443; the Test button of Airflow 3.3.2 needs a port",
+    "port": "that of the URL, else 443: the Test button of Airflow 3.3.2 needs one",
     "login": "issued by Openmarkets on onboarding",
     "password": "issued with the client ID",
 }

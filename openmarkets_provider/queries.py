@@ -21,9 +21,9 @@ such as ``"{{ data_interval_start }}"``. Without an offset it is exchange time (
 midnight there. So use the data interval as it is: ``{{ ds }}`` is the date in UTC, often the day before in Sydney, and
 ``{{ ts_nodash }}`` is UTC without an offset.
 
-**Rows**: every query but ``request`` returns a list of dicts with the columns that ``docs/queries.md`` lists: names in
-snake_case, prices as Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times as aware
-datetimes in UTC, dates as dates. What the API leaves out is None; unknown fields are kept. With ``raw=True`` a query
+**Rows**: every query but ``request`` returns a list of dicts that all have the same columns: names in snake_case,
+prices as Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times as aware datetimes in
+UTC, dates as dates. What the API leaves out is None; unknown fields are kept. With ``raw=True`` a query
 returns the API's own records, untouched: native prices (commonly cents), times as the API writes them, and possibly a
 few records outside the range.
 
@@ -86,7 +86,8 @@ def request(
     :param method: ``GET``, ``POST``, ``PUT``, ``PATCH`` or ``DELETE``.
     :param path: relative to the API's base URL, such as ``securities/v1``.
     :param params: query string: text, number or boolean by name, or a list of them.
-    :param json: JSON body; not with GET.
+    :param json: JSON body; not with GET. A number that a template renders is sent as text, such as ``"100"``. With
+        ``render_template_as_native_obj=True`` in the DAG it stays a number.
     :param safe_to_repeat: whether the call may be sent again after a failure. None: every GET, and the public POSTs
         that only read. A call that creates, amends or cancels must never be repeated.
     :raises OpenmarketsQueryError: an argument is malformed.

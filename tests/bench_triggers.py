@@ -131,7 +131,9 @@ def ours(query: Any) -> Callable[[], Any]:
     from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
 
     condition = "[0].trading_status == 'OPEN'" if query["endpoint"] == "quotes" else "[0].state == 'finished'"
-    return lambda: OpenmarketsConditionTrigger("openmarkets_default", query, condition, INTERVAL, 3, None).run()
+    return lambda: OpenmarketsConditionTrigger(
+        "openmarkets_default", query, condition, INTERVAL, time.time() + 3600, 3, None
+    ).run()
 
 
 def http(request: dict[str, Any], polls: Polls) -> Callable[[], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from sphinx.search.en import SearchEnglish
 
 from openmarkets_provider.get_provider_info import get_provider_info
 from tests.support.pages import BLOCKS, PAGES, ROOT
@@ -156,6 +158,17 @@ def test_nothing_is_loaded_from_other_servers(site: Site):
     for path in site.folder.rglob("*.css"):
         for link in re.findall(r"(?:url\(|@import\s+)[\"']?([^\"')\s]+)", path.read_text()):
             assert not is_elsewhere(link) or link.startswith("data:"), f"{path.name}: {link}"
+
+
+@pytest.mark.parametrize("words", ["cancel order", "backfill", "adjusted", "DataFrame", "notebook"])
+def test_search_finds_a_heading(site: Site, words: str):
+    """As the page of the search does it: it stems the words, and looks for pages that have all of them."""
+    text = (site.folder / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
+    stems = map(SearchEnglish({}).stem, words.lower().split())
+    # A number where there is one page only.
+    pages = [index["titleterms"].get(stem, []) for stem in stems]
+    assert set.intersection(*({found} if isinstance(found, int) else set(found) for found in pages))
 
 
 def test_code_is_highlighted(site: Site):

@@ -82,6 +82,7 @@ NOTHING_WRONG = (
     "no content type",
     "\0, items \0, key ",
     "Watching \0 (",
+    "\0 is \0; the result ",
     "\0 \0 from \0 on",
     # What Airflow says, which is looked for.
     "Trigger timeout",

@@ -119,7 +119,7 @@ async def test_a_watcher_without_the_list_of_its_assets(monkeypatch, caplog, nam
     from openmarkets_provider.triggers.events import OpenmarketsEventTrigger
 
     stores = StateStores(monkeypatch)
-    watcher = OpenmarketsEventTrigger(query=queries.accounts(), key="id")
+    watcher = OpenmarketsEventTrigger(query=queries.request("oms", "GET", "a/v1"), key="id")
     accessors = AssetStateStoreAccessors([Asset(name) for name in names])
     watcher.asset_state_store = accessors
     assert len(watcher._list_stores()) == len(names), "Airflow has renamed _by_name"

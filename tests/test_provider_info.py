@@ -336,3 +336,9 @@ def test_airflow_lists_the_config_options(tmp_path: Path):
     )
     # What nobody has set is commented out in some versions.
     assert set(re.findall(r"^(?:# )?(\w+) = ", done.stdout, re.MULTILINE)) == set(OPTIONS), done.stderr
+
+
+def test_nothing_that_is_installed_names_a_page_that_is_not():
+    package = Path(module.__file__).parent
+    lines = [f"{path.name}: {line}" for path in package.rglob("*.py") for line in path.read_text().splitlines()]
+    assert [line for line in lines if "docs/" in line] == []

@@ -72,6 +72,8 @@ def running(dags: Path | None, progress: Callable[[str], None]) -> Iterator[tupl
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle(*each) for each in folders.items()]),
             # A DAG that somebody switches on runs by its schedule.
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
+            # A DAG that somebody switches on is parsed again soon: only then its watchers begin.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
             "AIRFLOW__API__DEFAULT_WRAP": "True",
             "OPENMARKETS_LAKE": landed,
         }

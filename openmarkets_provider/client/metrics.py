@@ -7,7 +7,7 @@ class Metrics:
     """Takes what is counted and timed, and keeps nothing of it; a subclass does. No method may block or raise."""
 
     def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter; the names are listed in ``docs/fleet.md``."""
+        """Add to a counter, such as ``polls.sent``."""
 
     def time(self, name: str, seconds: float) -> None:
         """Note how long something took."""

@@ -25,14 +25,18 @@ CLIENT_AUTH_ENCODINGS = ("rfc6749", "raw")
 CACHE_BACKENDS = ("file", "redis", "variable", "memory")
 DEFAULT_REDIS_CONN_ID = "redis_default"
 
+_ENDPOINT = "/connect/token"
+"""Of tokens, below the Identity URL."""
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)
+_HOST_FIRST = re.compile(r"(\[[\w.:]+\]|[\w.-]+)(:\d+)?(/[^\s?#\\]*)?", re.ASCII)
+"""A base URL that begins with its host, and not with its scheme."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of one client; the names are those of the connection's fields.
 
-    :ivar client_id: OAuth client id.
+    :ivar client_id: OAuth client id, without blanks around it.
     :ivar client_secret: OAuth client secret; never shown.
     :ivar environment: ``production`` or ``test``: which servers the URLs default to.
     :ivar identity_url: base URL of the identity server.
@@ -65,12 +69,15 @@ class Settings:
     redis_conn_id: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "client_id", self.client_id.strip())
         for name, what in (("client_id", "Client ID (login)"), ("client_secret", "Client secret (password)")):
             if not getattr(self, name):
                 raise OpenmarketsConfigurationError(f"{what} is empty; Openmarkets issues it on onboarding.")
             if not getattr(self, name).isprintable():
                 # Not shown, since it may be the secret.
-                raise OpenmarketsConfigurationError(f"{what} holds characters that can't be sent; copy it anew.")
+                raise OpenmarketsConfigurationError(
+                    f"{what} holds characters that can't be sent, such as a line break; copy it anew."
+                )
         if self.client_auth_encoding == "raw" and ":" in self.client_id:
             raise OpenmarketsConfigurationError(
                 "Client ID (login) holds a ':', which only goes with client_auth_encoding rfc6749 (RFC 7617)."
@@ -114,7 +121,7 @@ class Settings:
     @property
     def token_url(self) -> str:
         """The token endpoint (RFC 6749, section 3.2)."""
-        return f"{self.identity_url}/connect/token"
+        return self.identity_url + _ENDPOINT
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
@@ -135,6 +142,9 @@ def _base_url(name: str, value: str) -> str:
     # Before anything that repeats the URL in a message. NFKC, which urlsplit looks at, too, makes '@' of what looks so.
     if "@" in unicodedata.normalize("NFKC", unquote(value)):
         raise OpenmarketsConfigurationError(f"{name}: credentials (an '@') in the URL are not allowed.")
+    if _HOST_FIRST.fullmatch(value):
+        scheme = "http" if names_this_machine(value) else "https"
+        raise OpenmarketsConfigurationError(f"{name}: {value!r} has no scheme; write {f'{scheme}://{value}'!r}.")
     try:
         parts = urlsplit(value)
         host, port = parts.hostname, parts.port
@@ -148,7 +158,21 @@ def _base_url(name: str, value: str) -> str:
         raise OpenmarketsConfigurationError(
             f"{name}: {value!r} is not allowed; only https is, and http to this machine (localhost)."
         )
-    return value.rstrip("/")
+    base = value.rstrip("/")
+    if name == "identity_url" and base.lower().endswith(_ENDPOINT):
+        raise OpenmarketsConfigurationError(
+            f"identity_url: {value!r} ends with /connect/token, which is added to it; "
+            f"write {base[: -len(_ENDPOINT)]!r}."
+        )
+    return base
+
+
+def names_this_machine(url: str) -> bool:
+    """Tell whether a URL without its scheme names this machine: localhost, or an address such as 127.0.0.1."""
+    try:
+        return _is_loopback(urlsplit(f"//{url}").hostname or "")
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

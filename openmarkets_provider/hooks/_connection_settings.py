@@ -80,9 +80,12 @@ def _coerce(name: str, value: Any) -> Any:
 def _make_identity_url(connection: Connection, environment: str | None) -> str:
     """Combine host and port; empty when neither is set."""
     from openmarkets_provider.client.environments import ENVIRONMENTS
-    from openmarkets_provider.client.settings import DEFAULT_ENVIRONMENT
+    from openmarkets_provider.client.settings import DEFAULT_ENVIRONMENT, names_this_machine
 
     url = (connection.host or "").strip()
+    # Without a scheme https is meant, but for this machine, where Settings asks for one.
+    if "://" not in url and names_this_machine(url):
+        return url
     if not connection.port:
         return url if "://" in url or not url else f"https://{url}"
     # An environment that does not exist is refused by Settings.
@@ -94,6 +97,7 @@ def _make_identity_url(connection: Connection, environment: str | None) -> str:
         return url if scheme else f"https://{url}"
     if ":" in authority.rpartition("]")[2]:
         raise OpenmarketsConfigurationError(
-            f"port: {connection.port} differs from the port in the Identity URL (host) {url!r}; set one of them."
+            f"port: {connection.port} differs from the port in the Identity URL (host) {url!r}; "
+            f"set port to {authority.rpartition(':')[2]}, or leave it empty."
         )
     return f"{scheme or 'https'}://{authority}:{connection.port}{slash}{path}"

@@ -40,7 +40,7 @@ class OpenmarketsHook(BaseHook):
     All task processes of the host share them until they expire.
 
     To Airflow an error of the hook is like any other. With ``retry_policy=OpenmarketsRetryPolicy()`` (Airflow 3.3 and
-    later) a ``@task`` is retried by what went wrong: see ``docs/howto/retries.md``.
+    later) a ``@task`` is retried by what went wrong: not after a permanent error, and when the server allows it.
 
     Nothing happens at construction; the first call looks the connection up. A hook may be used by several threads and
     on several event loops.

@@ -24,14 +24,13 @@ class OpenmarketsOperator(QueryOperator):
     Permanent errors fail the task at once, without using its retries. Transient ones are retried a few times within
     the task where the call is safe to repeat, and then left to Airflow's retries. A request that is not safe to
     repeat is never sent again, neither by the task nor by its retries, once it may have left this machine. That holds
-    for a worker or a scheduler that was killed, too: see ``docs/howto/orders.md``.
+    for a worker or a scheduler that was killed, too: before the call is sent, the task state store of Airflow 3.3 and
+    later notes it, and a later try that finds the note sends nothing and fails. Before 3.3 only the first try sends.
 
     When the server asks to wait for longer than 60 seconds, a deferrable task waits in the triggerer: that holds no
     worker slot and uses no try. Any other one runs again when the server allows it, which is a retry, and from Airflow
     3.4 on uses no try after a 429 (:class:`~openmarkets_provider.policies.retry.OpenmarketsRetryPolicy`). Before
     Airflow 3.3 it is left to ``retries`` and ``retry_delay``.
-
-    Guide: ``docs/howto/quotes.md``. Messages: ``docs/errors.md``.
 
     :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.

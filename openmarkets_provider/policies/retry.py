@@ -41,8 +41,6 @@ class OpenmarketsRetryPolicy(RetryPolicy):
       and would use a try (the call has waited for it a few times), and exceptions that are not the provider's.
 
     The policy adds no tries to ``retries``.
-
-    Guide: ``docs/howto/retries.md``. Messages: ``docs/errors.md``.
     """
 
     def evaluate(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import BaseSensorOperator, PokeReturnValue, resolve_deferrable
-from openmarkets_provider.conditions import check_condition, evaluate
+from openmarkets_provider.conditions import check_condition, describe_poll, evaluate
 from openmarkets_provider.exceptions import OpenmarketsError, from_dict, is_on_hold, without_frames
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import check, check_reads_only
@@ -34,8 +35,12 @@ class OpenmarketsSensor(BaseSensorOperator):
     - Three transient errors in a row are tolerated (any number with ``silent_fail``); the next one is left to Airflow's
       retries. Airflow before 3.3 keeps no state between the polls of reschedule mode: there the first one is.
     - The next poll follows after ``poke_interval``, whatever the last one came to, or later if the server asks for it.
+    - The first poll logs the condition, its value and the number of rows.
+    - At ``timeout`` the task fails with ``AirflowSensorTimeout``, without retries, or is skipped with ``soft_fail``.
 
-    Guide: ``docs/howto/orders.md``. Messages: ``docs/errors.md``.
+    Rows are a list, which the condition sees as JSON: ``[0].trading_status == 'OPEN'``,
+    ``[?state == 'finished'] | [0]``. A name that is no column of the query is refused; ``not_null([0]).name`` is any
+    field of a row. ``request`` and queries with ``raw=True`` have no columns, but the API's own names.
 
     :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Templated.
     :param condition: JMESPath expression (https://jmespath.org) over the query's result. Met when its value is anything
@@ -47,8 +52,8 @@ class OpenmarketsSensor(BaseSensorOperator):
     :param deferrable: wait in the triggerer, which ends the task without a worker. None is Airflow's
         ``[operators] default_deferrable``. Not with ``exponential_backoff``.
     :param kwargs: arguments of ``BaseSensorOperator``: ``poke_interval``, ``timeout``, ``mode``, ``soft_fail``, ...
-    :raises OpenmarketsQueryError: when the DAG is parsed: the condition or a literal argument is malformed, or a
-        literal request is not known to be safe to repeat.
+    :raises OpenmarketsQueryError: when the DAG is parsed: the condition or a literal argument is malformed, the
+        condition names no column of the query, or a literal request is not known to be safe to repeat.
     :raises ValueError: ``exponential_backoff`` with ``deferrable``.
     """
 
@@ -79,14 +84,16 @@ class OpenmarketsSensor(BaseSensorOperator):
         if is_literal(query):
             check(query)
             check_reads_only(query, "a sensor", is_literal)
-        check_condition(condition)
+        check_condition(condition, query)
         self._failures = 0
+        self._has_polled = False
         self._min_interval = 0.0
 
     def execute(self, context: Context) -> Any:
         """Poll until the condition is met, or defer the task."""
         try:
             check_reads_only(self.query, "a sensor")
+            check_condition(self.condition, self.query)
         except OpenmarketsError as error:
             raise self._make_exception(error) from without_frames(error)
         if not self.deferrable:
@@ -102,12 +109,14 @@ class OpenmarketsSensor(BaseSensorOperator):
                 query=self.query,
                 condition=self.condition,
                 poke_interval=self.poke_interval,
+                deadline=time.time() + self.timeout,
                 max_failures=None if self.silent_fail else MAX_FAILURES,
                 max_xcom_bytes=self.max_xcom_bytes if self.push_value else None,
                 # Only a worker creates the asset events of outlets.
                 resume=self.push_value or bool(self.outlets),
             ),
             method_name="execute_complete",
+            # Without a triggerer that runs, only Airflow itself can end the task.
             timeout=timedelta(seconds=self.timeout),
         )
 
@@ -115,9 +124,10 @@ class OpenmarketsSensor(BaseSensorOperator):
         """End the task with the trigger's event.
 
         :return: the condition's value, for XCom.
+        :raises AirflowSensorTimeout: the trigger came to its deadline.
         :raises ValueError: the event is unknown.
         """
-        from airflow.providers.common.compat.sdk import AirflowSkipException
+        from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 
         match event:
             case {"status": "met", "value": value}:
@@ -125,6 +135,8 @@ class OpenmarketsSensor(BaseSensorOperator):
             case "success":
                 # `airflow dags test` has no triggerer that ends the task; it resumes the task with the event.
                 return None
+            case {"status": "timeout"}:
+                raise AirflowSensorTimeout(f"Sensor has timed out; its timeout of {self.timeout:g} seconds is over.")
             case {"status": "error", "error": dict(data)}:
                 error = from_dict(data)
                 if not error.transient:
@@ -139,7 +151,11 @@ class OpenmarketsSensor(BaseSensorOperator):
         self._min_interval = 0.0
         try:
             # The client secret may be rotated while a sensor waits.
-            value = evaluate(self.condition, self._hook.retry_on_rotation(lambda: self._hook.run(self.query)))
+            result = self._hook.retry_on_rotation(lambda: self._hook.run(self.query))
+            value = evaluate(self.condition, result)
+            if not self._has_polled:
+                self.log.info("First poll: %s", describe_poll(self.condition, value, result))
+                self._has_polled = True
             if value and self.push_value:
                 ensure_fits_xcom(value, self.max_xcom_bytes)
         except OpenmarketsError as error:

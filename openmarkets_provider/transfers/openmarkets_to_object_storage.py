@@ -48,8 +48,6 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     ``bytes`` and ``files`` are what this task wrote, ``range`` is the query's. Failures are handled as in
     :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
 
-    Guide: ``docs/etl.md``. Messages: ``docs/errors.md``.
-
     :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated.
     :param destination: a URL such as ``s3://bucket/bars/{{ ds }}.parquet`` (``s3``, ``s3a``, ``gs``, ``gcs``, ``abfs``,
         ``abfss``; ``file``), or an absolute path; a text. With ``partition`` a folder. ``s3://conn@bucket/...`` names

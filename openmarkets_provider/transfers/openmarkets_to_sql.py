@@ -46,8 +46,6 @@ class OpenmarketsToSqlOperator(Transfer):
 
     Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty) and ``range`` to XCom, not the rows.
 
-    Guide: ``docs/etl.md``. Messages: ``docs/errors.md``.
-
     :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
         ``raw=True`` have one column, ``record``, and need ``mode="append"``.
     :param table: ``table`` or ``schema.table``, in the case that the database uses. Templated.

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from openmarkets_provider.conditions import check_condition
+from openmarkets_provider.conditions import check_expression
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import check, check_reads_only
@@ -36,12 +36,12 @@ def check_watcher(conn_id: Any, query: Any, items: Any, key: Any, poll_interval:
         _check_literals(openmarkets_conn_id=conn_id, query=query, items=items, key=key, queue=queue)
         if not isinstance(conn_id, str) or not conn_id:
             raise OpenmarketsQueryError(f"openmarkets_conn_id: expected the id of a connection, got {conn_id!r:.100}.")
-        _check_expression("items", items)
-        _check_expression("key", key)
+        check(query)
+        depth = _check_expression("items", items, query, 1)
+        _check_expression("key", key, query, depth - 1 if depth else None)
         _check_interval(poll_interval)
         if queue is not None:
             _check_queue(queue)
-        check(query)
         _check_json(query)
         check_reads_only(query, "a watcher")
     except OpenmarketsQueryError as error:
@@ -75,9 +75,9 @@ def _list_leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _check_expression(name: str, expression: Any) -> None:
+def _check_expression(name: str, expression: Any, query: Any, depth: int | None) -> int | None:
     try:
-        check_condition(expression)
+        return check_expression(expression, query, depth)
     except OpenmarketsQueryError as error:
         raise OpenmarketsQueryError(rename_expression(name, error)) from None
 

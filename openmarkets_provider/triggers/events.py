@@ -46,7 +46,7 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
     Errors are logged and never end the trigger. After each failed poll the wait doubles, up to 15 minutes, or is as
     long as the server asks, up to an hour.
 
-    Guide: ``docs/events.md``. Messages: ``docs/errors.md``.
+    Polling begins when Airflow has parsed the DAG file after a DAG on the asset was switched on.
 
     :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Airflow renders no
         templates here.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
+from openmarkets_provider.conditions import describe_poll
 from openmarkets_provider.exceptions import OpenmarketsError, is_on_hold
 from openmarkets_provider.queries import Query
 from openmarkets_provider.query.query import check_reads_only
@@ -21,12 +24,13 @@ class OpenmarketsConditionTrigger(BaseTrigger):
 
     Fires one event. When the condition is met, the task ends successfully without a worker; with ``resume`` the event
     is ``{"status": "met", "value": ...}``. After an error it is ``{"status": "error", "error": {...}}``, the error as
-    data.
+    data, and at the deadline ``{"status": "timeout"}``.
 
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
     :param query: the query, rendered; it must only read.
     :param condition: JMESPath expression, rendered.
     :param poke_interval: seconds between polls; longer when the server asks for it.
+    :param deadline: when to give up, in seconds since 1970 (UTC), so that a restart of the triggerer does not move it.
     :param max_failures: transient failures in a row that are tolerated; None for any number.
     :param max_xcom_bytes: size limit of the value as JSON, in bytes, for a worker that pushes it; None passes no value.
     :param resume: let a worker end the task.
@@ -39,6 +43,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         query: Query,
         condition: str,
         poke_interval: float,
+        deadline: float,
         max_failures: int | None,
         max_xcom_bytes: int | None,
         resume: bool = False,
@@ -49,6 +54,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         self.query = query
         self.condition = condition
         self.poke_interval = poke_interval
+        self.deadline = deadline
         self.max_failures = max_failures
         self.max_xcom_bytes = max_xcom_bytes
         self.resume = resume
@@ -58,15 +64,28 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until the condition is met, an error is permanent, or too many failed in a row."""
+        """Poll until the condition is met, an error is permanent, too many failed in a row, or the deadline."""
+        try:
+            async with asyncio.timeout(self.deadline - time.time()) as until_deadline:
+                event = await self._poll()
+        except TimeoutError:
+            if not until_deadline.expired():
+                raise
+            event = TriggerEvent({"status": "timeout"})
+        yield event
+
+    async def _poll(self) -> TriggerEvent:
         failures = 0
+        is_first = True
         async with contextlib.aclosing(poll_shared(self.openmarkets_conn_id, self.query, self.poke_interval)) as polls:
             async for reading in polls:
                 try:
                     value = await reading.aevaluate(self.condition)
+                    if is_first:
+                        self.log.info("First poll: %s", describe_poll(self.condition, value, reading.result()))
+                        is_first = False
                     if value:
-                        yield self._make_event(value)
-                        return
+                        return self._make_event(value)
                     failures = 0
                     self.log.info("The condition is not met yet; polling again in %.0f s.", reading.next_in)
                 except OpenmarketsError as error:
@@ -75,11 +94,11 @@ class OpenmarketsConditionTrigger(BaseTrigger):
                         continue
                     failures += 1
                     if not error.transient or (self.max_failures is not None and failures > self.max_failures):
-                        yield TriggerEvent({"status": "error", "error": error.as_dict()})
-                        return
+                        return TriggerEvent({"status": "error", "error": error.as_dict()})
                     self.log.warning(
                         "%s Polling again in %.0f s (failure %d in a row).", error, reading.next_in, failures
                     )
+        raise AssertionError  # polls have no end of their own
 
     def _make_event(self, value: Any) -> TriggerEvent:
         self.log.info("The condition is met.")

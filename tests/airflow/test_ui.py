@@ -145,6 +145,13 @@ class TestMakeUi:
         shown = {*extra_fields.splitlines(), *form.dialogue.inner_text().splitlines()}
         assert {field["label"] for field in CONNECTION_FIELDS.values()} <= shown
 
+    def test_a_watcher_begins_soon_after_its_dag_is_switched_on(self, ui: UiProcess):
+        dag = "/api/v2/dags/watching"
+        ui.wait_until("the DAG", lambda: ui.api("GET", dag)[0] == 200, 120)
+        ui.call("PATCH", dag, {"is_paused": False})
+        path = "GET /market-data/pricing/depth/ANZ.ASX@TM/v1"
+        ui.wait_until("the first poll", lambda: ui.sandbox.stats()["by_path"].get(path), 120)
+
 
 class TestForm:
     def test_the_standard_fields_have_our_names_and_placeholders(self, added: dict[str, str]):
@@ -330,6 +337,31 @@ class TestTaskPages:
 
 
 @pytest.fixture(scope="module")
+def examples(ui: UiProcess) -> list[str]:
+    """The ids of the example DAGs, once all are there."""
+    wanted = {path.stem for path in EXAMPLES.glob("*.py")}
+
+    def listed() -> list[str]:
+        found = [dag["dag_id"] for dag in ui.call("GET", "/api/v2/dags")["dags"] if "examples" in dag["bundle_name"]]
+        return found if wanted <= set(found) else []
+
+    return ui.wait_until("the example DAGs", listed, 120)
+
+
+class TestTriggerForms:
+    def test_the_form_of_every_example_can_be_submitted_as_it_is(
+        self, came_to_something: dict[str, str], examples: list[str], ui: UiProcess, browser: Browser
+    ):
+        assert len(examples) >= 6
+        for dag_id in examples:
+            run = browser.trigger(dag_id)
+            assert (run["dag_id"], run["state"]) == (dag_id, "queued"), run
+            params = ui.call("GET", f"/api/v2/dags/{dag_id}/details")["params"] or {}
+            assert run["conf"] == {name: param["value"] for name, param in params.items()}
+            ui.call("DELETE", ui.run_path(dag_id, run["dag_run_id"]))
+
+
+@pytest.fixture(scope="module")
 def rotated(ui: UiProcess, came_to_something: dict[str, str], connections: Connections) -> dict[str, Any]:
     """A run of tasks while whose client secret is rotated: at the server, in the form, and then old tokens end."""
     sandbox = ui.sandbox
@@ -485,13 +517,7 @@ class TestNothingSecret:
         assert base64.b64encode(pair) in forms(SMALL_CLIENT, ROTATED_SECRET)
 
 
-def test_the_examples_are_there(ui: UiProcess):
-    wanted = {path.stem for path in EXAMPLES.glob("*.py")}
-
-    def listed() -> bool:
-        return wanted <= {dag["dag_id"] for dag in ui.call("GET", "/api/v2/dags")["dags"]}
-
-    ui.wait_until("the example DAGs", listed, 120)
+def test_the_examples_are_there(ui: UiProcess, examples: list[str]):
     assert ui.call("GET", "/api/v2/importErrors")["import_errors"] == []
 
 

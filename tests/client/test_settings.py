@@ -102,9 +102,6 @@ def test_only_https_is_allowed_and_http_to_this_machine(name: str, url: str):
         "https://",
         "https:///x",
         "https:host",
-        "host",
-        "host:443",
-        "localhost:8080",
         "/x",
         "https://host?a=b",
         "https://host?",
@@ -131,6 +128,29 @@ def test_what_is_not_a_base_url_is_refused(url: str):
     assert message.startswith("oms_url: ")
     assert "is not a base URL; write https://host, or https://host/path, without a query" in message
     assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("url", "better"),
+    [
+        ("host", "https://host"),
+        ("api.example.com:443/base", "https://api.example.com:443/base"),
+        ("localhost:8080", "http://localhost:8080"),
+        ("127.0.0.1:8765/oms", "http://127.0.0.1:8765/oms"),
+        ("[::1]:8765/oms", "http://[::1]:8765/oms"),
+    ],
+)
+def test_a_url_without_its_scheme_is_told_with_the_one_it_should_have(url: str, better: str):
+    assert refused(oms_url=url) == f"oms_url: {url!r} has no scheme; write {better!r}."
+    assert settings(oms_url=better).oms_url == better
+
+
+@pytest.mark.parametrize("end", ["/connect/token", "/connect/token/", "/Connect/Token"])
+def test_an_identity_url_ends_before_the_path_of_the_token_endpoint(end: str):
+    url = f"https://host/base{end}"
+    assert refused(identity_url=url) == (
+        f"identity_url: {url!r} ends with /connect/token, which is added to it; write 'https://host/base'."
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,12 +264,27 @@ def test_the_empty_credential_is_told_before_anything_else(name: str):
     assert "Openmarkets issues it on onboarding" in refused(**{name: "", "environment": "x"})
 
 
+def test_blanks_around_the_client_id_are_no_part_of_it():
+    assert settings(client_id=" my-id\r\n").client_id == "my-id"
+    assert "Client ID (login) is empty" in refused(client_id=" ")
+
+
+def test_those_around_the_secret_are():
+    assert settings(client_secret=" hush ").client_secret == " hush "
+
+
 @pytest.mark.parametrize("field", ["client_id", "client_secret"])
-@pytest.mark.parametrize("bad", ["hush\udcff", "hush\n", "hu\tsh"])
+@pytest.mark.parametrize("bad", ["hush\udcff", "hu\nsh", "hu\tsh"])
 def test_credentials_that_cannot_be_sent_are_refused_without_being_shown(field: str, bad: str) -> None:
     with pytest.raises(OpenmarketsConfigurationError, match="can't be sent") as caught:
         Settings(**({"client_id": "id", "client_secret": "secret"} | {field: bad}))
     assert "hu" not in str(caught.value)
+
+
+def test_a_line_break_behind_the_secret_is_refused_without_its_being_shown() -> None:
+    assert refused(client_secret="hush\n") == (
+        "Client secret (password) holds characters that can't be sent, such as a line break; copy it anew."
+    )
 
 
 def test_a_colon_in_a_raw_client_id_is_refused() -> None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openmarkets_provider import queries
 from openmarkets_provider.client.cache.redis import redis_options
 from openmarkets_provider.client.client import _request
 from openmarkets_provider.client.http.clients import HttpClient, Options
@@ -104,12 +105,15 @@ def _check_calls(calls: Any) -> None:
 HTTP = HttpClient("http://127.0.0.1:1/base", Options(1.0, None, "fuzz"))
 
 
+QUOTES = queries.quotes("BHP")
+
+
 @SHORT
 @given(conditions, values | python_values)
 def test_conditions(condition, result):
     with bounded(len(condition) + size_of(result) + 5_000):
         try:
-            check_condition(condition)
+            check_condition(condition, QUOTES)
             evaluate(condition, result)
         except OpenmarketsQueryError as error:
             check_error(error)

@@ -110,9 +110,20 @@ class TestConnection:
     def test_host_and_port_make_the_identity_url(self, host, port, url):
         assert settings(host=host, port=port).identity_url == url
 
-    def test_a_port_that_contradicts_the_host_is_refused(self):
-        with pytest.raises(OpenmarketsConfigurationError, match="port: 1 differs"):
-            settings(host="https://id.example:2", port=1)
+    def test_a_port_that_contradicts_the_host_is_refused_and_the_right_one_is_named(self):
+        advice = "port: 443 differs from the port in the Identity URL .* set port to 8765, or leave it empty"
+        with pytest.raises(OpenmarketsConfigurationError, match=advice):
+            settings(host="http://127.0.0.1:8765/identity", port=443)
+
+    @pytest.mark.parametrize("port", [None, 8765])
+    def test_a_host_without_a_scheme_that_is_this_machine_gets_none(self, port):
+        with pytest.raises(
+            OpenmarketsConfigurationError, match=r"no scheme; write 'http://127\.0\.0\.1:8765/identity'"
+        ):
+            settings(host="127.0.0.1:8765/identity", port=port)
+
+    def test_blanks_around_the_client_id_are_no_part_of_it(self):
+        assert settings(login=" my-id ").client_id == "my-id"
 
     # Airflow itself refuses it before.
     @pytest.mark.since("3.2")

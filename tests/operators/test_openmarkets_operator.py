@@ -96,6 +96,34 @@ def test_query_and_connection_id_are_rendered_and_checked_again(openmarkets_sand
         task.execute({})
 
 
+def test_a_templated_number_of_a_body_is_a_text_but_with_native_objects(openmarkets_sandbox):
+    order = {
+        "accountCode": "{{ params.account | tojson }}",
+        "securityCode": "BHP",
+        "exchange": "ASX",
+        "destination": "ASX",
+        "side": "Buy",
+        "orderVolume": "{{ params.volume }}",
+        "orderPrice": "{{ (params.price * 100) | round | int }}",
+        "pricingInstruction": "Limit",
+        "lifetime": "EndOfDay",
+    }
+    tasks = {}
+    for native in (False, True):
+        with DAG("dag", schedule=None, render_template_as_native_obj=native):
+            query = queries.request("oms", "POST", "orders/v4", json=order)
+            tasks[native] = OpenmarketsOperator(task_id="place", query=query)
+        tasks[native].render_template_fields({"params": {"account": "0123", "volume": 100, "price": 45.1}})
+    sent = {native: task.query["json"] for native, task in tasks.items()}
+    assert (sent[False]["orderVolume"], sent[False]["orderPrice"]) == ("100", "4510")
+    assert (sent[True]["orderVolume"], sent[True]["orderPrice"], sent[True]["accountCode"]) == (100, 4510, "0123")
+    with pytest.raises(AirflowFailException, match="orderVolume must be an integer"):
+        OpenmarketsOperator(
+            task_id="place",
+            query=queries.request("oms", "POST", "orders/v4", json=sent[False] | {"accountCode": "SBX0001"}),
+        ).execute({})
+
+
 def test_a_query_may_come_from_upstream_and_be_mapped():
     with DAG("dag", schedule=None):
         first = operator()

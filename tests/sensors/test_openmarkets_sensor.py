@@ -72,6 +72,19 @@ class TestParsing:
         with pytest.raises(OpenmarketsQueryError, match="condition: 'a b' is not a JMESPath expression"):
             sensor(condition="a b")
 
+    def test_a_column_that_the_query_lacks_fails_while_the_dag_is_parsed(self):
+        with pytest.raises(OpenmarketsQueryError, match="'tradingStatus' is not a column of quotes; did you mean"):
+            sensor(condition="[0].tradingStatus == 'OPEN'")
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    def test_one_that_is_known_when_it_is_rendered_is_never_polled_for(self, openmarkets_sandbox, deferrable):
+        with DAG("dag", schedule=None):
+            task = sensor(condition="[0].{{ params.column }} == 'OPEN'", deferrable=deferrable)
+        task.render_template_fields({"params": {"column": "tradingStatus"}})
+        with pytest.raises(AirflowFailException, match="did you mean 'trading_status'"):
+            task.execute({})
+        assert openmarkets_sandbox.stats()["requests"].get("market_data", 0) == 0
+
     def test_a_malformed_query_fails_while_the_dag_is_parsed(self):
         with pytest.raises(OpenmarketsQueryError, match="api 'moon' is unknown"):
             sensor(query={**queries.request("oms", "GET", "a"), "api": "moon"})
@@ -129,7 +142,7 @@ class TestPokeMode:
             ("[0].close_price > `0.5`", True),
             ("[0].close_price < `0.5`", False),
             ("[0].time_series_date == '2026-03-02'", True),
-            ("[0].closePrice", False),
+            ("not_null([0]).closePrice", False),
         ],
     )
     def test_a_condition_sees_rows_with_prices_as_numbers_and_times_as_texts(self, openmarkets_sandbox, condition, met):
@@ -149,6 +162,18 @@ class TestPokeMode:
             thread.submit(open_after_some_polls)
             assert sensor(push_value=True).execute({}) is True
         assert openmarkets_sandbox.stats()["requests"]["market_data"] > 3
+
+    def test_the_first_poll_says_what_the_condition_gave(self, openmarkets_sandbox, caplog, capfd):
+        openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="PRE_OPEN")
+        caplog.set_level("INFO")
+        task = sensor()
+        assert not task.poke({})
+        assert not task.poke({})
+        task._hook.close()
+        # Through structlog from Airflow 3 on.
+        told = capfd.readouterr().out + caplog.text
+        assert told.count("First poll: ") == 1
+        assert f"First poll: {OPEN} is False; the result has 1 row." in told
 
     def test_a_timeout_fails_or_skips(self, openmarkets_sandbox):
         with pytest.raises(AirflowSensorTimeout):
@@ -244,6 +269,7 @@ class TestDeferrable:
     def test_it_hands_query_and_condition_to_the_trigger(self):
         deferred = self.deferred(timeout=100)
         _, kwargs = deferred.trigger.serialize()
+        assert 90 < kwargs.pop("deadline") - time.time() <= 100
         assert kwargs == {
             "openmarkets_conn_id": "openmarkets_default",
             "query": queries.quotes(["BHP"]),
@@ -288,6 +314,13 @@ class TestDeferrable:
     def test_an_event_it_does_not_know_is_an_error(self, event):
         with pytest.raises(ValueError, match="doesn't know"):
             sensor().execute_complete({}, event)
+
+    def test_the_deadline_of_the_trigger_ends_as_a_timeout_of_airflow_does(self):
+        event = {"status": "timeout"}
+        with pytest.raises(AirflowSensorTimeout, match="timeout of 60 seconds"):
+            sensor().resume_execution("execute_complete", {"event": event}, {})
+        with pytest.raises(AirflowSkipException, match="soft_fail"):
+            sensor(soft_fail=True).resume_execution("execute_complete", {"event": event}, {})
 
     @pytest.mark.since("3.2")
     def test_a_timeout_fails_or_skips(self):

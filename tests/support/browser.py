@@ -89,6 +89,22 @@ class Browser:
             self.page.mouse.move(0, 0)
             self.page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
 
+    def trigger(self, dag_id: str) -> Any:
+        """Submit the form that triggers a paused DAG as it is, but leave the DAG paused; return the run."""
+        self.page.goto(f"/dags/{dag_id}")
+        self.page.get_by_role("button", name="Trigger").first.click()
+        form = self.page.get_by_role("dialog")
+        # The box itself is hidden below its picture.
+        form.get_by_text(f"Unpause {dag_id} on trigger").click()
+        expect(form.get_by_role("checkbox")).not_to_be_checked()
+        self.picture(f"trigger_{dag_id}")
+        with self.page.expect_response(
+            lambda answer: answer.request.method == "POST" and "dagRuns" in answer.url
+        ) as run:
+            form.get_by_role("button", name="Trigger", exact=True).click()
+        form.wait_for(state="hidden")
+        return run.value.json()
+
     def answers(self) -> dict[str, bytes]:
         """Return head and body of every answer that the browser has got; it gets no more after this."""
         self._context.close()

@@ -29,6 +29,7 @@ FILES_SINCE = {
     "test_docs_code.py": "3.3",
     "test_etl_docs.py": "3.3",
     "test_events_docs.py": "3.3",
+    "test_examples.py": "3.3",
     "transfers/test_incremental.py": "3.3",
     "triggers/test_events.py": "3.3",
 }

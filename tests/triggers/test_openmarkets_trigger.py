@@ -26,6 +26,7 @@ def trigger(**changes: Any) -> OpenmarketsConditionTrigger:
         "query": queries.quotes(["BHP"]),
         "condition": OPEN,
         "poke_interval": 0.05,
+        "deadline": time.time() + 60,
         "max_failures": 3,
         "max_xcom_bytes": None,
     }
@@ -120,6 +121,24 @@ def test_a_large_result_is_built_and_evaluated_in_a_thread_and_a_small_one_on_th
     assert isinstance(event, TaskSuccessEvent)
     assert (to_rows.__code__ in on_the_loop) is not is_large
     assert (Evaluator.evaluate.__code__ in on_the_loop) is not is_large
+
+
+def test_the_first_poll_says_what_the_condition_gave(openmarkets_sandbox, caplog, capfd):
+    openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="PRE_OPEN")
+    caplog.set_level("INFO")
+    events(trigger(deadline=time.time() + 1.5))
+    assert openmarkets_sandbox.stats()["requests"]["market_data"] > 1
+    # Through structlog from Airflow 3 on.
+    told = capfd.readouterr().out + caplog.text
+    assert told.count("First poll: ") == 1
+    assert f"First poll: {OPEN} is False; the result has 1 row." in told
+
+
+@pytest.mark.parametrize("late_by", [-1.5, 3600])
+def test_its_deadline_ends_it_even_where_a_triggerer_starts_it_after_that(openmarkets_sandbox, late_by):
+    openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="PRE_OPEN")
+    (event,) = events(trigger(deadline=time.time() - late_by))
+    assert event.payload == {"status": "timeout"}
 
 
 @pytest.mark.parametrize("status", [404, 403, 400])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
@@ -49,6 +50,7 @@ _CHECK_CREDENTIALS = (
     " Check Client ID (login), Client secret (password) and the environment; for a secret with special characters also "
     "client_auth_encoding."
 )
+_CHECK_SPACES = " The secret begins or ends with a space, which copying may have added."
 _ASK_FOR_SCOPE = " This API is not in the client's plan; ask Openmarkets, or take the scope out of the connection."
 
 
@@ -93,7 +95,12 @@ def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, 
         raise _token_error(scope, error.status or 0, {}, str(error).encode(), None, ()) from None
     # A server may repeat the request in an error, as debug pages do, and errors quote what it says.
     hidden = (*secret_forms(settings), settings.client_secret)
-    return read_token_reply(scope, reply.status, reply.headers, reply.body, hidden)
+    try:
+        return read_token_reply(scope, reply.status, reply.headers, reply.body, hidden)
+    except OpenmarketsInvalidClient as error:
+        if settings.client_secret == settings.client_secret.strip():
+            raise
+        raise replace(error, message=error.message + _CHECK_SPACES) from None
 
 
 def read_token_reply(

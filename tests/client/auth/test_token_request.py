@@ -82,13 +82,13 @@ class TestTokenRequest:
     @pytest.mark.parametrize("secret", SECRETS)
     def test_encodes_the_credentials_as_oauth_does(self, make_client: MakeClient, secret: str) -> None:
         with HostileServer(hostile.answering(token_reply())) as server:
-            make_client(client_id=f"id {secret}", client_secret=secret, identity_url=server.url).get_access_token(
+            make_client(client_id=f"{secret}-id", client_secret=secret, identity_url=server.url).get_access_token(
                 "oms-api"
             )
             [request] = server.requests
         pair = credentials_of(request)
         assert pair.isascii()
-        assert tuple(map(unquote_plus, pair.split(":"))) == (f"id {secret}", secret)
+        assert tuple(map(unquote_plus, pair.split(":"))) == (f"{secret}-id".strip(), secret)
 
     @pytest.mark.parametrize("secret", SECRETS)
     def test_leaves_raw_credentials_as_they_are(self, make_client: MakeClient, secret: str) -> None:
@@ -116,6 +116,19 @@ class TestTokenRequest:
         assert (caught.value.status, caught.value.error, caught.value.scope) == (401, "invalid_client", "oms-api")
         assert sandbox.stats()["token_requests_total"] == 1
         assert sandbox.stats()["requests"]["oms"] == 0
+
+    @pytest.mark.parametrize("secret", ["hush ", " hush", " hush "])
+    def test_with_a_space_around_the_secret_says_so(self, run: Runner, make_client: MakeClient, secret: str) -> None:
+        client = make_client(client_secret=secret)
+        with pytest.raises(OpenmarketsInvalidClient, match="The secret begins or ends with a space") as caught:
+            run(client, queries.accounts(), queries.accounts())
+        assert (caught.value.status, caught.value.error) == (401, "invalid_client")
+        assert "hush" not in str(caught.value)
+
+    def test_with_a_space_within_the_secret_says_nothing_of_it(self, run: Runner, make_client: MakeClient) -> None:
+        with pytest.raises(OpenmarketsInvalidClient) as caught:
+            run(make_client(client_secret="hu sh"), queries.accounts(), queries.accounts())
+        assert "space" not in str(caught.value)
 
     def test_for_a_scope_outside_the_plan_says_so(self, run: Runner, make_client: MakeClient) -> None:
         handler = hostile.answering(hostile.reply(b'{"error": "invalid_scope"}', 400))
