@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import runpy
 import subprocess
 import sys
 from decimal import Decimal
@@ -22,7 +23,9 @@ from openmarkets_provider.landing.tables import LOAD_ID
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import context
 
-TEXT = (Path(__file__).parent.parent / "docs" / "etl.md").read_text()
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "etl.md").read_text()
+EXAMPLE = ROOT / "example_dags" / "example_etl_daily_bars.py"
 CODES = ["BHP", "CBA", "ZCONS"]
 QUERY = queries.time_series(CODES, start="2026-03-12", end="2026-03-19", adjusted=True)
 """On the third of the five days there is a consolidation of ``ZCONS``: a price is ten times that of the day before."""
@@ -138,6 +141,16 @@ def test_the_hook_in_a_task(openmarkets_sandbox, shown):
     assert len(widest) == 3
     assert [type(row["range"]) for row in widest] == [Decimal] * 3
     assert [row["range"] for row in widest] == sorted((row["range"] for row in widest), reverse=True)
+
+
+def test_the_example_sums_up_across_a_split(openmarkets_sandbox):
+    sum_up = runpy.run_path(str(EXAMPLE))["sum_up"]
+    query = queries.time_series("ZSPLIT", start="2026-02-26", end="2026-03-03", adjusted=True)
+    line = sum_up(OpenmarketsHook().run(query))
+    # 36.15 dollars before a 4:1 split are 9.0375 after it, and 9.29 was the last price.
+    assert (line["close"], line["change_percent"]) == (Decimal("9.29"), Decimal("2.79"))
+    assert (line["low"], line["high"]) == (Decimal("8.98"), Decimal("9.33"))
+    assert line["volume"] == 139500 + 114800 + 96300
 
 
 def test_names_in_the_text_are_those_of_the_code():
