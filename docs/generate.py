@@ -25,7 +25,7 @@ from openmarkets_provider.client.run import Run
 from openmarkets_provider.query import exchange_time as ranges
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
 from openmarkets_provider.query.plan import ApiCall, plan
-from openmarkets_provider.query.query import Query, endpoint_of
+from openmarkets_provider.query.query import Query, endpoint_of, schema_of
 from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, read_records, to_rows
 from openmarkets_provider.query.schema import Kind, Schema
 
@@ -37,6 +37,7 @@ TITLES = {
     "Ranges": "Ranges of time",
     "Rows": "Rows and records",
     "Price multipliers": "Missing price multipliers",
+    "Currencies": "Currencies of prices",
 }
 """First words of a paragraph of the module ``queries``, to its heading here, which no query may have as a name."""
 EXPLAINED = {
@@ -69,6 +70,7 @@ BREAK = "<br>"
 
 EXAMPLE_QUERY = queries.time_series("BHP", start="2026-01-05", end="2026-01-06")
 EXAMPLE_MULTIPLIER = "0.01"
+EXAMPLE_CURRENCY = "AUD"
 EXAMPLE_REPLY = """\
 [
   {
@@ -177,12 +179,11 @@ def prices() -> Iterator[str]:
     """)
     yield paragraph(f"""
         An example, computed by the code: an invented daily bar of BHP, whose price multiplier in security information
-        is {EXAMPLE_MULTIPLIER}. With `raw=True` the result is the reply:
+        is {EXAMPLE_MULTIPLIER}, and its currency {EXAMPLE_CURRENCY}. With `raw=True` the result is the reply:
     """)
     yield code(EXAMPLE_REPLY, "json")
     yield "Without it, the result is one row:"
     raw, (row,) = example()
-    schema = ENDPOINTS[endpoint_of(EXAMPLE_QUERY)].schema
     yield table(
         ["API field", "in the reply", "column", "in the row"],
         [
@@ -191,7 +192,7 @@ def prices() -> Iterator[str]:
                 quoted(field.name),
                 quoted(repr(row[field.name]).removeprefix("datetime.")),
             ]
-            for field in schema.fields
+            for field in schema_of(EXAMPLE_QUERY).fields
         ],
     )
 
@@ -200,8 +201,9 @@ def example() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the example's record, and its rows."""
     (call,) = plan(EXAMPLE_QUERY)
     records = read_records(call, decode(EXAMPLE_REPLY.encode(), exact=True))
-    schema = ENDPOINTS[endpoint_of(EXAMPLE_QUERY)].schema
-    return records[0], to_rows(schema, call, records, {("BHP", "ASX"): Decimal(EXAMPLE_MULTIPLIER)})
+    bhp = ("BHP", "ASX")
+    multipliers, currencies = {bhp: Decimal(EXAMPLE_MULTIPLIER)}, {bhp: EXAMPLE_CURRENCY}
+    return records[0], to_rows(schema_of(EXAMPLE_QUERY), call, records, multipliers, currencies, EXAMPLE_QUERY)
 
 
 def times() -> Iterator[str]:
@@ -253,7 +255,8 @@ def section(name: str) -> Iterator[str]:
     yield table(["argument", "type", "default", "meaning"], arguments(function))
     if name in ENDPOINTS:
         yield "**Rows**"
-        yield columns(ENDPOINTS[name].schema)
+        endpoint = ENDPOINTS[name]
+        yield columns(endpoint.schema_for(dict.fromkeys(endpoint.adds, True)))
     else:
         yield from any_call()
 
@@ -287,7 +290,10 @@ def facts(name: str) -> Iterator[str]:
     first = next(iter(cases(name).values()))
     information = f"`{call_of(ENDPOINTS['security_information'])}`"
     if calls_of(first | {"raw": True}) != calls_of(first):
-        yield paragraph(f"With `raw=True` the call {information}, which gets the price multipliers, is not made.")
+        gets = "price multipliers and currencies"
+        if "priceMultiplier" in endpoint.schema.by_api_name:
+            gets = "currencies, and the price multipliers that records lack"
+        yield paragraph(f"With `raw=True` the call {information}, which gets the {gets}, is not made.")
     elif name != "security_information" and calls_of(first, multiplier=False) != calls_of(first):
         yield paragraph(f"""
             For records without a price multiplier, {information} (OAuth scope `{SCOPES["market_data"]}`) is called

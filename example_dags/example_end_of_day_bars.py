@@ -70,7 +70,10 @@ def example_end_of_day_bars() -> None:
 
     @task
     def summary(pulled: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Sum the day up; prices are Decimal and in dollars, so the arithmetic is exact until it is rounded."""
+        """Sum the day up; prices are Decimal and in dollars, so the arithmetic is exact until it is rounded.
+
+        Within a day there is no split. Across days compare adjusted prices (``adjusted=True``).
+        """
         return [
             {
                 "security": bar["security_code"],

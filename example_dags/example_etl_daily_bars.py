@@ -20,6 +20,8 @@ whatever order.
   polars, pyarrow and Spark read as one table. A day's file is replaced as a whole, so another watch list needs
   another `lake`.
 - **Table** `daily_bars`: a bar stands for itself. New ones are added, known ones updated.
+- **Adjusted prices** are as of their load: after a split, what was landed before has another basis until it is landed
+  again. So each run sums up only what it has landed itself.
 
 Either load is enough. No row goes through XCom: a load returns where its rows are. `summary` checks that both have
 the same number. Both loads are events of assets, which start `example_etl_daily_bars_landed`.
@@ -77,7 +79,7 @@ def example_etl_daily_bars() -> None:
         if start is None:
             end = dag_run.run_after.astimezone(ZoneInfo(SYDNEY)).date()
             start = end - timedelta(weeks=params["weeks"])
-        return queries.time_series(params["watch_list"], start=start, end=end)
+        return queries.time_series(params["watch_list"], start=start, end=end, adjusted=True)
 
     bars = which_days()
     files = OpenmarketsToObjectStorageOperator(
@@ -112,24 +114,29 @@ def example_etl_daily_bars() -> None:
                 f"{files['rows']} rows were landed in the files and {table['rows']} in the table, and there are "
                 f"{len(rows)} in the files, {len(bars)} of them different ones."
             )
-        traded = [bars[key] for key in sorted(bars) if bars[key]["open_price"]]
+        traded = [bars[key] for key in sorted(bars) if bars[key]["adjusted_open_price"]]
         return [sum_up(list(of_one)) for _, of_one in groupby(traded, itemgetter("security_code"))]
 
     summary(files.output, table.output)
 
 
 def sum_up(bars: list[Row]) -> Row:
-    """Sum the bars of one security up; prices are Decimal and in dollars."""
+    """Sum the bars of one security up; prices are Decimal and in dollars.
+
+    Prices of several days are compared adjusted: a split is no loss.
+    """
     first, last = bars[0], bars[-1]
     return {
         "security": last["security_code"],
         "days": len(bars),
         "last_day": last["time_series_date"],
         "close": last["close_price"],
-        "low": min(bar["low_price"] for bar in bars),
-        "high": max(bar["high_price"] for bar in bars),
-        "change_percent": (100 * (last["close_price"] / first["open_price"] - 1)).quantize(Decimal("0.01")),
-        "volume": sum(bar["total_volume"] for bar in bars),
+        "low": min(bar["adjusted_low_price"] for bar in bars),
+        "high": max(bar["adjusted_high_price"] for bar in bars),
+        "change_percent": (100 * (last["adjusted_close_price"] / first["adjusted_open_price"] - 1)).quantize(
+            Decimal("0.01")
+        ),
+        "volume": sum(bar["adjusted_total_volume"] for bar in bars),
     }
 
 

@@ -54,7 +54,10 @@ def example_quotes() -> None:
 
     @task
     def movers(pulled: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Rank the quotes of all lists by how far the price has moved since the last close, in percent."""
+        """Rank the quotes of all lists by how far the price has moved since the last close, in percent.
+
+        A quote has no adjusted prices. Whether the API adjusts the last close on the day of a split is not public.
+        """
         ranked = [
             {
                 "security": quote["security_code"],

@@ -32,6 +32,12 @@ prices is not known: they may be in cents, or in points of an index, 100 times m
 ``error`` (OpenmarketsQueryError, naming the securities) unless you set ``cents``, which takes 0.01, logs a warning, and
 marks the rows in ``price_multiplier_assumed``.
 
+**Currencies**: a row with prices has ``currency``, the code from security information; ``currency_code`` where the API
+calls it so (security information and cash). It is None where security information has none. Most queries need security
+information anyway. Quotes do not: a client looks up the currencies of those with a price once, as long as its process
+lives, so that polls stay one call. Orders have what the API sends. Own trades have None, unless their price multiplier
+had to be looked up: a client of the OMS API need not have the market data API.
+
 Every function raises OpenmarketsQueryError when a literal argument is malformed; the text names it.
 """
 
@@ -147,7 +153,8 @@ def quotes(
     """Get current quotes.
 
     Makes one call of ``POST pricing/quotes/v3`` of the market data API for each 1000 securities (inferred from the
-    limit of security information). A security that is named twice counts once. Rows are in the order of the replies.
+    limit of security information), and after it ``POST securities/information/v2`` for currencies that the client has
+    not looked up yet. A security that is named twice counts once. Rows are in the order of the replies.
 
     :param securities: see the module.
     :param exchange: all securities of an exchange, instead of ``securities``.
@@ -208,15 +215,34 @@ def time_series(
     end: Moment,
     exchange: str | None = None,
     frequency: str = "Daily",
+    adjusted: bool | str = False,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
     raw: bool = False,
 ) -> Query:
-    """Get daily or weekly bars.
+    """Get daily or weekly bars, with prices adjusted for splits and dividends where wanted.
 
     Makes one call of ``GET pricing/timeseries/{security}/v2`` of the market data API for each security, and before
-    them ``POST securities/information/v2`` for the price multipliers. Rows are in the order of the securities, and of
-    the replies.
+    them ``POST securities/information/v2`` for the price multipliers. Rows are in the order of the securities, then of
+    time.
+
+    ``adjusted`` adds ``adjusted_open_price``, ``adjusted_high_price``, ``adjusted_low_price``, ``adjusted_close_price``
+    and ``adjusted_total_volume``, all Decimal, computed from ``adjustment_factor``. What that factor means is not
+    public. ``True`` takes ``cumulative_multiply``, which is inferred: check it on a split that you know.
+
+    With ``cumulative_multiply`` the adjusted price is price x factor, with ``cumulative_divide`` price / factor. With
+    ``event_multiply`` and ``event_divide`` a factor belongs to the event before its bar, the first one on the new basis
+    (inferred): the price is multiplied with, or divided by, the factors of all later bars in the range. So cumulative
+    factors make prices relative to the API's own reference, and those of events to the last bar in the range, also
+    where ``end`` is in the past.
+
+    Volumes are adjusted the other way round, by the same factor, since it does not tell a split from a dividend: price
+    x volume stays as it is. Values are rounded half even to 12 digits after the point. A bar without a factor has None
+    in these columns; with a method of events it is a bar without an event. A factor that is not above 0 raises
+    OpenmarketsInvalidResponse.
+
+    Adjusted values are as of the run: the next event changes those of the past. What is compared has to come from one
+    run.
 
     :param securities: see the module.
     :param start: the first exchange day or week; a time means the day or week that it is in at the exchange.
@@ -225,6 +251,8 @@ def time_series(
     :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. A
         weekly bar may be dated on any day from Monday to Friday; which one the API uses is not known. One that is dated
         on a weekend is an error.
+    :param adjusted: add adjusted prices and volumes. True means ``cumulative_multiply``, which is inferred. The other
+        methods are ``cumulative_divide``, ``event_multiply`` and ``event_divide``.
     :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
@@ -238,6 +266,7 @@ def time_series(
         start=start,
         end=end,
         frequency=frequency,
+        adjusted=adjusted,
         on_invalid=on_invalid,
         on_missing_multiplier=on_missing_multiplier,
         raw=raw,

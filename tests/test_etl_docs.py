@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import runpy
 import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from openmarkets_provider import queries
@@ -20,8 +23,12 @@ from openmarkets_provider.landing.tables import LOAD_ID
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from tests.support.context import context
 
-TEXT = (Path(__file__).parent.parent / "docs" / "etl.md").read_text()
-QUERY = queries.time_series(["BHP", "CBA"], start="2026-03-02", end="2026-03-07")
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "etl.md").read_text()
+EXAMPLE = ROOT / "example_dags" / "example_etl_daily_bars.py"
+CODES = ["BHP", "CBA", "ZCONS"]
+QUERY = queries.time_series(CODES, start="2026-03-12", end="2026-03-19", adjusted=True)
+"""On the third of the five days there is a consolidation of ``ZCONS``: a price is ten times that of the day before."""
 POLARS = """
 import json, sys
 from airflow.providers.common.compat.sdk import task
@@ -60,7 +67,7 @@ def block_with(name: str) -> str:
 def test_the_result_has_the_parts_that_the_page_shows(landed):
     (example,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
     assert landed.keys() == json.loads(example).keys()
-    assert landed["rows"] == 10
+    assert landed["rows"] == 15
     assert len(landed["files"]) == 5
 
 
@@ -75,17 +82,33 @@ def test_the_dags_hold_the_tasks_that_they_show(shown):
 
 
 def test_duckdb_reads_it(shown, landed, bars):
-    for code, days, vwap in shown["volume_weighted_close"].function(landed):
+    found = shown["volume_weighted_price"].function(landed)
+    assert [code for code, *_ in found] == CODES
+    for code, days, vwap in found:
         own = [bar for bar in bars if bar["security_code"] == code]
-        expected = sum(bar["close_price"] * bar["total_volume"] for bar in own) / sum(
-            bar["total_volume"] for bar in own
-        )
-        assert (days, vwap) == (5, pytest.approx(float(expected)))
+        expected = sum(bar["total_value"] for bar in own) / sum(bar["adjusted_total_volume"] for bar in own)
+        assert (days, vwap) == (5, pytest.approx(float(expected), rel=1e-6))
+        assert min(bar["adjusted_low_price"] for bar in own) < vwap < max(bar["adjusted_high_price"] for bar in own)
+
+
+def test_the_volume_weighted_price_of_numbers_by_hand(shown, tmp_path: Path):
+    # A day before a 4:1 split and one after it: 1000 dollars on each, for 400 and for 200 shares of today.
+    columns = {
+        "security_code": ["A", "A"],
+        "market_vwap": [Decimal("10.000000"), Decimal("5.000000")],
+        "total_volume": [100, 200],
+        "adjusted_total_volume": [Decimal("400.000000000000"), Decimal("200.000000000000")],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "bars.parquet")
+    ((code, days, vwap),) = shown["volume_weighted_price"].function({"files": [str(tmp_path / "bars.parquet")]})
+    assert (code, days, vwap) == ("A", 2, pytest.approx(2000 / 600))
 
 
 def test_pandas_reads_it(shown, landed, bars):
     assert shown["closes_by_day"].function(landed) == {
-        str(day): {bar["security_code"]: float(bar["close_price"]) for bar in bars if bar["time_series_date"] == day}
+        str(day): {
+            bar["security_code"]: float(bar["adjusted_close_price"]) for bar in bars if bar["time_series_date"] == day
+        }
         for day in {bar["time_series_date"] for bar in bars}
     }
 
@@ -99,14 +122,14 @@ def best_day(files: list[str]) -> Any:
 
 
 def test_no_files_are_no_failure(shown):
-    assert shown["volume_weighted_close"].function({"files": []}) == []
+    assert shown["volume_weighted_price"].function({"files": []}) == []
     assert shown["closes_by_day"].function({"files": []}) == {}
     assert best_day([]) is None
 
 
 def test_polars_reads_it(landed, bars):
     code, day, change = best_day(landed["files"])
-    closes = {(bar["security_code"], str(bar["time_series_date"])): bar["close_price"] for bar in bars}
+    closes = {(bar["security_code"], str(bar["time_series_date"])): bar["adjusted_close_price"] for bar in bars}
     keys = sorted(closes)
     changes = {key: closes[key] / closes[before] - 1 for before, key in itertools.pairwise(keys) if before[0] == key[0]}
     assert change == pytest.approx(float(max(changes.values())))
@@ -118,6 +141,16 @@ def test_the_hook_in_a_task(openmarkets_sandbox, shown):
     assert len(widest) == 3
     assert [type(row["range"]) for row in widest] == [Decimal] * 3
     assert [row["range"] for row in widest] == sorted((row["range"] for row in widest), reverse=True)
+
+
+def test_the_example_sums_up_across_a_split(openmarkets_sandbox):
+    sum_up = runpy.run_path(str(EXAMPLE))["sum_up"]
+    query = queries.time_series("ZSPLIT", start="2026-02-26", end="2026-03-03", adjusted=True)
+    line = sum_up(OpenmarketsHook().run(query))
+    # 36.15 dollars before a 4:1 split are 9.0375 after it, and 9.29 was the last price.
+    assert (line["close"], line["change_percent"]) == (Decimal("9.29"), Decimal("2.79"))
+    assert (line["low"], line["high"]) == (Decimal("8.98"), Decimal("9.33"))
+    assert line["volume"] == 139500 + 114800 + 96300
 
 
 def test_names_in_the_text_are_those_of_the_code():

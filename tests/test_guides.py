@@ -601,7 +601,7 @@ def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmar
         # A token is new to a process whose memory is empty.
         assert all(isinstance(prices, dict | list) for prices in in_processes(8, lambda task=task: task.execute({})))
         counted[name] = openmarkets_sandbox.stats()["token_requests_total"]
-        assert openmarkets_sandbox.stats()["requests"]["market_data"] == 8
+        assert openmarkets_sandbox.stats()["by_path"]["POST /market-data/pricing/quotes/v3"] == 8
     print("\ntoken requests of 8 tasks:", counted)
     assert counted == {line[0]: int(line[1]) for line in table(PAGES["comparison"], "eight tasks")}
 

@@ -53,13 +53,20 @@ EXAMPLES = [
     (queries.depth("BHP", levels=100), BY_SECURITY | {"endpoint": "depth", "securities": "BHP", "levels": 100}),
     (
         queries.time_series("BHP", **RANGE),
-        BY_SECURITY | RANGE | {"endpoint": "time_series", "securities": "BHP", "frequency": "Daily"},
+        BY_SECURITY | RANGE | {"endpoint": "time_series", "securities": "BHP", "frequency": "Daily", "adjusted": False},
     ),
     (
         queries.time_series(exchange="ASX", frequency="Weekly", raw=True, **RANGE | {"end": "2026-02-01"}),
         BY_SECURITY
         | RANGE
-        | {"endpoint": "time_series", "exchange": "ASX", "end": "2026-02-01", "frequency": "Weekly", "raw": True},
+        | {"endpoint": "time_series", "exchange": "ASX", "end": "2026-02-01", "frequency": "Weekly", "raw": True}
+        | {"adjusted": False},
+    ),
+    (
+        queries.time_series("BHP", adjusted="event_divide", **RANGE),
+        BY_SECURITY
+        | RANGE
+        | {"endpoint": "time_series", "securities": "BHP", "frequency": "Daily", "adjusted": "event_divide"},
     ),
     (
         queries.intraday_time_series("BHP", interval=15, **RANGE),

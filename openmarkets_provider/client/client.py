@@ -35,6 +35,7 @@ from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.query import Query, endpoint_of
+from openmarkets_provider.query.rows import Listing
 
 if TYPE_CHECKING:
     import httpx
@@ -91,6 +92,8 @@ class OpenmarketsClient:
             cipher=cipher,
             metrics=metrics,
         )
+        # Of securities. They stay as they are, so that polls for quotes need not look them up again.
+        self._currencies: dict[Listing, str] = {}
         self._blocking = Exchange(_BlockingIo(self), self.holds, metrics)
         self._async = Exchange(_AsyncIo(self), self.holds, metrics)
         # By process: what the parent opened stays referenced in a forked child and is never used there.
@@ -112,7 +115,9 @@ class OpenmarketsClient:
         """Answer a query on an event loop, as :meth:`run`."""
         if endpoint_of(query) == "request":
             return await self._async.ask(_call(query))
-        batches = Run(query, self._async).batches(min(self._concurrency, MAX_ASYNC_CONCURRENCY), TaskGroup)
+        batches = Run(query, self._async, self._currencies).batches(
+            min(self._concurrency, MAX_ASYNC_CONCURRENCY), TaskGroup
+        )
         async with aclosing(batches):
             return [row async for batch in batches for row in batch]
 
@@ -125,7 +130,7 @@ class OpenmarketsClient:
         """
         if endpoint_of(query) == "request":
             return iterate_blocking(_one_batch(self._blocking, _call(query)))
-        return iterate_blocking(Run(query, self._blocking).batches(self._concurrency, ThreadGroup))
+        return iterate_blocking(Run(query, self._blocking, self._currencies).batches(self._concurrency, ThreadGroup))
 
     def http(self, api: str) -> HttpClient:
         """Return this process's client of an API."""

@@ -30,14 +30,17 @@ from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
 from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.plan import ApiCall, Plan, plan
-from openmarkets_provider.query.query import Query, resolve, subject_of, window
+from openmarkets_provider.query.query import Query, resolve, schema_of, subject_of, window
 from openmarkets_provider.query.rows import (
     Listing,
+    adjust_rows,
     check_identified,
     check_weeks,
     find_missing_multipliers,
+    find_priced,
     listing_of,
     rank_levels,
+    read_currencies,
     read_invalid_securities,
     read_multipliers,
     read_records,
@@ -80,14 +83,15 @@ class Run:
 
     :param query: rendered.
     :param exchange: sends its calls.
+    :param currencies: of securities, as earlier runs have looked them up. More are added.
     :raises OpenmarketsQueryError: an argument of the query is malformed.
     """
 
-    def __init__(self, query: Query, exchange: Exchange) -> None:
+    def __init__(self, query: Query, exchange: Exchange, currencies: dict[Listing, str] | None = None) -> None:
         self._query: Query = resolve(query)
         self._exchange = exchange
         self._endpoint: str = query["endpoint"]
-        self._schema = ENDPOINTS[self._endpoint].schema
+        self._schema = schema_of(query)
         self._total = 0
         self._window: tuple[Any, Any] | None = None
         self._securities = self._spans = self._left_out = 0
@@ -97,6 +101,9 @@ class Run:
         self._is_shared = False
         self._shared: dict[Any, list[Row]] = {}
         self._multipliers: dict[Listing, Decimal] = {}
+        # The client's for quotes; what rows of the OMS API hold must not depend on earlier runs.
+        self._is_oms = ENDPOINTS[self._endpoint].api == "oms"
+        self._currencies: dict[Listing, str] = {} if self._is_oms or currencies is None else currencies
         self._looked_up: set[Listing] = set()
         self._uninformed: set[Listing] = set()
         self._refusal = ""
@@ -139,11 +146,11 @@ class Run:
             self._query = expand(self._query, await self._look_up(first), now.date())
         calls = plan(self._query, now)
         self._total, self._securities, self._spans = len(calls), len(calls.subjects), len(calls.spans)
-        self._is_shared = self._total > 1 and not self._query["raw"] and ENDPOINTS[self._endpoint].api == "oms"
+        self._is_shared = self._total > 1 and not self._query["raw"] and self._is_oms
         self._window = window(self._query)
         replies_lack_it = "priceMultiplier" in self._schema.supplied
         if replies_lack_it and subject_of(self._query) == "securities" and calls and not self._query["raw"]:
-            await self._learn_multipliers(calls.subjects)
+            await self._learn_securities(calls.subjects)
         return calls
 
     async def _ask(self, number: int, call: ApiCall) -> Answer:
@@ -176,14 +183,16 @@ class Run:
             return records
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
-            await self._learn_multipliers(missing)
+            await self._learn_securities([*missing, *self._without_currency(call, records)])
         self._check_multipliers(call, missing)
 
         def build() -> list[Row]:
-            rows = to_rows(self._schema, call, records, self._multipliers)
+            rows = to_rows(self._schema, call, records, self._multipliers, self._currencies, self._query)
             if self._query.get("frequency") == "Weekly":
                 check_weeks(call, rows)
             rows = select_range(self._schema, call, rows, self._window)
+            if self._query.get("adjusted"):
+                adjust_rows(call, rows, self._query["adjusted"])
             return rank_levels(rows, self._query["levels"]) if "levels" in self._query else rows
 
         rows = await self._exchange.compute(len(records), build)
@@ -191,14 +200,25 @@ class Run:
             self._share(call, rows)
         return rows if call.security is None else self._drop_seam(call.security, rows)
 
+    def _without_currency(self, call: ApiCall, records: Sequence[Row]) -> list[str]:
+        """Return the securities of records with prices whose currency has to be looked up.
+
+        A client of the OMS API need not have the market data API: it looks up multipliers only, without which there are
+        no prices.
+        """
+        if self._is_oms or "currency" not in self._schema.supplied:
+            return []
+        priced = find_priced(self._schema, call, records)
+        return [each for each in priced if to_listing(each) not in self._currencies]
+
     async def _look_up(self, query: Query) -> list[Row]:
         run = Run(query, self._exchange)
         return [row async for batch in run.batches() for row in batch]
 
-    async def _learn_multipliers(self, securities: Iterable[str]) -> None:
-        """Look up the price multipliers of securities that this run has not looked up yet.
+    async def _learn_securities(self, securities: Iterable[str]) -> None:
+        """Look up the price multipliers and currencies of securities that this run has not looked up yet.
 
-        :param securities: in full form. Two data sources of one security have the same multiplier.
+        :param securities: in full form. Two data sources of one security have the same multiplier and currency.
         """
         names = {to_listing(each): each for each in securities if is_security(each)}
         wanted = [name for listing, name in names.items() if listing not in self._looked_up]
@@ -219,6 +239,7 @@ class Run:
                 try:
                     records = read_records(call, received.json)
                     self._multipliers |= read_multipliers(call, records)
+                    self._currencies.update(read_currencies(call, records))
                 except OpenmarketsInvalidResponse as error:
                     raise received.explain(error) from None
                 self._uninformed |= set(map(to_listing, call.json["securities"])) - set(map(listing_of, records))
@@ -228,7 +249,7 @@ class Run:
             if not refused and not (isinstance(error, OpenmarketsConfigurationError) and error.scope):
                 raise
             self._refusal = f" Security information: {error}"
-            log.warning("Price multipliers can't be had from security information: %s", error)
+            log.warning("Price multipliers and currencies can't be had from security information: %s", error)
 
     def _check_complete(self, call: ApiCall, reply: Any, records: Sequence[Row]) -> None:
         """Refuse, or tell of, what was asked for and is not in the reply."""

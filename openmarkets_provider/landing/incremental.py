@@ -75,6 +75,11 @@ def check_query(query: Query) -> None:
     name = query.get("endpoint")
     if is_literal(name) and name is not None and (name not in ENDPOINTS or ENDPOINTS[name].time is None):
         raise OpenmarketsQueryError(f"{name}: incremental needs a query with a range (start and end).")
+    if query.get("adjusted") not in (None, False, "False"):
+        raise OpenmarketsQueryError(
+            f"{name}: adjusted does not go with incremental: the next split changes the adjusted values of rows that "
+            "are loaded already. Load the whole range each time, without incremental."
+        )
     if query.get("on_invalid") == "warn":
         raise OpenmarketsQueryError(
             f"{name}: on_invalid='warn' does not go with incremental: rows that one load leaves out would never "

@@ -16,8 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
-from openmarkets_provider.query.endpoints import ENDPOINTS
-from openmarkets_provider.query.query import Query, endpoint_of
+from openmarkets_provider.query.query import Query, endpoint_of, schema_of
 from openmarkets_provider.query.schema import Kind, Row
 
 if TYPE_CHECKING:
@@ -69,6 +68,7 @@ _STORAGE: Mapping[Kind, Storage] = {
     Kind.PRICE: Storage.DECIMAL,
     Kind.VALUE: Storage.DECIMAL,
     Kind.MULTIPLIER: Storage.DECIMAL,
+    Kind.ADJUSTED: Storage.DECIMAL,
     Kind.BOOLEAN: Storage.BOOLEAN,
     Kind.DATE: Storage.DATE,
     Kind.EXCHANGE_TIME: Storage.TIME,
@@ -177,7 +177,7 @@ def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
     # A template renders to a text.
     if name == "request" or query.get("raw") in (True, "True"):
         return Layout(name, _WITHOUT_SCHEMA, loaded_at=loaded_at)
-    schema = ENDPOINTS[name].schema
+    schema = schema_of(query)
     columns = [Column(field.name, _STORAGE[field.kind], field.unit, field.key) for field in schema.fields]
     return Layout(name, (*columns, _LOADED_AT, _OTHER_FIELDS), schema.time, loaded_at)
 

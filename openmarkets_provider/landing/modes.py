@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.landing.layout import Layout, layout_of
 from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.endpoints import BAR_LENGTH
 from openmarkets_provider.query.query import Query, resolve, subject_of, window
 
 APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
@@ -17,12 +18,12 @@ MODES = (UPSERT, APPEND, REPLACE_RANGE)
 
 
 class Coverage(NamedTuple):
-    """The rows that a query covers: those in its range, of its securities or accounts.
+    """The rows that a query covers: those in its range, of its securities or accounts, and bars of its length.
 
     :ivar time: the column of the range.
     :ivar start: the first time or date in it.
     :ivar end: the first one after it.
-    :ivar columns: the columns that identify a security or an account.
+    :ivar columns: the columns that identify a security or an account, and for bars the one with their length.
     :ivar subjects: their values, for each security or account.
     """
 
@@ -30,7 +31,7 @@ class Coverage(NamedTuple):
     start: Any
     end: Any
     columns: tuple[str, ...]
-    subjects: Sequence[tuple[str, ...]]
+    subjects: Sequence[tuple[str | int, ...]]
 
 
 def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
@@ -74,8 +75,9 @@ def coverage_of(query: Query, layout: Layout) -> Coverage:
     if subject_of(query) == "accounts":
         # Rows of other accounts in the same portfolio come along, and are not all rows of those accounts.
         return Coverage(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in arguments["accounts"]])
-    columns = ("security_code", "exchange", "data_source")
-    subjects = [_parts(security) for security in arguments["securities"]]
+    lengths = [name for name in BAR_LENGTH if name in arguments]
+    columns = ("security_code", "exchange", "data_source", *lengths)
+    subjects = [(*_parts(security), *(arguments[name] for name in lengths)) for security in arguments["securities"]]
     return Coverage(time, bounds[0], bounds[1], columns, subjects)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.query.adjust import DEFAULT_METHOD, METHODS
 from openmarkets_provider.query.endpoints import MAX_DAYS
 from openmarkets_provider.query.exchange_time import exchange_date, first_of_week, floor, read_moment
 
@@ -202,6 +203,22 @@ def _check_flag(name: str, argument: str, value: Any) -> bool:
     return flag
 
 
+def _check_adjusted(name: str, argument: str, value: Any) -> str | bool:
+    """Return the method of the adjustment, or False for none."""
+    # A template renders text.
+    methods: dict[Any, str | bool] = {
+        True: DEFAULT_METHOD,
+        "True": DEFAULT_METHOD,
+        False: False,
+        "False": False,
+        **{method: method for method in METHODS},
+    }
+    if not isinstance(value, bool | str) or value not in methods:
+        allowed = ", ".join(map(repr, METHODS))
+        raise OpenmarketsQueryError(f"{name}: {argument} must be True, False or one of {allowed}, not {value!r:.50}.")
+    return methods[value]
+
+
 _CHECKS: Mapping[str, Callable[[str, str, Any], Any]] = {
     "securities": _check_securities,
     "accounts": _check_accounts,
@@ -211,6 +228,7 @@ _CHECKS: Mapping[str, Callable[[str, str, Any], Any]] = {
     "end": check_moment,
     "frequency": _one_of(FREQUENCIES),
     "interval": _number_in(list(MAX_DAYS), f"one of {', '.join(map(str, MAX_DAYS))} (minutes)"),
+    "adjusted": _check_adjusted,
     "levels": _number_in(range(1, MAX_LEVELS + 1), f"a whole number from 1 to {MAX_LEVELS}"),
     "include_child_orders": _check_flag,
     "include_same_cash_account": _check_flag,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 from urllib.parse import unquote
 
 from openmarkets_provider.query.schema import Schema, read_schema
@@ -24,6 +25,8 @@ MAX_DAYS = {1: 7, 2: 7, 3: 7, 4: 7, 5: 7, 6: 7, 10: 30, 12: 30, 15: 30, 20: 30, 
 """Longest range of one call for intraday bars, in exchange days, by the interval of the bars in minutes."""
 RANGE = ("start", "end")
 """The arguments of a query with a range."""
+BAR_LENGTH = ("frequency", "interval")
+"""The arguments that say how long a bar is, and the columns that hold it."""
 _SUBJECT_ARGUMENTS = {
     None: (),
     "securities": ("securities", "exchange", "on_invalid"),
@@ -52,6 +55,7 @@ class Endpoint:
     :ivar records: the field of the reply that holds the records; None when the reply is the list itself.
     :ivar columns: the columns of the rows, as :func:`~openmarkets_provider.query.schema.read_schema` reads them;
         empty when no query makes this call.
+    :ivar adds: columns that an argument adds, in the same notation, by the argument; it is not sent.
     :ivar time: the column that the range selects rows by; None when the query has no range.
     :ivar safe_to_repeat: True when sending the call twice changes nothing.
     """
@@ -67,6 +71,7 @@ class Endpoint:
     max_days: int | Mapping[int, int] | None = None
     records: str | None = None
     columns: str = ""
+    adds: Mapping[str, str] = field(default_factory=dict)
     time: str | None = None
     safe_to_repeat: bool = True
 
@@ -77,12 +82,22 @@ class Endpoint:
         range_arguments = RANGE if self.time else ()
         price_arguments = ("on_missing_multiplier",) if self.schema.price_api_names else ()
         subject_arguments = _SUBJECT_ARGUMENTS[self.subject]
-        return tuple(dict.fromkeys((*subject_arguments, *range_arguments, *sent, *price_arguments, "raw")))
+        return tuple(dict.fromkeys((*subject_arguments, *range_arguments, *sent, *self.adds, *price_arguments, "raw")))
 
     @cached_property
     def schema(self) -> Schema:
-        """The rows of the query."""
+        """The rows of the query, without the columns that an argument adds."""
         return read_schema(self.columns, self.time)
+
+    def schema_for(self, arguments: Mapping[str, Any]) -> Schema:
+        """Return the rows of a query.
+
+        :param arguments: the query's; a template that is not rendered counts as set.
+        """
+        added = [
+            columns for argument, columns in self.adds.items() if arguments.get(argument) not in (None, False, "False")
+        ]
+        return read_schema(" ".join((self.columns, *added)), self.time)
 
     @cached_property
     def path_parts(self) -> list[str]:
@@ -141,7 +156,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                 lastPrice:price lowPrice:price matchPrice:price matchVolume:volume marketValue:value
                 marketVolume:volume movement:price openPrice:price quotationBasisCode:text companyReportCode:text
                 tradingStatus:text tradeCount:count tradeDateTime:exchange_time updateDateTime:exchange_time
-                previousClosePrice:price priceMultiplier:multiplier marketVwap:price
+                previousClosePrice:price priceMultiplier:multiplier marketVwap:price +currency
             """,
         ),
         Endpoint(
@@ -154,7 +169,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             columns="""
                 +securityCode +exchange +dataSource +level askPrice:price askVolume:volume askOrderCount:count
                 askDataSources:json bidPrice:price bidVolume:volume bidOrderCount:count bidDataSources:json
-                +priceMultiplier
+                +currency +priceMultiplier
             """,
         ),
         Endpoint(
@@ -165,10 +180,15 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             subject="securities",
             sends={"frequency": "{frequency}", "dateFrom": "{start}", "dateTo": "{end}"},
             columns="""
-                +securityCode +exchange +dataSource timeSeriesDate:date! openPrice:price highPrice:price
+                +securityCode +exchange +dataSource +frequency timeSeriesDate:date! openPrice:price highPrice:price
                 lowPrice:price closePrice:price totalVolume:volume totalValue:value tradeCount:count
-                marketVwap:price adjustmentFactor:number +priceMultiplier
+                marketVwap:price adjustmentFactor:number +currency +priceMultiplier
             """,
+            adds={
+                "adjusted": """
+                    +adjustedOpenPrice +adjustedHighPrice +adjustedLowPrice +adjustedClosePrice +adjustedTotalVolume
+                """
+            },
             time="time_series_date",
         ),
         Endpoint(
@@ -185,9 +205,9 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             },
             max_days=MAX_DAYS,
             columns="""
-                +securityCode +exchange +dataSource timeSeriesDateTime:exchange_time! openPrice:price
+                +securityCode +exchange +dataSource +interval timeSeriesDateTime:exchange_time! openPrice:price
                 highPrice:price lowPrice:price closePrice:price totalVolume:volume totalValue:value
-                tradeCount:count +priceMultiplier
+                tradeCount:count +currency +priceMultiplier
             """,
             time="time_series_date_time",
         ),
@@ -202,7 +222,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             columns="""
                 securityCode:text! exchange:text! dataSource:text! tradeNumber:id! tradeGmtDateTime:utc_time
                 tradeDateTime:exchange_time! tradePrice:price tradeVolume:volume tradeValue:value
-                conditionCodes:json reason:text +priceMultiplier
+                conditionCodes:json reason:text +currency +priceMultiplier
             """,
             time="trade_date_time",
         ),
@@ -268,7 +288,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                 volumeStartOfDay:quantity averagePriceStartOfDay:price averagePrice:price buyVolume:quantity
                 sellVolume:quantity availableVolume:quantity costValue:value marketValue:value totalProfit:value
                 todayProfit:value closedProfit:value actualVolume:quantity shortSellVolume:quantity securityType:text
-                +priceMultiplier
+                +currency +priceMultiplier
             """,
         ),
         Endpoint(
@@ -299,6 +319,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                 tradeNumber:id! orderNumber:id! accountCode:id! securityCode:text exchange:text destination:text
                 tradeVolume:quantity tradePrice:price tradeValue:value tradeDateTime:exchange_time
                 destinationTradeNumber:id side:text priceMultiplier:multiplier tradeDateTimeGmt:utc_time
+                +currency
             """,
             time="trade_date_time",
         ),

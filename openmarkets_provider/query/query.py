@@ -23,9 +23,10 @@ from openmarkets_provider.query.arguments import (
     is_literal_at_run,
     to_list,
 )
-from openmarkets_provider.query.endpoints import ENDPOINTS, RANGE
+from openmarkets_provider.query.endpoints import BAR_LENGTH, ENDPOINTS, RANGE
 from openmarkets_provider.query.exchange_time import to_text
 from openmarkets_provider.query.request import REQUEST_ARGUMENTS, check_request
+from openmarkets_provider.query.schema import Schema
 
 Query = dict[str, Any]
 """What to ask of the APIs, as JSON-able data. Made by the functions of ``openmarkets_provider.queries``."""
@@ -36,7 +37,7 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 """Name of a query to the arguments that it holds, all of them."""
 _ALTERNATIVES = (("securities", "exchange"), ("accounts", "portfolios"))
-_RANGE_MEANING = {*RANGE, "frequency", "interval"}
+_RANGE_MEANING = {*RANGE, *BAR_LENGTH}
 """Arguments that decide what a range means."""
 _REPEAT_MEANING = ("api", "method", "path", "safe_to_repeat")
 """Arguments of ``request`` that decide whether it may be repeated."""
@@ -81,6 +82,14 @@ def endpoint_of(query: Query) -> str:
             f"query: endpoint {describe(name)} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}."
         )
     return name
+
+
+def schema_of(query: Query) -> Schema:
+    """Return the columns of a typed query's rows.
+
+    :param query: need not be rendered.
+    """
+    return ENDPOINTS[endpoint_of(query)].schema_for(query)
 
 
 def name_of(query: Query) -> str:

@@ -17,6 +17,7 @@ from operator import itemgetter, mul
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+from openmarkets_provider.query.adjust import PRICES, VOLUMES, adjust_series
 from openmarkets_provider.query.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE, settle, to_utc
 from openmarkets_provider.query.plan import ApiCall
@@ -36,6 +37,7 @@ _FRIDAY = 4
 _MAX_INTEGER = 10**18
 """int() of 1e999999999 would fill the memory."""
 _NONE = type(None)
+_NOTHING: Mapping[Any, Any] = {}
 
 
 class _TypeMismatch(Exception):
@@ -85,12 +87,29 @@ def read_multipliers(call: ApiCall, records: Sequence[Record]) -> dict[Listing, 
     return dict(zip(map(listing_of, records), column, strict=True))
 
 
+def read_currencies(call: ApiCall, records: Sequence[Record]) -> dict[Listing, str]:
+    """Return the currencies in records of security information, for those that have one.
+
+    :raises OpenmarketsInvalidResponse: one is not a text.
+    """
+    currencies = {listing_of(record): record.get("currencyCode") for record in records}
+    for currency in currencies.values():
+        if currency is not None and not isinstance(currency, str):
+            raise _wrong_field(call, "currencyCode", "a text", currency)
+    return {listing: currency for listing, currency in currencies.items() if currency is not None}
+
+
 def find_missing_multipliers(schema: Schema, call: ApiCall, records: Sequence[Record]) -> list[str]:
     """Return the securities, in full form, of records with prices and without a price multiplier."""
-    unpriced = (record for record in records if record.get("priceMultiplier") is None and _has_price(schema, record))
+    return find_priced(schema, call, (record for record in records if record.get("priceMultiplier") is None))
+
+
+def find_priced(schema: Schema, call: ApiCall, records: Iterable[Record]) -> list[str]:
+    """Return the securities, in full form, of records with prices."""
+    priced = (record for record in records if _has_price(schema, record))
     if call.security is not None:
-        return [call.security for _ in islice(unpriced, 1)]
-    return list(dict.fromkeys(map(_full_name, unpriced)))
+        return [call.security for _ in islice(priced, 1)]
+    return list(dict.fromkeys(map(_full_name, priced)))
 
 
 def to_listing(security: str) -> Listing:
@@ -107,6 +126,11 @@ def listing_of(record: Record) -> Listing:
     return code.upper(), exchange.upper()
 
 
+def _listings(call: ApiCall, records: Sequence[Record]) -> Iterable[Listing]:
+    """Return code and exchange of each record's security."""
+    return map(listing_of, records) if call.security is None else repeat(to_listing(call.security))
+
+
 def _full_name(record: Record) -> str:
     """Return the full form, such as ``BHP.ASX@TM``, of the security that a record is about."""
     source = record.get("dataSource")
@@ -114,12 +138,19 @@ def _full_name(record: Record) -> str:
 
 
 def to_rows(
-    schema: Schema, call: ApiCall, records: Sequence[Record], multipliers: Mapping[Listing, Decimal]
+    schema: Schema,
+    call: ApiCall,
+    records: Sequence[Record],
+    multipliers: Mapping[Listing, Decimal],
+    currencies: Mapping[Listing, str] = _NOTHING,
+    arguments: Mapping[str, Any] = _NOTHING,
 ) -> list[Row]:
     """Turn the records of one reply into rows.
 
     :param records: numbers with a fraction are Decimal.
     :param multipliers: price multipliers for records without one; 0.01 for securities that are not among them.
+    :param currencies: currencies for records without one.
+    :param arguments: the query's, for the columns that hold one, such as ``interval``.
     :return: dicts that all have the same names in the same order: the schema's, then those of unknown fields.
     :raises OpenmarketsInvalidResponse: a field is of a wrong type; the text names it.
     """
@@ -150,11 +181,20 @@ def to_rows(
             value = _FROM_SECURITY[api_name](call.security)
             name = fields[api_name].name
             columns[name] = [value if own is None else own for own in columns[name]]
+    if "currency" in schema.supplied:
+        columns["currency"] = [
+            currencies.get(listing) if own is None else own
+            for own, listing in zip(columns["currency"], _listings(call, records), strict=False)
+        ]
     if "level" in schema.names:
         columns["level"] = list(range(1, len(records) + 1))
     if "state" in schema.names:
         columns["state"] = list(map(order_state, records))
-    columns = {field.name: columns[field.name] for field in schema.fields}
+    columns = {
+        # What is left holds an argument, or is filled in later.
+        field.name: columns.get(field.name) or [arguments.get(field.name)] * len(records)
+        for field in schema.fields
+    }
     if not names_sent <= fields.keys():
         # In the order of the records, which a set does not keep.
         for api_name in dict.fromkeys(chain.from_iterable(records)):
@@ -209,6 +249,25 @@ def rank_levels(rows: Sequence[Row], levels: int) -> list[Row]:
         ask | {name: bid[name] for name in bid if name.startswith("bid_")} | {"level": level}
         for level, (ask, bid) in enumerate(zip(asks[:levels], bids, strict=False), 1)
     ]
+
+
+def adjust_rows(call: ApiCall, rows: Sequence[Row], method: str) -> None:
+    """Fill in the adjusted columns of the bars of one security.
+
+    :param rows: in order of time.
+    :param method: of :data:`~openmarkets_provider.query.adjust.METHODS`.
+    :raises OpenmarketsInvalidResponse: a factor is not above 0, or its size is unusual.
+    """
+    names = (*PRICES.values(), *VOLUMES.values(), "adjustment_factor")
+    try:
+        adjusted = adjust_series(method, {name: [row[name] for row in rows] for name in names})
+    except ArithmeticError:
+        factors = [row["adjustment_factor"] for row in rows]
+        odd = next((factor for factor in factors if factor is not None and factor <= 0), factors)
+        raise _wrong_field(call, "adjustmentFactor", "a number above 0 of a usual size", odd) from None
+    for name, column in adjusted.items():
+        for row, value in zip(rows, column, strict=True):
+            row[name] = value
 
 
 def row_keys(schema: Schema, rows: Iterable[Row]) -> list[tuple[Any, ...]]:
@@ -279,7 +338,7 @@ def _fill_multipliers(
     """
     if None not in column:
         return column, [False] * len(column)
-    listings = map(listing_of, records) if call.security is None else repeat(to_listing(call.security))
+    listings = _listings(call, records)
     filled = [multipliers.get(listing) if own is None else own for own, listing in zip(column, listings, strict=False)]
     assumed = [
         None if multiplier is None and not _has_price(schema, record) else multiplier is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum, unique
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 Row = dict[str, Any]
@@ -29,6 +29,7 @@ class Kind(Enum):
     PRICE = ("Decimal", "currency's main unit: native price x price_multiplier")
     VALUE = ("Decimal", "currency's main unit, as the API sends it")
     MULTIPLIER = ("Decimal", "main units in one native unit")
+    ADJUSTED = ("Decimal", "as the column without adjusted_; rounded half even to 12 decimals")
     BOOLEAN = ("bool", "")
     DATE = ("date", "exchange date")
     EXCHANGE_TIME = ("datetime", "UTC; the API sends exchange time")
@@ -126,10 +127,17 @@ _SUPPLIED = {
     "securityCode": Field(None, "security_code", Kind.TEXT, key=True),
     "exchange": Field(None, "exchange", Kind.TEXT, key=True),
     "dataSource": Field(None, "data_source", Kind.TEXT, key=True),
+    "currency": Field(None, "currency", Kind.TEXT, note="currency's code, from security information"),
     "priceMultiplier": Field(None, "price_multiplier", Kind.MULTIPLIER),
 }
 """Columns that the API leaves out of some replies, by its name for them in others."""
 _COMPUTED = {
+    "frequency": Field(None, "frequency", Kind.TEXT, key=True, note="of the query: Daily or Weekly"),
+    "interval": Field(None, "interval", Kind.INTEGER, key=True, note="of the query: minutes"),
+    **{
+        f"adjusted{name}": Field(None, f"adjusted_{snake_case(name)}", Kind.ADJUSTED)
+        for name in ("OpenPrice", "HighPrice", "LowPrice", "ClosePrice", "TotalVolume")
+    },
     "level": Field(None, "level", Kind.INTEGER, key=True, note="1 is the best price (inferred)"),
     "priceMultiplierAssumed": Field(
         None, "price_multiplier_assumed", Kind.BOOLEAN, note="nothing supplies the multiplier; 0.01 is taken (cents)"
@@ -138,6 +146,7 @@ _COMPUTED = {
 }
 
 
+@cache
 def read_schema(columns: str, time: str | None = None) -> Schema:
     """Read a list of columns in the notation of the endpoint table.
 

@@ -79,7 +79,7 @@ def time_series(security: Security, first: date, last: date, *, weekly: bool, no
                 **_bar(security, prices, volumes),
                 "timeSeriesDate": group[-1].day.isoformat(),
                 "marketVwap": _average_price(security, prices, volumes),
-                "adjustmentFactor": 1,
+                "adjustmentFactor": number(security.factor(group[-1].day, now.date())),
             }
         )
     return bars
@@ -160,7 +160,7 @@ def _best_prices(session: Session, security: Security) -> tuple[int, int]:
 def _level(security: Security, side: str, price: int, session: Session) -> tuple[int, int]:
     """Return the volume and the number of orders at a price."""
     orders = 1 + int(share_of(security.code, side, price, session.day, len(session.prices)) * 12)
-    return orders * lot(security), orders
+    return orders * lot(security, session.day), orders
 
 
 _NO_TRADES: Record = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from functools import cache, cached_property
 
@@ -35,13 +36,21 @@ class Option:
     maturity: str
 
 
+@dataclass(frozen=True)
+class Action:
+    """A split, a consolidation or a dividend; prices before its first day are comparable after times the factor."""
+
+    first_day: date
+    factor: Decimal
+
+
 # compared by identity, which is quick: securities are the keys of caches
 @dataclass(frozen=True, eq=False)
 class Security:
     """A listed share or option; `base` is the cents that its price moves around.
 
-    A price in dollars is the native price times `multiplier`; points are hundredths of a cent. A security that
-    isn't `traded` has never had a trade.
+    `base` is of the time after its `action`. A price in dollars is the native price times `multiplier`; points are
+    hundredths of a cent. A security that isn't `traded` has never had a trade.
     """
 
     code: str
@@ -51,6 +60,13 @@ class Security:
     multiplier: Decimal = Decimal("0.01")
     option: Option | None = None
     traded: bool = True
+    action: Action | None = None
+
+    def factor(self, day: date, today: date = date.max) -> Decimal:
+        """Return what makes a price of a day comparable with those of today."""
+        if self.action is not None and day < self.action.first_day <= today:
+            return self.action.factor
+        return Decimal(1)
 
     @property
     def type(self) -> str:
@@ -138,6 +154,13 @@ _OPTIONS = (
     Security("CBAXY7", "CBA put 99.99", None, 6, Decimal("0.001"), Option("CBA", "Put", 999_900, "2030-12-19"), False),
 )
 
+# on Mondays, so that no week has prices of two kinds
+_WITH_ACTIONS = (
+    Security("ZSPLIT", "Sandbox split 4:1", None, 1000, action=Action(date(2026, 3, 2), Decimal("0.25"))),
+    Security("ZDIV", "Sandbox dividend of 4 %", None, 2500, action=Action(date(2026, 3, 9), Decimal("0.96"))),
+    Security("ZCONS", "Sandbox consolidation 1:10", None, 500, action=Action(date(2026, 3, 16), Decimal(10))),
+)
+
 # what the number of an invented share ends with, if its multiplier isn't the common one
 _MULTIPLIERS = {1: Decimal(1), 2: Decimal("0.001"), 3: Decimal("0.0001")}
 
@@ -151,7 +174,7 @@ def _invented() -> Iterator[Security]:
 
 
 COMPANIES = {security.code: security for security in _COMPANIES}
-SECURITIES = {security.code: security for security in (*_COMPANIES, *_OPTIONS, *_invented())}
+SECURITIES = {security.code: security for security in (*_COMPANIES, *_OPTIONS, *_WITH_ACTIONS, *_invented())}
 
 
 def well_formed(security: str) -> bool:

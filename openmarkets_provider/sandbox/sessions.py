@@ -97,9 +97,9 @@ def snap(points: float) -> int:
     return max(step, round(points / step) * step)
 
 
-def lot(security: Security) -> int:
+def lot(security: Security, day: date = date.max) -> int:
     """Return a number of shares that is worth about a thousand dollars."""
-    return max(1, 100_000 // security.base)
+    return max(1, int(100_000 * security.factor(day) // security.base))
 
 
 def worth(prices: Iterable[int], volumes: Iterable[int]) -> int:
@@ -117,7 +117,7 @@ def close_price(security: Security, day: date) -> int:
         + 0.04 * math.sin(math.tau * (number / 23 + fast))
         + 0.012 * (share_of(security.code, number) - 0.5)
     )
-    return snap(security.base_price * (1 + wave))
+    return snap(security.base_price * (1 + wave) / float(security.factor(day)))
 
 
 @lru_cache(maxsize=4096)
@@ -127,7 +127,9 @@ def session_of(security: Security, day: date) -> Session:
         return Session(day, 0, [], [])
     noise = hashlib.shake_128(f"{security.code} {day}".encode()).digest(2 + 2 * _MOST_TRADES)
     count = _FEWEST_TRADES + noise[0] * (_MOST_TRADES - _FEWEST_TRADES) // 256
-    opening = close_price(security, trading_day_before(day)) * (1 + (noise[1] - 128) / 32_000)
+    before = trading_day_before(day)
+    change = float(security.factor(before) / security.factor(day))
+    opening = close_price(security, before) * change * (1 + (noise[1] - 128) / 32_000)
     closing = close_price(security, day)
     # one step for the day, right at its highest price: a coarser step is a multiple of any finer one
     step = tick(max(opening, closing) * 1.01)
@@ -138,7 +140,7 @@ def session_of(security: Security, day: date) -> Session:
         for index, byte in enumerate(noise[2 : 2 + count])
     ]
     prices[0], prices[-1] = snap(opening), closing
-    unit = lot(security)
+    unit = lot(security, day)
     volumes = [unit * (1 + byte % 40) for byte in noise[-count:]]
     return Session(day, count, prices, volumes)
 

@@ -34,8 +34,9 @@ class OpenmarketsToSqlOperator(Transfer):
 
     - ``upsert`` updates rows that have the same key, and inserts the others. It deletes nothing: a row that the API no
       longer returns, such as a closed position, stays. Columns that the query does not have keep their values. Bars of
-      another interval or frequency have the same keys, so they need a table of their own.
-    - ``replace_range`` deletes the rows in the query's range, of its securities or accounts, then inserts.
+      several frequencies, or of several intervals, can share a table.
+    - ``replace_range`` deletes the rows in the query's range, of its securities or accounts, and bars of its frequency
+      or interval only; then it inserts.
     - ``append`` adds rows, for a history of snapshots. The column ``load_id`` names the task instance; a task instance
       that runs again replaces its own rows.
 

@@ -340,7 +340,7 @@ class TestSafeCall:
     def test_is_repeated_in_its_place_among_several(
         self, run: Runner, make_client: MakeClient, sandbox: SandboxServer
     ) -> None:
-        sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, after=1)
+        sandbox.fault(target="/market-data/pricing", kind="status", status=503, retry_after=0, after=1)
         codes = ["BHP", *(f"NO{number}" for number in range(999)), "CBA"]
         quotes = run(make_client(), queries.quotes(codes, on_invalid="warn"))
         assert [quote["security_code"] for quote in quotes] == ["BHP", "CBA"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import logging
 import re
@@ -40,6 +41,7 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.query.exchange_time import read_moment
 from openmarkets_provider.query.plan import plan
+from openmarkets_provider.query.query import schema_of
 from openmarkets_provider.sandbox.server import Client, SandboxServer
 from tests.client.conftest import USER_AGENT, MakeClient, RecordingMasker, Runner
 from tests.support import hostile
@@ -51,6 +53,7 @@ LONG = 30.0
 """Seconds that nothing here may really take."""
 INFORMATION = "POST /market-data/securities/information/v2"
 PAST = {"start": "2026-01-05", "end": "2026-01-10"}
+INFO = {"securityCode": "BHP", "exchange": "ASX", "currencyCode": "AUD", "priceMultiplier": 0.01}
 CENTS = {"on_missing_multiplier": "cents"}
 AGAIN = ["Retry-After: 0"]
 INVENTED = [f"Z{number:04}" for number in range(1, 2001)]
@@ -337,7 +340,7 @@ def test_each_run_asks_anew(run: Runner, make_client: MakeClient, sandbox: Sandb
 
 @pytest.mark.parametrize(
     "query",
-    [queries.quotes("BHP, Z0002"), queries.orders(), queries.order_trades(**PAST), queries.securities(),
+    [raw_of(queries.quotes("BHP, Z0002")), queries.orders(), queries.order_trades(**PAST), queries.securities(),
      raw_of(queries.depth("BHP")), raw_of(queries.positions())],
     ids=lambda query: query["endpoint"],
 )  # fmt: skip
@@ -356,6 +359,179 @@ def test_a_quote_without_its_multiplier_gets_the_security_s(
     assert informed(sandbox) == 1
     assert (rows[1]["last_price"], rows[1]["price_multiplier"]) == (Decimal("4.512"), Decimal("0.001"))
     assert caplog.messages == []
+
+
+# --- currencies
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        queries.quotes("BHP"),
+        queries.depth("BHP"),
+        queries.time_series("BHP", **PAST),
+        queries.intraday_time_series("BHP", interval=60, **PAST),
+        queries.trades("BHP", **PAST),
+        queries.positions(),
+        queries.orders(),
+    ],
+    ids=lambda query: query["endpoint"],
+)
+def test_a_row_with_a_price_has_its_currency(run: Runner, make_client: MakeClient, sandbox: SandboxServer, query: Any):
+    rows = run(make_client(), query)
+    assert rows
+    assert {row["currency"] for row in rows} == {"AUD"}
+
+
+def test_of_own_trades_a_currency_is_known_where_a_multiplier_was_looked_up(
+    run: Runner, make_client: MakeClient, sandbox: SandboxServer
+):
+    trade = {"tradeNumber": 1, "orderNumber": 2, "accountCode": "A", "exchange": "ASX", "tradePrice": 4512}
+    trade["tradeDateTime"] = "2026-01-05T10:00:00"
+    trades = [trade | {"securityCode": "BHP", "priceMultiplier": 0.01}, trade | {"securityCode": "CBA"}]
+    with HostileServer(hostile.answering(reply(trades))) as server:
+        client = make_client(oms_url=server.url)
+        # What this client has looked up for others makes no difference.
+        rows = run(client, queries.quotes("BHP"), queries.order_trades("A", **PAST))
+    assert [row["currency"] for row in rows] == [None, "AUD"]
+
+
+def test_currencies_are_looked_up_once_for_all_quotes_of_a_client(
+    run: Runner, make_client: MakeClient, sandbox: SandboxServer
+):
+    client = make_client()
+    run(client, queries.quotes("BHP, CBA"), queries.quotes("BHP"), queries.quotes("CBA, BHP"))
+    assert informed(sandbox) == 1
+    rows = run(client, queries.quotes("BHP, RIO"))
+    assert informed(sandbox) == 2
+    assert [row["currency"] for row in rows] == ["AUD", "AUD"]
+
+
+def test_a_currency_that_a_reply_has_is_taken(run: Runner, make_client: MakeClient, sandbox: SandboxServer):
+    quotes = [
+        {"securityCode": code, "exchange": "ASX", "lastPrice": 45, "priceMultiplier": 1} for code in ("CBA", "BHP")
+    ]
+    quotes[0]["currency"] = "NZD"
+    found = {"quotes": quotes, "invalidSecurities": []}
+    with HostileServer(Api(lambda asked, body: reply([INFO] if "information" in asked else found))) as server:
+        rows = run(make_client(market_data_url=server.url), queries.quotes("BHP, CBA"))
+    assert [row["currency"] for row in rows] == ["NZD", "AUD"]
+
+
+def test_a_currency_that_security_information_lacks_is_none(
+    run: Runner, make_client: MakeClient, sandbox: SandboxServer
+):
+    record = {"securityCode": "BHP", "exchange": "ASX", "currencyCode": None, "priceMultiplier": 0.01}
+    sandbox.fault(target="/market-data/securities/information", kind="body", body=[record])
+    (row,) = run(make_client(), queries.quotes("BHP"))
+    assert row["currency"] is None
+
+
+def test_a_currency_that_can_not_be_is_an_error(run: Runner, make_client: MakeClient, sandbox: SandboxServer):
+    record = {"securityCode": "BHP", "exchange": "ASX", "currencyCode": 36, "priceMultiplier": 0.01}
+    sandbox.fault(target="/market-data/securities/information", kind="body", body=[record])
+    with pytest.raises(OpenmarketsInvalidResponse, match="field currencyCode: expected a text, got 36"):
+        run(make_client(), queries.depth("BHP"))
+
+
+# --- the length and the adjustment of bars
+
+
+def test_bars_say_how_long_they_are(run: Runner, make_client: MakeClient):
+    client = make_client()
+    daily, weekly = (run(client, queries.time_series("BHP", frequency=each, **PAST)) for each in ("Daily", "Weekly"))
+    assert ({row["frequency"] for row in daily}, {row["frequency"] for row in weekly}) == ({"Daily"}, {"Weekly"})
+    bars = run(client, queries.intraday_time_series("BHP", interval="30", **PAST))
+    assert {row["interval"] for row in bars} == {30}
+
+
+BY_HAND = """
+    security day         open   high   low    close  volume  factor  adj.open adj.high adj.low adj.close adj.volume
+    ZSPLIT   2026-02-26  36.15  36.39  35.94  36.18   34875  0.25    9.0375   9.0975   8.985   9.045     139500
+    ZSPLIT   2026-02-27  36.07  36.48  35.92  36.31   28700  0.25    9.0175   9.12     8.98    9.0775    114800
+    ZSPLIT   2026-03-02   9.08   9.33   9.04   9.29   96300  1       9.08     9.33     9.04    9.29      96300
+    ZDIV     2026-03-06  27.05  27.48  26.95  27.35   30514  0.96    25.968   26.3808  25.872  26.256    31785.416666666667
+    ZDIV     2026-03-09  26.34  27.11  26.23  26.99   61360  1       26.34    27.11    26.23   26.99     61360
+    ZCONS    2026-03-13  0.48   0.485  0.475  0.48  2178000  10      4.8      4.85     4.75    4.8       217800
+    ZCONS    2026-03-16  4.8    4.81   4.62   4.63   206600  1       4.8      4.81     4.62    4.63      206600
+"""  # noqa: E501 - a table
+"""Bars around a 4:1 split, a dividend of 4 % and a consolidation 1:10, as the sandbox sends them, and adjusted."""
+
+
+def test_adjusted_bars_beside_those_computed_by_hand(run: Runner, make_client: MakeClient):
+    query = queries.time_series("ZSPLIT, ZDIV, ZCONS", start="2026-02-26", end="2026-03-17", adjusted=True)
+    names = ("open_price", "high_price", "low_price", "close_price", "total_volume")
+    columns = (*names, "adjustment_factor", *(f"adjusted_{name}" for name in names))
+    rows = {
+        (row["security_code"], str(row["time_series_date"])): [row[name] for name in columns]
+        for row in run(make_client(), query)
+    }
+    for line in BY_HAND.splitlines()[2:-1]:
+        code, day, *numbers = line.split()
+        assert rows[code, day] == list(map(Decimal, numbers))
+
+
+@pytest.mark.parametrize(
+    ("code", "day", "jump"), [("ZSPLIT", "2026-03-02", 4), ("ZDIV", "2026-03-09", 1.04), ("ZCONS", "2026-03-16", 0.1)]
+)
+@pytest.mark.parametrize("frequency", ["Daily", "Weekly"])
+def test_adjusted_bars_have_no_jump(
+    run: Runner, make_client: MakeClient, code: str, day: str, jump: float, frequency: str
+):
+    query = queries.time_series(code, start="2026-01-05", end="2026-05-01", frequency=frequency, adjusted=True)
+    rows = run(make_client(), query)
+    at = next(index for index, row in enumerate(rows) if row["time_series_date"] >= date.fromisoformat(day))
+    before, first = rows[at - 1], rows[at]
+    assert float(before["close_price"] / first["open_price"]) == pytest.approx(jump, rel=0.01)
+    assert float(before["adjusted_close_price"] / first["adjusted_open_price"]) == pytest.approx(1, rel=0.01)
+    steps = [later["adjusted_open_price"] / each["adjusted_close_price"] for each, later in itertools.pairwise(rows)]
+    assert all(0.98 < step < 1.02 for step in steps)
+    volumes = sorted(row["adjusted_total_volume"] for row in rows if row is not rows[-1])
+    assert volumes[-1] < 4 * volumes[0]
+
+
+def bars_of(*bars: tuple[Any, ...]) -> list[dict[str, Any]]:
+    names = ("timeSeriesDate", "closePrice", "totalVolume", "adjustmentFactor")
+    return [dict(zip(names, bar, strict=True)) for bar in bars]
+
+
+@pytest.mark.parametrize(
+    ("method", "factors", "closes"),
+    [
+        (True, (0.5, 0.5, 1), ["4", "4.5", "5"]),
+        ("cumulative_divide", (2, 2, 1), ["4", "4.5", "5"]),
+        ("event_multiply", (1, 1, 0.5), ["4", "4.5", "5"]),
+        ("event_divide", (None, None, 2), ["4", "4.5", "5"]),
+    ],
+)
+def test_each_meaning_of_a_factor(run: Runner, make_client: MakeClient, method: Any, factors: Any, closes: Any):
+    # The newest bar comes first, and the reply has one more than the range, with an event of its own.
+    days = [f"2026-01-0{day}" for day in (5, 6, 7)]
+    bars = bars_of(("2026-01-08", 100, 1, 0.25), *zip(days, (800, 900, 500), (1, 1, 1), factors, strict=True))[::-1]
+    with HostileServer(Api(lambda asked, body: reply([INFO] if body else bars))) as server:
+        query = queries.time_series("BHP", start="2026-01-05", end="2026-01-08", adjusted=method)
+        rows = run(make_client(market_data_url=server.url), query)
+    assert [row["adjusted_close_price"] for row in rows] == list(map(Decimal, closes))
+    assert [row["adjusted_open_price"] for row in rows] == [None] * 3
+    assert list(rows[0]) == [field.name for field in schema_of(query).fields]
+
+
+@pytest.mark.parametrize("factor", [0, -1])
+def test_a_factor_that_can_not_be_is_an_error(run: Runner, make_client: MakeClient, factor: Any):
+    bars = bars_of(("2026-01-05", 800, 1, factor))
+    with HostileServer(Api(lambda asked, body: reply([INFO] if body else bars))) as server:
+        client = make_client(market_data_url=server.url)
+        assert run(client, queries.time_series("BHP", **PAST))[0]["adjustment_factor"] == factor
+        with pytest.raises(OpenmarketsInvalidResponse, match=f"field adjustmentFactor: .*usual size, got .*{factor}"):
+            run(client, queries.time_series("BHP", **PAST, adjusted=True))
+
+
+def test_a_factor_of_an_unusual_size_is_an_error(run: Runner, make_client: MakeClient):
+    bars = hostile.reply(b'[{"timeSeriesDate": "2026-01-05", "closePrice": 800, "adjustmentFactor": 1e99999}]')
+    with HostileServer(Api(lambda asked, body: reply([INFO]) if body else bars)) as server:
+        query = queries.time_series("BHP", **PAST, adjusted=True)
+        with pytest.raises(OpenmarketsInvalidResponse, match="field adjustmentFactor: expected a number above 0"):
+            run(make_client(market_data_url=server.url), query)
 
 
 @pytest.mark.parametrize("multiplier", [0, -0.01, "0.01"])

@@ -164,6 +164,7 @@ QUERY = {
     "start": "2026-01-05",
     "end": "2026-03-05",
     "frequency": "Daily",
+    "adjusted": False,
     "raw": False,
 }
 STATE = {

@@ -20,6 +20,7 @@ from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.query.adjust import METHODS
 from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.query.query import Query
@@ -45,7 +46,7 @@ QUERIES: list[Query] = [
     {"endpoint": "security_information", **OF_SECURITIES},
     {"endpoint": "quotes", **OF_SECURITIES},
     {"endpoint": "depth", **OF_SECURITIES, "levels": 3},
-    {"endpoint": "time_series", **OF_SECURITIES, **RANGE, "frequency": "Daily"},
+    {"endpoint": "time_series", **OF_SECURITIES, **RANGE, "frequency": "Daily", "adjusted": False},
     {"endpoint": "intraday_time_series", **OF_SECURITIES, **RANGE, "interval": 30},
     {"endpoint": "trades", **OF_SECURITIES, **RANGE},
     {"endpoint": "accounts"},
@@ -140,6 +141,8 @@ def answers(draw: st.DrawFn) -> tuple[Query, dict[str, tuple[int, dict[str, str]
     query = query | {"raw": draw(st.booleans())}
     if "on_invalid" in query:
         query |= {"on_invalid": draw(st.sampled_from(["error", "warn"]))}
+    if "adjusted" in query:
+        query |= {"adjusted": draw(st.sampled_from([False, *METHODS]))}
     if "on_missing_multiplier" in query:
         query |= {"on_missing_multiplier": draw(st.sampled_from(["error", "cents"]))}
     replies = {}

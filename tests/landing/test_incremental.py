@@ -174,6 +174,13 @@ def test_a_fingerprint_is_of_everything_but_the_range_and_the_order():
         assert fingerprint(other) != base
 
 
+def test_bars_of_another_length_are_another_query():
+    days = {"start": "2026-03-02", "end": "2026-03-07"}
+    lengths = [queries.time_series("BHP", frequency=frequency, **days) for frequency in ("Daily", "Weekly")]
+    lengths += [queries.intraday_time_series("BHP", interval=interval, **days) for interval in (5, 15)]
+    assert len(set(map(fingerprint, lengths))) == len(lengths)
+
+
 @settings(max_examples=200)
 @given(
     ends=st.lists(st.integers(1, 60), min_size=1, max_size=12),

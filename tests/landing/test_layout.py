@@ -47,6 +47,14 @@ def test_a_layout_has_the_columns_of_the_schema_in_order_and_one_for_other_field
         assert column.unit == field.unit
 
 
+@pytest.mark.parametrize(("adjusted", "more"), [(False, 0), ("False", 0), (True, 5), ("True", 5), ("event_divide", 5)])
+def test_adjusted_bars_have_columns_of_their_own(adjusted, more):
+    query = EVERY["time_series"] | {"adjusted": adjusted}
+    found = [column for column in layout_of(query).columns if column.name.startswith("adjusted_")]
+    assert len(found) == more
+    assert {column.storage for column in found} == {Storage.DECIMAL} if more else not found
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -22,9 +22,17 @@ class TestCoverage:
             "time_series_date",
             date(2026, 3, 2),
             date(2026, 3, 4),
-            ("security_code", "exchange", "data_source"),
-            [("BHP", "ASX", "TM"), ("CBA", "ASX", "TM"), ("RIO", "ASX", "CXA")],
+            ("security_code", "exchange", "data_source", "frequency"),
+            [("BHP", "ASX", "TM", "Daily"), ("CBA", "ASX", "TM", "Daily"), ("RIO", "ASX", "CXA", "Daily")],
         )
+
+    def test_bars_of_the_same_length_alone(self):
+        found = self.of(queries.intraday_time_series("BHP", interval=15, **DAYS))
+        assert found.columns == ("security_code", "exchange", "data_source", "interval")
+        assert found.subjects == [("BHP", "ASX", "TM", 15)]
+
+    def test_trades_have_no_length(self):
+        assert self.of(queries.trades("BHP", **DAYS)).subjects == [("BHP", "ASX", "TM")]
 
     def test_times_are_moments(self):
         found = self.of(queries.trades("BHP", **DAYS))

@@ -145,6 +145,15 @@ def test_malformed_securities_are_refused(securities: Any, message: str):
         (VALID["time_series"] | {"frequency": "daily"}, "frequency must be one of 'Daily', 'Weekly', not 'daily'"),
         (VALID["time_series"] | {"frequency": "Minutes"}, "frequency must be one of 'Daily', 'Weekly', not 'Minutes'"),
         (VALID["time_series"] | {"frequency": 1}, "frequency must be one of 'Daily', 'Weekly', not 1"),
+        (
+            VALID["time_series"] | {"adjusted": 1},
+            "adjusted must be True, False or one of 'cumulative_multiply', .*not 1",
+        ),
+        (
+            VALID["time_series"] | {"adjusted": None},
+            "adjusted must be True, False or one of .*'event_divide', not None",
+        ),
+        (VALID["time_series"] | {"adjusted": "divide"}, "adjusted must be True, False or one of .*not 'divide'"),
         (VALID["intraday_time_series"] | {"interval": 7}, "interval must be one of 1, 2, 3, .* 60 (minutes), not 7"),
         (VALID["intraday_time_series"] | {"interval": 0}, "interval must be one of 1, 2, 3, .* 60 (minutes), not 0"),
         (VALID["intraday_time_series"] | {"interval": True}, "interval must be one of .* (minutes), not True"),

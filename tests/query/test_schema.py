@@ -5,7 +5,9 @@ import re
 import pytest
 
 from openmarkets_provider import queries
-from openmarkets_provider.query.endpoints import ENDPOINTS
+from openmarkets_provider.query.adjust import PRICES, VOLUMES
+from openmarkets_provider.query.endpoints import BAR_LENGTH, ENDPOINTS
+from openmarkets_provider.query.query import schema_of
 from openmarkets_provider.query.schema import Kind, snake_case
 from tests.support.queries import SCHEMAS
 
@@ -67,18 +69,20 @@ PAGE = {
 """The fields that the API page lists for each reply."""
 SECURITY = {"security_code", "exchange", "data_source"}
 MULTIPLIER = {"price_multiplier", "price_multiplier_assumed"}
+OF_PRICES = MULTIPLIER | {"currency"}
 ADDED = {
     "security_information": {"price_multiplier_assumed"},
-    "quotes": {"price_multiplier_assumed"},
-    "depth": SECURITY | MULTIPLIER | {"level"},
-    "time_series": SECURITY | MULTIPLIER,
-    "intraday_time_series": SECURITY | MULTIPLIER,
-    "trades": MULTIPLIER,
-    "positions": MULTIPLIER,
+    "quotes": {"price_multiplier_assumed", "currency"},
+    "depth": SECURITY | OF_PRICES | {"level"},
+    "time_series": SECURITY | OF_PRICES | {"frequency"},
+    "intraday_time_series": SECURITY | OF_PRICES | {"interval"},
+    "trades": OF_PRICES,
+    "positions": OF_PRICES,
     "orders": {"price_multiplier_assumed", "state"},
-    "order_trades": {"price_multiplier_assumed"},
+    "order_trades": {"price_multiplier_assumed", "currency"},
 }
 """The columns that the page does not list."""
+ADJUSTED = {f"adjusted_{name}" for name in ("open_price", "high_price", "low_price", "close_price", "total_volume")}
 RANGED = {"time_series", "intraday_time_series", "trades", "order_trades"}
 EVERY = [(name, field) for name, schema in SCHEMAS.items() for field in schema.fields]
 EVERY_IDS = [f"{name}-{field.name}" for name, field in EVERY]
@@ -99,6 +103,41 @@ def test_a_schema_has_the_fields_that_the_page_lists_and_the_added_columns_and_n
     fields = SCHEMAS[name].fields
     assert sorted(field.api for field in fields if field.api is not None) == sorted(listed(name))
     assert {field.name for field in fields if field.api is None} == ADDED.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("adjusted", "more"),
+    [
+        (False, set()),
+        ("False", set()),
+        (True, ADJUSTED),
+        ("True", ADJUSTED),
+        ("event_divide", ADJUSTED),
+        ("{{ params.adjusted }}", ADJUSTED),
+    ],
+)
+def test_adjusted_bars_have_more_columns(adjusted: bool | str, more: set[str]):
+    query = queries.time_series("BHP", start="2026-01-05", end="2026-01-06", adjusted=adjusted)
+    schema = schema_of(query)
+    assert schema.names - SCHEMAS["time_series"].names == more
+    assert schema.key == SCHEMAS["time_series"].key
+    assert [field.name for field in schema.fields if field.kind is Kind.ADJUSTED] == [
+        name for name in (*PRICES, *VOLUMES) if more
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "length"), [("time_series", "frequency"), ("intraday_time_series", "interval"), ("trades", None)]
+)
+def test_the_length_of_a_bar_is_part_of_its_key(name: str, length: str | None):
+    assert [part for part in SCHEMAS[name].key if part in BAR_LENGTH] == [length] * (length is not None)
+    assert "exchange" in SCHEMAS[name].key
+
+
+@pytest.mark.parametrize("name", PAGE)
+def test_a_row_with_prices_has_their_currency(name: str):
+    schema = SCHEMAS[name]
+    assert bool(schema.names & {"currency", "currency_code"}) == (bool(schema.price_api_names) or name == "cash")
 
 
 @pytest.mark.parametrize("name", PAGE)

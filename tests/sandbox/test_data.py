@@ -195,6 +195,27 @@ def test_the_book_never_reaches_a_price_of_zero() -> None:
     assert len(bids) < 20
 
 
+@pytest.mark.parametrize(
+    ("code", "first_day", "factor"),
+    [("ZSPLIT", "2026-03-02", 0.25), ("ZDIV", "2026-03-09", 0.96), ("ZCONS", "2026-03-16", 10)],
+)
+def test_shares_with_a_split_a_dividend_and_a_consolidation(code: str, first_day: str, factor: float) -> None:
+    security, day = SECURITIES[code], date.fromisoformat(first_day)
+    before = trading_day_before(day)
+    assert day.isoweekday() == 1
+
+    def bars(now: datetime) -> list[data.Record]:
+        return data.time_series(security, before, day, weekly=False, now=now)
+
+    old, new = bars(datetime.fromisoformat("2026-06-01"))
+    assert (old["adjustmentFactor"], new["adjustmentFactor"]) == (factor, 1)
+    assert float(str(old["closePrice"])) * factor == pytest.approx(float(str(new["openPrice"])), rel=0.01)
+    # What has not happened yet is in no factor.
+    assert [bar["adjustmentFactor"] for bar in bars(datetime.combine(before, datetime.max.time()))] == [1]
+    quote = data.quote(security, datetime.combine(day, datetime.min.time().replace(hour=12)))
+    assert quote["openPrice"] == new["openPrice"]
+
+
 def test_securities_of_every_kind_of_multiplier() -> None:
     common = sum(security.multiplier == Decimal("0.01") for security in SECURITIES.values())
     assert common > 1900

@@ -21,6 +21,8 @@ CONN_ID = "openmarkets_default"
 LONG = 1000.0
 """Seconds between polls: longer than any test."""
 QUOTES = "POST /market-data/pricing/quotes/v3"
+INFORMATION = "POST /market-data/securities/information/v2"
+"""Asked for the currencies once, by the first quotes of a client."""
 
 
 async def take(

@@ -382,13 +382,18 @@ def test_before_airflow_3_3_it_is_an_error_that_says_what_to_do(monkeypatch, lak
             "on_invalid='warn' does not go with incremental",
         ),
         (
+            lambda: to_table(queries.time_series("BHP", start="2026-03-02", end="2026-03-04", adjusted=True)),
+            OpenmarketsQueryError,
+            "adjusted does not go with incremental",
+        ),
+        (
             lambda: to_files(Path("/lake/{{ params.where }}"), trades("2026-03-04"), max_active_tis_per_dag=2),
             ValueError,
             "max_active_tis_per_dag",
         ),
         (lambda: to_files(Path("/{{ params.where }}"), trades("2026-03-04")), ValueError, r"outlets=\[Asset"),
     ],
-    ids=["quotes", "request", "negative", "number", "append", "warn", "at once", "no asset"],
+    ids=["quotes", "request", "negative", "number", "append", "warn", "adjusted", "at once", "no asset"],
 )
 def test_what_can_not_be_incremental_is_refused_while_the_dag_is_parsed(make, error, text):
     with pytest.raises(error, match=text):

@@ -126,7 +126,7 @@ class TestOneFile:
         assert land(here / "x.parquet", weekend)["rows"] == 0
         assert "close_price" in pq.read_table(here / "x.parquet").column_names
         land(here / "x.csv", weekend, format="csv")
-        assert (here / "x.csv").read_text().startswith("security_code,exchange,data_source,time_series_date,")
+        assert (here / "x.csv").read_text().startswith("security_code,exchange,data_source,frequency,time_series_date,")
 
     def test_a_field_that_is_new_does_not_end_a_load(self, openmarkets_sandbox, here):
         bar = {"timeSeriesDate": START, "openPrice": 1, "closePrice": 2, "newField": {"of": ["the", "API"]}}

@@ -75,8 +75,8 @@ class TestWhatIsLoaded:
             "range": {"start": "2026-03-02", "end": "2026-03-07"},
         }
         pulled = [(*row.values(), None) for row in OpenmarketsHook().run(bars())]
-        assert sorted(rows_in(in_postgres, "rows"), key=itemgetter(0, 3)) == pulled
-        assert type(pulled[0][4]) is Decimal
+        assert sorted(rows_in(in_postgres, "rows"), key=itemgetter(0, 4)) == pulled
+        assert type(pulled[0][5]) is Decimal
 
     @pytest.mark.parametrize("mode", MODES)
     def test_running_a_task_instance_again_changes_nothing(self, openmarkets_sandbox, database, mode):
@@ -124,6 +124,15 @@ class TestWhatIsLoaded:
         run(bars(days=WEEKEND), run_id="other", mode=mode)
         assert len(everything(database)) == (8 if mode == REPLACE_RANGE else 10)
 
+    def test_adjusted_bars_have_their_columns(self, openmarkets_sandbox, database):
+        run(bars(["ZSPLIT"], {"start": "2026-02-27", "end": "2026-03-03"}, adjusted=True))
+        sql = "SELECT close_price, adjusted_close_price, adjusted_total_volume FROM rows ORDER BY time_series_date"
+        found = [tuple(map(float, row)) for row in database.execute(sql)]
+        assert found == [(36.31, 9.0775, 114800), (9.29, 9.29, 96300)]
+        run(bars(), table="plain")
+        with pytest.raises(AirflowFailException, match="no column adjusted_open_price, "):
+            run(bars(adjusted=True), table="plain")
+
     def test_records_of_a_request_are_appended_as_json(self, openmarkets_sandbox, in_postgres):
         query = queries.request("oms", "GET", "accounts/v1")
         assert run(query, mode="append") == {**run(query, mode="append"), "rows": 3, "range": None}
@@ -164,13 +173,13 @@ class TestReplacing:
     """What goes away is what the query covers, and only that."""
 
     OTHERS = """
-        INSERT INTO rows (security_code, exchange, data_source, time_series_date, price_multiplier)
+        INSERT INTO rows (security_code, exchange, data_source, time_series_date, price_multiplier, frequency)
         VALUES {} ON CONFLICT DO NOTHING
     """
 
     def seed(self, database: Database, *rows: tuple[str, str, str, str]) -> None:
         run(bars(["BHP"]), mode=REPLACE_RANGE)
-        database.execute(self.OTHERS.format(", ".join(f"{(*row, 1)}" for row in rows)))
+        database.execute(self.OTHERS.format(", ".join(f"{(*row, 1, 'Daily')}" for row in rows)))
 
     def stale(self, database: Database) -> list[tuple[Any, ...]]:
         sql = "SELECT security_code, exchange, data_source, CAST(time_series_date AS text) FROM rows"
@@ -188,6 +197,32 @@ class TestReplacing:
         database.execute("UPDATE rows SET price_multiplier = 1 WHERE time_series_date = '2026-03-04'")
         assert run(bars(), mode=REPLACE_RANGE)["rows"] == 10
         assert self.stale(database) == kept
+
+    def test_bars_of_the_same_frequency(self, openmarkets_sandbox, database):
+        # On the Friday there is a bar of each.
+        days, weeks = bars(), bars(frequency="Weekly")
+        run(days, mode=REPLACE_RANGE)
+        assert run(weeks, mode=REPLACE_RANGE)["rows"] == 2
+        both = everything(database)
+        assert len(both) == 12
+        for query, kept in ((days, "Weekly"), (weeks, "Daily")):
+            database.execute("UPDATE rows SET price_multiplier = 1")
+            run(query, mode=REPLACE_RANGE)
+            stale = database.execute("SELECT frequency FROM rows WHERE price_multiplier = 1")
+            assert {each for (each,) in stale} == {kept}
+            run(bars(frequency=kept), mode=REPLACE_RANGE)
+        assert everything(database) == both
+
+    @pytest.mark.parametrize("mode", ["upsert", REPLACE_RANGE])
+    def test_intraday_bars_of_the_same_interval(self, openmarkets_sandbox, database, mode):
+        def of(interval: int) -> queries.Query:
+            return queries.intraday_time_series(
+                "BHP", start="2026-03-02T10:00", end="2026-03-02T12:00", interval=interval
+            )
+
+        assert [run(of(interval), mode=mode)["rows"] for interval in (60, 30, 60)] == [2, 4, 2]
+        found = database.execute('SELECT "interval", count(*) FROM rows GROUP BY 1 ORDER BY 1')
+        assert found == [(30, 4), (60, 2)]
 
     def test_of_an_exchange_those_that_it_lists(self, openmarkets_sandbox, database):
         listed = OpenmarketsHook().run({**queries.securities(), "raw": True})
@@ -420,7 +455,7 @@ class TestLineage:
         assert task._lineage.dataset == (f"{where}/test/public/rows", where, "test.public.rows")
         (output,) = task.get_openlineage_facets_on_complete(None).outputs
         assert (output.namespace, output.name) == (where, "test.public.rows")
-        assert output.facets["schema"].fields[3].name == "time_series_date"
+        assert output.facets["schema"].fields[4].name == "time_series_date"
         assert output.outputFacets["outputStatistics"].rowCount == 10
         (event,) = given["outlet_events"].values()
         assert event.extra == {

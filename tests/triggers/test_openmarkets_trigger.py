@@ -15,6 +15,7 @@ from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.exceptions import OpenmarketsQueryError, OpenmarketsServerError, from_dict
 from openmarkets_provider.query.rows import to_rows
 from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
+from tests.support.polls import QUOTES
 from tests.support.versions import serde
 
 OPEN = "[0].trading_status == 'OPEN'"
@@ -153,7 +154,7 @@ def test_a_few_transient_errors_in_a_row_are_tolerated(openmarkets_sandbox):
     openmarkets_sandbox.fault(target="market_data", kind="status", status=503, retry_after=0, times=12)
     (event,) = events(trigger())
     assert isinstance(event, TaskSuccessEvent)
-    assert openmarkets_sandbox.stats()["requests"]["market_data"] == 13
+    assert openmarkets_sandbox.stats()["by_path"][QUOTES] == 13
 
 
 def test_too_many_transient_errors_in_a_row_are_told(openmarkets_sandbox):

@@ -25,6 +25,7 @@ from openmarkets_provider.triggers._quote_batching import Outcome
 from openmarkets_provider.triggers._shared_polls import Reading, poll_shared
 from tests.support.polls import (
     CONN_ID,
+    INFORMATION,
     LONG,
     QUOTES,
     Waiter,
@@ -63,7 +64,7 @@ async def test_quotes_of_many_securities_are_one_call_and_each_gets_its_own(open
     openmarkets_sandbox.reset()
     several = take(queries.quotes([codes[2], codes[0], codes[1]]))
     seen = await at_once(several, *(take(queries.quotes(code)) for code in codes))
-    assert openmarkets_sandbox.stats()["by_path"] == {QUOTES: 1}
+    assert openmarkets_sandbox.stats()["by_path"] == {QUOTES: 1, INFORMATION: 1}
     assert [codes_of(reading) for (reading,) in seen] == [[codes[2], codes[0], codes[1]], *([code] for code in codes)]
     for (reading,), row in zip(seen[1:], alone, strict=False):
         (own,) = reading.result()
