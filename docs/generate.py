@@ -26,7 +26,7 @@ from openmarkets_provider.query import exchange_time as ranges
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.query import Query, endpoint_of
-from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, read_records, to_rows
+from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, read_records, to_batch
 from openmarkets_provider.query.schema import Kind, Schema
 
 PAGE = Path(__file__).parent / "queries.md"
@@ -203,7 +203,7 @@ def example() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     (call,) = plan(EXAMPLE_QUERY)
     records = read_records(call, decode(EXAMPLE_REPLY.encode(), exact=True))
     schema = ENDPOINTS[endpoint_of(EXAMPLE_QUERY)].schema
-    return records[0], to_rows(schema, call, records, {("BHP", "ASX"): Decimal(EXAMPLE_MULTIPLIER)})
+    return records[0], to_batch(schema, call, records, {("BHP", "ASX"): Decimal(EXAMPLE_MULTIPLIER)}).rows()
 
 
 def times() -> Iterator[str]:

@@ -49,8 +49,8 @@ def work():
     layout = layout_of(query)
     with open(path, "wb") as file:
         writer = choose_format("parquet", "infer", path).open(file, layout)
-        for rows in hook.stream(query):
-            writer.write(layout.values(rows))
+        for batch in hook.stream_columns(query):
+            writer.write(layout.values(batch))
         writer.close()
     hook.close()
 """
@@ -101,7 +101,7 @@ def added_work(server: BulkServer, folder: Path) -> None:
     def load() -> None:
         with (folder / "added.parquet").open("wb") as file:
             writer = parquet.open(file, layout)
-            for batch in hook.stream(query):
+            for batch in hook.stream_columns(query):
                 writer.write(layout.values(batch))
             writer.close()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.bench import ratios, show
 from tests.bench_bulk import Cost, turns
+from tests.support.batches import values_of
 from tests.support.postgres import Postgres
 
 SECURITIES, DAYS = 300, 260
@@ -49,7 +50,7 @@ def into_a_table(server: Postgres) -> None:
     logging.getLogger("openmarkets_provider").setLevel(logging.WARNING)
     hook._log = logging.getLogger("silent")
     hook._log.setLevel(logging.ERROR)
-    batches = [layout.values(_bars(f"C{number:04d}")) for number in range(SECURITIES)]
+    batches = [values_of(layout, _bars(f"C{number:04d}")) for number in range(SECURITIES)]
     rows = [row for batch in batches for row in zip(*batch, strict=True)]
     few = rows[:ONE_BY_ONE]
 

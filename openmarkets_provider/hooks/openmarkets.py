@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from openmarkets_provider.client.client import OpenmarketsClient
     from openmarkets_provider.client.settings import Settings
     from openmarkets_provider.queries import Query
+    from openmarkets_provider.query.batch import Batch
 
 T = TypeVar("T")
 
@@ -119,6 +120,14 @@ class OpenmarketsHook(BaseHook):
         :raises OpenmarketsError: during the iteration, as :meth:`run`.
         """
         return self.client.stream(query)
+
+    def stream_columns(self, query: Query) -> Generator[Batch, None, None]:
+        """Run a query as :meth:`stream`, and yield its rows by column, without a dict for each.
+
+        :return: batches: ``batch.columns`` has the values by name. Records of ``request`` and of ``raw=True`` are in
+            the one column ``record``.
+        """
+        return self.client.stream_columns(query)
 
     async def arun(self, query: Query) -> Any:
         """Run a query on an event loop, as :meth:`run` does. Call :meth:`aclose` when done."""

@@ -12,13 +12,13 @@ from datetime import datetime
 from decimal import Decimal
 from enum import Enum, auto
 from functools import cached_property
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+from openmarkets_provider.query.batch import RECORD, Batch
 from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.query import Query, endpoint_of
-from openmarkets_provider.query.schema import Kind, Row
+from openmarkets_provider.query.schema import Kind
 
 if TYPE_CHECKING:
     import msgspec
@@ -29,8 +29,6 @@ LOADED_AT = "loaded_at"
 """The column that says when a row was loaded: one time for all rows of a load."""
 _ADDED = frozenset((LOADED_AT, OTHER_FIELDS))
 """Columns that no row has; a field of the API with such a name is among the other fields."""
-RECORD = "record"
-"""The column of a query without a schema (``request``, ``raw=True``): a whole record as JSON."""
 DIGITS, DECIMALS = 38, 18
 """Digits of a number, and how many of them after the point, where a store has a fixed number of digits."""
 Columns = list[list[Any]]
@@ -115,24 +113,24 @@ class Layout:
         """False when a record is stored as a whole, in one column."""
         return self.columns != _WITHOUT_SCHEMA
 
-    def values(self, rows: Sequence[Any]) -> Columns:
-        """Return the values of a batch of rows by column, in the order of the columns.
-
-        :param rows: one batch of ``hook.stream``: all have the same fields.
-        """
+    def values(self, batch: Batch) -> Columns:
+        """Return the values of a batch by column, in the order of the columns."""
         encode = _json_encoder().encode
-        loaded_at = [self.loaded_at] * len(rows)
-        if not self.has_schema:
-            return [[encode(record).decode() for record in rows], loaded_at]
         values: Columns = []
         for name, storage, _, _ in self.columns:
-            if name in _ADDED:
-                values.append(loaded_at if name == LOADED_AT else self._other_fields(rows))
-                continue
-            column = list(map(itemgetter(name), rows))
-            if storage is Storage.JSON:
-                column = [None if value is None else encode(value).decode() for value in column]
-            values.append(column)
+            if name == LOADED_AT:
+                values.append([self.loaded_at] * len(batch))
+            elif name == OTHER_FIELDS:
+                values.append(self._other_fields(batch))
+            elif storage is Storage.JSON:
+                values.append(
+                    [
+                        None if value is None and self.has_schema else encode(value).decode()
+                        for value in batch.columns[name]
+                    ]
+                )
+            else:
+                values.append(list(batch.columns[name]))
         return values
 
     def unfit(
@@ -152,13 +150,16 @@ class Layout:
             f"{str(fields[column.name])[:60]!r} {problem}"
         )
 
-    def _other_fields(self, rows: Sequence[Row]) -> list[str | None]:
+    def _other_fields(self, batch: Batch) -> list[str | None]:
         names = {column.name for column in self.columns} - _ADDED
-        others = [name for name in rows[0] if name not in names] if rows else []
+        others = [name for name in batch.columns if name not in names]
         if not others:
-            return [None] * len(rows)
+            return [None] * len(batch)
         encode = _json_encoder().encode
-        objects = ({name: row[name] for name in others if row[name] is not None} for row in rows)
+        objects = (
+            {name: value for name, value in zip(others, values, strict=True) if value is not None}
+            for values in batch.keys(others)
+        )
         return [encode(fields).decode() if fields else None for fields in objects]
 
 

@@ -1,4 +1,4 @@
-"""From records, the API's JSON objects, to typed rows: names, prices, times. Pure.
+"""From records, the API's JSON objects, to typed rows by column: names, prices, times. Pure.
 
 The records of a reply are converted column by column: the values of one field are checked and converted together.
 Arithmetic is decimal and exact.
@@ -13,14 +13,15 @@ from datetime import UTC, date, datetime, tzinfo
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
 from functools import partial
 from itertools import chain, islice, repeat
-from operator import itemgetter, mul
+from operator import mul
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.query.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
+from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE, settle, to_utc
 from openmarkets_provider.query.plan import ApiCall
-from openmarkets_provider.query.schema import Kind, Row, Schema, snake_case
+from openmarkets_provider.query.schema import Kind, Schema, snake_case
 
 Record = Mapping[str, Any]
 """A JSON object of the API."""
@@ -113,18 +114,14 @@ def _full_name(record: Record) -> str:
     return f"{'.'.join(listing_of(record))}@{source if isinstance(source, str) else DEFAULT_DATA_SOURCE}"
 
 
-def to_rows(
-    schema: Schema, call: ApiCall, records: Sequence[Record], multipliers: Mapping[Listing, Decimal]
-) -> list[Row]:
+def to_batch(schema: Schema, call: ApiCall, records: Sequence[Record], multipliers: Mapping[Listing, Decimal]) -> Batch:
     """Turn the records of one reply into rows.
 
     :param records: numbers with a fraction are Decimal.
     :param multipliers: price multipliers for records without one; 0.01 for securities that are not among them.
-    :return: dicts that all have the same names in the same order: the schema's, then those of unknown fields.
+    :return: the columns of the schema, then those of unknown fields.
     :raises OpenmarketsInvalidResponse: a field is of a wrong type; the text names it.
     """
-    if not records:
-        return []
     fields, names_sent = schema.sendable, set().union(*records)
     columns: dict[str, list[Any]] = {}
     for api_name, field in fields.items():
@@ -163,57 +160,53 @@ def to_rows(
                 while name in columns:
                     name += "_"
                 columns[name] = [record.get(api_name) for record in records]
-    return _transpose(columns)
+    return Batch(columns)
 
 
-def select_range(schema: Schema, call: ApiCall, rows: list[Row], window: tuple[Any, Any] | None) -> list[Row]:
+def select_range(schema: Schema, call: ApiCall, batch: Batch, window: tuple[Any, Any] | None) -> Batch:
     """Return the rows in a half-open range, in order of time.
 
     :param window: two dates or two aware datetimes; None for all rows, as they are.
     :raises OpenmarketsInvalidResponse: a row has no time.
     """
     if window is None or schema.time is None:
-        return rows
+        return batch
     start, end = window
+    times = batch.columns[schema.time]
     try:
-        return sorted((row for row in rows if start <= row[schema.time] < end), key=itemgetter(schema.time))
+        within = [row for row, moment in enumerate(times) if start <= moment < end]
     except TypeError:
         api_name = next(field.api for field in schema.fields if field.name == schema.time)
         raise _wrong_field(call, str(api_name), "a time", None) from None
+    return batch.take(sorted(within, key=times.__getitem__))
 
 
-def check_weeks(call: ApiCall, rows: Iterable[Row]) -> None:
+def check_weeks(call: ApiCall, batch: Batch) -> None:
     """Check that weekly bars are dated on a day from Monday to Friday: else the week that they mean is not known.
 
     :raises OpenmarketsInvalidResponse: one is dated on a weekend.
     """
-    for row in rows:
-        day = row["time_series_date"]
+    for day in batch.columns["time_series_date"]:
         if day is not None and day.weekday() > _FRIDAY:
             expected = "a day from Monday to Friday, since whether a weekend ends or begins a week is not known"
             raise _wrong_field(call, "timeSeriesDate", expected, day.isoformat())
 
 
-def rank_levels(rows: Sequence[Row], levels: int) -> list[Row]:
+def rank_levels(batch: Batch, levels: int) -> Batch:
     """Return the levels of an order book, best first. That level 1 is the best price is inferred.
 
     Each side is put in order by itself, whatever the order of the reply; a side without a price comes last. Columns
     that belong to no side stay with the ask.
 
-    :param rows: of a ``depth`` query, one security's.
+    :param batch: of a ``depth`` query, one security's.
     :param levels: most levels to return.
     """
-    asks = sorted(rows, key=lambda row: (row["ask_price"] is None, row["ask_price"]))
-    bids = sorted(rows, key=lambda row: (row["bid_price"] is None, -(row["bid_price"] or 0)))
-    return [
-        ask | {name: bid[name] for name in bid if name.startswith("bid_")} | {"level": level}
-        for level, (ask, bid) in enumerate(zip(asks[:levels], bids, strict=False), 1)
-    ]
-
-
-def row_keys(schema: Schema, rows: Iterable[Row]) -> list[tuple[Any, ...]]:
-    """Return what identifies each row."""
-    return [tuple(row[name] for name in schema.key) for row in rows]
+    asks, bids = (batch.columns[name] for name in ("ask_price", "bid_price"))
+    best_asks = sorted(range(len(batch)), key=lambda row: (asks[row] is None, asks[row]))[:levels]
+    best_bids = sorted(range(len(batch)), key=lambda row: (bids[row] is None, -(bids[row] or 0)))[:levels]
+    bid_columns = {name: column for name, column in batch.take(best_bids).columns.items() if name.startswith("bid_")}
+    level = list(range(1, len(best_asks) + 1))
+    return Batch({**batch.take(best_asks).columns, **bid_columns, "level": level})
 
 
 def check_identified(schema: Schema, call: ApiCall, keys: Iterable[tuple[Any, ...]]) -> None:
@@ -242,16 +235,6 @@ def order_state(record: Record) -> str:
     if record.get("orderState") == "INACTIVE" or record.get("lastAction") in ("CANCEL", "PURGE"):
         return "finished"
     return "working" if record.get("orderState") == "ACTIVE" else "pending"
-
-
-def _transpose(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
-    """Turn columns into rows: copies of one that has all names, which is faster than dict(zip())."""
-    blank = dict.fromkeys(columns)
-    rows = [blank.copy() for _ in next(iter(columns.values()))]
-    for name, column in columns.items():
-        for row, value in zip(rows, column, strict=True):
-            row[name] = value
-    return rows
 
 
 _FROM_SECURITY: Mapping[str, Callable[[str], str]] = {

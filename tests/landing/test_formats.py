@@ -29,6 +29,7 @@ from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.formats import FORMATS, FileFormat, choose_format
 from openmarkets_provider.landing.layout import LOADED_AT, OTHER_FIELDS, Column, Layout, Storage, layout_of
 from openmarkets_provider.landing.parquet import to_arrays
+from tests.support.batches import values_of
 from tests.support.queries import of_every_kind
 
 EVERY = of_every_kind("2026-03-02", "2026-03-03", account="SBX0001", portfolio="SBX0001P")
@@ -84,7 +85,7 @@ def written(form: FileFormat, layout: Layout, batches: Sequence[Sequence[Any]]) 
     file = io.BytesIO()
     writer = form.open(file, layout)
     for batch in batches:
-        writer.write(layout.values(batch))
+        writer.write(values_of(layout, batch))
     writer.close()
     assert not file.closed
     return file.getvalue()
@@ -493,7 +494,7 @@ class TestParquet:
         writer = self.FORM.open(file, KINDS)
         sizes = []
         for start in range(0, len(rows), size):
-            writer.write(KINDS.values(rows[start : start + size]))
+            writer.write(values_of(KINDS, rows[start : start + size]))
             sizes.append(file.tell())
         assert sizes == sorted(sizes)
         if size < 32_768:
@@ -564,12 +565,14 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from openmarkets_provider.landing.formats import choose_format
 from openmarkets_provider.landing.layout import Column, Layout, Storage
+from openmarkets_provider.query.batch import Batch
 values = dict(TEXT="a", INTEGER=1, DECIMAL=Decimal("1." + 20 * "1"), BOOLEAN=True, DATE=date.today(),
               TIME=datetime.now(UTC), JSON=[])
 layout = Layout("all", (*[Column(name, Storage[name]) for name in values], Column("other_fields", Storage.JSON)))
 writer = choose_format("parquet", "infer", None).open(io.BytesIO(), layout)
-rows = [values, dict.fromkeys(values), {**values, "INTEGER": 2, "DECIMAL": Decimal(2), "more": 1}]
-writer.write(layout.values(rows * 5000))
+rows = [values, dict.fromkeys(values), {**values, "INTEGER": 2, "DECIMAL": Decimal(2)}]
+columns = {name: [row[name] for row in rows] * 5000 for name in values}
+writer.write(layout.values(Batch({**columns, "more": [None, None, 1] * 5000})))
 writer.close()
 print("pandas" in sys.modules, "pyarrow" in sys.modules)
 """
@@ -583,7 +586,7 @@ class TestEnding:
     def test_a_writer_that_is_given_up_completes_nothing(self, form: FileFormat, count: int):
         file = io.BytesIO()
         writer = form.open(file, KINDS)
-        writer.write(KINDS.values([row(number, text=str(number**7)) for number in range(count)]))
+        writer.write(values_of(KINDS, [row(number, text=str(number**7)) for number in range(count)]))
         before = file.getvalue()
         writer.discard()
         del writer
@@ -596,7 +599,7 @@ class TestEnding:
     def test_a_file_that_is_closed_is_no_concern_of_a_writer_that_was_discarded(self, form: FileFormat):
         file = io.BytesIO()
         writer = form.open(file, KINDS)
-        writer.write(KINDS.values([row(1)]))
+        writer.write(values_of(KINDS, [row(1)]))
         writer.discard()
         file.close()
         del writer
@@ -632,7 +635,7 @@ def written_to(file: Any, form: FileFormat, batches: Sequence[Sequence[Any]]) ->
     writer = form.open(file, KINDS)
     try:
         for batch in batches:
-            writer.write(KINDS.values(batch))
+            writer.write(values_of(KINDS, batch))
         writer.close()
     finally:
         writer.discard()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.endpoints import MAX_DAYS, MAX_SECURITIES
 from openmarkets_provider.query.exchange_time import Span, exchange_span, to_utc
 from openmarkets_provider.query.plan import ApiCall, plan
@@ -274,15 +275,15 @@ def asked_for_and_selected(query: dict[str, Any], written_as: date | datetime) -
     name, calls = query["endpoint"], list(plan(query))
     if isinstance(written_as, datetime):
         asked = sum(piece.start <= written_as < piece.end for piece in spans_of(calls))
-        row = {SCHEMAS[name].time: to_utc(written_as)}
+        moment = to_utc(written_as)
     else:
         (call,) = calls
         asked = call.params["dateFrom"] <= written_as.isoformat() < call.params["dateTo"]
-        row = {SCHEMAS[name].time: written_as}
-    selected = select_range(SCHEMAS[name], calls[0], [row], window(query))
+        moment = written_as
+    selected = select_range(SCHEMAS[name], calls[0], Batch({SCHEMAS[name].time: [moment]}), window(query))
     # What is kept must have been asked for, and by one call alone.
     assert asked == 1 or not selected
-    return bool(selected)
+    return len(selected) > 0
 
 
 @given(
