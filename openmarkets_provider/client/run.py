@@ -110,11 +110,10 @@ class Run:
         """Yield the batches as lists of dicts: rows, or the API's records when the query wants those."""
         async with aclosing(self.batches(concurrency, open_group)) as batches:
             async for batch in batches:
-                yield (
-                    batch.columns[RECORD]
-                    if self._query["raw"]
-                    else await self._exchange.compute(len(batch), batch.rows)
-                )
+                if self._query["raw"]:
+                    yield list(batch.columns[RECORD])
+                else:
+                    yield await self._exchange.compute(len(batch), batch.rows)
 
     async def batches(
         self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup

@@ -18,7 +18,7 @@ from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.query.batch import RECORD, Batch
 from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.query import Query, endpoint_of
-from openmarkets_provider.query.schema import Kind
+from openmarkets_provider.query.schema import Field, Kind
 
 if TYPE_CHECKING:
     import msgspec
@@ -31,7 +31,7 @@ _ADDED = frozenset((LOADED_AT, OTHER_FIELDS))
 """Columns that no row has; a field of the API with such a name is among the other fields."""
 DIGITS, DECIMALS = 38, 18
 """Digits of a number, and how many of them after the point, where a store has a fixed number of digits."""
-Columns = list[list[Any]]
+Columns = list[Sequence[Any]]
 """Values by column, in the order of a layout."""
 LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
 """Numbers are rounded to it there."""
@@ -75,17 +75,35 @@ _STORAGE: Mapping[Kind, Storage] = {
 }
 
 
+_AVERAGE = (24, 12)
+PRECISION: Mapping[Kind | str, tuple[int, int]] = {
+    Kind.PRICE: (18, 6),
+    Kind.MULTIPLIER: (18, 9),
+    Kind.QUANTITY: (24, 6),
+    Kind.VALUE: (28, 10),
+    Kind.NUMBER: (28, 18),
+    "market_vwap": _AVERAGE,
+    "average_price": _AVERAGE,
+    "average_price_start_of_day": _AVERAGE,
+}
+"""Digits of a number in Arrow and Parquet, and how many of them after the point, by column or else by kind. Quotients
+(averages, ratios such as adjustment factors) and totals need more than a price. The product of a price and any of them
+still fits the 38 digits of SQL engines."""
+
+
 class Column(NamedTuple):
     """One column.
 
     :ivar unit: the unit, the time zone or another remark, in words; may be empty.
     :ivar key: part of what identifies a row.
+    :ivar precision: of a number: its digits in Arrow and Parquet, and how many of them after the point.
     """
 
     name: str
     storage: Storage
     unit: str = ""
     key: bool = False
+    precision: tuple[int, int] = (DIGITS, DECIMALS)
 
 
 @dataclass(frozen=True)
@@ -108,6 +126,10 @@ class Layout:
         """The columns that identify a row; empty when nothing does."""
         return tuple(column.name for column in self.columns if column.key)
 
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.columns) - _ADDED
+
     @property
     def has_schema(self) -> bool:
         """False when a record is stored as a whole, in one column."""
@@ -117,7 +139,7 @@ class Layout:
         """Return the values of a batch by column, in the order of the columns."""
         encode = _json_encoder().encode
         values: Columns = []
-        for name, storage, _, _ in self.columns:
+        for name, storage, *_ in self.columns:
             if name == LOADED_AT:
                 values.append([self.loaded_at] * len(batch))
             elif name == OTHER_FIELDS:
@@ -130,7 +152,7 @@ class Layout:
                     ]
                 )
             else:
-                values.append(list(batch.columns[name]))
+                values.append(batch.columns[name])
         return values
 
     def unfit(
@@ -151,8 +173,7 @@ class Layout:
         )
 
     def _other_fields(self, batch: Batch) -> list[str | None]:
-        names = {column.name for column in self.columns} - _ADDED
-        others = [name for name in batch.columns if name not in names]
+        others = [name for name in batch.columns if name not in self._names]
         if not others:
             return [None] * len(batch)
         encode = _json_encoder().encode
@@ -168,6 +189,11 @@ _OTHER_FIELDS = Column(OTHER_FIELDS, Storage.JSON, "fields that the schema does 
 _WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"), _LOADED_AT)
 
 
+def precision_of(field: Field) -> tuple[int, int]:
+    """Return the digits of a number in Arrow and Parquet, and how many of them are after the point."""
+    return PRECISION.get(field.name) or PRECISION.get(field.kind, (DIGITS, DECIMALS))
+
+
 def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
     """Return the layout of a query's rows.
 
@@ -179,7 +205,9 @@ def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
     if name == "request" or query.get("raw") in (True, "True"):
         return Layout(name, _WITHOUT_SCHEMA, loaded_at=loaded_at)
     schema = ENDPOINTS[name].schema
-    columns = [Column(field.name, _STORAGE[field.kind], field.unit, field.key) for field in schema.fields]
+    columns = [
+        Column(field.name, _STORAGE[field.kind], field.unit, field.key, precision_of(field)) for field in schema.fields
+    ]
     return Layout(name, (*columns, _LOADED_AT, _OTHER_FIELDS), schema.time, loaded_at)
 
 

@@ -8,34 +8,34 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, tzinfo
-from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
+from decimal import Decimal, DecimalException, localcontext
 from functools import partial
-from itertools import chain, islice, repeat
-from operator import mul
+from itertools import islice, repeat
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.query.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
-from openmarkets_provider.query.batch import Batch
+from openmarkets_provider.query.batch import EXACT, Batch, Column, Scaled
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE, settle, to_utc
 from openmarkets_provider.query.plan import ApiCall
+from openmarkets_provider.query.records import KnownRecord, Record, by_field
 from openmarkets_provider.query.schema import Kind, Schema, snake_case
 
-Record = Mapping[str, Any]
-"""A JSON object of the API."""
 Listing = tuple[str, str]
 """Security code and exchange, in capitals."""
 
 FALLBACK_MULTIPLIER = Decimal("0.01")
 """For cents: the price multiplier where nothing supplies one."""
-_EXACT = Context(prec=60, Emax=60, Emin=-60, traps=[Inexact, InvalidOperation, Overflow, Subnormal])
 _NO_TIME = re.compile(r"0001-01-01([T ][0:.]+(Z|[+-]\d\d:?\d\d)?)?")
 """What servers on .NET, which this one is inferred to be, may write for "no date" and "no time"."""
 _FRIDAY = 4
 _MAX_INTEGER = 10**18
 """int() of 1e999999999 would fill the memory."""
+_MAX_DECIMALS = 18
 _NONE = type(None)
 
 
@@ -43,7 +43,7 @@ class _TypeMismatch(Exception):
     """A value has the wrong type. Arguments: the type that was expected, in words, and the value."""
 
 
-def read_records(call: ApiCall, reply: Any) -> list[dict[str, Any]]:
+def read_records(call: ApiCall, reply: Any) -> list[Any]:
     """Return the records of one reply to a typed query, untouched.
 
     :raises OpenmarketsInvalidResponse: the reply does not have the shape that the API promises.
@@ -54,6 +54,8 @@ def read_records(call: ApiCall, reply: Any) -> list[dict[str, Any]]:
         reply = reply[call.records]
     if not isinstance(reply, list):
         raise _wrong_shape(call, "a list of records", reply)
+    if reply and isinstance(reply[0], KnownRecord):
+        return reply
     for record in reply:
         if type(record) is not dict:
             raise _wrong_shape(call, "a list of objects", record)
@@ -80,7 +82,7 @@ def read_multipliers(call: ApiCall, records: Sequence[Record]) -> dict[Listing, 
     """
     records = [record for record in records if record.get("priceMultiplier") is not None]
     try:
-        column = _multipliers([record["priceMultiplier"] for record in records])
+        column = _multipliers([record.get("priceMultiplier") for record in records])
     except _TypeMismatch as error:
         raise _wrong_field(call, "priceMultiplier", *error.args) from None
     return dict(zip(map(listing_of, records), column, strict=True))
@@ -122,15 +124,11 @@ def to_batch(schema: Schema, call: ApiCall, records: Sequence[Record], multiplie
     :return: the columns of the schema, then those of unknown fields.
     :raises OpenmarketsInvalidResponse: a field is of a wrong type; the text names it.
     """
-    fields, names_sent = schema.sendable, set().union(*records)
-    columns: dict[str, list[Any]] = {}
+    fields, sent, nothing = schema.sendable, by_field(records), [None] * len(records)
+    columns: dict[str, Column] = {}
     for api_name, field in fields.items():
         try:
-            columns[field.name] = (
-                _CONVERT[field.kind]([record.get(api_name) for record in records])
-                if api_name in names_sent
-                else [None] * len(records)
-            )
+            columns[field.name] = _CONVERT[field.kind](sent[api_name]) if api_name in sent else nothing
         except _TypeMismatch as error:
             raise _wrong_field(call, api_name, *error.args) from None
     for name, gmt in schema.gmt_columns.items():
@@ -146,20 +144,18 @@ def to_batch(schema: Schema, call: ApiCall, records: Sequence[Record], multiplie
         for api_name in _FROM_SECURITY.keys() & schema.supplied.keys():
             value = _FROM_SECURITY[api_name](call.security)
             name = fields[api_name].name
-            columns[name] = [value if own is None else own for own in columns[name]]
+            columns[name] = _fill(columns[name], value)
     if "level" in schema.names:
         columns["level"] = list(range(1, len(records) + 1))
     if "state" in schema.names:
         columns["state"] = list(map(order_state, records))
     columns = {field.name: columns[field.name] for field in schema.fields}
-    if not names_sent <= fields.keys():
-        # In the order of the records, which a set does not keep.
-        for api_name in dict.fromkeys(chain.from_iterable(records)):
-            if api_name not in fields:
-                name = snake_case(api_name)
-                while name in columns:
-                    name += "_"
-                columns[name] = [record.get(api_name) for record in records]
+    for api_name in sent:
+        if api_name not in fields:
+            name = snake_case(api_name)
+            while name in columns:
+                name += "_"
+            columns[name] = sent[api_name]
     return Batch(columns)
 
 
@@ -245,6 +241,13 @@ _FROM_SECURITY: Mapping[str, Callable[[str], str]] = {
 """Columns that a reply about one security may leave out, by the API's name, from the security in full form."""
 
 
+def _fill(column: Column, value: Any) -> list[Any]:
+    """Put a value where there is none."""
+    if set(map(type, column)) == {_NONE}:
+        return [value] * len(column)
+    return [value if own is None else own for own in column]
+
+
 def _has_price(schema: Schema, record: Record) -> bool:
     return any(record.get(api_name) is not None for api_name in schema.price_api_names)
 
@@ -253,15 +256,17 @@ def _fill_multipliers(
     schema: Schema,
     call: ApiCall,
     records: Sequence[Record],
-    column: list[Decimal | None],
+    column: Column,
     multipliers: Mapping[Listing, Decimal],
-) -> tuple[list[Any], list[bool | None]]:
+) -> tuple[Column, list[bool | None]]:
     """Return each record's multiplier: its own, else the security's, else, where it has prices, the one for cents.
 
     :return: the multipliers, and whether each is the one for cents because nothing supplies another.
     """
-    if None not in column:
+    if _NONE not in map(type, column):
         return column, [False] * len(column)
+    if call.security is not None and (multiplier := multipliers.get(to_listing(call.security))) is not None:
+        return _fill(column, multiplier), [False] * len(column)
     listings = map(listing_of, records) if call.security is None else repeat(to_listing(call.security))
     filled = [multipliers.get(listing) if own is None else own for own, listing in zip(column, listings, strict=False)]
     assumed = [
@@ -272,20 +277,32 @@ def _fill_multipliers(
     return filled, assumed
 
 
-def _prices(call: ApiCall, api_name: str, natives: list[Any], multipliers: list[Decimal]) -> list[Decimal | None]:
+def _prices(call: ApiCall, api_name: str, natives: Column, multipliers: Column) -> Column:
+    if natives and multipliers.count(multipliers[0]) == len(multipliers):
+        with suppress(TypeError, OverflowError):
+            return _scale(array("q", natives), multipliers[0])
     prices: list[Decimal | None] = []
     try:
-        with localcontext(_EXACT):
-            if _NONE in map(type, natives):
-                prices.extend(
-                    None if native is None else native * multiplier
-                    for native, multiplier in zip(natives, multipliers, strict=True)
-                )
-            else:
-                prices.extend(map(mul, multipliers, natives))
+        with localcontext(EXACT):
+            prices.extend(
+                None if native is None else native * multiplier
+                for native, multiplier in zip(natives, multipliers, strict=True)
+            )
     except DecimalException:
         raise _wrong_field(call, api_name, "a price of a usual size", natives[len(prices)]) from None
     return prices
+
+
+def _scale(units: array[int], factor: Decimal) -> Scaled:
+    """Multiply whole numbers by one factor.
+
+    :raises OverflowError: a product has too many digits.
+    """
+    _, digits, exponent = factor.as_tuple()
+    coefficient = int("".join(map(str, digits)))
+    if not isinstance(exponent, int) or not -_MAX_DECIMALS <= exponent <= 0:
+        raise OverflowError
+    return Scaled(units if coefficient == 1 else array("q", [unit * coefficient for unit in units]), -exponent)
 
 
 # From the values of one field, None among them, to those of a column. They raise _TypeMismatch.
@@ -320,22 +337,29 @@ def _whole(value: int | Decimal) -> int:
 
 
 _integers = partial(_typed, types={int, Decimal}, expected="a whole number", to=int, convert=_whole)
-_numbers = partial(_typed, types={int, Decimal}, expected="a number", to=Decimal)
+_decimals = partial(_typed, types={int, Decimal}, expected="a number", to=Decimal)
 
 
-def _quantities(column: list[Any]) -> list[Any]:
-    numbers = _numbers(column)
-    for number in numbers:
+def _numbers(column: list[Any]) -> Column:
+    # Whole numbers are the usual ones.
+    if set(map(type, column)) == {int}:
+        with suppress(OverflowError):
+            return Scaled(array("q", column), 0)
+    return _decimals(column)
+
+
+def _quantities(column: list[Any]) -> Column:
+    for number in _decimals(column):
         if number is not None and not -_MAX_INTEGER < number < _MAX_INTEGER:
             raise _TypeMismatch("a number of a usual size", number)
-    return numbers
+    return _numbers(column)
 
 
 def _multipliers(column: list[Any]) -> list[Any]:
     for value in column:
         if value is not None and (type(value) not in (int, Decimal) or value <= 0):
             raise _TypeMismatch("a number above 0", value)
-    return _numbers(column)
+    return _decimals(column)
 
 
 def _dates(column: list[Any]) -> list[Any]:
@@ -379,7 +403,7 @@ def _is_no_time(value: Any) -> bool:
     return isinstance(value, str) and _NO_TIME.fullmatch(value) is not None
 
 
-_CONVERT: Mapping[Kind, Callable[[list[Any]], list[Any]]] = {
+_CONVERT: Mapping[Kind, Callable[[list[Any]], Column]] = {
     Kind.TEXT: partial(_typed, types={str}, expected="a text"),
     Kind.ID: partial(_typed, types={int, str}, expected="a text or a whole number", to=str),
     Kind.INTEGER: _integers,

@@ -33,6 +33,16 @@ def accounts(*rows: dict) -> list[dict]:
     return [dict.fromkeys(names) | row for row in rows]
 
 
+PRECISIONS = {
+    "price": (18, 6),
+    "value": (28, 10),
+    "multiplier": (18, 9),
+    "quantity": (24, 6),
+    "number": (28, 18),
+}
+AVERAGES = ("market_vwap", "average_price", "average_price_start_of_day")
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_layout_has_the_columns_of_the_schema_in_order_and_one_for_other_fields(name: str):
     layout, schema = layout_of(EVERY[name]), SCHEMAS[name]
@@ -47,6 +57,9 @@ def test_a_layout_has_the_columns_of_the_schema_in_order_and_one_for_other_field
     for column, field in zip(layout.columns, schema.fields, strict=False):
         assert PYTHON_TYPES[column.storage] == field.kind.type
         assert column.unit == field.unit
+        if column.storage is Storage.DECIMAL:
+            is_average = column.name in AVERAGES
+            assert column.precision == ((24, 12) if is_average else PRECISIONS[field.kind.name.lower()])
 
 
 @pytest.mark.parametrize(
