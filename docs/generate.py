@@ -26,7 +26,7 @@ from openmarkets_provider.query import exchange_time as ranges
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.query import Query, endpoint_of, schema_of
-from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, read_records, to_rows
+from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, read_records, to_batch
 from openmarkets_provider.query.schema import Kind, Schema
 
 PAGE = Path(__file__).parent / "queries.md"
@@ -203,7 +203,8 @@ def example() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     records = read_records(call, decode(EXAMPLE_REPLY.encode(), exact=True))
     bhp = ("BHP", "ASX")
     multipliers, currencies = {bhp: Decimal(EXAMPLE_MULTIPLIER)}, {bhp: EXAMPLE_CURRENCY}
-    return records[0], to_rows(schema_of(EXAMPLE_QUERY), call, records, multipliers, currencies, EXAMPLE_QUERY)
+    batch = to_batch(schema_of(EXAMPLE_QUERY), call, records, multipliers, currencies, EXAMPLE_QUERY)
+    return records[0], batch.rows()
 
 
 def times() -> Iterator[str]:

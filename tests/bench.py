@@ -1,5 +1,7 @@
 """The benchmark: pairs measured in one run, printed as ratios with their spread. See ``make bench``.
 
+``python -m tests.bench bulk sql`` runs some parts.
+
 Absolute times depend on the machine; a ratio of two things measured in turn does not. Every figure is the median over
 several rounds, with the smallest and the largest beside it.
 """
@@ -20,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.figures import ratios, show, show_missed
 from tests.support.processes import NoMasker, in_processes
 from tests.support.sandbox_process import SandboxProcess
 
@@ -67,36 +70,39 @@ print(first, (time.process_time() - started) / 1000)
 """
 
 
-def main() -> None:
-    """Run every benchmark and print its figures."""
+def main(chosen: Sequence[str]) -> None:
+    """Run parts of the benchmark, all of them by default, and print their figures and the goals that were missed."""
+    # Here, and not above: they use what is above.
+    from tests.bench_bulk import bulk
+    from tests.bench_etl import etl
+    from tests.bench_sql import sql
+    from tests.bench_throttle import throttle
+    from tests.bench_triggers import triggers
+
+    # The last one sends what is logged elsewhere.
+    parts = {each.__name__: each for each in (parse_cost, small_calls, bulk, etl, sql, throttle, triggers)}
+    if unknown := set(chosen) - set(parts):
+        sys.exit(f"{', '.join(sorted(unknown))}: there are the parts {', '.join(parts)}.")
     print(
         f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start; {ROUNDS} rounds, median (min to max)"
     )
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["AIRFLOW_HOME"] = home
-        parse_cost()
-        with SandboxProcess() as sandbox:
-            os.environ |= {
-                "AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json,
-                "SETTINGS": json.dumps(settings_of(sandbox)),
-                "CACHE": f"{home}/look-up",
-            }
-            request_cost(sandbox)
-            single_flight(sandbox, Path(home) / "flight")
-            look_up(sandbox)
-        # Here, and not above: it uses what is above.
-        from tests.bench_bulk import bulk
-        from tests.bench_etl import etl
-        from tests.bench_sql import sql
-        from tests.bench_throttle import throttle
-        from tests.bench_triggers import triggers
+    for name, part in parts.items():
+        if not chosen or name in chosen:
+            part()
+    show_missed()
 
-        bulk()
-        etl()
-        sql()
-        throttle()
-        # Last: it sends what is logged elsewhere.
-        triggers()
+
+def small_calls() -> None:
+    """Measure what single calls and tokens cost, against the sandbox."""
+    with tempfile.TemporaryDirectory() as folder, SandboxProcess() as sandbox:
+        os.environ |= {
+            "AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json,
+            "SETTINGS": json.dumps(settings_of(sandbox)),
+            "CACHE": f"{folder}/look-up",
+        }
+        request_cost(sandbox)
+        single_flight(sandbox, Path(folder) / "flight")
+        look_up(sandbox)
 
 
 def parse_cost() -> None:
@@ -157,7 +163,7 @@ def single_flight(sandbox: SandboxProcess, cache: Path) -> None:
     calls = sum(in_processes(PROCESSES, work))
     print(f"\n{calls} calls of get_access_token from {PROCESSES} processes, {time.monotonic() - started:.1f} s")
     for scope, count in sandbox.stats()["token_requests"].items():
-        print(f"  token requests for {scope}: {count} (goal 1)")
+        show(f"token requests for {scope}", [count], "goal <= 1", digits=0)
 
 
 def look_up(sandbox: SandboxProcess) -> None:
@@ -193,17 +199,8 @@ def alternate(work: Sequence[Callable[[], Any]]) -> list[float]:
     return [sum(column) for column in zip(*turns, strict=True)]
 
 
-def ratios(ours: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Divide pair by pair."""
-    return [one / other for one, other in zip(ours, base, strict=True)]
-
-
-def show(what: str, figures: Sequence[float], goal: str = "", digits: int = 3) -> None:
-    """Print median, smallest and largest."""
-    middle, low, high = statistics.median(figures), min(figures), max(figures)
-    print(f"  {what}: {middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}) {goal}".rstrip())
-
-
 if __name__ == "__main__":
     multiprocessing.set_start_method("fork")
-    main()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["AIRFLOW_HOME"] = home
+        main(sys.argv[1:])

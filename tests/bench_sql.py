@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tests.bench import ratios, show
 from tests.bench_bulk import Cost, turns
+from tests.support.batches import values_of
+from tests.support.figures import ratios, show
 from tests.support.postgres import Postgres
 
 SECURITIES, DAYS = 300, 260
@@ -49,7 +49,7 @@ def into_a_table(server: Postgres) -> None:
     logging.getLogger("openmarkets_provider").setLevel(logging.WARNING)
     hook._log = logging.getLogger("silent")
     hook._log.setLevel(logging.ERROR)
-    batches = [layout.values(_bars(f"C{number:04d}")) for number in range(SECURITIES)]
+    batches = [values_of(layout, _bars(f"C{number:04d}")) for number in range(SECURITIES)]
     rows = [row for batch in batches for row in zip(*batch, strict=True)]
     few = rows[:ONE_BY_ONE]
 
@@ -95,7 +95,7 @@ def into_a_table(server: Postgres) -> None:
             )
     by_copy, new, again, default, single = zip(*figures, strict=True)
     print(f"\n{ROWS} daily bars into an empty PostgreSQL table with a primary key, rows/s (higher is better)")
-    show("our load (upsert) / COPY of the same rows", ratios(new, by_copy))
+    show("our load (upsert) / COPY of the same rows", ratios(new, by_copy), "goal >= 0.6")
     show("our load (upsert) / insert_rows", ratios(new, default))
     show(
         f"our load (upsert) / insert_rows one by one (commit_every=1, {ONE_BY_ONE} rows)", ratios(new, single), digits=1
@@ -134,12 +134,7 @@ def _bars(code: str) -> list[dict[str, Any]]:
                 "market_vwap": price + Decimal(number) / 10_000,
                 "adjustment_factor": Decimal(1),
                 "price_multiplier": Decimal("0.01"),
+                "price_multiplier_assumed": False,
             }
         )
     return made
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["AIRFLOW_HOME"] = home
-        sql()

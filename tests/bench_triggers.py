@@ -20,8 +20,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
-from tests.bench import ratios, show
 from tests.support.bulk_server import ORDERS, QUOTES, TOKEN, BulkServer
+from tests.support.figures import ratios, show
 
 SENSORS = 1000
 INTERVAL = 3.0

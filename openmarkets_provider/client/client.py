@@ -33,6 +33,7 @@ from openmarkets_provider.client.ratelimit.hold import Holds
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.query.batch import RECORD, Batch
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.query import Query, endpoint_of
 from openmarkets_provider.query.rows import Listing
@@ -115,11 +116,10 @@ class OpenmarketsClient:
         """Answer a query on an event loop, as :meth:`run`."""
         if endpoint_of(query) == "request":
             return await self._async.ask(_call(query))
-        batches = Run(query, self._async, self._currencies).batches(
-            min(self._concurrency, MAX_ASYNC_CONCURRENCY), TaskGroup
-        )
+        run = Run(query, self._async, self._currencies)
+        batches = run.rows(min(self._concurrency, MAX_ASYNC_CONCURRENCY), TaskGroup)
         async with aclosing(batches):
-            return [row async for batch in batches for row in batch]
+            return [row async for rows in batches for row in rows]
 
     def stream(self, query: Query) -> Generator[list[Any], None, None]:
         """Answer a query in batches, as they come; in the same order as :meth:`run`.
@@ -130,6 +130,16 @@ class OpenmarketsClient:
         """
         if endpoint_of(query) == "request":
             return iterate_blocking(_one_batch(self._blocking, _call(query)))
+        return iterate_blocking(Run(query, self._blocking, self._currencies).rows(self._concurrency, ThreadGroup))
+
+    def stream_columns(self, query: Query) -> Generator[Batch, None, None]:
+        """Answer a query as :meth:`stream`, by column.
+
+        :return: batches with the columns of the query; records of ``request`` and ``raw=True`` are in the one column
+            ``record``.
+        """
+        if endpoint_of(query) == "request":
+            return (Batch({RECORD: records}) for records in self.stream(query))
         return iterate_blocking(Run(query, self._blocking, self._currencies).batches(self._concurrency, ThreadGroup))
 
     def http(self, api: str) -> HttpClient:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 from openmarkets_provider.client.exchange import Exchange, Received
@@ -26,6 +26,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsScopeNotInPlan,
 )
 from openmarkets_provider.query.arguments import is_security
+from openmarkets_provider.query.batch import RECORD, Batch, concat
 from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
 from openmarkets_provider.query.expand import expand, lookup_query
@@ -33,7 +34,7 @@ from openmarkets_provider.query.plan import ApiCall, Plan, plan
 from openmarkets_provider.query.query import Query, resolve, schema_of, subject_of, window
 from openmarkets_provider.query.rows import (
     Listing,
-    adjust_rows,
+    adjust_batch,
     check_identified,
     check_weeks,
     find_missing_multipliers,
@@ -44,10 +45,9 @@ from openmarkets_provider.query.rows import (
     read_invalid_securities,
     read_multipliers,
     read_records,
-    row_keys,
     select_range,
+    to_batch,
     to_listing,
-    to_rows,
 )
 from openmarkets_provider.query.schema import Row
 
@@ -99,7 +99,9 @@ class Run:
         self._seam: set[Any] = set()
         self._series: str | None = None
         self._is_shared = False
-        self._shared: dict[Any, list[Row]] = {}
+        self._shared: list[Batch] = []
+        self._shared_numbers = count()
+        self._shared_rows: dict[Any, list[int]] = {}
         self._multipliers: dict[Listing, Decimal] = {}
         # The client's for quotes; what rows of the OMS API hold must not depend on earlier runs.
         self._is_oms = ENDPOINTS[self._endpoint].api == "oms"
@@ -109,10 +111,21 @@ class Run:
         self._refusal = ""
         self._assumed: set[str] = set()
 
-    async def batches(
+    async def rows(
         self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
     ) -> AsyncGenerator[list[Row], None]:
-        """Yield the rows of each call, or the API's records when the query wants those, in the order of the plan.
+        """Yield the batches as lists of dicts: rows, or the API's records when the query wants those."""
+        async with aclosing(self.batches(concurrency, open_group)) as batches:
+            async for batch in batches:
+                if self._query["raw"]:
+                    yield list(batch.columns[RECORD])
+                else:
+                    yield await self._exchange.compute(len(batch), batch.rows)
+
+    async def batches(
+        self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
+    ) -> AsyncGenerator[Batch, None]:
+        """Yield the rows of each call by column, in the order of the plan. Records have the one column ``record``.
 
         Rows of the OMS API come as one batch when the query takes several calls: any of these may return a row that an
         earlier one returned, too.
@@ -135,8 +148,8 @@ class Run:
                     progress.add(len(batch))
                     if batch and not self._is_shared:
                         yield batch
-        if self._shared:
-            yield list(chain.from_iterable(self._shared.values()))
+        if self._shared_rows:
+            yield concat(self._shared).take(list(chain.from_iterable(self._shared_rows.values())))
 
     async def _plan(self) -> Plan:
         """Find out what the query leaves to the API, and plan its calls."""
@@ -163,42 +176,42 @@ class Run:
             log.warning("%s It is left out.", error)
             return Answer(number, call, None)
 
-    async def _batch(self, answer: Answer) -> list[Row]:
+    async def _batch(self, answer: Answer) -> Batch:
         """Turn one answer into rows. In the order of the plan, since rows at a seam may come twice."""
         number, call, received = answer
         if received is None:
             self._leave_out(1)
-            return []
+            return Batch({RECORD: []})
         try:
             return await self._rows(call, received.json)
         except OpenmarketsError as error:
             raise self._name_call(received.explain(error), number, call) from error.__cause__
 
-    async def _rows(self, call: ApiCall, reply: Any) -> list[Row]:
+    async def _rows(self, call: ApiCall, reply: Any) -> Batch:
         records = read_records(call, reply)
         self._check_complete(call, reply, records)
         if call.security is not None and not records:
             self._check_known(call, call.security)
         if not call.exact:
-            return records
+            return Batch({RECORD: records})
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
             await self._learn_securities([*missing, *self._without_currency(call, records)])
         self._check_multipliers(call, missing)
 
-        def build() -> list[Row]:
-            rows = to_rows(self._schema, call, records, self._multipliers, self._currencies, self._query)
+        def build() -> Batch:
+            batch = to_batch(self._schema, call, records, self._multipliers, self._currencies, self._query)
             if self._query.get("frequency") == "Weekly":
-                check_weeks(call, rows)
-            rows = select_range(self._schema, call, rows, self._window)
+                check_weeks(call, batch)
+            batch = select_range(self._schema, call, batch, self._window)
             if self._query.get("adjusted"):
-                adjust_rows(call, rows, self._query["adjusted"])
-            return rank_levels(rows, self._query["levels"]) if "levels" in self._query else rows
+                batch = adjust_batch(call, batch, self._query["adjusted"])
+            return rank_levels(batch, self._query["levels"]) if "levels" in self._query else batch
 
-        rows = await self._exchange.compute(len(records), build)
+        batch = await self._exchange.compute(len(records), build)
         if self._is_shared:
-            self._share(call, rows)
-        return rows if call.security is None else self._drop_seam(call.security, rows)
+            self._share(call, batch)
+        return batch if call.security is None else self._drop_seam(call.security, batch)
 
     def _without_currency(self, call: ApiCall, records: Sequence[Row]) -> list[str]:
         """Return the securities of records with prices whose currency has to be looked up.
@@ -213,7 +226,7 @@ class Run:
 
     async def _look_up(self, query: Query) -> list[Row]:
         run = Run(query, self._exchange)
-        return [row async for batch in run.batches() for row in batch]
+        return [row async for rows in run.rows() for row in rows]
 
     async def _learn_securities(self, securities: Iterable[str]) -> None:
         """Look up the price multipliers and currencies of securities that this run has not looked up yet.
@@ -307,21 +320,24 @@ class Run:
                 assumed,
             )
 
-    def _drop_seam(self, security: str, rows: list[Row]) -> list[Row]:
+    def _drop_seam(self, security: str, batch: Batch) -> Batch:
         """Leave out what the call before returned: pieces of a range that touch may both have what is at the seam."""
-        keys = row_keys(self._schema, rows)
+        if self._spans < 2:
+            return batch
+        keys = batch.keys(self._schema.key)
         seam = self._seam if security == self._series else set()
         self._seam, self._series = set(keys), security
-        return [row for row, key in zip(rows, keys, strict=True) if key not in seam]
+        return batch.take([row for row, key in enumerate(keys) if key not in seam])
 
-    def _share(self, call: ApiCall, rows: list[Row]) -> None:
+    def _share(self, call: ApiCall, batch: Batch) -> None:
         """Keep the rows of one reply, in place of those with the same keys from earlier replies."""
-        keys, by_key = row_keys(self._schema, rows), dict[Any, list[Row]]()
+        keys, by_key = batch.keys(self._schema.key), dict[Any, list[int]]()
         if subject_of(self._query) == "accounts":
             check_identified(self._schema, call, keys)
-        for row, key in zip(rows, keys, strict=True):
-            by_key.setdefault(key, []).append(row)
-        self._shared |= by_key
+        for key in keys:
+            by_key.setdefault(key, []).append(next(self._shared_numbers))
+        self._shared.append(batch)
+        self._shared_rows |= by_key
 
     def _name_call(self, error: OpenmarketsError, number: int, call: ApiCall) -> OpenmarketsError:
         """Return the error, saying which piece of a split query failed.

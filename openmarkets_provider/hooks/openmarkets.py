@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,11 +24,13 @@ from openmarkets_provider.hooks._token_cache import astore_of, store_of
 
 if TYPE_CHECKING:
     import httpx
+    import pyarrow as pa
 
     from openmarkets_provider.client.cache.store import Store
     from openmarkets_provider.client.client import OpenmarketsClient
     from openmarkets_provider.client.settings import Settings
     from openmarkets_provider.queries import Query
+    from openmarkets_provider.query.batch import Batch
 
 T = TypeVar("T")
 
@@ -119,6 +121,48 @@ class OpenmarketsHook(BaseHook):
         :raises OpenmarketsError: during the iteration, as :meth:`run`.
         """
         return self.client.stream(query)
+
+    def stream_columns(self, query: Query) -> Generator[Batch, None, None]:
+        """Run a query as :meth:`stream`, and yield its rows by column, without a dict for each.
+
+        :return: batches: ``batch.columns`` has the values by name. Records of ``request`` and of ``raw=True`` are in
+            the one column ``record``.
+        """
+        return self.client.stream_columns(query)
+
+    def stream_arrow(self, query: Query) -> Iterator[pa.RecordBatch]:
+        """Run a query and yield its rows as Arrow record batches, as they arrive.
+
+        See :func:`openmarkets_provider.landing.frames.stream_arrow` for columns, types and what is raised.
+
+        :param query: as for :meth:`run`.
+        :return: batches of one schema, of 8,192 rows or more but for the last one.
+        """
+        from openmarkets_provider.landing.frames import stream_arrow
+
+        return stream_arrow(self, query)
+
+    def run_arrow(self, query: Query) -> pa.Table:
+        """Run a query, and return its rows as one Arrow table, as :meth:`stream_arrow` yields them.
+
+        :param query: as for :meth:`run`.
+        """
+        from openmarkets_provider.landing.frames import run_arrow
+
+        return run_arrow(self, query)
+
+    def run_df(self, query: Query, *, prices: str = "float", engine: str = "pandas") -> Any:
+        """Run a query, and return its rows as a DataFrame to compute with.
+
+        See :func:`openmarkets_provider.landing.frames.run_df` for the types of the columns and what is raised.
+
+        :param query: as for :meth:`run`.
+        :param prices: ``float`` for ``float64``, or ``decimal`` for all digits.
+        :param engine: ``pandas`` or ``polars``.
+        """
+        from openmarkets_provider.landing.frames import run_df
+
+        return run_df(self, query, prices=prices, engine=engine)
 
     async def arun(self, query: Query) -> Any:
         """Run a query on an event loop, as :meth:`run` does. Call :meth:`aclose` when done."""

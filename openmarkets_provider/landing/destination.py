@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
+from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import to_text
 from openmarkets_provider.query.query import Query, window
 
@@ -36,8 +37,8 @@ class Source(Protocol):
     def run(self, query: Query) -> Any:
         """Return all rows of a query."""
 
-    def stream(self, query: Query) -> Iterator[list[Any]]:
-        """Yield the rows of a query in batches; all rows of a batch have the same fields."""
+    def stream_columns(self, query: Query) -> Generator[Batch, None, None]:
+        """Yield the rows of a query in batches by column."""
 
 
 class Destination(Protocol):

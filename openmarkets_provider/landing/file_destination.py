@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.landing.destination import LoadResult, Moment, Source, range_texts, with_range
@@ -20,6 +20,7 @@ from openmarkets_provider.landing.partitions import Partition, Sorter, list_part
 from openmarkets_provider.landing.places import Place
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.query.arguments import align
+from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import read_moment
 from openmarkets_provider.query.query import Query, resolve, window
 
@@ -93,8 +94,7 @@ class FileDestination:
         if not pending:
             return result
         with ExitStack() as stack:
-            batches: Any = source.stream(_narrow(query, names, pending))
-            stack.enter_context(closing(batches))
+            batches = stack.enter_context(closing(source.stream_columns(_narrow(query, names, pending))))
             files = self._encode(batches, layout, names, pending, stack)
             # Other tasks may have published files meanwhile.
             pending = self._select(pending)
@@ -131,7 +131,7 @@ class FileDestination:
         return {each: name for each, name in names.items() if name not in existing}
 
     def _encode(
-        self, batches: Iterable[list[Any]], layout: Layout, names: Names, pending: Names, stack: ExitStack
+        self, batches: Iterable[Batch], layout: Layout, names: Names, pending: Names, stack: ExitStack
     ) -> dict[Partition | None, _File]:
         """Write all rows into temporary files, which live as long as the stack."""
         if len(names) == 1:
@@ -141,9 +141,9 @@ class FileDestination:
         sorter = Sorter([each for each in names if each is not None], str(layout.time))
         spool: Spool[Partition] = Spool(stack.enter_context(self.folder.stage()), self.folder.scratch)
         for batch in batches:
-            for partition, rows in sorter.sort(batch):
+            for partition, those in sorter.sort(batch):
                 if partition in pending:
-                    spool.add(partition, layout.values(rows))
+                    spool.add(partition, layout.values(those))
         return {each: self._write(spool.batches(each), layout, stack) for each in spool.list_keys()}
 
     def _write(self, batches: Iterable[Columns], layout: Layout, stack: ExitStack) -> _File:

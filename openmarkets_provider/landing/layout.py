@@ -12,12 +12,12 @@ from datetime import datetime
 from decimal import Decimal
 from enum import Enum, auto
 from functools import cached_property
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+from openmarkets_provider.query.batch import RECORD, Batch
 from openmarkets_provider.query.query import Query, endpoint_of, schema_of
-from openmarkets_provider.query.schema import Kind, Row
+from openmarkets_provider.query.schema import Field, Kind
 
 if TYPE_CHECKING:
     import msgspec
@@ -28,11 +28,9 @@ LOADED_AT = "loaded_at"
 """The column that says when a row was loaded: one time for all rows of a load."""
 _ADDED = frozenset((LOADED_AT, OTHER_FIELDS))
 """Columns that no row has; a field of the API with such a name is among the other fields."""
-RECORD = "record"
-"""The column of a query without a schema (``request``, ``raw=True``): a whole record as JSON."""
 DIGITS, DECIMALS = 38, 18
 """Digits of a number, and how many of them after the point, where a store has a fixed number of digits."""
-Columns = list[list[Any]]
+Columns = list[Sequence[Any]]
 """Values by column, in the order of a layout."""
 LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
 """Numbers are rounded to it there."""
@@ -77,17 +75,36 @@ _STORAGE: Mapping[Kind, Storage] = {
 }
 
 
+_AVERAGE = (24, 12)
+PRECISION: Mapping[Kind | str, tuple[int, int]] = {
+    Kind.PRICE: (18, 6),
+    Kind.MULTIPLIER: (18, 9),
+    Kind.QUANTITY: (24, 6),
+    Kind.VALUE: (28, 10),
+    Kind.NUMBER: (28, 18),
+    Kind.ADJUSTED: (28, 12),
+    "market_vwap": _AVERAGE,
+    "average_price": _AVERAGE,
+    "average_price_start_of_day": _AVERAGE,
+}
+"""Digits of a number in Arrow and Parquet, and how many of them after the point, by column or else by kind. Quotients
+(averages, ratios such as adjustment factors) and totals need more than a price. The product of a price and any of them
+still fits the 38 digits of SQL engines."""
+
+
 class Column(NamedTuple):
     """One column.
 
     :ivar unit: the unit, the time zone or another remark, in words; may be empty.
     :ivar key: part of what identifies a row.
+    :ivar precision: of a number: its digits in Arrow and Parquet, and how many of them after the point.
     """
 
     name: str
     storage: Storage
     unit: str = ""
     key: bool = False
+    precision: tuple[int, int] = (DIGITS, DECIMALS)
 
 
 @dataclass(frozen=True)
@@ -110,29 +127,33 @@ class Layout:
         """The columns that identify a row; empty when nothing does."""
         return tuple(column.name for column in self.columns if column.key)
 
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.columns) - _ADDED
+
     @property
     def has_schema(self) -> bool:
         """False when a record is stored as a whole, in one column."""
         return self.columns != _WITHOUT_SCHEMA
 
-    def values(self, rows: Sequence[Any]) -> Columns:
-        """Return the values of a batch of rows by column, in the order of the columns.
-
-        :param rows: one batch of ``hook.stream``: all have the same fields.
-        """
+    def values(self, batch: Batch) -> Columns:
+        """Return the values of a batch by column, in the order of the columns."""
         encode = _json_encoder().encode
-        loaded_at = [self.loaded_at] * len(rows)
-        if not self.has_schema:
-            return [[encode(record).decode() for record in rows], loaded_at]
         values: Columns = []
-        for name, storage, _, _ in self.columns:
-            if name in _ADDED:
-                values.append(loaded_at if name == LOADED_AT else self._other_fields(rows))
-                continue
-            column = list(map(itemgetter(name), rows))
-            if storage is Storage.JSON:
-                column = [None if value is None else encode(value).decode() for value in column]
-            values.append(column)
+        for name, storage, *_ in self.columns:
+            if name == LOADED_AT:
+                values.append([self.loaded_at] * len(batch))
+            elif name == OTHER_FIELDS:
+                values.append(self._other_fields(batch))
+            elif storage is Storage.JSON:
+                values.append(
+                    [
+                        None if value is None and self.has_schema else encode(value).decode()
+                        for value in batch.columns[name]
+                    ]
+                )
+            else:
+                values.append(batch.columns[name])
         return values
 
     def unfit(
@@ -152,19 +173,26 @@ class Layout:
             f"{str(fields[column.name])[:60]!r} {problem}"
         )
 
-    def _other_fields(self, rows: Sequence[Row]) -> list[str | None]:
-        names = {column.name for column in self.columns} - _ADDED
-        others = [name for name in rows[0] if name not in names] if rows else []
+    def _other_fields(self, batch: Batch) -> list[str | None]:
+        others = [name for name in batch.columns if name not in self._names]
         if not others:
-            return [None] * len(rows)
+            return [None] * len(batch)
         encode = _json_encoder().encode
-        objects = ({name: row[name] for name in others if row[name] is not None} for row in rows)
+        objects = (
+            {name: value for name, value in zip(others, values, strict=True) if value is not None}
+            for values in batch.keys(others)
+        )
         return [encode(fields).decode() if fields else None for fields in objects]
 
 
 _LOADED_AT = Column(LOADED_AT, Storage.TIME, "UTC")
 _OTHER_FIELDS = Column(OTHER_FIELDS, Storage.JSON, "fields that the schema does not know, by name")
 _WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"), _LOADED_AT)
+
+
+def precision_of(field: Field) -> tuple[int, int]:
+    """Return the digits of a number in Arrow and Parquet, and how many of them are after the point."""
+    return PRECISION.get(field.name) or PRECISION.get(field.kind, (DIGITS, DECIMALS))
 
 
 def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
@@ -178,7 +206,9 @@ def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
     if name == "request" or query.get("raw") in (True, "True"):
         return Layout(name, _WITHOUT_SCHEMA, loaded_at=loaded_at)
     schema = schema_of(query)
-    columns = [Column(field.name, _STORAGE[field.kind], field.unit, field.key) for field in schema.fields]
+    columns = [
+        Column(field.name, _STORAGE[field.kind], field.unit, field.key, precision_of(field)) for field in schema.fields
+    ]
     return Layout(name, (*columns, _LOADED_AT, _OTHER_FIELDS), schema.time, loaded_at)
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.landing.destination import Moment
+from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import exchange_date, to_text, to_utc
-from openmarkets_provider.query.schema import Row
 
 PARTITIONS = ("day", "month", "year")
 MAX_PARTITIONS = 400
@@ -93,20 +93,20 @@ class Sorter:
         self._starts = [partition.start for partition in partitions]
         self._column = column
 
-    def sort(self, rows: list[Row]) -> Iterator[tuple[Partition, list[Row]]]:
+    def sort(self, batch: Batch) -> Iterator[tuple[Partition, Batch]]:
         """Return the rows of each partition, in their order.
 
-        :param rows: at least one; all within the range that the partitions cover.
+        :param batch: at least one row; all within the range that the partitions cover.
         """
-        moments = [row[self._column] for row in rows]
+        moments = batch.columns[self._column]
         if self._index(min(moments)) == (last := self._index(max(moments))):
-            yield self._partitions[last], rows
+            yield self._partitions[last], batch
             return
-        sorted_rows: dict[int, list[Row]] = {}
-        for row, moment in zip(rows, moments, strict=True):
-            sorted_rows.setdefault(self._index(moment), []).append(row)
-        for index, those in sorted_rows.items():
-            yield self._partitions[index], those
+        rows: dict[int, list[int]] = {}
+        for row, moment in enumerate(moments):
+            rows.setdefault(self._index(moment), []).append(row)
+        for index, those in rows.items():
+            yield self._partitions[index], batch.take(those)
 
     def _index(self, moment: Moment) -> int:
         return bisect_right(self._starts, moment) - 1

@@ -11,6 +11,7 @@ from typing import IO, Generic, TypeVar
 
 from openmarkets_provider.landing.errors import explain_errors
 from openmarkets_provider.landing.layout import Columns
+from openmarkets_provider.query.batch import join
 
 Key = TypeVar("Key")
 
@@ -29,7 +30,7 @@ class Spool(Generic[Key]):
     def __init__(self, file: IO[bytes], folder: str) -> None:
         self._file = file
         self._problem = f"Cannot write rows to a temporary file in {folder}"
-        self._batches: dict[Key, Columns] = {}
+        self._batches: dict[Key, list[Columns]] = {}
         self._offsets: dict[Key, list[int]] = {}
         self._in_memory = 0
         self.rows = 0
@@ -41,9 +42,7 @@ class Spool(Generic[Key]):
         """
         if not columns[0]:
             return
-        batch = self._batches.setdefault(key, [[] for _ in columns])
-        for values, more in zip(batch, columns, strict=True):
-            values.extend(more)
+        self._batches.setdefault(key, []).append(columns)
         self.rows += len(columns[0])
         self._in_memory += len(columns[0])
         if self._in_memory >= MAX_ROWS:
@@ -64,18 +63,22 @@ class Spool(Generic[Key]):
                 columns: Columns = pickle.load(self._file)  # noqa: S301 (no other process can write to this file)
             yield columns
         if key in self._batches:
-            yield self._batches[key]
+            yield _join(self._batches[key])
 
     def _spill(self) -> None:
         with explain_errors(self._problem, sent=True):
             self._file.seek(0, os.SEEK_END)
-            for key, columns in self._batches.items():
+            for key, batches in self._batches.items():
                 self._offsets.setdefault(key, []).append(self._file.tell())
-                pickle.dump(columns, self._file, pickle.HIGHEST_PROTOCOL)
+                pickle.dump(_join(batches), self._file, pickle.HIGHEST_PROTOCOL)
             # Report a full disk now, and not when the rows are read.
             self._file.flush()
         self._batches.clear()
         self._in_memory = 0
+
+
+def _join(batches: list[Columns]) -> Columns:
+    return [join(parts) for parts in zip(*batches, strict=True)]
 
 
 @contextmanager

@@ -63,8 +63,8 @@ class TableDestination:
         pulled = _expand(source, query) if replace else query
         with open_scratch() as file:
             spool: Spool[None] = Spool(file, scratch_folder())
-            for rows in source.stream(pulled):
-                spool.add(None, layout.values(rows))
+            for batch in source.stream_columns(pulled):
+                spool.add(None, layout.values(batch))
             count = loader.load(spool, coverage_of(pulled, layout) if replace else None)
         return LoadResult(str(self._database.table), count, None, [], range_texts(query))
 

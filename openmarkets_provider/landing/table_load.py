@@ -159,7 +159,7 @@ class Loader:
                 reduced.append(values)
         return reduced
 
-    def _round(self, column: Column, first: int, values: list[Any], columns: Columns) -> list[Any]:
+    def _round(self, column: Column, first: int, values: Sequence[Any], columns: Columns) -> list[Any]:
         context = Context(prec=DIGITS, traps=[InvalidOperation])
         numbers: list[Any] = []
         try:

@@ -171,7 +171,7 @@ def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -
     }
     declared = existing | (_as_declared(connection, table) if connection.dialect.name == "postgresql" else {})
     rounding: dict[str, TypeEngine[Any]] = {}
-    for name, storage, _, _ in layout.columns:
+    for name, storage, *_ in layout.columns:
         kind = _plain(existing[name])
         if storage not in (Storage.DECIMAL, Storage.INTEGER, Storage.TIME) or not isinstance(kind, _ROUNDING):
             continue

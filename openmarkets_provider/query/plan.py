@@ -21,6 +21,7 @@ class ApiCall(NamedTuple):
     :ivar path: relative to the API's base URL, without a leading slash.
     :ivar records: the field of the reply that holds the records; None when the reply is the answer itself.
     :ivar exact: numbers with a fraction are decoded as Decimal.
+    :ivar fields: the fields that the records of a reply that is their list are expected to have.
     :ivar security: the one security that the call is about, in full form.
     :ivar piece: which part of a split query this is, in words.
     """
@@ -33,6 +34,7 @@ class ApiCall(NamedTuple):
     safe_to_repeat: bool = False
     records: str | None = None
     exact: bool = False
+    fields: tuple[str, ...] = ()
     security: str | None = None
     piece: str = ""
 
@@ -127,6 +129,7 @@ def _call(endpoint: Endpoint, arguments: Mapping[str, Any], subject: Any, span: 
         safe_to_repeat=endpoint.safe_to_repeat,
         records=endpoint.records,
         exact=not arguments["raw"],
+        fields=() if arguments["raw"] or endpoint.records else tuple(endpoint.schema.sendable),
         security=subject if "{security}" in endpoint.path else None,
         piece=piece,
     )

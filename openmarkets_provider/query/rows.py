@@ -1,4 +1,4 @@
-"""From records, the API's JSON objects, to typed rows: names, prices, times. Pure.
+"""From records, the API's JSON objects, to typed rows by column: names, prices, times. Pure.
 
 The records of a reply are converted column by column: the values of one field are checked and converted together.
 Arithmetic is decimal and exact.
@@ -8,34 +8,35 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, tzinfo
-from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Subnormal, localcontext
+from decimal import Decimal, DecimalException, localcontext
 from functools import partial
-from itertools import chain, islice, repeat
-from operator import itemgetter, mul
+from itertools import islice, repeat
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.query.adjust import PRICES, VOLUMES, adjust_series
 from openmarkets_provider.query.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
+from openmarkets_provider.query.batch import EXACT, Batch, Column, Scaled
 from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE, settle, to_utc
 from openmarkets_provider.query.plan import ApiCall
-from openmarkets_provider.query.schema import Kind, Row, Schema, snake_case
+from openmarkets_provider.query.records import KnownRecord, Record, by_field
+from openmarkets_provider.query.schema import Kind, Schema, snake_case
 
-Record = Mapping[str, Any]
-"""A JSON object of the API."""
 Listing = tuple[str, str]
 """Security code and exchange, in capitals."""
 
 FALLBACK_MULTIPLIER = Decimal("0.01")
 """For cents: the price multiplier where nothing supplies one."""
-_EXACT = Context(prec=60, Emax=60, Emin=-60, traps=[Inexact, InvalidOperation, Overflow, Subnormal])
 _NO_TIME = re.compile(r"0001-01-01([T ][0:.]+(Z|[+-]\d\d:?\d\d)?)?")
 """What servers on .NET, which this one is inferred to be, may write for "no date" and "no time"."""
 _FRIDAY = 4
 _MAX_INTEGER = 10**18
 """int() of 1e999999999 would fill the memory."""
+_MAX_DECIMALS = 18
 _NONE = type(None)
 _NOTHING: Mapping[Any, Any] = {}
 
@@ -44,7 +45,7 @@ class _TypeMismatch(Exception):
     """A value has the wrong type. Arguments: the type that was expected, in words, and the value."""
 
 
-def read_records(call: ApiCall, reply: Any) -> list[dict[str, Any]]:
+def read_records(call: ApiCall, reply: Any) -> list[Any]:
     """Return the records of one reply to a typed query, untouched.
 
     :raises OpenmarketsInvalidResponse: the reply does not have the shape that the API promises.
@@ -55,6 +56,8 @@ def read_records(call: ApiCall, reply: Any) -> list[dict[str, Any]]:
         reply = reply[call.records]
     if not isinstance(reply, list):
         raise _wrong_shape(call, "a list of records", reply)
+    if reply and isinstance(reply[0], KnownRecord):
+        return reply
     for record in reply:
         if type(record) is not dict:
             raise _wrong_shape(call, "a list of objects", record)
@@ -81,7 +84,7 @@ def read_multipliers(call: ApiCall, records: Sequence[Record]) -> dict[Listing, 
     """
     records = [record for record in records if record.get("priceMultiplier") is not None]
     try:
-        column = _multipliers([record["priceMultiplier"] for record in records])
+        column = _multipliers([record.get("priceMultiplier") for record in records])
     except _TypeMismatch as error:
         raise _wrong_field(call, "priceMultiplier", *error.args) from None
     return dict(zip(map(listing_of, records), column, strict=True))
@@ -137,34 +140,28 @@ def _full_name(record: Record) -> str:
     return f"{'.'.join(listing_of(record))}@{source if isinstance(source, str) else DEFAULT_DATA_SOURCE}"
 
 
-def to_rows(
+def to_batch(
     schema: Schema,
     call: ApiCall,
     records: Sequence[Record],
     multipliers: Mapping[Listing, Decimal],
     currencies: Mapping[Listing, str] = _NOTHING,
     arguments: Mapping[str, Any] = _NOTHING,
-) -> list[Row]:
+) -> Batch:
     """Turn the records of one reply into rows.
 
     :param records: numbers with a fraction are Decimal.
     :param multipliers: price multipliers for records without one; 0.01 for securities that are not among them.
     :param currencies: currencies for records without one.
     :param arguments: the query's, for the columns that hold one, such as ``interval``.
-    :return: dicts that all have the same names in the same order: the schema's, then those of unknown fields.
+    :return: the columns of the schema, then those of unknown fields.
     :raises OpenmarketsInvalidResponse: a field is of a wrong type; the text names it.
     """
-    if not records:
-        return []
-    fields, names_sent = schema.sendable, set().union(*records)
-    columns: dict[str, list[Any]] = {}
+    fields, sent, nothing = schema.sendable, by_field(records), [None] * len(records)
+    columns: dict[str, Column] = {}
     for api_name, field in fields.items():
         try:
-            columns[field.name] = (
-                _CONVERT[field.kind]([record.get(api_name) for record in records])
-                if api_name in names_sent
-                else [None] * len(records)
-            )
+            columns[field.name] = _CONVERT[field.kind](sent[api_name]) if api_name in sent else nothing
         except _TypeMismatch as error:
             raise _wrong_field(call, api_name, *error.args) from None
     for name, gmt in schema.gmt_columns.items():
@@ -180,99 +177,89 @@ def to_rows(
         for api_name in _FROM_SECURITY.keys() & schema.supplied.keys():
             value = _FROM_SECURITY[api_name](call.security)
             name = fields[api_name].name
-            columns[name] = [value if own is None else own for own in columns[name]]
+            columns[name] = _fill(columns[name], value)
     if "currency" in schema.supplied:
-        columns["currency"] = [
-            currencies.get(listing) if own is None else own
-            for own, listing in zip(columns["currency"], _listings(call, records), strict=False)
-        ]
+        columns["currency"] = _fill_currencies(call, records, columns["currency"], currencies)
     if "level" in schema.names:
         columns["level"] = list(range(1, len(records) + 1))
     if "state" in schema.names:
         columns["state"] = list(map(order_state, records))
+    # What is left holds an argument, or is filled in later.
     columns = {
-        # What is left holds an argument, or is filled in later.
-        field.name: columns.get(field.name) or [arguments.get(field.name)] * len(records)
+        field.name: columns[field.name] if field.name in columns else [arguments.get(field.name)] * len(records)
         for field in schema.fields
     }
-    if not names_sent <= fields.keys():
-        # In the order of the records, which a set does not keep.
-        for api_name in dict.fromkeys(chain.from_iterable(records)):
-            if api_name not in fields:
-                name = snake_case(api_name)
-                while name in columns:
-                    name += "_"
-                columns[name] = [record.get(api_name) for record in records]
-    return _transpose(columns)
+    for api_name in sent:
+        if api_name not in fields:
+            name = snake_case(api_name)
+            while name in columns:
+                name += "_"
+            columns[name] = sent[api_name]
+    return Batch(columns)
 
 
-def select_range(schema: Schema, call: ApiCall, rows: list[Row], window: tuple[Any, Any] | None) -> list[Row]:
+def select_range(schema: Schema, call: ApiCall, batch: Batch, window: tuple[Any, Any] | None) -> Batch:
     """Return the rows in a half-open range, in order of time.
 
     :param window: two dates or two aware datetimes; None for all rows, as they are.
     :raises OpenmarketsInvalidResponse: a row has no time.
     """
     if window is None or schema.time is None:
-        return rows
+        return batch
     start, end = window
+    times = batch.columns[schema.time]
     try:
-        return sorted((row for row in rows if start <= row[schema.time] < end), key=itemgetter(schema.time))
+        within = [row for row, moment in enumerate(times) if start <= moment < end]
     except TypeError:
         api_name = next(field.api for field in schema.fields if field.name == schema.time)
         raise _wrong_field(call, str(api_name), "a time", None) from None
+    return batch.take(sorted(within, key=times.__getitem__))
 
 
-def check_weeks(call: ApiCall, rows: Iterable[Row]) -> None:
+def check_weeks(call: ApiCall, batch: Batch) -> None:
     """Check that weekly bars are dated on a day from Monday to Friday: else the week that they mean is not known.
 
     :raises OpenmarketsInvalidResponse: one is dated on a weekend.
     """
-    for row in rows:
-        day = row["time_series_date"]
+    for day in batch.columns["time_series_date"]:
         if day is not None and day.weekday() > _FRIDAY:
             expected = "a day from Monday to Friday, since whether a weekend ends or begins a week is not known"
             raise _wrong_field(call, "timeSeriesDate", expected, day.isoformat())
 
 
-def rank_levels(rows: Sequence[Row], levels: int) -> list[Row]:
+def rank_levels(batch: Batch, levels: int) -> Batch:
     """Return the levels of an order book, best first. That level 1 is the best price is inferred.
 
     Each side is put in order by itself, whatever the order of the reply; a side without a price comes last. Columns
     that belong to no side stay with the ask.
 
-    :param rows: of a ``depth`` query, one security's.
+    :param batch: of a ``depth`` query, one security's.
     :param levels: most levels to return.
     """
-    asks = sorted(rows, key=lambda row: (row["ask_price"] is None, row["ask_price"]))
-    bids = sorted(rows, key=lambda row: (row["bid_price"] is None, -(row["bid_price"] or 0)))
-    return [
-        ask | {name: bid[name] for name in bid if name.startswith("bid_")} | {"level": level}
-        for level, (ask, bid) in enumerate(zip(asks[:levels], bids, strict=False), 1)
-    ]
+    asks, bids = (batch.columns[name] for name in ("ask_price", "bid_price"))
+    best_asks = sorted(range(len(batch)), key=lambda row: (asks[row] is None, asks[row]))[:levels]
+    best_bids = sorted(range(len(batch)), key=lambda row: (bids[row] is None, -(bids[row] or 0)))[:levels]
+    bid_columns = {name: column for name, column in batch.take(best_bids).columns.items() if name.startswith("bid_")}
+    level = list(range(1, len(best_asks) + 1))
+    return Batch({**batch.take(best_asks).columns, **bid_columns, "level": level})
 
 
-def adjust_rows(call: ApiCall, rows: Sequence[Row], method: str) -> None:
-    """Fill in the adjusted columns of the bars of one security.
+def adjust_batch(call: ApiCall, batch: Batch, method: str) -> Batch:
+    """Return the bars of one security with their adjusted columns filled in.
 
-    :param rows: in order of time.
+    :param batch: in order of time.
     :param method: of :data:`~openmarkets_provider.query.adjust.METHODS`.
     :raises OpenmarketsInvalidResponse: a factor is not above 0, or its size is unusual.
     """
     names = (*PRICES.values(), *VOLUMES.values(), "adjustment_factor")
+    columns = {name: list(batch.columns[name]) for name in names}
     try:
-        adjusted = adjust_series(method, {name: [row[name] for row in rows] for name in names})
+        adjusted = adjust_series(method, columns)
     except ArithmeticError:
-        factors = [row["adjustment_factor"] for row in rows]
+        factors = columns["adjustment_factor"]
         odd = next((factor for factor in factors if factor is not None and factor <= 0), factors)
         raise _wrong_field(call, "adjustmentFactor", "a number above 0 of a usual size", odd) from None
-    for name, column in adjusted.items():
-        for row, value in zip(rows, column, strict=True):
-            row[name] = value
-
-
-def row_keys(schema: Schema, rows: Iterable[Row]) -> list[tuple[Any, ...]]:
-    """Return what identifies each row."""
-    return [tuple(row[name] for name in schema.key) for row in rows]
+    return Batch({**batch.columns, **adjusted})
 
 
 def check_identified(schema: Schema, call: ApiCall, keys: Iterable[tuple[Any, ...]]) -> None:
@@ -303,22 +290,28 @@ def order_state(record: Record) -> str:
     return "working" if record.get("orderState") == "ACTIVE" else "pending"
 
 
-def _transpose(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
-    """Turn columns into rows: copies of one that has all names, which is faster than dict(zip())."""
-    blank = dict.fromkeys(columns)
-    rows = [blank.copy() for _ in next(iter(columns.values()))]
-    for name, column in columns.items():
-        for row, value in zip(rows, column, strict=True):
-            row[name] = value
-    return rows
-
-
 _FROM_SECURITY: Mapping[str, Callable[[str], str]] = {
     "securityCode": lambda security: security.partition(".")[0],
     "exchange": lambda security: security.partition("@")[0].partition(".")[2],
     "dataSource": lambda security: security.partition("@")[2],
 }
 """Columns that a reply about one security may leave out, by the API's name, from the security in full form."""
+
+
+def _fill(column: Column, value: Any) -> list[Any]:
+    """Put a value where there is none."""
+    if set(map(type, column)) == {_NONE}:
+        return [value] * len(column)
+    return [value if own is None else own for own in column]
+
+
+def _fill_currencies(
+    call: ApiCall, records: Sequence[Record], column: Column, currencies: Mapping[Listing, str]
+) -> list[str | None]:
+    if call.security is not None:
+        return _fill(column, currencies.get(to_listing(call.security)))
+    pairs = zip(column, map(listing_of, records), strict=True)
+    return [currencies.get(listing) if own is None else own for own, listing in pairs]
 
 
 def _has_price(schema: Schema, record: Record) -> bool:
@@ -329,15 +322,18 @@ def _fill_multipliers(
     schema: Schema,
     call: ApiCall,
     records: Sequence[Record],
-    column: list[Decimal | None],
+    column: Column,
     multipliers: Mapping[Listing, Decimal],
-) -> tuple[list[Any], list[bool | None]]:
+) -> tuple[Column, list[bool | None]]:
     """Return each record's multiplier: its own, else the security's, else, where it has prices, the one for cents.
 
     :return: the multipliers, and whether each is the one for cents because nothing supplies another.
     """
-    if None not in column:
+    if _NONE not in map(type, column):
         return column, [False] * len(column)
+    security = call.security
+    if security is not None and (multiplier := multipliers.get(to_listing(security))) is not None:
+        return _fill(column, multiplier), [False] * len(column)
     listings = _listings(call, records)
     filled = [multipliers.get(listing) if own is None else own for own, listing in zip(column, listings, strict=False)]
     assumed = [
@@ -348,20 +344,32 @@ def _fill_multipliers(
     return filled, assumed
 
 
-def _prices(call: ApiCall, api_name: str, natives: list[Any], multipliers: list[Decimal]) -> list[Decimal | None]:
+def _prices(call: ApiCall, api_name: str, natives: Column, multipliers: Column) -> Column:
+    if natives and multipliers.count(multipliers[0]) == len(multipliers):
+        with suppress(TypeError, OverflowError):
+            return _scale(array("q", natives), multipliers[0])
     prices: list[Decimal | None] = []
     try:
-        with localcontext(_EXACT):
-            if _NONE in map(type, natives):
-                prices.extend(
-                    None if native is None else native * multiplier
-                    for native, multiplier in zip(natives, multipliers, strict=True)
-                )
-            else:
-                prices.extend(map(mul, multipliers, natives))
+        with localcontext(EXACT):
+            prices.extend(
+                None if native is None else native * multiplier
+                for native, multiplier in zip(natives, multipliers, strict=True)
+            )
     except DecimalException:
         raise _wrong_field(call, api_name, "a price of a usual size", natives[len(prices)]) from None
     return prices
+
+
+def _scale(units: array[int], factor: Decimal) -> Scaled:
+    """Multiply whole numbers by one factor.
+
+    :raises OverflowError: a product has too many digits.
+    """
+    _, digits, exponent = factor.as_tuple()
+    coefficient = int("".join(map(str, digits)))
+    if not isinstance(exponent, int) or not -_MAX_DECIMALS <= exponent <= 0:
+        raise OverflowError
+    return Scaled(units if coefficient == 1 else array("q", [unit * coefficient for unit in units]), -exponent)
 
 
 # From the values of one field, None among them, to those of a column. They raise _TypeMismatch.
@@ -396,22 +404,29 @@ def _whole(value: int | Decimal) -> int:
 
 
 _integers = partial(_typed, types={int, Decimal}, expected="a whole number", to=int, convert=_whole)
-_numbers = partial(_typed, types={int, Decimal}, expected="a number", to=Decimal)
+_decimals = partial(_typed, types={int, Decimal}, expected="a number", to=Decimal)
 
 
-def _quantities(column: list[Any]) -> list[Any]:
-    numbers = _numbers(column)
-    for number in numbers:
+def _numbers(column: list[Any]) -> Column:
+    # Whole numbers are the usual ones.
+    if set(map(type, column)) == {int}:
+        with suppress(OverflowError):
+            return Scaled(array("q", column), 0)
+    return _decimals(column)
+
+
+def _quantities(column: list[Any]) -> Column:
+    for number in _decimals(column):
         if number is not None and not -_MAX_INTEGER < number < _MAX_INTEGER:
             raise _TypeMismatch("a number of a usual size", number)
-    return numbers
+    return _numbers(column)
 
 
 def _multipliers(column: list[Any]) -> list[Any]:
     for value in column:
         if value is not None and (type(value) not in (int, Decimal) or value <= 0):
             raise _TypeMismatch("a number above 0", value)
-    return _numbers(column)
+    return _decimals(column)
 
 
 def _dates(column: list[Any]) -> list[Any]:
@@ -455,7 +470,7 @@ def _is_no_time(value: Any) -> bool:
     return isinstance(value, str) and _NO_TIME.fullmatch(value) is not None
 
 
-_CONVERT: Mapping[Kind, Callable[[list[Any]], list[Any]]] = {
+_CONVERT: Mapping[Kind, Callable[[list[Any]], Column]] = {
     Kind.TEXT: partial(_typed, types={str}, expected="a text"),
     Kind.ID: partial(_typed, types={int, str}, expected="a text or a whole number", to=str),
     Kind.INTEGER: _integers,

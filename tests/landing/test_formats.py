@@ -5,13 +5,12 @@ import gc
 import gzip
 import io
 import json
-import logging
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation, localcontext
+from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,10 @@ from hypothesis import strategies as st
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.landing.arrow import to_arrays
 from openmarkets_provider.landing.formats import FORMATS, FileFormat, choose_format
 from openmarkets_provider.landing.layout import LOADED_AT, OTHER_FIELDS, Column, Layout, Storage, layout_of
-from openmarkets_provider.landing.parquet import to_arrays
+from tests.support.batches import values_of
 from tests.support.queries import of_every_kind
 
 EVERY = of_every_kind("2026-03-02", "2026-03-03", account="SBX0001", portfolio="SBX0001P")
@@ -42,7 +42,6 @@ PLAIN = [FileFormat(name, None) for name in FORMATS]
 SQL_TYPES = {
     Storage.TEXT: "VARCHAR",
     Storage.INTEGER: "BIGINT",
-    Storage.DECIMAL: "DECIMAL(38,18)",
     Storage.BOOLEAN: "BOOLEAN",
     Storage.DATE: "DATE",
     Storage.TIME: "TIMESTAMP WITH TIME ZONE",
@@ -51,12 +50,17 @@ SQL_TYPES = {
 ARROW_TYPES = {
     Storage.TEXT: pa.string(),
     Storage.INTEGER: pa.int64(),
-    Storage.DECIMAL: pa.decimal128(38, 18),
     Storage.BOOLEAN: pa.bool_(),
     Storage.DATE: pa.date32(),
     Storage.TIME: pa.timestamp("us", tz="UTC"),
     Storage.JSON: pa.string(),
 }
+
+
+def arrow_type(column: Column) -> pa.DataType:
+    return pa.decimal128(*column.precision) if column.storage is Storage.DECIMAL else ARROW_TYPES[column.storage]
+
+
 KINDS = Layout(
     "kinds",
     (
@@ -84,7 +88,7 @@ def written(form: FileFormat, layout: Layout, batches: Sequence[Sequence[Any]]) 
     file = io.BytesIO()
     writer = form.open(file, layout)
     for batch in batches:
-        writer.write(layout.values(batch))
+        writer.write(values_of(layout, batch))
     writer.close()
     assert not file.closed
     return file.getvalue()
@@ -105,7 +109,7 @@ def read(form: FileFormat, layout: Layout, data: bytes) -> list[dict[str, Any]]:
     if form.name == "parquet":
         table = pq.read_table(io.BytesIO(data))
         assert [(field.name, field.type) for field in table.schema] == [
-            (column.name, ARROW_TYPES[column.storage]) for column in layout.columns
+            (column.name, arrow_type(column)) for column in layout.columns
         ]
         rows = table.to_pylist()
         return [_converted(layout, each, {Storage.JSON: exact_json}) for each in rows]
@@ -168,7 +172,10 @@ def kinds_of(rows: Any) -> list[dict[str, type]]:
 
 def sql_type(form: FileFormat, column: Column) -> str:
     in_json = {Storage.DECIMAL: "DOUBLE", Storage.JSON: "JSON"} if form.name == "jsonl" else {}
-    return in_json.get(column.storage, SQL_TYPES[column.storage])
+    if column.storage in in_json:
+        return in_json[column.storage]
+    digits, decimals = column.precision
+    return f"DECIMAL({digits},{decimals})" if column.storage is Storage.DECIMAL else SQL_TYPES[column.storage]
 
 
 def query_of(path: Path, form: FileFormat, layout: Layout) -> str:
@@ -397,14 +404,14 @@ class TestAnyRows:
 
     @settings(deadline=None)
     @given(numbers=st.lists(st.none() | st.decimals(allow_nan=False, allow_infinity=False) | DECIMALS, min_size=1))
-    def test_parquet_holds_a_number_rounded_to_18_digits_or_refuses_it(self, numbers):
-        context = Context(prec=38, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
+    def test_parquet_holds_every_digit_of_a_number_or_refuses_it(self, numbers):
+        context = Context(prec=38, traps=[InvalidOperation, Inexact])
         rows = [row(index, decimal=number) for index, number in enumerate(numbers)]
         try:
             expected = [
                 None if number is None else number.quantize(Decimal("1E-18"), context=context) for number in numbers
             ]
-        except InvalidOperation:
+        except (InvalidOperation, Inexact):
             with pytest.raises(OpenmarketsError, match="does not fit decimal"):
                 written(FileFormat("parquet", None), KINDS, [rows])
             return
@@ -493,7 +500,7 @@ class TestParquet:
         writer = self.FORM.open(file, KINDS)
         sizes = []
         for start in range(0, len(rows), size):
-            writer.write(KINDS.values(rows[start : start + size]))
+            writer.write(values_of(KINDS, rows[start : start + size]))
             sizes.append(file.tell())
         assert sizes == sorted(sizes)
         if size < 32_768:
@@ -506,28 +513,31 @@ class TestParquet:
         assert found["integer"] == [each["integer"] for each in rows]
         assert file.getvalue() == written(self.FORM, KINDS, [rows])
 
-    def test_what_is_rounded_is_told_once_for_each_column(self, caplog):
-        long = Decimal("0.1234567890123456785")
-        with caplog.at_level(logging.WARNING):
-            data = written(self.FORM, KINDS, [[row(number, decimal=long) for number in range(5000)]] * 2)
-        (record,) = caplog.records
-        assert record.getMessage().startswith("kinds: column decimal has numbers with more than 18 digits")
-        assert set(pq.read_table(io.BytesIO(data)).to_pydict()["decimal"]) == {Decimal("0.123456789012345678")}
-
-    def test_what_is_not_changed_by_it_is_not_told(self, caplog):
+    def test_zeros_at_the_end_of_a_number_make_it_no_longer(self):
         zeros = Decimal("1.100000000000000000000000")
-        with caplog.at_level(logging.WARNING):
-            data = written(self.FORM, KINDS, [[row(1, decimal=zeros), row(2, decimal=Decimal(2))]])
-        assert caplog.records == []
+        data = written(self.FORM, KINDS, [[row(1, decimal=zeros), row(2, decimal=Decimal(2))]])
         assert pq.read_table(io.BytesIO(data)).to_pydict()["decimal"] == [Decimal("1.1"), Decimal(2)]
 
     @pytest.mark.parametrize(
         ("column", "value", "problem"),
         [
-            ("decimal", Decimal("1E+20"), r"'1E\+20' does not fit decimal\(38, 18\); format='csv' and 'jsonl' hold it"),
+            (
+                "decimal",
+                Decimal("1E+20"),
+                r"'1E\+20' does not fit decimal\(38, 18\): it has more than 20 digits before",
+            ),
+            (
+                "decimal",
+                Decimal("0.1234567890123456785"),
+                r"or 18 after it\. format='csv', 'jsonl' and hook\.run hold it",
+            ),
             ("decimal", Decimal("1E+999999999999"), r"'1E\+999999999999' does not fit decimal\(38, 18\)"),
             ("decimal", Decimal("NaN"), r"'NaN' does not fit decimal\(38, 18\)"),
-            ("integer", 2**63, r"'9223372036854775808' does not fit 64 bits; format='csv' and 'jsonl' hold it"),
+            (
+                "integer",
+                2**63,
+                r"'9223372036854775808' does not fit 64 bits. format='csv', 'jsonl' and hook\.run hold it",
+            ),
             ("integer", -(2**63) - 1, r"'-9223372036854775809' does not fit 64 bits"),
             ("text", "a\ud800", r"can't be stored"),
         ],
@@ -553,8 +563,10 @@ class TestParquet:
     def test_whether_a_number_fits_is_not_left_to_arrow(self, number: str):
         # Arrow 17 reads 672443225819892997682681373220 as 672443225820.675543742469373952.
         with pytest.raises(ValueError, match="closer look"):
-            to_arrays([KINDS.columns[3]], [[Decimal(1), None, Decimal(number)]])
-        (numbers,) = to_arrays([KINDS.columns[3]], [[Decimal("-1234567890123456789"), None]])
+            to_arrays([KINDS.columns[3]], [[[Decimal(1), None], [Decimal(number)]]])
+        with pytest.raises(ValueError, match="closer look"):
+            to_arrays([KINDS.columns[3]], [[[Decimal(1)], [Decimal(number)]]])
+        (numbers,) = to_arrays([KINDS.columns[3]], [[[Decimal("-1234567890123456789"), None]]])
         assert numbers.to_pylist() == [Decimal("-1234567890123456789"), None]
 
     def test_pandas_is_not_imported(self):
@@ -564,12 +576,14 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from openmarkets_provider.landing.formats import choose_format
 from openmarkets_provider.landing.layout import Column, Layout, Storage
-values = dict(TEXT="a", INTEGER=1, DECIMAL=Decimal("1." + 20 * "1"), BOOLEAN=True, DATE=date.today(),
+from openmarkets_provider.query.batch import Batch
+values = dict(TEXT="a", INTEGER=1, DECIMAL=Decimal("11." + 18 * "1"), BOOLEAN=True, DATE=date.today(),
               TIME=datetime.now(UTC), JSON=[])
 layout = Layout("all", (*[Column(name, Storage[name]) for name in values], Column("other_fields", Storage.JSON)))
 writer = choose_format("parquet", "infer", None).open(io.BytesIO(), layout)
-rows = [values, dict.fromkeys(values), {**values, "INTEGER": 2, "DECIMAL": Decimal(2), "more": 1}]
-writer.write(layout.values(rows * 5000))
+rows = [values, dict.fromkeys(values), {**values, "INTEGER": 2, "DECIMAL": Decimal(2)}]
+columns = {name: [row[name] for row in rows] * 5000 for name in values}
+writer.write(layout.values(Batch({**columns, "more": [None, None, 1] * 5000})))
 writer.close()
 print("pandas" in sys.modules, "pyarrow" in sys.modules)
 """
@@ -583,7 +597,7 @@ class TestEnding:
     def test_a_writer_that_is_given_up_completes_nothing(self, form: FileFormat, count: int):
         file = io.BytesIO()
         writer = form.open(file, KINDS)
-        writer.write(KINDS.values([row(number, text=str(number**7)) for number in range(count)]))
+        writer.write(values_of(KINDS, [row(number, text=str(number**7)) for number in range(count)]))
         before = file.getvalue()
         writer.discard()
         del writer
@@ -596,7 +610,7 @@ class TestEnding:
     def test_a_file_that_is_closed_is_no_concern_of_a_writer_that_was_discarded(self, form: FileFormat):
         file = io.BytesIO()
         writer = form.open(file, KINDS)
-        writer.write(KINDS.values([row(1)]))
+        writer.write(values_of(KINDS, [row(1)]))
         writer.discard()
         file.close()
         del writer
@@ -632,7 +646,7 @@ def written_to(file: Any, form: FileFormat, batches: Sequence[Sequence[Any]]) ->
     writer = form.open(file, KINDS)
     try:
         for batch in batches:
-            writer.write(KINDS.values(batch))
+            writer.write(values_of(KINDS, batch))
         writer.close()
     finally:
         writer.discard()

@@ -8,7 +8,9 @@ import pytest
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
-from openmarkets_provider.landing.layout import LOADED_AT, OTHER_FIELDS, RECORD, Storage, layout_of
+from openmarkets_provider.landing.layout import LOADED_AT, OTHER_FIELDS, Storage, layout_of
+from openmarkets_provider.query.batch import RECORD
+from tests.support.batches import values_of
 from tests.support.queries import SCHEMAS, of_every_kind
 
 EVERY = of_every_kind("2026-03-02", "2026-03-03")
@@ -31,6 +33,16 @@ def accounts(*rows: dict) -> list[dict]:
     return [dict.fromkeys(names) | row for row in rows]
 
 
+PRECISIONS = {
+    "price": (18, 6),
+    "value": (28, 10),
+    "multiplier": (18, 9),
+    "quantity": (24, 6),
+    "number": (28, 18),
+}
+AVERAGES = ("market_vwap", "average_price", "average_price_start_of_day")
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_layout_has_the_columns_of_the_schema_in_order_and_one_for_other_fields(name: str):
     layout, schema = layout_of(EVERY[name]), SCHEMAS[name]
@@ -45,6 +57,9 @@ def test_a_layout_has_the_columns_of_the_schema_in_order_and_one_for_other_field
     for column, field in zip(layout.columns, schema.fields, strict=False):
         assert PYTHON_TYPES[column.storage] == field.kind.type
         assert column.unit == field.unit
+        if column.storage is Storage.DECIMAL:
+            is_average = column.name in AVERAGES
+            assert column.precision == ((24, 12) if is_average else PRECISIONS[field.kind.name.lower()])
 
 
 @pytest.mark.parametrize(("adjusted", "more"), [(False, 0), ("False", 0), (True, 5), ("True", 5), ("event_divide", 5)])
@@ -69,20 +84,20 @@ def test_records_without_a_schema_are_one_column(query):
     assert [column.name for column in layout.columns] == [RECORD, LOADED_AT]
     assert not layout.has_schema
     assert (layout.key, layout.time) == ((), None)
-    assert layout.values([{"b": 1.5, "a": [None]}, 7]) == [['{"b":1.5,"a":[null]}', "7"], [NOW, NOW]]
-    assert layout.values([]) == [[], []]
+    assert values_of(layout, [{"b": 1.5, "a": [None]}, 7]) == [['{"b":1.5,"a":[null]}', "7"], [NOW, NOW]]
+    assert values_of(layout, []) == [[], []]
 
 
 def test_values_are_those_of_the_rows_by_column():
     rows = accounts({"account_code": "A1", "account_name": "One"}, {"account_code": "A2"})
     layout = layout_of(EVERY["accounts"], NOW)
-    assert layout.values(rows) == [["A1", "A2"], ["One", None], [None, None], [NOW, NOW], [None, None]]
-    assert layout.values([]) == [[], [], [], [], []]
+    assert values_of(layout, rows) == [["A1", "A2"], ["One", None], [None, None], [NOW, NOW], [None, None]]
+    assert values_of(layout, []) == [[], [], [], [], []]
 
 
 def test_a_field_of_the_api_that_has_the_name_of_an_added_column_is_kept():
     rows = accounts({"account_code": "A1", "loaded_at": "1999", "other_fields": 7})
-    *_, loaded_at, other = layout_of(EVERY["accounts"], NOW).values(rows)
+    *_, loaded_at, other = values_of(layout_of(EVERY["accounts"], NOW), rows)
     assert loaded_at == [NOW]
     assert json.loads(other[0]) == {"loaded_at": "1999", "other_fields": 7}
 
@@ -90,7 +105,7 @@ def test_a_field_of_the_api_that_has_the_name_of_an_added_column_is_kept():
 def test_what_the_schema_does_not_know_goes_into_the_last_column_as_json():
     unknown = {"broker": "X", "since": date(2026, 3, 2), "fee": Decimal("0.10"), "at": datetime(2026, 3, 2, tzinfo=UTC)}
     rows = accounts({"account_code": "A1", **unknown}, {"account_code": "A2", **dict.fromkeys(unknown)})
-    *known, _, other = layout_of(EVERY["accounts"]).values(rows)
+    *known, _, other = values_of(layout_of(EVERY["accounts"]), rows)
     assert known == [["A1", "A2"], [None, None], [None, None]]
     assert other == ['{"broker":"X","since":"2026-03-02","fee":0.10,"at":"2026-03-02T00:00:00Z"}', None]
 
@@ -104,12 +119,12 @@ def test_columns_of_json_are_texts_with_every_digit():
 
 
 def _trades(rows: list[dict]) -> list[list]:
-    return layout_of(EVERY["trades"]).values(rows)
+    return values_of(layout_of(EVERY["trades"]), rows)
 
 
 def test_the_error_for_a_value_names_column_row_and_key():
     layout = layout_of(EVERY["accounts"])
-    values = layout.values(accounts({"account_code": "A1"}, {"account_code": "A2", "account_name": "x" * 100}))
+    values = values_of(layout, accounts({"account_code": "A1"}, {"account_code": "A2", "account_name": "x" * 100}))
     error = layout.unfit(values, layout.columns[1], 1, 40, "is too long.")
     assert isinstance(error, OpenmarketsInvalidResponse)
     assert not error.transient

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.landing.partitions import MAX_PARTITIONS, Partition, Sorter, list_partitions, widen_range
+from tests.support.batches import batch_of
 
 SYDNEY = ZoneInfo("Australia/Sydney")
 NAMES = {"day": "exchange_date=%Y-%m-%d", "month": "exchange_month=%Y-%m", "year": "exchange_year=%Y"}
@@ -98,7 +99,9 @@ def test_every_moment_is_sorted_into_the_partition_that_the_clock_of_the_exchang
         moment for moment in (start, start + timedelta(minutes=minute), end - timedelta(seconds=1)) if moment < end
     ]
     rows = [{"time": moment, "number": number} for number, moment in enumerate(moments)]
-    found = [(each.name, row) for each, those in Sorter(partitions, "time").sort(rows) for row in those]
+    found = [
+        (each.name, row) for each, those in Sorter(partitions, "time").sort(batch_of(rows)) for row in those.rows()
+    ]
     expected = {row["number"]: row["time"].astimezone(SYDNEY).strftime(NAMES[by]) for row in rows}
     assert {row["number"]: name for name, row in found} == expected
 
@@ -106,10 +109,11 @@ def test_every_moment_is_sorted_into_the_partition_that_the_clock_of_the_exchang
 def test_rows_keep_their_order_and_a_batch_of_one_partition_is_not_taken_apart():
     partitions = list_partitions("day", date(2026, 11, 2), date(2026, 11, 5))
     rows = [{"day": date(2026, 11, 2 + number % 3), "number": number} for number in range(7)]
-    found = {each.name[-2:]: [row["number"] for row in those] for each, those in Sorter(partitions, "day").sort(rows)}
+    sorter = Sorter(partitions, "day")
+    found = {each.name[-2:]: those.columns["number"] for each, those in sorter.sort(batch_of(rows))}
     assert found == {"02": [0, 3, 6], "03": [1, 4], "04": [2, 5]}
-    same = [rows[0], rows[3]]
-    ((partition, those),) = Sorter(partitions, "day").sort(same)
+    same = batch_of([rows[0], rows[3]])
+    ((partition, those),) = sorter.sort(same)
     assert partition is partitions[0]
     assert those is same
 

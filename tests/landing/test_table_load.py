@@ -38,6 +38,7 @@ from openmarkets_provider.landing.modes import APPEND, MODES, REPLACE_RANGE, UPS
 from openmarkets_provider.landing.spool import Spool, open_scratch
 from openmarkets_provider.landing.table_load import Loader
 from openmarkets_provider.landing.tables import rounding_types, stage_of, table_of
+from tests.support.batches import values_of
 from tests.support.databases import POSTGRES_DRIVERS, Database, MariadbDatabase, PostgresDatabase, SqliteDatabase
 from tests.support.postgres import Postgres
 from tests.support.queries import of_every_kind
@@ -126,7 +127,7 @@ def load(
     try:
         loader = Loader(LoadDatabase(engine, table, conn_id), layout, mode, **{"load_id": "dag/run/task/-1", **options})
         loader.rehearse()
-        with spool_of(*map(layout.values, batches)) as rows:
+        with spool_of(*(values_of(layout, batch) for batch in batches)) as rows:
             return loader.load(rows, replaced)
     finally:
         engine.dispose()
@@ -864,7 +865,7 @@ class TestTwoAtOnce:
         other, impatient = things_in(database), things_in(database)
         sa.event.listen(impatient.engine, "before_cursor_execute", lose_patience, retval=True)
         with (
-            spool_of(THINGS.values([thing(note="new")])) as rows,
+            spool_of(values_of(THINGS, [thing(note="new")])) as rows,
             other.transaction(commit=False),
             pytest.raises(OpenmarketsDatabaseError, match="another load of the table") as refused,
         ):
@@ -884,7 +885,7 @@ class TestTwoAtOnce:
     def test_a_load_that_waits_can_be_ended(self, postgres, driver):
         database = PostgresDatabase(postgres, driver)
         load(database, [thing(note="old")])
-        things, new = things_in(database), THINGS.values([thing(note="new")])
+        things, new = things_in(database), values_of(THINGS, [thing(note="new")])
         with spool_of(new) as rows, ThreadPoolExecutor(1) as pool, postgres.connect("test") as blocker:
             blocker.autocommit = False
             blocker.execute("UPDATE things SET note = 'never'")
@@ -905,7 +906,7 @@ class TestTwoAtOnce:
         other.connection.driver_connection.isolation_level = None
         other.exec_driver_sql("BEGIN IMMEDIATE")
         loader = loader_of(in_sqlite)
-        with spool_of(THINGS.values([thing(note="new")])) as rows:
+        with spool_of(values_of(THINGS, [thing(note="new")])) as rows:
             for attempt, was_sent in ((loader.rehearse, False), (lambda: loader.load(rows), True)):
                 with pytest.raises(
                     OpenmarketsDatabaseError, match=r"things: database is locked\. Nothing was"

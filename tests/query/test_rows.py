@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from openmarkets_provider.client.http.replies import decode
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
+from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import read_moment
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.rows import (
@@ -21,9 +22,8 @@ from openmarkets_provider.query.rows import (
     read_invalid_securities,
     read_multipliers,
     read_records,
-    row_keys,
     select_range,
-    to_rows,
+    to_batch,
 )
 from openmarkets_provider.query.schema import Kind, snake_case
 from tests.support.queries import SCHEMAS, of_every_kind
@@ -89,8 +89,12 @@ def call_of(name: str) -> ApiCall:
     return call
 
 
+def make_batch(name: str, *given_records: dict[str, Any], multipliers: Any = None) -> Batch:
+    return to_batch(SCHEMAS[name], call_of(name), list(given_records), {} if multipliers is None else multipliers)
+
+
 def rows_of(name: str, *given_records: dict[str, Any], multipliers: Any = None) -> list[dict[str, Any]]:
-    return to_rows(SCHEMAS[name], call_of(name), list(given_records), {} if multipliers is None else multipliers)
+    return make_batch(name, *given_records, multipliers=multipliers).rows()
 
 
 def row_of(name: str, **record: Any) -> dict[str, Any]:
@@ -312,13 +316,13 @@ def test_whatever_a_record_holds_it_is_a_row_or_an_invalid_response(name: str, d
     names = st.sampled_from([*SCHEMAS[name].by_api_name, "exchange", "priceMultiplier", "price_multiplier", "state"])
     given_records = data.draw(st.lists(st.dictionaries(names, JSON, max_size=3), max_size=3))
     try:
-        made = rows_of(name, *given_records)
+        made = make_batch(name, *given_records)
         select_range(SCHEMAS[name], call_of(name), made, None)
-        row_keys(SCHEMAS[name], made)
+        made.keys(SCHEMAS[name].key)
     except OpenmarketsInvalidResponse:
         return
     assert len(made) == len(given_records)
-    assert len({tuple(row) for row in made}) <= 1
+    assert {len(column) for column in made.columns.values()} == {len(given_records)}
 
 
 # --- prices
@@ -405,7 +409,7 @@ def test_the_only_security_of_a_call_has_one_multiplier_whatever_the_letters_of_
     call = call_of("time_series")._replace(security="bhp.asx@TM")
     bar = {"timeSeriesDate": "2026-01-05", "openPrice": 100}
     assert find_missing_multipliers(SCHEMAS["time_series"], call, [bar]) == ["bhp.asx@TM"]
-    (row,) = to_rows(SCHEMAS["time_series"], call, [bar], {BHP: Decimal("0.001")})
+    (row,) = to_batch(SCHEMAS["time_series"], call, [bar], {BHP: Decimal("0.001")}).rows()
     assert (row["open_price"], row["price_multiplier"]) == (Decimal("0.1"), Decimal("0.001"))
 
 
@@ -574,17 +578,17 @@ def test_a_date_stays_a_date_and_may_be_written_as_midnight_at_the_exchange(text
 
 def test_rows_outside_of_the_half_open_range_are_dropped():
     texts = ["2026-01-05T09:59:59.999", "2026-01-05T10:00:00", "2026-01-05T10:59:59.999", "2026-01-05T11:00:00"]
-    made = rows_of("trades", *({"tradeDateTime": text} for text in texts))
+    made = make_batch("trades", *({"tradeDateTime": text} for text in texts))
     window = (read_moment("2026-01-05T10:00:00"), read_moment("2026-01-05T11:00:00"))
-    assert select_range(SCHEMAS["trades"], call_of("trades"), made, window) == made[1:3]
+    assert select_range(SCHEMAS["trades"], call_of("trades"), made, window).rows() == made.rows()[1:3]
     assert select_range(SCHEMAS["trades"], call_of("trades"), made, None) is made
     assert select_range(SCHEMAS["accounts"], call_of("accounts"), made, window) is made
 
 
 def test_bars_are_dropped_by_their_day():
-    made = rows_of("time_series", *({"timeSeriesDate": f"2026-01-0{day}"} for day in range(4, 9)))
+    made = make_batch("time_series", *({"timeSeriesDate": f"2026-01-0{day}"} for day in range(4, 9)))
     kept = select_range(SCHEMAS["time_series"], call_of("time_series"), made, (date(2026, 1, 5), date(2026, 1, 7)))
-    assert [row["time_series_date"].day for row in kept] == [5, 6]
+    assert [day.day for day in kept.columns["time_series_date"]] == [5, 6]
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEMAS if SCHEMAS[name].time is not None])
@@ -592,14 +596,13 @@ def test_a_row_without_a_time_can_not_be_in_a_range(name: str):
     window = (date.min, date.max) if name == "time_series" else (read_moment("1999-01-01"), read_moment("2100-01-01"))
     (field,) = [field for field in SCHEMAS[name].fields if field.name == SCHEMAS[name].time]
     with pytest.raises(OpenmarketsInvalidResponse, match=rf"field {field.api}: expected a .*, got None"):
-        select_range(SCHEMAS[name], call_of(name), rows_of(name, whole_record(name), {}), window)
+        select_range(SCHEMAS[name], call_of(name), make_batch(name, whole_record(name), {}), window)
 
 
 def test_a_row_is_identified_by_its_key():
     record = whole_record("trades")
-    first, same, other = row_keys(
-        SCHEMAS["trades"], rows_of("trades", record, {**record, "tradePrice": 1}, {**record, "tradeNumber": 2})
-    )
+    made = make_batch("trades", record, {**record, "tradePrice": 1}, {**record, "tradeNumber": 2})
+    first, same, other = made.keys(SCHEMAS["trades"].key)
     assert first == same != other
 
 

@@ -13,7 +13,7 @@ from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from openmarkets_provider import queries
 from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.exceptions import OpenmarketsQueryError, OpenmarketsServerError, from_dict
-from openmarkets_provider.query.rows import to_rows
+from openmarkets_provider.query.rows import to_batch
 from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
 from tests.support.polls import QUOTES
 from tests.support.versions import serde
@@ -120,7 +120,7 @@ def test_a_large_result_is_built_and_evaluated_in_a_thread_and_a_small_one_on_th
     finally:
         sys.setprofile(None)
     assert isinstance(event, TaskSuccessEvent)
-    assert (to_rows.__code__ in on_the_loop) is not is_large
+    assert (to_batch.__code__ in on_the_loop) is not is_large
     assert (Evaluator.evaluate.__code__ in on_the_loop) is not is_large
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Context, Decimal, InvalidOperation, localcontext
 from email.utils import parsedate_to_datetime
@@ -22,6 +23,7 @@ from openmarkets_provider.exceptions import (
     OpenmarketsServerError,
 )
 from openmarkets_provider.query.plan import ApiCall
+from openmarkets_provider.query.records import known_records
 
 MAX_TEXT = 500
 """Characters of a server's words that an error repeats."""
@@ -47,10 +49,12 @@ _exact_decoder = msgspec.json.Decoder(float_hook=Decimal)
 _CONTEXT = Context(traps=[InvalidOperation])
 
 
-def decode(body: bytes, *, exact: bool = False) -> Any:
+def decode(body: bytes, *, exact: bool = False, fields: tuple[str, ...] = ()) -> Any:
     """Decode JSON strictly (no NaN, bounded nesting).
 
     :param exact: numbers with a fraction become Decimal, as they are written.
+    :param fields: of what is expected: with ``exact`` a list of objects that have no other fields is a list of
+        :class:`~openmarkets_provider.query.records.KnownRecord`.
     :raises ValueError: it is not JSON.
     """
     try:
@@ -58,6 +62,10 @@ def decode(body: bytes, *, exact: bool = False) -> Any:
             return _decoder.decode(body)
         # The thread's own context is the user's: it may make a number that is too large a NaN.
         with localcontext(_CONTEXT):
+            if fields:
+                # Not as expected: whoever reads the records says so, or takes them as they are.
+                with suppress(msgspec.ValidationError):
+                    return known_records(fields).decode(body)
             return _exact_decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError, InvalidOperation) as error:
         raise ValueError(f"not JSON: {error}") from None
@@ -87,7 +95,7 @@ def read_reply(
         if not body.strip():
             return None
         try:
-            return decode(body, exact=call.exact)
+            return decode(body, exact=call.exact, fields=call.fields)
         except ValueError as error:
             problem = error
     request_id = printable(headers.get("x-request-id") or request_id, hidden)

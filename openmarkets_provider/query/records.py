@@ -1,0 +1,46 @@
+"""Records, the API's JSON objects, and their values by field. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+
+class KnownRecord(msgspec.Struct, gc=False):
+    """A record that has no other fields than those of its class; what it lacks is None."""
+
+    def get(self, name: str) -> Any:
+        """Return the value of a field; None where there is none."""
+        return getattr(self, name, None)
+
+
+Record = Any
+"""A JSON object of the API: a dict, or a :class:`KnownRecord`."""
+
+
+@cache
+def known_records(fields: tuple[str, ...]) -> msgspec.json.Decoder[list[Any]]:
+    """Return the decoder of a list of records that have no other fields. It is twice as fast as one of dicts.
+
+    It raises a ``msgspec.ValidationError`` at a field that it does not know; numbers with a fraction become Decimal.
+    """
+    kind = msgspec.defstruct(
+        "Record", [(field, Any, None) for field in fields], bases=(KnownRecord,), forbid_unknown_fields=True, gc=False
+    )
+    return msgspec.json.Decoder(list[kind], float_hook=Decimal)  # type: ignore[valid-type]
+
+
+def by_field(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """Return the values of each field that any record has; None where a record lacks it."""
+    if records and isinstance(records[0], KnownRecord):
+        columns = zip(*map(msgspec.structs.astuple, records), strict=True)
+        pairs = zip(records[0].__struct_fields__, columns, strict=True)
+        return {field: list(column) for field, column in pairs if set(map(type, column)) != {type(None)}}
+    # In the order of the records, which a set does not keep.
+    fields = dict.fromkeys(chain.from_iterable(records))
+    return {field: [record.get(field) for record in records] for field in fields}
