@@ -148,6 +148,10 @@ class Database:
             ) from _cause(refusal)
         raise self.refusal(first, key_of(first), _reason(alone)) from _cause(alone)
 
+    def attempt_whole(self, connection: sa.Connection, work: Callable[[], None]) -> bool:
+        """Do something with all rows, or leave no trace where the database refuses one; return whether it is done."""
+        return self._try(connection, lambda first, last: work(), 0, 0) is None
+
     def refusal(self, row: int, key: Mapping[str, Any], reason: str) -> OpenmarketsDatabaseError:
         """Return the error for a row that is refused."""
         pairs = ", ".join(f"{name}={value}" for name, value in key.items())

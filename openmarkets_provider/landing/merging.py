@@ -9,11 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from openmarkets_provider.landing import mysql
-from openmarkets_provider.landing.layout import Storage
+from openmarkets_provider.landing.layout import Column, Storage
 from openmarkets_provider.landing.tables import LOAD_ROW
 
 Merge = Callable[["sa.Table", Sequence[str], "sa.Select[Any]"], list[Any]]
 """Makes the statements from the table, the columns of its key, and the query for the rows."""
+# The backslash first: the others bring more of it.
+_ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
 
 def rows_of(stage: sa.Table, names: Sequence[str], more: Sequence[Any], distinct: Sequence[str]) -> sa.Select[Any]:
@@ -35,20 +37,28 @@ def rows_of(stage: sa.Table, names: Sequence[str], more: Sequence[Any], distinct
     return sa.select(*(columns[name] for name in names), *more).where(in_range, *conditions)
 
 
-def copy_text(storages: Sequence[Storage], columns: Sequence[Sequence[Any]]) -> str:
-    """Return rows as COPY of PostgreSQL reads them."""
-    texts = [_copy_texts(storage, values) for storage, values in zip(storages, columns, strict=True)]
-    return "".join(map("%s\n".__mod__, map("\t".join, zip(*texts, strict=True))))
+def copy_text(columns: Sequence[Column], values: Sequence[Sequence[Any]]) -> bytes:
+    """Return rows, by column, as COPY of PostgreSQL reads them."""
+    texts = [_copy_texts(column.storage, cells) for column, cells in zip(columns, values, strict=True)]
+    return "\n".join([*map("\t".join, zip(*texts, strict=True)), ""]).encode()
 
 
 def _copy_texts(storage: Storage, values: Sequence[Any]) -> list[str]:
-    if storage in (Storage.TEXT, Storage.JSON):
-        return ["\\N" if value is None else _escape(value) for value in values]
-    return ["\\N" if value is None else str(value) for value in values]
+    if storage in (Storage.DATE, Storage.TIME):
+        # Securities share them.
+        distinct = {value: "\\N" if value is None else str(value) for value in set(values)}
+        return [distinct[value] for value in values]
+    if storage not in (Storage.TEXT, Storage.JSON):
+        return ["\\N" if value is None else str(value) for value in values]
+    everything = "".join(filter(None, values))
+    escapes = [(plain, escaped) for plain, escaped in _ESCAPES if plain in everything]
+    return ["\\N" if value is None else _escape(value, escapes) if escapes else value for value in values]
 
 
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+def _escape(text: str, escapes: Sequence[tuple[str, str]]) -> str:
+    for plain, escaped in escapes:
+        text = text.replace(plain, escaped)
+    return text
 
 
 def upsert_of(dialect: str) -> Merge:

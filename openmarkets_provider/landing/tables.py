@@ -184,6 +184,21 @@ def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -
     return rounding
 
 
+def is_plain_and_empty(connection: sa.Connection, table: sa.Table) -> bool:
+    """Tell whether a table of PostgreSQL has no row, and is none that only INSERT puts rows into as meant.
+
+    Those are views, and tables with rules or with row security.
+    """
+    if connection.dialect.name != "postgresql":
+        return False
+    query = sa.text(
+        "SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT relrowsecurity FROM pg_class "
+        "WHERE oid = CAST(:name AS regclass)"
+    )
+    is_plain = connection.execute(query, {"name": quote_table(connection, table)}).scalar_one()
+    return bool(is_plain) and connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is None
+
+
 class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none in SQLAlchemy 1.4
     """A type as a database writes it."""
 
@@ -202,11 +217,11 @@ def _as_declared(connection: sa.Connection, table: sa.Table) -> dict[str, TypeEn
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
         "WHERE attrelid = CAST(:name AS regclass) AND attnum > 0 AND NOT attisdropped"
     )
-    rows = connection.execute(query, {"name": _quote(connection, table)})
+    rows = connection.execute(query, {"name": quote_table(connection, table)})
     return {column: _Declared(kind) for column, kind in rows}
 
 
-def _quote(connection: sa.Connection, table: sa.Table) -> str:
+def quote_table(connection: sa.Connection, table: sa.Table) -> str:
     """Return a table's name for a value that PostgreSQL reads a name from."""
     return _single_percent(connection, connection.dialect.identifier_preparer.format_table(table))
 
@@ -304,4 +319,4 @@ def _deferrable_keys(connection: sa.Connection, table: sa.Table) -> list[set[str
         "WHERE conrelid = CAST(:name AS regclass) AND contype IN ('p', 'u') AND condeferrable "
         "GROUP BY pg_constraint.oid"
     )
-    return [set(names) for (names,) in connection.execute(query, {"name": _quote(connection, table)})]
+    return [set(names) for (names,) in connection.execute(query, {"name": quote_table(connection, table)})]

@@ -126,7 +126,7 @@ class _Answering(_Computing):
 
 
 def _rows(query: Query, exchange: Any) -> list[Any]:
-    return [row for batch in iterate_blocking(Run(query, exchange).batches()) for row in batch]
+    return [row for batch in iterate_blocking(Run(query, exchange).rows()) for row in batch]
 
 
 def answer(query: Query, replies: dict[str, tuple[int, dict[str, str], bytes]]) -> list[Any]:

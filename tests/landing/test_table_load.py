@@ -994,3 +994,51 @@ def test_an_error_of_our_own_passes_as_it_is(in_sqlite):
     with open_scratch() as file, pytest.raises(OpenmarketsError, match="of another kind"):
         loader_of(in_sqlite).load(Broken(file, "here"))
     assert in_sqlite.tables() == []
+
+
+class TestFirstLoad:
+    """What goes straight into a table of PostgreSQL without rows."""
+
+    STATEMENT = "INSERT INTO statements VALUES (left(current_query(), 11))"
+
+    @pytest.fixture
+    def statements(self, in_postgres):
+        create_things(in_postgres, "PRIMARY KEY (code, at)")
+        in_postgres.execute("CREATE TABLE statements (text text)")
+        add_trigger(in_postgres, self.STATEMENT)
+        return lambda: [text for (text,) in in_postgres.execute("SELECT text FROM statements")]
+
+    def test_rows_are_copied_into_an_empty_table_and_put_over_others_later(self, in_postgres, statements):
+        assert load(in_postgres, [thing("A", note="1"), thing("B")], [thing("C")]) == 3
+        assert {text[:12] for text in statements()} == {"COPY things"}
+        assert load(in_postgres, [thing("A", note="2")]) == 1
+        assert statements()[-1] == "INSERT INTO"
+        assert notes(in_postgres) == [("A", "2"), ("B", None), ("C", None)]
+
+    def test_the_last_row_of_a_key_counts_in_the_first_load_too(self, in_postgres, statements):
+        assert load(in_postgres, [thing("A", note="1"), thing("A", note="2")]) == 1
+        assert set(statements()) == {"INSERT INTO"}
+        assert notes(in_postgres) == [("A", "2")]
+
+    def test_a_row_that_is_refused_is_named(self, in_postgres):
+        create_things(in_postgres, "PRIMARY KEY (code, at)", "CHECK (volume > 0)")
+        with pytest.raises(OpenmarketsDatabaseError, match=r"things: row 2 \(code=B, .*is refused"):
+            load(in_postgres, [thing("A", volume=1), thing("B", volume=-1)])
+        assert notes(in_postgres) == []
+
+    def test_a_row_without_a_part_of_its_key_is_named(self, in_postgres):
+        create_things(in_postgres, "UNIQUE (code, at)")
+        with pytest.raises(OpenmarketsError, match=r"column code, row 2 .* is missing, and is part of the key"):
+            load(in_postgres, [thing("A"), thing(None)])
+
+    def test_a_table_with_row_security_is_loaded_by_insert(self, in_postgres, statements):
+        in_postgres.execute("ALTER TABLE things ENABLE ROW LEVEL SECURITY")
+        assert load(in_postgres, [thing("A")]) == 1
+        assert set(statements()) == {"INSERT INTO"}
+
+    @pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
+    def test_each_driver_sends_all_batches(self, postgres, driver):
+        database = PostgresDatabase(postgres, driver)
+        batches = [[thing(f"{batch}-{row}", note="é\t\\\n" * 50) for row in range(100)] for batch in range(30)]
+        assert load(database, *batches) == 3000
+        assert {note for _, note in notes(database)} == {"é\t\\\n" * 50}
