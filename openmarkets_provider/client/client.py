@@ -116,16 +116,17 @@ class OpenmarketsClient:
         async with aclosing(batches):
             return [row async for batch in batches for row in batch]
 
-    def stream(self, query: Query) -> Generator[list[Any], None, None]:
+    def stream(self, query: Query, skipped: set[str] | None = None) -> Generator[list[Any], None, None]:
         """Answer a query in batches, as they come; in the same order as :meth:`run`.
 
+        :param skipped: takes the securities that are left out, in full form.
         :return: lists of rows, none of them empty; for ``request`` one with the reply, or the items of its list.
         :raises OpenmarketsQueryError: at once, an argument is malformed.
         :raises OpenmarketsError: while it is iterated, what went wrong.
         """
         if endpoint_of(query) == "request":
             return iterate_blocking(_one_batch(self._blocking, _call(query)))
-        return iterate_blocking(Run(query, self._blocking).batches(self._concurrency, ThreadGroup))
+        return iterate_blocking(Run(query, self._blocking, skipped).batches(self._concurrency, ThreadGroup))
 
     def http(self, api: str) -> HttpClient:
         """Return this process's client of an API."""

@@ -104,7 +104,7 @@ class OpenmarketsHook(BaseHook):
         """
         return self.client.run(query)
 
-    def stream(self, query: Query) -> Iterator[list[Any]]:
+    def stream(self, query: Query, skipped: set[str] | None = None) -> Iterator[list[Any]]:
         """Run a query and yield its rows in batches, as they arrive, without keeping all of them in memory.
 
         A query of many calls makes up to ``concurrency`` of them at the same time, a few ahead of the current batch.
@@ -114,11 +114,13 @@ class OpenmarketsHook(BaseHook):
         query. Closing the generator ends the stream, too.
 
         :param query: as for :meth:`run`.
+        :param skipped: a set that takes the securities that are left out, in full form such as ``BHP.ASX@TM``: those
+            that ``on_invalid="warn"`` skips, and quotes that the API does not return. Complete when the stream ends.
         :return: lists of rows, none empty; for ``request`` the items of the reply when it is a list, else the reply.
         :raises OpenmarketsQueryError: at once: an argument is malformed.
         :raises OpenmarketsError: during the iteration, as :meth:`run`.
         """
-        return self.client.stream(query)
+        return self.client.stream(query, skipped)
 
     async def arun(self, query: Query) -> Any:
         """Run a query on an event loop, as :meth:`run` does. Call :meth:`aclose` when done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
@@ -57,17 +57,13 @@ def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
         raise OpenmarketsQueryError(
             f"{layout.name}: mode={REPLACE_RANGE!r} needs a query with a range (start and end). Use mode={UPSERT!r}."
         )
-    if mode == REPLACE_RANGE and query.get("on_invalid") == "warn":
-        raise OpenmarketsQueryError(
-            f"{layout.name}: on_invalid='warn' does not go with mode={REPLACE_RANGE!r}: rows of what is left out would "
-            f"be deleted. Use mode={UPSERT!r}."
-        )
 
 
-def coverage_of(query: Query, layout: Layout) -> Coverage:
+def coverage_of(query: Query, layout: Layout, skipped: Container[str] = ()) -> Coverage:
     """Return what a query covers.
 
     :param query: with a range, and with the codes of its securities or accounts.
+    :param skipped: securities that were left out, in full form: their rows are not replaced.
     """
     arguments, time = resolve(query), str(layout.time)
     bounds: Any = window(query)
@@ -75,7 +71,7 @@ def coverage_of(query: Query, layout: Layout) -> Coverage:
         # Rows of other accounts in the same portfolio come along, and are not all rows of those accounts.
         return Coverage(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in arguments["accounts"]])
     columns = ("security_code", "exchange", "data_source")
-    subjects = [_parts(security) for security in arguments["securities"]]
+    subjects = [_parts(security) for security in arguments["securities"] if security not in skipped]
     return Coverage(time, bounds[0], bounds[1], columns, subjects)
 
 

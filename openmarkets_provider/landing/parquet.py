@@ -7,7 +7,7 @@ for a second of CPU and 50 MB in every task.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import ROUND_HALF_EVEN, Context, InvalidOperation
 from typing import IO, Any
@@ -179,3 +179,13 @@ def _to_decimals(texts: pa.Array) -> pa.Array:
 
 def _field(column: Column) -> pa.Field:
     return pa.field(column.name, TYPES[column.storage], metadata={"unit": column.unit} if column.unit else None)
+
+
+def read_batches(file: IO[bytes], layout: Layout) -> Iterator[list[list[Any]]]:
+    """Yield the rows of a file as :meth:`Layout.values` gave them; a column that the file lacks is None."""
+    for batch in pq.ParquetFile(file).iter_batches(_AT_ONCE):
+        names = batch.schema.names
+        yield [
+            batch.column(column.name).to_pylist() if column.key or column.name in names else [None] * len(batch)
+            for column in layout.columns
+        ]

@@ -35,7 +35,8 @@ class OpenmarketsToSqlOperator(Transfer):
     - ``upsert`` updates rows that have the same key, and inserts the others. It deletes nothing: a row that the API no
       longer returns, such as a closed position, stays. Columns that the query does not have keep their values. Bars of
       another interval or frequency have the same keys, so they need a table of their own.
-    - ``replace_range`` deletes the rows in the query's range, of its securities or accounts, then inserts.
+    - ``replace_range`` deletes the rows in the query's range, of its securities or accounts, then inserts. Rows of
+      securities that were left out stay.
     - ``append`` adds rows, for a history of snapshots. The column ``load_id`` names the task instance; a task instance
       that runs again replaces its own rows.
 
@@ -44,7 +45,8 @@ class OpenmarketsToSqlOperator(Transfer):
 
     PostgreSQL and SQLite are tested; of MariaDB the load is. Support for MySQL and any other database is best effort.
 
-    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty) and ``range`` to XCom, not the rows.
+    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
+    were left out) to XCom, not the rows.
 
     Guide: ``docs/etl.md``. Messages: ``docs/errors.md``.
 

@@ -73,6 +73,7 @@ class TestWhatIsLoaded:
             "bytes": None,
             "files": [],
             "range": {"start": "2026-03-02", "end": "2026-03-07"},
+            "skipped": [],
         }
         pulled = [(*row.values(), None) for row in OpenmarketsHook().run(bars())]
         assert sorted(rows_in(in_postgres, "rows"), key=itemgetter(0, 3)) == pulled
@@ -428,6 +429,7 @@ class TestLineage:
             "rows": 10,
             "bytes": None,
             "range": {"start": "2026-03-02", "end": "2026-03-07"},
+            "skipped": [],
         }
 
     def test_the_dataset_of_another_databases_table(self, openmarkets_sandbox, tmp_path, monkeypatch):
