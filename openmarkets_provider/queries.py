@@ -30,7 +30,8 @@ few records outside the range.
 **Price multipliers** come with the records or from security information. Where nothing supplies one, the unit of the
 prices is not known: they may be in cents, or in points of an index, 100 times more. So ``on_missing_multiplier`` is
 ``error`` (OpenmarketsQueryError, naming the securities) unless you set ``cents``, which takes 0.01, logs a warning, and
-marks the rows in ``price_multiplier_assumed``.
+marks the rows in ``price_multiplier_assumed``. With ``error`` and ``on_invalid="warn"`` these securities are left out,
+as unknown ones are.
 
 **Currencies**: a row with prices has ``currency``, the code from security information; ``currency_code`` where the API
 calls it so (security information and cash). It is None where security information has none. Most queries need security

@@ -121,26 +121,30 @@ class OpenmarketsClient:
         async with aclosing(batches):
             return [row async for rows in batches for row in rows]
 
-    def stream(self, query: Query) -> Generator[list[Any], None, None]:
+    def stream(self, query: Query, skipped: set[str] | None = None) -> Generator[list[Any], None, None]:
         """Answer a query in batches, as they come; in the same order as :meth:`run`.
 
+        :param skipped: takes the securities that are left out, in full form.
         :return: lists of rows, none of them empty; for ``request`` one with the reply, or the items of its list.
         :raises OpenmarketsQueryError: at once, an argument is malformed.
         :raises OpenmarketsError: while it is iterated, what went wrong.
         """
         if endpoint_of(query) == "request":
             return iterate_blocking(_one_batch(self._blocking, _call(query)))
-        return iterate_blocking(Run(query, self._blocking, self._currencies).rows(self._concurrency, ThreadGroup))
+        run = Run(query, self._blocking, self._currencies, skipped)
+        return iterate_blocking(run.rows(self._concurrency, ThreadGroup))
 
-    def stream_columns(self, query: Query) -> Generator[Batch, None, None]:
+    def stream_columns(self, query: Query, skipped: set[str] | None = None) -> Generator[Batch, None, None]:
         """Answer a query as :meth:`stream`, by column.
 
+        :param skipped: takes the securities that are left out, in full form.
         :return: batches with the columns of the query; records of ``request`` and ``raw=True`` are in the one column
             ``record``.
         """
         if endpoint_of(query) == "request":
             return (Batch({RECORD: records}) for records in self.stream(query))
-        return iterate_blocking(Run(query, self._blocking, self._currencies).batches(self._concurrency, ThreadGroup))
+        run = Run(query, self._blocking, self._currencies, skipped)
+        return iterate_blocking(run.batches(self._concurrency, ThreadGroup))
 
     def http(self, api: str) -> HttpClient:
         """Return this process's client of an API."""

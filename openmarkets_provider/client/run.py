@@ -84,12 +84,20 @@ class Run:
     :param query: rendered.
     :param exchange: sends its calls.
     :param currencies: of securities, as earlier runs have looked them up. More are added.
+    :param skipped: takes the securities that the run leaves out, in full form.
     :raises OpenmarketsQueryError: an argument of the query is malformed.
     """
 
-    def __init__(self, query: Query, exchange: Exchange, currencies: dict[Listing, str] | None = None) -> None:
+    def __init__(
+        self,
+        query: Query,
+        exchange: Exchange,
+        currencies: dict[Listing, str] | None = None,
+        skipped: set[str] | None = None,
+    ) -> None:
         self._query: Query = resolve(query)
         self._exchange = exchange
+        self._skipped: set[str] = set() if skipped is None else skipped
         self._endpoint: str = query["endpoint"]
         self._schema = schema_of(query)
         self._total = 0
@@ -171,7 +179,7 @@ class Run:
             return Answer(number, call, await self._exchange.receive(call))
         except OpenmarketsError as error:
             is_unknown = isinstance(error, OpenmarketsNotFound) and error.status == 404 and call.security is not None
-            if not is_unknown or self._query["on_invalid"] != "warn":
+            if not is_unknown or not self._leaves_out:
                 raise self._name_call(error, number, call) from error.__cause__
             log.warning("%s It is left out.", error)
             return Answer(number, call, None)
@@ -180,7 +188,7 @@ class Run:
         """Turn one answer into rows. In the order of the plan, since rows at a seam may come twice."""
         number, call, received = answer
         if received is None:
-            self._leave_out(1)
+            self._leave_out([str(call.security)], 1)
             return Batch({RECORD: []})
         try:
             return await self._rows(call, received.json)
@@ -197,7 +205,8 @@ class Run:
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
             await self._learn_securities([*missing, *self._without_currency(call, records)])
-        self._check_multipliers(call, missing)
+        if unpriced := set(map(to_listing, self._check_multipliers(call, missing))):
+            records = [each for each in records if call.security is None and not _is_unpriced(each, unpriced)]
 
         def build() -> Batch:
             batch = to_batch(self._schema, call, records, self._multipliers, self._currencies, self._query)
@@ -275,42 +284,60 @@ class Run:
                 invalid += absent
             elif absent:
                 log.warning("%s: the reply holds nothing of %.1000r.", call.label, absent)
+                if field == "securities":
+                    self._skipped.update(absent)
         if invalid:
-            if self._query["on_invalid"] != "warn":
+            if not self._leaves_out:
                 raise unknown_securities(call, invalid)
             log.warning("%s They are left out.", _unknown(call, invalid))
+            self._skipped.update(invalid)
 
     def _check_known(self, call: ApiCall, security: str) -> None:
         """Refuse, or tell of, a security that security information lacks and all of whose replies are empty."""
         self._empty[security] += 1
         if self._empty[security] < self._spans or to_listing(security) not in self._uninformed:
             return
-        if self._query["on_invalid"] != "warn":
+        if not self._leaves_out:
             raise unknown_securities(call, [security])
         log.warning("%s They are left out.", _unknown(call, [security]))
-        self._leave_out(self._spans)
+        self._leave_out([security], self._spans)
 
-    def _leave_out(self, calls: int) -> None:
-        """Count calls about unknown securities.
+    @property
+    def _leaves_out(self) -> bool:
+        return self._query.get("on_invalid") == "warn"
+
+    def _leave_out(self, securities: Iterable[str], calls: int) -> None:
+        """Leave out securities, and count the calls about them alone.
 
         :raises OpenmarketsQueryError: there are no others.
         """
+        self._skipped.update(securities)
         self._left_out += calls
         if self._left_out == self._total > 1:
-            raise OpenmarketsQueryError(f"{self._endpoint}: the API knows none of the {self._securities} securities.")
+            raise OpenmarketsQueryError(
+                f"{self._endpoint}: the API knows none of the {self._securities} securities, or has no price "
+                "multiplier of those that it knows.",
+                securities=sorted(self._skipped),
+            )
 
-    def _check_multipliers(self, call: ApiCall, missing: Iterable[str]) -> None:
-        """Refuse, or tell of, prices whose multiplier nothing supplies.
+    def _check_multipliers(self, call: ApiCall, missing: Iterable[str]) -> list[str]:
+        """Refuse, leave out or tell of prices whose multiplier nothing supplies.
 
         :param missing: the securities of records without one, in full form.
+        :return: those to leave out.
         """
         missing = [each for each in missing if to_listing(each) not in self._multipliers]
         if missing and self._query["on_missing_multiplier"] == "error":
-            raise OpenmarketsQueryError(
-                f"{call.label}: nothing supplies the price multiplier of {missing!r:.1000}. The unit of the prices is "
-                f"not known; with on_missing_multiplier='cents' 0.01 is taken for it.{self._refusal}",
-                securities=missing,
-            )
+            # Where security information is refused, all of them lack it.
+            if not self._leaves_out or self._refusal:
+                raise OpenmarketsQueryError(
+                    f"{call.label}: nothing supplies the price multiplier of {missing!r:.1000}. The unit of the prices "
+                    f"is not known; with on_missing_multiplier='cents' 0.01 is taken for it.{self._refusal}",
+                    securities=missing,
+                )
+            log.warning("%s: nothing supplies the price multiplier of %.1000r. They are left out.", call.label, missing)
+            self._leave_out(missing, 0 if call.security is None else 1)
+            return missing
         assumed = [each for each in missing if each not in self._assumed]
         if assumed:
             self._assumed.update(assumed)
@@ -319,6 +346,7 @@ class Run:
                 self._endpoint,
                 assumed,
             )
+        return []
 
     def _drop_seam(self, security: str, batch: Batch) -> Batch:
         """Leave out what the call before returned: pieces of a range that touch may both have what is at the seam."""
@@ -356,6 +384,10 @@ async def _one_by_one(asks: Iterable[Work[Answer]]) -> AsyncGenerator[Answer, No
 def _code(value: Any) -> str | None:
     # Records are not checked yet: what is neither a text nor a whole number may not even be hashable.
     return str(value) if isinstance(value, int | str) else None
+
+
+def _is_unpriced(record: Row, listings: set[Listing]) -> bool:
+    return record.get("priceMultiplier") is None and listing_of(record) in listings
 
 
 def unknown_securities(call: ApiCall, invalid: Sequence[str]) -> OpenmarketsQueryError:

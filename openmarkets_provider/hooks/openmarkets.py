@@ -106,7 +106,7 @@ class OpenmarketsHook(BaseHook):
         """
         return self.client.run(query)
 
-    def stream(self, query: Query) -> Iterator[list[Any]]:
+    def stream(self, query: Query, skipped: set[str] | None = None) -> Iterator[list[Any]]:
         """Run a query and yield its rows in batches, as they arrive, without keeping all of them in memory.
 
         A query of many calls makes up to ``concurrency`` of them at the same time, a few ahead of the current batch.
@@ -116,19 +116,22 @@ class OpenmarketsHook(BaseHook):
         query. Closing the generator ends the stream, too.
 
         :param query: as for :meth:`run`.
+        :param skipped: a set that takes the securities that are left out, in full form such as ``BHP.ASX@TM``: those
+            that ``on_invalid="warn"`` skips, and quotes that the API does not return. Complete when the stream ends.
         :return: lists of rows, none empty; for ``request`` the items of the reply when it is a list, else the reply.
         :raises OpenmarketsQueryError: at once: an argument is malformed.
         :raises OpenmarketsError: during the iteration, as :meth:`run`.
         """
-        return self.client.stream(query)
+        return self.client.stream(query, skipped)
 
-    def stream_columns(self, query: Query) -> Generator[Batch, None, None]:
+    def stream_columns(self, query: Query, skipped: set[str] | None = None) -> Generator[Batch, None, None]:
         """Run a query as :meth:`stream`, and yield its rows by column, without a dict for each.
 
+        :param skipped: as for :meth:`stream`.
         :return: batches: ``batch.columns`` has the values by name. Records of ``request`` and of ``raw=True`` are in
             the one column ``record``.
         """
-        return self.client.stream_columns(query)
+        return self.client.stream_columns(query, skipped)
 
     def stream_arrow(self, query: Query) -> Iterator[pa.RecordBatch]:
         """Run a query and yield its rows as Arrow record batches, as they arrive.

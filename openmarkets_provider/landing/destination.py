@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from openmarkets_provider.query.batch import Batch
-from openmarkets_provider.query.exchange_time import to_text
-from openmarkets_provider.query.query import Query, window
+from openmarkets_provider.query.exchange_time import exchange_date, to_text
+from openmarkets_provider.query.expand import expand, lookup_query
+from openmarkets_provider.query.query import Query, ResolvedQuery, resolve, window
 
 Moment = Any
 """A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""
@@ -22,6 +24,9 @@ class LoadResult(NamedTuple):
     :ivar files: URLs of the files written; empty for a table.
     :ivar range: ``start`` and ``end`` of the query, half-open, as ISO 8601 texts: exchange dates for daily and weekly
         bars, else times in UTC. None for a query without a range.
+    :ivar skipped: the securities that the load left out, in full form such as ``BHP.ASX@TM``, in order: with
+        ``on_invalid="warn"`` those that the API does not know, and those whose prices have no multiplier; and quotes
+        that the API does not return. Of an incremental load all whose rows the destination still lacks.
     """
 
     destination: str
@@ -29,6 +34,7 @@ class LoadResult(NamedTuple):
     bytes: int | None
     files: list[str]
     range: dict[str, str] | None
+    skipped: list[str]
 
 
 class Source(Protocol):
@@ -37,8 +43,11 @@ class Source(Protocol):
     def run(self, query: Query) -> Any:
         """Return all rows of a query."""
 
-    def stream_columns(self, query: Query) -> Generator[Batch, None, None]:
-        """Yield the rows of a query in batches by column."""
+    def stream_columns(self, query: Query, skipped: set[str] | None = None) -> Generator[Batch, None, None]:
+        """Yield the rows of a query in batches by column.
+
+        :param skipped: takes the securities that are left out, in full form.
+        """
 
 
 class Destination(Protocol):
@@ -78,6 +87,15 @@ class Destination(Protocol):
         :raises OpenmarketsError: the query failed, or the destination did; the destination is then unchanged.
         """
 
+    def add(self, source: Source, query: Query) -> LoadResult:
+        """Pull the rows of a query and add them, all or none, to those at the destination.
+
+        Rows with the same key are replaced; all others stay, of whatever security.
+
+        :param query: its range begins where :meth:`range_to_pull` says.
+        :raises OpenmarketsError: as :meth:`land`.
+        """
+
     def cancel(self) -> None:
         """Stop what a server does for this load. Called from a signal handler."""
 
@@ -88,6 +106,12 @@ def range_texts(query: Query) -> dict[str, str] | None:
         return None
     bounds: Any = window(query)
     return dict(zip(("start", "end"), map(to_text, bounds), strict=True)) if bounds else None
+
+
+def name_codes(source: Source, query: Query) -> ResolvedQuery:
+    """Return a query with the codes of its securities or accounts."""
+    codes = lookup_query(query)
+    return resolve(query) if codes is None else expand(query, source.run(codes), exchange_date(datetime.now(UTC)))
 
 
 def with_range(query: Query, start: Moment, end: Moment) -> Query:

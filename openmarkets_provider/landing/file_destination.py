@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
+from itertools import chain
 from typing import IO, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
@@ -15,6 +16,7 @@ from openmarkets_provider.landing.destination import LoadResult, Moment, Source,
 from openmarkets_provider.landing.errors import explain_errors
 from openmarkets_provider.landing.folders import Folder
 from openmarkets_provider.landing.formats import FileFormat
+from openmarkets_provider.landing.kept import read_rows, select_kept
 from openmarkets_provider.landing.layout import Columns, Layout, layout_of
 from openmarkets_provider.landing.partitions import Partition, Sorter, list_partitions, widen_range
 from openmarkets_provider.landing.places import Place
@@ -82,28 +84,41 @@ class FileDestination:
     def land(self, source: Source, query: Query) -> LoadResult:
         """Pull the rows into temporary files, and publish these when all of them are complete.
 
-        A partition without rows has no file, and loses the one it had.
+        A partition without rows has no file, and loses the one it had. Rows of securities that the query left out stay
+        in the partitions that are replaced.
         """
+        return self._land(source, query, keeps_all=False)
+
+    def add(self, source: Source, query: Query) -> LoadResult:
+        """Pull the rows, and write the partitions that they are in anew, with the other rows that these had."""
+        return self._land(source, query, keeps_all=True)
+
+    def _land(self, source: Source, query: Query, *, keeps_all: bool) -> LoadResult:
         layout = layout_of(query, datetime.now(UTC))
         # Report a missing package before the first request.
         self.file_format.open(BytesIO(), layout).discard()
         names = self._names(query)
         self.folder.prepare(names.values())
         pending = self._select(names)
-        result = LoadResult(self.name, 0, 0, [], range_texts(query))
+        result = LoadResult(self.name, 0, 0, [], range_texts(query), [])
         if not pending:
             return result
+        skipped: set[str] = set()
         with ExitStack() as stack:
-            batches = stack.enter_context(closing(source.stream_columns(_narrow(query, names, pending))))
-            files = self._encode(batches, layout, names, pending, stack)
+            batches = stack.enter_context(closing(source.stream_columns(_narrow(query, names, pending), skipped)))
+            may_skip = self.partition is not None and self.if_exists == REPLACE and query.get("on_invalid") == "warn"
+            if keeps_all or may_skip:
+                files = self._merge(batches, layout, pending, stack, None if keeps_all else skipped)
+            else:
+                files = self._encode(batches, layout, names, pending, stack)
             # Other tasks may have published files meanwhile.
             pending = self._select(pending)
             result = self._publish({each: files[each] for each in pending if each in files}, pending, result)
-        if self.if_exists == REPLACE:
+        if self.if_exists == REPLACE and not keeps_all:
             # A user who may write objects need not be allowed to delete: remove only what exists.
             for name in self.folder.find([name for each, name in pending.items() if each not in files]):
                 self.folder.remove(name)
-        return result
+        return result._replace(skipped=sorted(skipped))
 
     def cancel(self) -> None:
         """Do nothing: a load stops by itself."""
@@ -138,13 +153,53 @@ class FileDestination:
             (only,) = names
             file = self._write(map(layout.values, batches), layout, stack)
             return {only: file} if file.rows or only is None else {}
+        spool = self._spool(batches, layout, names, pending, stack)
+        return {each: self._write(spool.batches(each), layout, stack) for each in spool.list_keys()}
+
+    def _merge(
+        self,
+        batches: Iterable[Batch],
+        layout: Layout,
+        names: Names,
+        stack: ExitStack,
+        kept: Collection[str] | None,
+    ) -> dict[Partition | None, _File]:
+        """Write all rows, and those that stay, into temporary files.
+
+        :param kept: the securities whose rows stay, complete once the batches are read; None for all of them, and for
+            partitions without new rows that stay as they are.
+        """
+        spool = self._spool(batches, layout, names, names, stack)
+        new = spool.list_keys()
+        stored = self.folder.find(names.values()) if kept is None or kept else set()
+
+        def stay(each: Partition) -> Iterator[Columns]:
+            if names[each] in stored:
+                with (
+                    explain_errors(f"Cannot read {self.folder.url(names[each])}"),
+                    self.folder.open(names[each]) as file,
+                ):
+                    rows = read_rows(self.file_format, file, layout)
+                    yield from select_kept(rows, spool.batches(each), layout, kept)
+
+        more = [] if kept is None else [each for each in names if each is not None and names[each] in stored]
+        files = {
+            each: self._write(chain(spool.batches(each), stay(each)), layout, stack)
+            for each in dict.fromkeys([*new, *more])
+        }
+        return {each: file for each, file in files.items() if file.rows}
+
+    def _spool(
+        self, batches: Iterable[Batch], layout: Layout, names: Names, pending: Names, stack: ExitStack
+    ) -> Spool[Partition]:
+        """Sort all rows into partitions."""
         sorter = Sorter([each for each in names if each is not None], str(layout.time))
         spool: Spool[Partition] = Spool(stack.enter_context(self.folder.stage()), self.folder.scratch)
         for batch in batches:
             for partition, those in sorter.sort(batch):
                 if partition in pending:
                     spool.add(partition, layout.values(those))
-        return {each: self._write(spool.batches(each), layout, stack) for each in spool.list_keys()}
+        return spool
 
     def _write(self, batches: Iterable[Columns], layout: Layout, stack: ExitStack) -> _File:
         file = stack.enter_context(self.folder.stage())

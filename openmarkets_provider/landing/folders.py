@@ -71,6 +71,10 @@ class Folder(ABC):
         """
 
     @abstractmethod
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file to read it."""
+
+    @abstractmethod
     def stage(self) -> AbstractContextManager[IO[bytes]]:
         """Give a temporary file to write and to read; nothing of it is left afterwards.
 
@@ -142,6 +146,10 @@ class LocalFolder(Folder):
         """Tell whether a folder in it has a file."""
         with explain_errors(f"Cannot read {self._path}"):
             return any(path.is_file() for path in self._path.glob("*/*"))
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file to read it."""
+        return self._target(name).open("rb")
 
     @contextmanager
     def stage(self) -> Iterator[IO[bytes]]:
@@ -273,6 +281,11 @@ class RemoteFolder(Folder):
                 return bool(self._fs.ls(posixpath.join(self.place.bucket, self.place.path), detail=False))
             except FileNotFoundError:
                 return False
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open an object to read it."""
+        file: IO[bytes] = self._fs.open(self._key(name), "rb")
+        return file
 
     def stage(self) -> AbstractContextManager[IO[bytes]]:
         """Give a file without a name."""

@@ -5,6 +5,9 @@ range from a little before the watermark (the overlap, for data that came late) 
 claim is stored before the rows are pulled, and the watermark moves after they have landed. Landing can be repeated. So
 a load that runs twice, or fails and runs again, gives the same as one that runs once.
 
+A load may leave securities out (``on_invalid="warn"``). The state lists them, each with the moment from which on its
+rows are missing. The load in which the API knows one again adds them.
+
 All of it is stored with the destination. Airflow deletes what is stored with a task when the task is cleared, and a
 cleared load takes its range again.
 """
@@ -19,8 +22,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.landing.destination import Destination, LoadResult, Moment, Source, with_range
-from openmarkets_provider.query.arguments import align, check_moment, describe, is_literal
+from openmarkets_provider.landing.destination import Destination, LoadResult, Moment, Source, name_codes, with_range
+from openmarkets_provider.query.arguments import align, check_moment, describe, is_literal, is_security
 from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import read_moment, to_text
 from openmarkets_provider.query.query import Query, endpoint_of, resolve
@@ -33,6 +36,10 @@ KEY = "openmarkets"
 """The beginning of all keys."""
 KEPT_CLAIMS = 100
 """The store keeps the claims of so many runs for each state."""
+MAX_SKIPPED = 1000
+"""Most securities that a state lists: so many fit the 64 KiB that Airflow's REST API takes."""
+MAX_ADDED = timedelta(days=366)
+"""The most of the past that one load adds. A folder takes so many partitions at once."""
 FAR = "2199-12-31"
 """Later than the start of any range."""
 
@@ -68,7 +75,7 @@ class Claim(NamedTuple):
 def check_query(query: Query) -> None:
     """Refuse a query that cannot be loaded incrementally. What is not literal yet is not checked.
 
-    :raises OpenmarketsQueryError: it has no range, or may leave rows out.
+    :raises OpenmarketsQueryError: it has no range.
     """
     if not isinstance(query, dict):
         return
@@ -79,11 +86,6 @@ def check_query(query: Query) -> None:
         raise OpenmarketsQueryError(
             f"{name}: adjusted does not go with incremental: the next split changes the adjusted values of rows that "
             "are loaded already. Load the whole range each time, without incremental."
-        )
-    if query.get("on_invalid") == "warn":
-        raise OpenmarketsQueryError(
-            f"{name}: on_invalid='warn' does not go with incremental: rows that one load leaves out would never "
-            "be loaded."
         )
 
 
@@ -144,9 +146,90 @@ def load_incrementally(
     log.info("Loaded up to %s; this task loads %s to %s.", watermark or "nothing yet", start, end)
     result = destination.land(source, with_range(query, start, end))
     # Another run may have loaded the table meanwhile, or a user deleted the state.
-    state = _read(check_state, store.get(key), advice)
-    store.set(key, own | _extend_state(destination.name, state, claim, result))
-    return result
+    state = own | _extend_state(destination.name, _read(check_state, store.get(key), advice), claim, start, result)
+    store.set(key, state)
+    listed = {each: since for each, since in state["skipped"].items() if each not in result.skipped}
+    if listed:
+        missing, added = _add_skipped(source, query, destination, listed, Claim(start, end), state["watermark"])
+        state = _read(check_state, store.get(key), advice)
+        state["skipped"] = _replace_skipped(state.get("skipped", {}), listed, missing)
+        store.set(key, own | state)
+        result = _combine(result, added) if added else result
+    return result._replace(skipped=sorted(state["skipped"]))
+
+
+def _add_skipped(
+    source: Source, query: Query, destination: Destination, listed: Mapping[str, str], pulled: Claim, watermark: str
+) -> tuple[dict[str, str], LoadResult | None]:
+    """Add the rows that earlier loads left out, of securities that this load did not leave out.
+
+    :param listed: the securities, each with the moment from which on its rows are missing, as text.
+    :param pulled: the range that this load has pulled.
+    :return: likewise those whose rows are still missing; and what was added, if anything was.
+    """
+    arguments = resolve_open(query)
+    reached = end = _align(arguments, read_moment(watermark))
+    if pulled.end >= reached:
+        reached = pulled.start
+    missing = {each: _align(arguments, read_moment(since)) for each, since in listed.items()}
+    missing = {each: since for each, since in missing.items() if since < reached}
+    if not missing:
+        return {}, None
+    start = min(missing.values())
+    named = name_codes(source, with_range(query, start, end))["securities"]
+    if gone := sorted(missing.keys() - named):
+        log.warning(
+            "%s: the query no longer names %.1000r; rows that were left out never come.", destination.name, gone
+        )
+    if not (asked := sorted(missing.keys() & named)):
+        return {}, None
+    until = min(reached, _align(arguments, read_moment(to_text(start)) + MAX_ADDED))
+    start, until = destination.range_to_pull(query, start, until, watermark)
+    log.info("Adding the rows from %s to %s that earlier loads left out of %.1000r.", start, until, asked)
+    past = {**query, "securities": asked, "exchange": None, "on_invalid": "warn"}
+    try:
+        added = destination.add(source, with_range(past, start, until))
+    except OpenmarketsQueryError as error:
+        # All of them are left out again.
+        if error.securities is None or not set(asked).issubset(error.securities):
+            raise
+        added = None
+    still = asked if added is None else added.skipped
+    since = {each: missing[each] if each in still else max(missing[each], until) for each in asked}
+    return {each: to_text(moment) for each, moment in since.items() if each in still or moment < reached}, added
+
+
+def _replace_skipped(
+    skipped: Mapping[str, str], listed: Mapping[str, str], missing: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the list of a state once rows were added; what another run has changed meanwhile stays.
+
+    :param skipped: the list now.
+    :param listed: what was in it before.
+    :param missing: what is to be in its place.
+    """
+    same = {each for each, since in listed.items() if skipped.get(each) == since}
+    return {
+        each: missing[each] if each in same else since
+        for each, since in skipped.items()
+        if each not in same or each in missing
+    }
+
+
+def _combine(result: LoadResult, added: LoadResult) -> LoadResult:
+    """Return the result of a load that has added rows of the past, too."""
+    if not added.rows:
+        return result
+    ranges: Any = result.range, added.range
+    return result._replace(
+        rows=result.rows + added.rows,
+        bytes=None if result.bytes is None or added.bytes is None else result.bytes + added.bytes,
+        files=list(dict.fromkeys([*added.files, *result.files])),
+        range={
+            "start": min((each["start"] for each in ranges), key=read_moment),
+            "end": max((each["end"] for each in ranges), key=read_moment),
+        },
+    )
 
 
 def _forget_old_claims(store: StateStore, list_key: str, new: str) -> None:
@@ -163,10 +246,13 @@ def _forget_old_claims(store: StateStore, list_key: str, new: str) -> None:
     store.set(list_key, keys[-KEPT_CLAIMS:])
 
 
-def _extend_state(name: str, state: Mapping[str, Any], claim: Claim, result: LoadResult) -> dict[str, Any]:
-    """Return how far a destination is loaded once a claim has landed.
+def _extend_state(
+    name: str, state: Mapping[str, Any], claim: Claim, start: Moment, result: LoadResult
+) -> dict[str, Any]:
+    """Return how far a destination is loaded once a claim has landed, and the securities that it lacks.
 
-    :raises OpenmarketsError: transient; another run left a gap.
+    :param start: from where on the load has pulled.
+    :raises OpenmarketsError: transient: another run left a gap; permanent: it lacks too many.
     """
     bounds = extend(state.get("first"), state.get("watermark"), claim)
     if bounds is None:
@@ -177,8 +263,18 @@ def _extend_state(name: str, state: Mapping[str, Any], claim: Claim, result: Loa
             transient=True,
         )
     first, watermark = bounds
+    skipped: dict[str, str] = dict(state.get("skipped", {}))
+    for each in result.skipped:
+        skipped[each] = min(skipped.get(each, to_text(start)), to_text(start), key=read_moment)
+    if len(skipped) > MAX_SKIPPED:
+        raise OpenmarketsError(
+            f"{name} lacks rows of {len(skipped)} securities that were left out (on_invalid='warn'), and at most "
+            f"{MAX_SKIPPED} are remembered. Name the securities that the API knows instead of an exchange, or set "
+            "on_missing_multiplier='cents' if they have no price multiplier."
+        )
     # Without a row there may be no file.
-    return {"first": first, "watermark": watermark, "has_rows": bool(state.get("has_rows") or result.rows)}
+    has_rows = bool(state.get("has_rows") or result.rows)
+    return {"first": first, "watermark": watermark, "has_rows": has_rows, "skipped": skipped}
 
 
 def _read(check: Callable[[Any], T], data: Any, advice: str) -> T:
@@ -221,10 +317,17 @@ def check_state(data: Any) -> dict[str, Any]:
         case {"destination": str(), "owner": str(), "query": str(), "format": str()}:
             if "first" in data or "watermark" in data:
                 _check_moments(data, "first", "watermark")
+            _check_skipped(data.get("skipped", {}))
             return dict(data)
     if data is None or data == {}:
         return {}
     raise ValueError(f"expected the state of an incremental load, got {describe(data)}")
+
+
+def _check_skipped(skipped: Any) -> None:
+    if not isinstance(skipped, dict) or not all(isinstance(each, str) and is_security(each) for each in skipped):
+        raise ValueError(f"skipped: expected a moment for each security, got {describe(skipped)}")
+    _check_moments(skipped, *skipped)
 
 
 def check_claim(data: Any) -> dict[str, str] | None:
@@ -319,8 +422,9 @@ def extend(first: str | None, watermark: str | None, claim: Claim) -> tuple[str,
 
 
 def fingerprint(query: Query) -> str:
-    """Return a short text, the same for queries that differ only in their range and the order of codes."""
-    arguments = {name: value for name, value in resolve_open(query).items() if name not in ("start", "end")}
+    """Return a short text, the same for queries that differ only in their range, ``on_invalid`` and order of codes."""
+    others = ("start", "end", "on_invalid")
+    arguments = {name: value for name, value in resolve_open(query).items() if name not in others}
     plain = {name: sorted(value) if isinstance(value, list) else value for name, value in arguments.items()}
     return _digest(json.dumps(plain, sort_keys=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
@@ -58,17 +58,13 @@ def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
         raise OpenmarketsQueryError(
             f"{layout.name}: mode={REPLACE_RANGE!r} needs a query with a range (start and end). Use mode={UPSERT!r}."
         )
-    if mode == REPLACE_RANGE and query.get("on_invalid") == "warn":
-        raise OpenmarketsQueryError(
-            f"{layout.name}: on_invalid='warn' does not go with mode={REPLACE_RANGE!r}: rows of what is left out would "
-            f"be deleted. Use mode={UPSERT!r}."
-        )
 
 
-def coverage_of(query: Query, layout: Layout) -> Coverage:
+def coverage_of(query: Query, layout: Layout, skipped: Container[str] = ()) -> Coverage:
     """Return what a query covers.
 
     :param query: with a range, and with the codes of its securities or accounts.
+    :param skipped: securities that were left out, in full form: their rows are not replaced.
     """
     arguments, time = resolve(query), str(layout.time)
     bounds: Any = window(query)
@@ -77,7 +73,11 @@ def coverage_of(query: Query, layout: Layout) -> Coverage:
         return Coverage(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in arguments["accounts"]])
     lengths = [name for name in BAR_LENGTH if name in arguments]
     columns = ("security_code", "exchange", "data_source", *lengths)
-    subjects = [(*_parts(security), *(arguments[name] for name in lengths)) for security in arguments["securities"]]
+    subjects = [
+        (*_parts(security), *(arguments[name] for name in lengths))
+        for security in arguments["securities"]
+        if security not in skipped
+    ]
     return Coverage(time, bounds[0], bounds[1], columns, subjects)
 
 

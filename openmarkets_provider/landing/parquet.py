@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openmarkets_provider.landing.arrow import ArrowConverter
+from openmarkets_provider.landing.arrow import AT_ONCE, ArrowConverter
 from openmarkets_provider.landing.layout import Columns, Layout
 
 ROW_GROUP = 32_768
@@ -55,3 +55,13 @@ class ParquetWriter:
         if count:
             self._writer.write_table(table.slice(0, count), row_group_size=ROW_GROUP)
             self._batches = table.slice(count).to_batches()
+
+
+def read_batches(file: IO[bytes], layout: Layout) -> Iterator[Columns]:
+    """Yield the rows of a file as :meth:`Layout.values` gave them; a column that the file lacks is None."""
+    for batch in pq.ParquetFile(file).iter_batches(AT_ONCE):
+        names = batch.schema.names
+        yield [
+            batch.column(column.name).to_pylist() if column.key or column.name in names else [None] * len(batch)
+            for column in layout.columns
+        ]

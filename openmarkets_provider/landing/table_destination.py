@@ -6,13 +6,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from openmarkets_provider.landing.database import Database
-from openmarkets_provider.landing.destination import LoadResult, Moment, Source, range_texts
+from openmarkets_provider.landing.destination import LoadResult, Moment, Source, name_codes, range_texts
 from openmarkets_provider.landing.layout import layout_of
 from openmarkets_provider.landing.modes import REPLACE_RANGE, check_mode, coverage_of
 from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
 from openmarkets_provider.landing.table_load import Loader
-from openmarkets_provider.query.exchange_time import exchange_date
-from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.query import Query
 
 if TYPE_CHECKING:
@@ -60,20 +58,19 @@ class TableDestination:
         loader = Loader(self._database, layout, self._mode, create=self._create, load_id=self._load_id)
         loader.rehearse()
         replace = self._mode == REPLACE_RANGE
-        pulled = _expand(source, query) if replace else query
+        pulled = name_codes(source, query) if replace else query
+        skipped: set[str] = set()
         with open_scratch() as file:
             spool: Spool[None] = Spool(file, scratch_folder())
-            for batch in source.stream_columns(pulled):
+            for batch in source.stream_columns(pulled, skipped):
                 spool.add(None, layout.values(batch))
-            count = loader.load(spool, coverage_of(pulled, layout) if replace else None)
-        return LoadResult(str(self._database.table), count, None, [], range_texts(query))
+            count = loader.load(spool, coverage_of(pulled, layout, skipped) if replace else None)
+        return LoadResult(str(self._database.table), count, None, [], range_texts(query), sorted(skipped))
+
+    def add(self, source: Source, query: Query) -> LoadResult:
+        """Land the rows: no mode but ``append`` touches those of other securities."""
+        return self.land(source, query)
 
     def cancel(self) -> None:
         """Cancel the statement that the database executes."""
         self._database.cancel()
-
-
-def _expand(source: Source, query: Query) -> Query:
-    """Return a query with the codes of its securities or accounts, which tell the rows to replace."""
-    codes = lookup_query(query)
-    return query if codes is None else expand(query, source.run(codes), exchange_date(datetime.now(UTC)))

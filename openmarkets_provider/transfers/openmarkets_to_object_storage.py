@@ -44,8 +44,9 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     not visible, but cost money: in S3 only a lifecycle rule of the bucket (``AbortIncompleteMultipartUpload``) removes
     them.
 
-    Returns ``destination``, ``rows``, ``bytes``, ``files`` (URLs) and ``range`` to XCom, not the rows. ``rows``,
-    ``bytes`` and ``files`` are what this task wrote, ``range`` is the query's. Failures are handled as in
+    Returns ``destination``, ``rows``, ``bytes``, ``files`` (URLs), ``range`` and ``skipped`` (securities that were left
+    out) to XCom, not the rows. ``rows``, ``bytes`` and ``files`` are what this task wrote, ``range`` is the query's.
+    Failures are handled as in
     :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
 
     :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated.
@@ -56,8 +57,9 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     :param conn_id: id of the object store's connection; None for the worker's own credentials. Templated.
     :param partition: ``day``, ``month`` or ``year``, by the time of the rows at the exchange (Australia/Sydney): files
         ``exchange_date=2026-11-20/part-0.parquet``, ``exchange_month=2026-11/...``, ``exchange_year=2026/...``. The
-        query's range must cover whole partitions, 400 at most; a partition without rows loses the file it had. A
-        folder holds files of one format, compression and query.
+        query's range must cover whole partitions, 400 at most; a partition without rows loses the file it had. A new
+        file keeps rows of securities that ``on_invalid="warn"`` left out, with ``if_exists="replace"``. A folder holds
+        files of one format, compression and query.
     :param if_exists: what to do about an existing file: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and
         ``partition`` the task pulls from the first missing partition to the last one (of weekly bars the whole range),
         and writes the missing files. A partition without rows has no file, so it is pulled again each time.

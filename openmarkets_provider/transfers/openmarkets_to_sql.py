@@ -36,7 +36,7 @@ class OpenmarketsToSqlOperator(Transfer):
       longer returns, such as a closed position, stays. Columns that the query does not have keep their values. Bars of
       several frequencies, or of several intervals, can share a table.
     - ``replace_range`` deletes the rows in the query's range, of its securities or accounts, and bars of its frequency
-      or interval only; then it inserts.
+      or interval only; then it inserts. Rows of securities that were left out stay.
     - ``append`` adds rows, for a history of snapshots. The column ``load_id`` names the task instance; a task instance
       that runs again replaces its own rows.
 
@@ -45,7 +45,8 @@ class OpenmarketsToSqlOperator(Transfer):
 
     PostgreSQL and SQLite are tested; of MariaDB the load is. Support for MySQL and any other database is best effort.
 
-    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty) and ``range`` to XCom, not the rows.
+    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
+    were left out) to XCom, not the rows.
 
     :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
         ``raw=True`` have one column, ``record``, and need ``mode="append"``.

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -1673,3 +1674,93 @@ def test_a_stream_that_is_carried_on_in_a_forked_process_is_an_error(make_client
 
     assert in_processes(1, carry_on) == ["A stream can't be carried on in a forked process; begin a new one there."]
     assert len(list(stream)) == 99
+
+
+# --- what a stream leaves out
+
+
+def skipped_of(client: OpenmarketsClient, query: queries.Query) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of a stream, and what it left out."""
+    skipped: set[str] = set()
+    rows = [row for batch in client.stream(query, skipped) for row in batch]
+    return rows, sorted(skipped)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    "query",
+    [queries.quotes("XX1, BHP, XX2", on_invalid="warn"),
+     queries.security_information("XX1, BHP, XX2", on_invalid="warn"),
+     queries.depth("XX1, BHP, XX2", on_invalid="warn"),
+     queries.trades("XX1, BHP, XX2", **PAST, on_invalid="warn")],
+    ids=lambda query: query["endpoint"],
+)  # fmt: skip
+def test_a_stream_tells_the_unknown_securities(make_client: MakeClient, query: Any, raw: bool):
+    rows, skipped = skipped_of(make_client(), {**query, "raw": raw})
+    assert rows
+    assert skipped == ["XX1.ASX@TM", "XX2.ASX@TM"]
+    assert skipped_of(make_client(), {**query, "securities": ["BHP"], "raw": raw}) == (rows, [])
+
+
+def test_a_stream_tells_securities_that_the_api_has_nothing_of(make: Make):
+    with HostileServer(knowing_only_bhp()) as server:
+        query = queries.intraday_time_series("BPH, BHP", on_invalid="warn", **TWO_PIECES)
+        rows, skipped = skipped_of(make(1, market_data_url=server.url), query)
+    assert (len(rows), skipped) == (2, ["BPH.ASX@TM"])
+
+
+def test_a_stream_tells_the_quotes_that_are_left_out_without_a_word(make_client: MakeClient, sandbox: SandboxServer):
+    body = {"quotes": [{"securityCode": "BHP", "exchange": "ASX"}], "invalidSecurities": []}
+    sandbox.fault(target="market_data", kind="body", body=body)
+    rows, skipped = skipped_of(make_client(), queries.quotes("BHP, RIO"))
+    assert (len(rows), skipped) == (1, ["RIO.ASX@TM"])
+
+
+def pricing_only_bhp(asked: str, body: Any) -> bytes:
+    """Answer quotes, or one bar of any security; only BHP has a price multiplier."""
+    if asked.startswith("/pricing/quotes"):
+        codes = [security.partition(".")[0] for security in body["securities"]]
+        return reply({"quotes": [{"securityCode": code, "exchange": "ASX", "lastPrice": 4512} for code in codes]})
+    if body is not None:
+        codes = [security.partition(".")[0] for security in body["securities"]]
+        records = [{"securityCode": code, "exchange": "ASX"} for code in codes]
+        return reply(
+            [record | ({"priceMultiplier": 0.01} if record["securityCode"] == "BHP" else {}) for record in records]
+        )
+    return reply([{"timeSeriesDate": "2026-01-05", "closePrice": 4512}])
+
+
+@pytest.mark.parametrize(
+    ("make_query", "price"),
+    [(queries.quotes, "last_price"), (partial(queries.time_series, **PAST), "close_price")],
+    ids=["one reply", "replies of their own"],
+)
+def test_a_security_without_a_price_multiplier_is_left_out_on_demand_and_told(make: Make, make_query: Any, price: str):
+    with HostileServer(Api(pricing_only_bhp)) as server:
+        client = make(1, market_data_url=server.url)
+        rows, skipped = skipped_of(client, make_query("XX1, BHP, XX2", on_invalid="warn"))
+        assert [(row["security_code"], row[price]) for row in rows] == [("BHP", Decimal("45.12"))]
+        assert skipped == ["XX1.ASX@TM", "XX2.ASX@TM"]
+        for query in (make_query("XX1, BHP"), make_query("XX1, BHP", on_invalid="error")):
+            with pytest.raises(OpenmarketsQueryError, match="nothing supplies the price multiplier") as caught:
+                client.run(query)
+            assert caught.value.securities == ["XX1.ASX@TM"]
+        rows, skipped = skipped_of(client, make_query("XX1, BHP", on_invalid="warn", **CENTS))
+        assert (len(rows), skipped) == (2, [])
+
+
+def test_when_no_security_has_a_price_multiplier_that_is_an_error(make: Make):
+    with HostileServer(Api(pricing_only_bhp)) as server:
+        query = queries.time_series("XX1, XX2", on_invalid="warn", **PAST)
+        with pytest.raises(OpenmarketsQueryError, match="or has no price multiplier") as caught:
+            make(1, market_data_url=server.url).run(query)
+    assert caught.value.securities == ["XX1.ASX@TM", "XX2.ASX@TM"]
+
+
+def test_when_security_information_is_refused_no_security_is_left_out_for_it(
+    make_client: MakeClient, sandbox: SandboxServer
+):
+    sandbox.fault(target="/market-data/securities", kind="status", status=403, times=None)
+    query = queries.time_series("BHP, CBA", on_invalid="warn", **PAST)
+    with pytest.raises(OpenmarketsQueryError, match=r"Security information: .*403"):
+        make_client().run(query)

@@ -40,6 +40,10 @@ class TestCoverage:
         assert (found.start, found.end) == (datetime(2026, 3, 2, tzinfo=sydney), datetime(2026, 3, 4, tzinfo=sydney))
         assert found.time == "trade_date_time"
 
+    def test_what_was_left_out_is_not_covered(self):
+        query = queries.time_series(["BHP", "CBA"], **DAYS, on_invalid="warn")
+        assert coverage_of(query, layout_of(query), {"CBA.ASX@TM"}).subjects == [("BHP", "ASX", "TM", "Daily")]
+
     def test_the_accounts_that_are_named(self):
         found = self.of(queries.order_trades(["A1", "A2"], **DAYS))
         assert (found.columns, found.subjects) == (("account_code",), [("A1",), ("A2",)])
@@ -51,11 +55,6 @@ class TestCheckMode:
             check_mode(mode, queries.time_series("BHP", start="2026-03-02", end="2026-03-04"), incremental=False)
         with pytest.raises(ValueError, match="mode must be one of 'upsert', 'append', 'replace_range', not 'merge'"):
             check_mode("merge", queries.quotes("BHP"), incremental=False)
-
-    def test_what_may_be_left_out_is_not_replaced(self):
-        query = queries.time_series("BHP", start="2026-03-02", end="2026-03-04", on_invalid="warn")
-        with pytest.raises(OpenmarketsQueryError, match="on_invalid='warn' does not go with mode='replace_range'"):
-            check_mode(REPLACE_RANGE, query, incremental=False)
 
     def test_an_incremental_load_is_not_appended(self):
         with pytest.raises(ValueError, match="'append' does not go with incremental: the overlap would be there twice"):

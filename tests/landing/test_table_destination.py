@@ -38,7 +38,7 @@ def test_rows_land_and_land_again(openmarkets_sandbox, database, engine):
     assert (table.name, table.is_exclusive, table.exists()) == ("db/bars", False, False)
     for _ in range(2):
         result = table.land(OpenmarketsHook(), WEEK)
-        assert result == LoadResult("bars", 10, None, [], {"start": "2026-03-02", "end": "2026-03-07"})
+        assert result == LoadResult("bars", 10, None, [], {"start": "2026-03-02", "end": "2026-03-07"}, [])
     assert table.exists()
     assert database.execute("SELECT count(*) FROM bars") == [(10,)]
 

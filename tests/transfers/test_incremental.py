@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import airflow
 import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG, Asset
-from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from openmarkets_provider import queries
@@ -27,50 +24,9 @@ from openmarkets_provider.landing.incremental import load_incrementally
 from openmarkets_provider.transfers._transfer import instance_id
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
+from tests.support.deployment import Deployment
 
 TRADES = "/market-data/pricing/trades/BHP.ASX@TM"
-
-
-class Store:
-    """A state store: JSON by key."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.values.get(key, default)
-
-    def set(self, key: str, value: Any) -> None:
-        self.values[key] = json.loads(json.dumps(value))
-
-    def delete(self, key: str) -> None:
-        self.values.pop(key, None)
-
-
-class Deployment:
-    """What a deployment keeps of assets. It keeps nothing of task instances: Airflow 3.4 deletes that with a clear."""
-
-    def __init__(self) -> None:
-        self.assets: defaultdict[str, Store] = defaultdict(Store)
-
-    def run(self, task: Any, run_id: str, run_type: str = "scheduled") -> Any:
-        return task.execute(self.context(task, run_id, run_type))
-
-    def context(self, task: Any, run_id: str, run_type: str = "scheduled") -> Any:
-        outer = self
-
-        class Assets:
-            def __getitem__(self, asset: Asset) -> Store:
-                return outer.assets[asset.name]
-
-        return {
-            "run_id": run_id,
-            "ti": SimpleNamespace(dag_id=task.dag_id, task_id=task.task_id, run_id=run_id, map_index=-1),
-            "dag": task.get_dag(),
-            "dag_run": SimpleNamespace(run_type=DagRunType(run_type), run_id=run_id),
-            "asset_state_store": Assets(),
-            "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
-        }
 
 
 @pytest.fixture
@@ -312,7 +268,7 @@ class Beside:
 
     def land(self, source: Any, query: Any) -> LoadResult:
         self._load()
-        return LoadResult("trades", 1, None, [], None)
+        return LoadResult("trades", 1, None, [], None, [])
 
     def cancel(self) -> None:
         pass
@@ -377,11 +333,6 @@ def test_before_airflow_3_3_it_is_an_error_that_says_what_to_do(monkeypatch, lak
         (lambda: to_table(trades("2026-03-04"), overlap=5), ValueError, "overlap must be"),
         (lambda: to_table(trades("2026-03-04"), mode="append"), ValueError, "append"),
         (
-            lambda: to_table(queries.trades("BHP", start="2026-03-02", end="2026-03-04", on_invalid="warn")),
-            OpenmarketsQueryError,
-            "on_invalid='warn' does not go with incremental",
-        ),
-        (
             lambda: to_table(queries.time_series("BHP", start="2026-03-02", end="2026-03-04", adjusted=True)),
             OpenmarketsQueryError,
             "adjusted does not go with incremental",
@@ -393,7 +344,7 @@ def test_before_airflow_3_3_it_is_an_error_that_says_what_to_do(monkeypatch, lak
         ),
         (lambda: to_files(Path("/{{ params.where }}"), trades("2026-03-04")), ValueError, r"outlets=\[Asset"),
     ],
-    ids=["quotes", "request", "negative", "number", "append", "warn", "adjusted", "at once", "no asset"],
+    ids=["quotes", "request", "negative", "number", "append", "adjusted", "at once", "no asset"],
 )
 def test_what_can_not_be_incremental_is_refused_while_the_dag_is_parsed(make, error, text):
     with pytest.raises(error, match=text):

@@ -80,6 +80,7 @@ class TestOneFile:
             "bytes": (here / "bars.parquet").stat().st_size,
             "files": [url],
             "range": {"start": START, "end": END},
+            "skipped": [],
         }
         assert json.loads(json.dumps(result)) == result
         assert files(here) == ["bars.parquet"]

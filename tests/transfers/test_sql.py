@@ -73,6 +73,7 @@ class TestWhatIsLoaded:
             "bytes": None,
             "files": [],
             "range": {"start": "2026-03-02", "end": "2026-03-07"},
+            "skipped": [],
         }
         pulled = [(*row.values(), None) for row in OpenmarketsHook().run(bars())]
         assert sorted(rows_in(in_postgres, "rows"), key=itemgetter(0, 4)) == pulled
@@ -183,7 +184,7 @@ class TestReplacing:
 
     def stale(self, database: Database) -> list[tuple[Any, ...]]:
         sql = "SELECT security_code, exchange, data_source, CAST(time_series_date AS text) FROM rows"
-        return database.execute(f"{sql} WHERE price_multiplier = 1 ORDER BY 1, 2, 3, 4")
+        return database.execute(f"{sql} WHERE price_multiplier = 1 ORDER BY 1, 2, 3, 4, 5")
 
     def test_named_securities_in_the_range(self, openmarkets_sandbox, database):
         kept = [
@@ -463,6 +464,7 @@ class TestLineage:
             "rows": 10,
             "bytes": None,
             "range": {"start": "2026-03-02", "end": "2026-03-07"},
+            "skipped": [],
         }
 
     def test_the_dataset_of_another_databases_table(self, openmarkets_sandbox, tmp_path, monkeypatch):

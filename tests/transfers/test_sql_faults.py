@@ -55,7 +55,7 @@ def load(query: queries.Query = QUERY, mode: str = REPLACE_RANGE, table: str = "
 
 
 def everything(database: PostgresDatabase, table: str = "rows") -> list[tuple[Any, ...]]:
-    return sorted(rows_in(database, table), key=itemgetter(0, 1, 2, 3))
+    return sorted(rows_in(database, table), key=itemgetter(0, 1, 2, 3, 4))
 
 
 def stale(database: PostgresDatabase) -> list[tuple[Any, ...]]:
@@ -72,8 +72,8 @@ def blocked(database: PostgresDatabase) -> Iterator[Any]:
     with database.server.connect(database.name) as connection:
         connection.autocommit = False
         connection.execute(
-            "INSERT INTO rows (security_code, exchange, data_source, time_series_date) "
-            "VALUES ('WBC', 'ASX', 'TM', '2026-03-06')"
+            "INSERT INTO rows (security_code, exchange, data_source, frequency, time_series_date) "
+            "VALUES ('WBC', 'ASX', 'TM', 'Daily', '2026-03-06')"
         )
         yield connection
         connection.rollback()

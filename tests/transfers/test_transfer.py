@@ -99,7 +99,7 @@ def test_every_asset_among_the_outlets_is_told_what_was_landed(openmarkets_sandb
     told = context()
     landed = task.execute(told)
     assert landed["rows"] == 2
-    extra = {name: landed[name] for name in ("destination", "rows", "bytes", "range")}
+    extra = {name: landed[name] for name in ("destination", "rows", "bytes", "range", "skipped")}
     assert {asset.name: event.extra for asset, event in told["outlet_events"].items()} == {"one": extra, "other": extra}
 
 

@@ -92,7 +92,9 @@ def etl() -> None:
         format="csv",
     )
     OpenmarketsToObjectStorageOperator(
-        task_id="literal", query=queries.time_series("BHP", **week), destination=f"{LAKE}/literal.parquet"
+        task_id="literal",
+        query=queries.time_series("BHP, XX1", **week, on_invalid="warn"),
+        destination=f"{LAKE}/literal.parquet",
     )
     OpenmarketsToObjectStorageOperator.partial(
         task_id="mapped", destination=f"{LAKE}/mapped/{{{{ task.query.securities[0] }}}}.jsonl", format="jsonl"
