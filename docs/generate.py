@@ -22,6 +22,8 @@ from openmarkets_provider.client.exchange import Received
 from openmarkets_provider.client.http.replies import decode
 from openmarkets_provider.client.io import iterate_blocking
 from openmarkets_provider.client.run import Run
+from openmarkets_provider.landing.arrow import type_of as arrow_type_of
+from openmarkets_provider.landing.layout import column_of
 from openmarkets_provider.query import exchange_time as ranges
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
 from openmarkets_provider.query.plan import ApiCall, plan
@@ -406,12 +408,13 @@ def type_of(hint: Any) -> str:
 def columns(schema: Schema) -> str:
     """Return the table of a row's columns."""
     return table(
-        ["column", "API field", "type", "unit or time zone", "key"],
+        ["column", "API field", "type", "in Arrow and Parquet", "unit or time zone", "key"],
         [
             [
                 quoted(field.name),
                 "added" if field.api is None else quoted(field.api),
                 "as sent" if field.kind is Kind.JSON else quoted(field.kind.type),
+                quoted(str(arrow_type_of(column_of(field)))),
                 "" if field.kind is Kind.JSON else field.unit,
                 "key" if field.key else "",
             ]

@@ -15,6 +15,8 @@ import pytest
 from openmarkets_provider import queries
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.landing.arrow import schema_of
+from openmarkets_provider.landing.layout import layout_of
 from openmarkets_provider.query.endpoints import ENDPOINTS, MAX_DAYS
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.request import METHODS
@@ -121,10 +123,13 @@ def test_the_call_of_a_section_is_the_one_that_planning_makes(name: str):
 def test_every_field_of_a_schema_is_a_line_with_its_type_and_unit(name: str):
     lines = table(SECTIONS[name], "column")
     fields = ENDPOINTS[name].schema_for({"adjusted": True}).fields
+    adjusted = {"adjusted": True} if name == "time_series" else {}
+    in_arrow = schema_of(layout_of({**PLANNED[name], **adjusted}))
     assert len(lines) == len(fields)
     for line, field in zip(lines, fields, strict=True):
-        column, api_field, kind, unit, key = line
+        column, api_field, kind, stored, unit, key = line
         assert code(column) == [field.name]
+        assert code(stored) == [str(in_arrow.field(field.name).type)]
         assert api_field == ("added" if field.api is None else f"`{field.api}`")
         if field.kind is Kind.JSON:
             assert (kind, unit) == ("as sent", "")

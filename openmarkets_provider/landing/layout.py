@@ -190,9 +190,10 @@ _OTHER_FIELDS = Column(OTHER_FIELDS, Storage.JSON, "fields that the schema does 
 _WITHOUT_SCHEMA = (Column(RECORD, Storage.JSON, "as the API sends it"), _LOADED_AT)
 
 
-def precision_of(field: Field) -> tuple[int, int]:
-    """Return the digits of a number in Arrow and Parquet, and how many of them are after the point."""
-    return PRECISION.get(field.name) or PRECISION.get(field.kind, (DIGITS, DECIMALS))
+def column_of(field: Field) -> Column:
+    """Return how a field of a row is stored."""
+    precision = PRECISION.get(field.name) or PRECISION.get(field.kind, (DIGITS, DECIMALS))
+    return Column(field.name, _STORAGE[field.kind], field.unit, field.key, precision)
 
 
 def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
@@ -206,9 +207,7 @@ def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
     if name == "request" or query.get("raw") in (True, "True"):
         return Layout(name, _WITHOUT_SCHEMA, loaded_at=loaded_at)
     schema = schema_of(query)
-    columns = [
-        Column(field.name, _STORAGE[field.kind], field.unit, field.key, precision_of(field)) for field in schema.fields
-    ]
+    columns = map(column_of, schema.fields)
     return Layout(name, (*columns, _LOADED_AT, _OTHER_FIELDS), schema.time, loaded_at)
 
 
