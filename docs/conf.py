@@ -50,6 +50,8 @@ nitpicky = True
 nitpick_ignore_regex = [("py:class", r"(?!openmarkets_provider\b).*")]
 nitpick_ignore = [
     ("py:class", "openmarkets_provider.hooks.openmarkets.T"),
+    ("py:class", "openmarkets_provider.client.client.OpenmarketsClient"),
+    ("py:class", "openmarkets_provider.landing.destination.Source"),
     ("py:exc", "AirflowNotFoundException"),
 ]
 autodoc_member_order = "bysource"

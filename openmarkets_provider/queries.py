@@ -1,45 +1,37 @@
 """What to ask of the Openmarkets APIs: functions that return a query.
 
-A query is plain data. The hook, the operator and the sensor take any; it can hold Jinja templates and results
-of upstream tasks, be mapped with ``.expand(query=[...])``, and be kept in XCom. Literal arguments are checked
-while the DAG is parsed; everything is checked again when the query runs.
+A query is plain data, for the hook, the operator and the sensor. It can hold Jinja templates and results of upstream
+tasks, be mapped with ``.expand(query=[...])``, and be kept in XCom. Literal arguments are checked while the DAG is
+parsed, and everything again when the query runs.
 
-**Securities** are written ``CODE.EXCHANGE@DATASOURCE``, such as ``BHP.ASX@TM``. ``BHP`` and ``BHP.ASX`` are
-completed with the exchange ``ASX`` and the data source ``TM``. Name them in a list or in a text with commas or
-blanks between them, or set ``exchange`` instead for all securities that the exchange lists at the time of the range
-(today, where a query has no range). That the API's list holds delisted securities, too, is inferred: if it does not, a
-past range leaves them out (survivorship bias).
+**Securities** are written ``CODE.EXCHANGE@DATASOURCE``, such as ``BHP.ASX@TM``. ``BHP`` and ``BHP.ASX`` are completed
+with the exchange ``ASX`` and the data source ``TM``. Name them in a list or in a text with commas or blanks, or set
+``exchange`` instead for all securities that it lists at the time of the range (today, where a query has no range).
+That the API lists delisted securities is inferred; if it does not, a past range lacks them (survivorship bias).
 
 **Accounts and portfolios**: name account codes or portfolio codes, or leave both out (``"*"``) for all that the client
-sees. None is an error, so that a template that renders nothing does not mean all. Where the API takes the other kind of
-code, the links between accounts and portfolios are looked up; removed links are ignored. Orders of a portfolio are
-therefore all orders of the accounts linked to it, and cash of an account is all cash of its portfolios, whichever
-account the rows name.
+sees. None is an error: an empty template does not mean all. Active links lead from one kind to the other: orders of a
+portfolio are all orders of its accounts, and cash of an account is all cash of its portfolios.
 
 **Ranges** are half-open, [start, end). A bound is a date, a datetime (pendulum's too), an ISO 8601 text, or a template
-such as ``"{{ data_interval_start }}"``. Without an offset it is exchange time (Australia/Sydney), and a date is its
-midnight there. So use the data interval as it is: ``{{ ds }}`` is the date in UTC, often the day before in Sydney, and
-``{{ ts_nodash }}`` is UTC without an offset.
+such as ``"{{ data_interval_start }}"``. Without an offset it is exchange time (Australia/Sydney); a date is midnight
+there. Use the data interval as it is: ``{{ ds }}`` is the date in UTC, often the day before in Sydney.
 
-**Rows**: every query but ``request`` returns a list of dicts that all have the same columns: names in snake_case,
-prices as Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times as aware datetimes in
-UTC, dates as dates. What the API leaves out is None; unknown fields are kept. With ``raw=True`` a query
-returns the API's own records, untouched: native prices (commonly cents), times as the API writes them, and possibly a
-few records outside the range.
+**Rows**: every query but ``request`` returns a list of dicts with the same columns: names in snake_case, prices as
+Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times as aware datetimes in UTC, dates
+as dates. What the API leaves out is None; unknown fields are kept. ``raw=True`` returns the API's own records: native
+prices (commonly cents), times as the API writes them, and possibly a few records outside the range.
 
 **Price multipliers** come with the records or from security information. Where nothing supplies one, the unit of the
-prices is not known: they may be in cents, or in points of an index, 100 times more. So ``on_missing_multiplier`` is
-``error`` (OpenmarketsQueryError, naming the securities) unless you set ``cents``, which takes 0.01, logs a warning, and
-marks the rows in ``price_multiplier_assumed``. With ``error`` and ``on_invalid="warn"`` these securities are left out,
-as unknown ones are.
+prices is unknown: cents, or points of an index, 100 times more. Then ``on_missing_multiplier="error"``, the default,
+raises OpenmarketsQueryError, or leaves the securities out with ``on_invalid="warn"``; ``cents`` takes 0.01, logs a
+warning, and marks the rows in ``price_multiplier_assumed``.
 
-**Currencies**: a row with prices has ``currency``, the code from security information; ``currency_code`` where the API
-calls it so (security information and cash). It is None where security information has none. Most queries need security
-information anyway. Quotes do not: a client looks up the currencies of those with a price once, as long as its process
-lives, so that polls stay one call. Orders have what the API sends. Own trades have None, unless their price multiplier
-had to be looked up: a client of the OMS API need not have the market data API.
+**Currencies**: rows with prices have ``currency`` from security information, or None. Security information and cash
+have the API's ``currency_code``. Quotes look up currencies once per process, so that polls stay one call. Orders have
+what the API sends; own trades None, unless their multiplier had to be looked up.
 
-Every function raises OpenmarketsQueryError when a literal argument is malformed; the text names it.
+A malformed literal argument raises OpenmarketsQueryError; the text names it.
 """
 
 from __future__ import annotations

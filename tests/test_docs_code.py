@@ -44,8 +44,9 @@ def has_dag(block: Block) -> bool:
 
 
 BIN = Path(sys.executable).parent
-PYTHON = [block for block in BLOCKS if block.kind == "python" and block.page != "CONTRIBUTING.md"]
-"""That guide's own test follows it."""
+FOLLOWED = ("CONTRIBUTING.md", "docs/howto/notebook.md", "docs/howto/plain-python.md")
+"""Pages that tests of their own follow."""
+PYTHON = [block for block in BLOCKS if block.kind == "python" and block.page not in FOLLOWED]
 DAG_PAGES = list(dict.fromkeys(block.page for block in PYTHON if has_dag(block)))
 TESTS = [block for block in PYTHON if block.is_test]
 RUN_ELSEWHERE = ("docs/comparison.md",)

@@ -26,7 +26,7 @@ def connect(client_id: str, client_secret: str, **settings: Any) -> OpenmarketsC
 
     :param client_id: OAuth client id.
     :param client_secret: OAuth client secret.
-    :param settings: further fields of :class:`openmarkets_provider.client.settings.Settings`.
+    :param settings: further settings by the names of the connection's fields, such as ``environment="test"``.
     :raises OpenmarketsConfigurationError: a value is not allowed; the text names the field.
     """
     return OpenmarketsClient(

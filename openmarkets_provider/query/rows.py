@@ -7,13 +7,10 @@ Arithmetic is decimal and exact.
 from __future__ import annotations
 
 import json
-import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal, DecimalException, localcontext
-from functools import partial
 from itertools import islice, repeat
 from typing import Any
 
@@ -21,28 +18,21 @@ from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 from openmarkets_provider.query.adjust import PRICES, VOLUMES, adjust_series
 from openmarkets_provider.query.arguments import DEFAULT_DATA_SOURCE, DEFAULT_EXCHANGE
 from openmarkets_provider.query.batch import EXACT, Batch, Column, Scaled
-from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE, settle, to_utc
+from openmarkets_provider.query.exchange_time import settle
 from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.query.records import KnownRecord, Record, by_field
 from openmarkets_provider.query.schema import Kind, Schema, snake_case
+from openmarkets_provider.query.values import CONVERT, TypeMismatch
 
 Listing = tuple[str, str]
 """Security code and exchange, in capitals."""
 
 FALLBACK_MULTIPLIER = Decimal("0.01")
 """For cents: the price multiplier where nothing supplies one."""
-_NO_TIME = re.compile(r"0001-01-01([T ][0:.]+(Z|[+-]\d\d:?\d\d)?)?")
-"""What servers on .NET, which this one is inferred to be, may write for "no date" and "no time"."""
 _FRIDAY = 4
-_MAX_INTEGER = 10**18
-"""int() of 1e999999999 would fill the memory."""
 _MAX_DECIMALS = 18
 _NONE = type(None)
 _NOTHING: Mapping[Any, Any] = {}
-
-
-class _TypeMismatch(Exception):
-    """A value has the wrong type. Arguments: the type that was expected, in words, and the value."""
 
 
 def read_records(call: ApiCall, reply: Any) -> list[Any]:
@@ -84,8 +74,8 @@ def read_multipliers(call: ApiCall, records: Sequence[Record]) -> dict[Listing, 
     """
     records = [record for record in records if record.get("priceMultiplier") is not None]
     try:
-        column = _multipliers([record.get("priceMultiplier") for record in records])
-    except _TypeMismatch as error:
+        column = CONVERT[Kind.MULTIPLIER]([record.get("priceMultiplier") for record in records])
+    except TypeMismatch as error:
         raise _wrong_field(call, "priceMultiplier", *error.args) from None
     return dict(zip(map(listing_of, records), column, strict=True))
 
@@ -161,8 +151,8 @@ def to_batch(
     columns: dict[str, Column] = {}
     for api_name, field in fields.items():
         try:
-            columns[field.name] = _CONVERT[field.kind](sent[api_name]) if api_name in sent else nothing
-        except _TypeMismatch as error:
+            columns[field.name] = CONVERT[field.kind](sent[api_name]) if api_name in sent else nothing
+        except TypeMismatch as error:
             raise _wrong_field(call, api_name, *error.args) from None
     for name, gmt in schema.gmt_columns.items():
         columns[name] = list(map(settle, columns[name], columns[gmt]))
@@ -370,124 +360,6 @@ def _scale(units: array[int], factor: Decimal) -> Scaled:
     if not isinstance(exponent, int) or not -_MAX_DECIMALS <= exponent <= 0:
         raise OverflowError
     return Scaled(units if coefficient == 1 else array("q", [unit * coefficient for unit in units]), -exponent)
-
-
-# From the values of one field, None among them, to those of a column. They raise _TypeMismatch.
-
-
-def _typed(
-    column: list[Any],
-    *,
-    types: set[type],
-    expected: str,
-    to: type | None = None,
-    convert: Callable[[Any], Any] | None = None,
-) -> list[Any]:
-    """Check that a column has values of some types, and convert all to one of them."""
-    present = set(map(type, column))
-    if not present <= types | {_NONE}:
-        raise _TypeMismatch(expected, next(value for value in column if type(value) not in types | {_NONE}))
-    return column if to is None or present <= {to, _NONE} else _convert_each(convert or to, column, present)
-
-
-def _convert_each(convert: Callable[[Any], Any], column: list[Any], present: set[type]) -> list[Any]:
-    # A column without None is the usual one, and ``map`` is faster.
-    if _NONE in present:
-        return [None if value is None else convert(value) for value in column]
-    return list(map(convert, column))
-
-
-def _whole(value: int | Decimal) -> int:
-    if not (-_MAX_INTEGER < value < _MAX_INTEGER and value == int(value)):
-        raise _TypeMismatch("a whole number", value)
-    return int(value)
-
-
-_integers = partial(_typed, types={int, Decimal}, expected="a whole number", to=int, convert=_whole)
-_decimals = partial(_typed, types={int, Decimal}, expected="a number", to=Decimal)
-
-
-def _numbers(column: list[Any]) -> Column:
-    # Whole numbers are the usual ones.
-    if set(map(type, column)) == {int}:
-        with suppress(OverflowError):
-            return Scaled(array("q", column), 0)
-    return _decimals(column)
-
-
-def _quantities(column: list[Any]) -> Column:
-    for number in _decimals(column):
-        if number is not None and not -_MAX_INTEGER < number < _MAX_INTEGER:
-            raise _TypeMismatch("a number of a usual size", number)
-    return _numbers(column)
-
-
-def _multipliers(column: list[Any]) -> list[Any]:
-    for value in column:
-        if value is not None and (type(value) not in (int, Decimal) or value <= 0):
-            raise _TypeMismatch("a number above 0", value)
-    return _decimals(column)
-
-
-def _dates(column: list[Any]) -> list[Any]:
-    try:
-        dates = _convert_each(date.fromisoformat, column, set(map(type, column)))
-    except (TypeError, ValueError):
-        # Rare: a date that is written as midnight.
-        return [None if value is None else _date(value) for value in column]
-    return [None if day == date.min else day for day in dates] if date.min in dates else dates
-
-
-def _date(value: Any) -> date | None:
-    """Read a date, or a time that is midnight at the exchange."""
-    if _is_no_time(value):
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(EXCHANGE_ZONE)
-    except (TypeError, ValueError, OverflowError):
-        raise _TypeMismatch("a date", value) from None
-    if moment.time() != datetime.min.time():
-        raise _TypeMismatch("a date", value)
-    return moment.date()
-
-
-def _times(column: list[Any], *, zone: tzinfo) -> list[datetime | None]:
-    return [None if value is None else _time(value, zone) for value in column]
-
-
-def _time(value: Any, zone: tzinfo) -> datetime | None:
-    if _is_no_time(value):
-        return None
-    try:
-        return to_utc(datetime.fromisoformat(value), zone)
-    except (TypeError, ValueError, OverflowError):
-        raise _TypeMismatch("a time", value) from None
-
-
-def _is_no_time(value: Any) -> bool:
-    return isinstance(value, str) and _NO_TIME.fullmatch(value) is not None
-
-
-_CONVERT: Mapping[Kind, Callable[[list[Any]], Column]] = {
-    Kind.TEXT: partial(_typed, types={str}, expected="a text"),
-    Kind.ID: partial(_typed, types={int, str}, expected="a text or a whole number", to=str),
-    Kind.INTEGER: _integers,
-    Kind.COUNT: _integers,
-    Kind.VOLUME: _integers,
-    Kind.QUANTITY: _quantities,
-    Kind.NUMBER: _numbers,
-    # Native: to_rows multiplies them.
-    Kind.PRICE: partial(_typed, types={int, Decimal}, expected="a number"),
-    Kind.VALUE: _numbers,
-    Kind.MULTIPLIER: _multipliers,
-    Kind.BOOLEAN: partial(_typed, types={bool}, expected="true or false"),
-    Kind.DATE: _dates,
-    Kind.EXCHANGE_TIME: partial(_times, zone=EXCHANGE_ZONE),
-    Kind.UTC_TIME: partial(_times, zone=UTC),
-    Kind.JSON: list,
-}
 
 
 def _wrong_field(call: ApiCall, field: str, expected: str, value: Any) -> OpenmarketsInvalidResponse:

@@ -184,7 +184,7 @@ class TestReplacing:
 
     def stale(self, database: Database) -> list[tuple[Any, ...]]:
         sql = "SELECT security_code, exchange, data_source, CAST(time_series_date AS text) FROM rows"
-        return database.execute(f"{sql} WHERE price_multiplier = 1 ORDER BY 1, 2, 3, 4, 5")
+        return database.execute(f"{sql} WHERE price_multiplier = 1 ORDER BY 1, 2, 3, 4")
 
     def test_named_securities_in_the_range(self, openmarkets_sandbox, database):
         kept = [

@@ -6,6 +6,8 @@ httpcore has time-outs for a single read or write only. Its pools take the netwo
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import select
 import socket
 import ssl
@@ -311,7 +313,7 @@ async def _connect_in_turn(host: str, port: int, seconds: float | None) -> socke
                 raise
         else:
             return sock
-    raise OSError(f"{host} has no address")
+    raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL), host)
 
 
 async def _within(step: Awaitable[T], seconds: float | None) -> T:
