@@ -84,4 +84,5 @@ def _accumulate(factors: Sequence[Decimal | None]) -> list[Decimal]:
 def _round(value: Decimal) -> Decimal:
     # Rounding fills up with zeros what has fewer digits.
     rounded = value.quantize(_LAST_DIGIT)
-    return value if value == rounded else rounded
+    # Without the exponent of a quotient such as 1.395E+5.
+    return value + 0 if value == rounded else rounded

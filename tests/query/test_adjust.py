@@ -25,6 +25,11 @@ def adjusted(method: str, closes: Sequence[Any], volumes: Sequence[Any], factors
     return found
 
 
+def test_values_are_written_without_an_exponent():
+    found = adjusted("cumulative_multiply", ["36.18"], [34875], ["0.25"])
+    assert (str(found[CLOSE][0]), str(found[VOLUME][0])) == ("9.0450", "139500")
+
+
 @pytest.mark.parametrize(
     ("method", "factors"),
     [
