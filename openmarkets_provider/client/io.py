@@ -6,8 +6,8 @@ suspends them, so that :func:`run_blocking` carries a coroutine out by a single 
 
 from __future__ import annotations
 
+import _thread
 import asyncio
-import concurrent.futures
 import contextvars
 import itertools
 import logging
@@ -16,7 +16,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -93,38 +94,77 @@ class Stopped(Exception):
     """The group is over: nothing more is sent."""
 
 
+class _Job(Generic[T]):
+    """A coroutine for a thread, and what came of it."""
+
+    def __init__(self, work: Work[T]) -> None:
+        self.work = work
+        self.results: list[T] = []
+
+    def result(self) -> T:
+        return self.results[0]
+
+
 class ThreadGroup(Generic[T]):
     """Coroutines that are under way at the same time in threads, until the first failure. An async context manager.
 
     On the way out nothing more is sent, and no thread is left. It can't be carried on in a forked process.
+
+    A signal handler may raise an error anywhere in the main thread, also inside Python's own locks, which then stay
+    locked. So that thread uses no lock of Python's here, and starts one thread only, which takes care of the others.
 
     :param concurrency: threads, and requests at the same time.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._pid = os.getpid()
+        self._concurrency = concurrency
         # The current trace, and what Airflow binds to log lines, are the caller's.
         self._context = contextvars.copy_context()
         self._is_over = threading.Event()
-        self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, "openmarkets", cancel_on, (self._is_over,))
         self._slots = threading.Semaphore(concurrency)
-        self._failure: concurrent.futures.Future[BaseException] = concurrent.futures.Future()
+        self._jobs: SimpleQueue[_Job[T] | None] = SimpleQueue()
+        self._failures: list[BaseException] = []
+        # What is put there says no more than that something is over.
+        self._done: SimpleQueue[None] = SimpleQueue()
+        self._end: SimpleQueue[None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
 
-    def start(self, work: Work[T]) -> concurrent.futures.Future[T]:
+    def start(self, work: Work[T]) -> _Job[T]:
         """Begin with a coroutine in a thread."""
-        return self._threads.submit(self._context.copy().run, self._carry_out, work)
+        job = _Job(work)
+        self._jobs.put(job)
+        return job
 
-    def _carry_out(self, work: Work[T]) -> T:
-        try:
-            return run_blocking(work())
-        except BaseException as error:
-            # Unless another thread has failed first.
-            with suppress(concurrent.futures.InvalidStateError):
-                self._failure.set_result(error)
-            self._is_over.set()
-            raise
+    def _manage(self) -> None:
+        """Start the threads, and at the end of the group wait for theirs."""
+        threads = [
+            threading.Thread(target=self._carry_out, name=f"openmarkets_{number}", daemon=True)
+            for number in range(self._concurrency)
+        ]
+        for thread in threads:
+            thread.start()
+        self._end.get()
+        self._is_over.set()
+        for _ in threads:
+            self._jobs.put(None)
+        for thread in threads:
+            thread.join()
+        self._ended.put(None)
 
-    async def wait(self, started: concurrent.futures.Future[T], seconds: float) -> bool:
+    def _carry_out(self) -> None:
+        cancel_on(self._is_over)
+        while (job := self._jobs.get()) is not None:
+            if self._is_over.is_set():
+                continue
+            try:
+                job.results.append(self._context.copy().run(run_blocking, job.work()))
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
+                self._failures.append(error)
+                self._is_over.set()
+            self._done.put(None)
+
+    async def wait(self, started: _Job[T], seconds: float) -> bool:
         """Wait for a result, or for a failure of any coroutine; return False when the time is over.
 
         :raises BaseException: a coroutine failed: what it raised.
@@ -132,11 +172,15 @@ class ThreadGroup(Generic[T]):
         if os.getpid() != self._pid:
             # The threads are the parent's: nobody here would ever be done.
             raise OpenmarketsError("A stream can't be carried on in a forked process; begin a new one there.")
-        either: set[concurrent.futures.Future[Any]] = {started, self._failure}
-        done = concurrent.futures.wait(either, seconds, concurrent.futures.FIRST_COMPLETED).done
-        if self._failure.done():
-            raise self._failure.result()
-        return bool(done)
+        end = time.monotonic() + seconds
+        while not started.results and not self._failures:
+            try:
+                self._done.get(timeout=max(0, end - time.monotonic()))
+            except Empty:
+                return False
+        if self._failures:
+            raise self._failures[0]
+        return True
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None, None]:
@@ -159,16 +203,18 @@ class ThreadGroup(Generic[T]):
 
     async def __aenter__(self) -> Self:
         """Begin."""
+        _thread.start_new_thread(self._manage, ())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the requests that are under way: a killed task is given a few seconds."""
-        self._is_over.set()
-        self._threads.shutdown(wait=os.getpid() == self._pid, cancel_futures=True)
-        if isinstance(error, Stopped) and self._failure.done():
-            raise self._failure.result() from None
+        if os.getpid() == self._pid:
+            self._end.put(None)
+            self._ended.get()
+        if isinstance(error, Stopped) and self._failures:
+            raise self._failures[0] from None
 
 
 class TaskGroup(Generic[T]):

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
@@ -661,3 +663,39 @@ async def test_holds_are_recorded_by_the_io_of_all():
     async with TaskGroup[Any](1) as group:
         await PacedIo(Recording(yielding(lambda number: None)), group).record_hold("oms", 3.0)
     assert holds == [("oms", 3.0)]
+
+
+INTERRUPTED = """
+import faulthandler, random, signal, time
+from openmarkets_provider.client.io import ThreadGroup, in_order, iterate_blocking
+
+class Killed(BaseException): pass
+
+def kill(*_): raise Killed
+
+async def work(): time.sleep(0.0005)
+
+async def run():
+    async with ThreadGroup(4) as group:
+        async for result in in_order(group, (work for _ in range(100_000)), 4, lambda: None):
+            yield result
+
+signal.signal(signal.SIGALRM, kill)
+for number in range(1500):
+    faulthandler.dump_traceback_later(20, exit=True)
+    results = iterate_blocking(run())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.02))
+        for _ in results: pass
+    except Killed:
+        pass
+    results.close()
+faulthandler.cancel_dump_traceback_later()
+print("each ended")
+"""
+
+
+@pytest.mark.slow
+def test_a_group_ends_whatever_its_main_thread_does_when_a_signal_ends_it():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert done.stdout == "each ended\n", done.stderr
