@@ -33,6 +33,11 @@ prices is not known: they may be in cents, or in points of an index, 100 times m
 marks the rows in ``price_multiplier_assumed``. With ``error`` and ``on_invalid="warn"`` these securities are left out,
 as unknown ones are.
 
+**Missing fields**: a field that no record of a run has, not even as null, may have been renamed or removed. Its column
+is None in all rows, and a load overwrites older values with that. So a run ends with a warning that names such fields.
+With ``on_missing_field="error"`` it ends with OpenmarketsInvalidResponse, and a load writes nothing. ``raw=True`` has
+no columns and no such check. About a missing ``priceMultiplier`` ``on_missing_multiplier`` decides.
+
 **Currencies**: a row with prices has ``currency``, the code from security information; ``currency_code`` where the API
 calls it so (security information and cash). It is None where security information has none. Most queries need security
 information anyway. Quotes do not: a client looks up the currencies of those with a price once, as long as its process
@@ -102,15 +107,16 @@ def request(
     return _query("request", api=api, method=method, path=path, params=params, json=json, safe_to_repeat=safe_to_repeat)
 
 
-def securities(exchange: str = "ASX", *, raw: bool = False) -> Query:
+def securities(exchange: str = "ASX", *, on_missing_field: str = "warn", raw: bool = False) -> Query:
     """List the securities of an exchange.
 
     Makes one call, ``GET securities/v1`` of the market data API (scope ``market-data-api``).
 
     :param exchange: exchange code.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("securities", exchange=exchange, raw=raw)
+    return _query("securities", exchange=exchange, on_missing_field=on_missing_field, raw=raw)
 
 
 def security_information(
@@ -119,6 +125,7 @@ def security_information(
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get the properties of securities that rarely change: lot size, option terms, price multiplier.
@@ -131,6 +138,7 @@ def security_information(
     :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
         With ``warn`` they are left out, and a warning is logged.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -139,6 +147,7 @@ def security_information(
         exchange=exchange,
         on_invalid=on_invalid,
         on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
@@ -149,6 +158,7 @@ def quotes(
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get current quotes.
@@ -162,6 +172,7 @@ def quotes(
     :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
         With ``warn`` they are left out, and a warning is logged.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -170,6 +181,7 @@ def quotes(
         exchange=exchange,
         on_invalid=on_invalid,
         on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
@@ -181,6 +193,7 @@ def depth(
     levels: int = 10,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get the order book by price.
@@ -196,6 +209,7 @@ def depth(
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -205,6 +219,7 @@ def depth(
         levels=levels,
         on_invalid=on_invalid,
         on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
@@ -219,6 +234,7 @@ def time_series(
     adjusted: bool | str = False,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get daily or weekly bars, with prices adjusted for splits and dividends where wanted.
@@ -258,6 +274,7 @@ def time_series(
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -270,6 +287,7 @@ def time_series(
         adjusted=adjusted,
         on_invalid=on_invalid,
         on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
@@ -283,6 +301,7 @@ def intraday_time_series(
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get intraday bars of 1 to 60 minutes.
@@ -302,6 +321,7 @@ def intraday_time_series(
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
     return _query(
@@ -313,6 +333,7 @@ def intraday_time_series(
         interval=interval,
         on_invalid=on_invalid,
         on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
@@ -325,6 +346,7 @@ def trades(
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get the market's trades.
@@ -341,6 +363,7 @@ def trades(
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -351,28 +374,31 @@ def trades(
         end=end,
         on_invalid=on_invalid,
         on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
 
-def accounts(*, raw: bool = False) -> Query:
+def accounts(*, on_missing_field: str = "warn", raw: bool = False) -> Query:
     """List the order accounts that the client sees.
 
     Makes one call, ``GET accounts/v1`` of the OMS API (scope ``oms-api``).
 
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("accounts", raw=raw)
+    return _query("accounts", on_missing_field=on_missing_field, raw=raw)
 
 
-def portfolio_links(*, raw: bool = False) -> Query:
+def portfolio_links(*, on_missing_field: str = "warn", raw: bool = False) -> Query:
     """List the links between accounts and portfolios, removed ones too.
 
     Makes one call, ``GET accounts/portfoliolinks/v1`` of the OMS API.
 
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("portfolio_links", raw=raw)
+    return _query("portfolio_links", on_missing_field=on_missing_field, raw=raw)
 
 
 def portfolio_details(
@@ -380,6 +406,7 @@ def portfolio_details(
     *,
     portfolios: Codes = None,
     include_same_cash_account: bool = False,
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get names and cash accounts of portfolios.
@@ -390,6 +417,7 @@ def portfolio_details(
     :param accounts: see the module.
     :param portfolios: instead of ``accounts``.
     :param include_same_cash_account: include portfolios with the same cash account.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -397,11 +425,14 @@ def portfolio_details(
         accounts=accounts,
         portfolios=portfolios,
         include_same_cash_account=include_same_cash_account,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
 
-def cash(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) -> Query:
+def cash(
+    accounts: Codes = ALL, *, portfolios: Codes = None, on_missing_field: str = "warn", raw: bool = False
+) -> Query:
     """Get the cash of portfolios.
 
     Makes one call of ``POST portfolios/cash/by-portfolio/v2`` of the OMS API for each 1000 portfolios (an inferred
@@ -409,13 +440,19 @@ def cash(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) 
 
     :param accounts: see the module.
     :param portfolios: instead of ``accounts``.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("cash", accounts=accounts, portfolios=portfolios, raw=raw)
+    return _query("cash", accounts=accounts, portfolios=portfolios, on_missing_field=on_missing_field, raw=raw)
 
 
 def positions(
-    accounts: Codes = ALL, *, portfolios: Codes = None, on_missing_multiplier: str = "error", raw: bool = False
+    accounts: Codes = ALL,
+    *,
+    portfolios: Codes = None,
+    on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
+    raw: bool = False,
 ) -> Query:
     """Get the holdings of portfolios.
 
@@ -428,10 +465,16 @@ def positions(
     :param accounts: see the module.
     :param portfolios: instead of ``accounts``.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
-        "positions", accounts=accounts, portfolios=portfolios, on_missing_multiplier=on_missing_multiplier, raw=raw
+        "positions",
+        accounts=accounts,
+        portfolios=portfolios,
+        on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
+        raw=raw,
     )
 
 
@@ -441,6 +484,7 @@ def orders(
     portfolios: Codes = None,
     include_child_orders: bool = True,
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """List the orders of the last three days.
@@ -456,6 +500,7 @@ def orders(
     :param portfolios: instead of ``accounts``.
     :param include_child_orders: include the orders that other orders were split into; exclude them to add up volumes.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -464,6 +509,7 @@ def orders(
         portfolios=portfolios,
         include_child_orders=include_child_orders,
         on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
@@ -475,6 +521,7 @@ def order_trades(
     end: Moment,
     portfolios: Codes = None,
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """List the trades of accounts.
@@ -487,6 +534,7 @@ def order_trades(
     :param end: trades before this time.
     :param portfolios: instead of ``accounts``.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
     return _query(
@@ -496,6 +544,7 @@ def order_trades(
         start=start,
         end=end,
         on_missing_multiplier=on_missing_multiplier,
+        on_missing_field=on_missing_field,
         raw=raw,
     )
 
