@@ -80,7 +80,7 @@ _AZURE = ObjectStore(
     "apache-airflow-providers-microsoft-azure",
     "abfss",
     {"overwrite": True},
-    ("content_settings", "encryption_scope", "standard_blob_tier", "tags"),
+    ("content_settings", "encryption_scope", "tags"),
     ("content_settings", "content_type"),
 )
 OBJECT_STORES: Mapping[str, ObjectStore] = {
