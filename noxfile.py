@@ -22,7 +22,7 @@ AIRFLOWS = {
 OWN = "3.3"
 """The version that ``constraints.txt`` pins."""
 RESULTS = Path(".nox/results")
-EXTRAS = "sandbox,parquet,sql,zstd,redis"
+EXTRAS = "sandbox,parquet,sql,zstd,redis,s3"
 WITHOUT = [f"--ignore=tests/test_{name}.py" for name in ("contributing", "docs_site", "release")]
 """They try the tools of the checkout, for which the version of Airflow makes no difference."""
 
@@ -47,6 +47,23 @@ def tests(session: nox.Session, airflow: str) -> None:
         report.unlink(missing_ok=True)
         arguments = [f"--junitxml={report}"]
     session.run("python", "-m", "pytest", "-q", *WITHOUT, *arguments)
+
+
+@nox.session(python="3.11")
+def stores(session: nox.Session) -> None:
+    """Run the tests of Google Cloud Storage and Azure against emulators, which npm and the package index have."""
+    session.install("--constraint", "constraints.txt", "--group", "test", "--editable", f".[{EXTRAS}]")
+    providers = ("apache-airflow-providers-google", "apache-airflow-providers-microsoft-azure")
+    session.install(*providers, "gcsfs", "adlfs", "gcp-storage-emulator")
+    folder = session.create_tmp()
+    session.run("npm", "install", "--silent", "--prefix", folder, "azurite", external=True)
+    emulator = {
+        "AZURITE": f"{folder}/node_modules/.bin/azurite-blob",
+        # gcsfs asks for the kind of a bucket over gRPC, which the emulator does not have.
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }
+    # What these libraries deprecate is not ours.
+    session.run("python", "-m", "pytest", "-q", "-W", "ignore", "tests/transfers/test_stores.py", env=emulator)
 
 
 @nox.session(venv_backend="none", tags=["matrix"])

@@ -39,6 +39,7 @@ TITLES = {
     "Ranges": "Ranges of time",
     "Rows": "Rows and records",
     "Price multipliers": "Missing price multipliers",
+    "Missing fields": "Fields that are missing",
     "Currencies": "Currencies of prices",
 }
 """First words of a paragraph of the module ``queries``, to its heading here, which no query may have as a name."""
@@ -46,6 +47,7 @@ EXPLAINED = {
     "securities": "Securities",
     "accounts": "Accounts and portfolios",
     "on_missing_multiplier": "Price multipliers",
+    "on_missing_field": "Missing fields",
 }
 """Arguments that the module explains, to the paragraph."""
 
@@ -368,7 +370,7 @@ def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
                 raise LookupError(f"{call.label} is not in the endpoint table")
             calls[endpoint.name] = endpoint
             schema = endpoint.schema
-            record = {**RECORD, **dict.fromkeys(schema.price_api_names, 100)}
+            record = dict.fromkeys(schema.by_api_name) | RECORD | dict.fromkeys(schema.price_api_names, 100)
             if "priceMultiplier" in schema.by_api_name and (multiplier or endpoint.name != endpoint_of(query)):
                 record["priceMultiplier"] = FALLBACK_MULTIPLIER
             return Received({endpoint.records: [record]} if endpoint.records else [record], 200, "", ())

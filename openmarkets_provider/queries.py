@@ -27,6 +27,11 @@ prices is unknown: cents, or points of an index, 100 times more. Then ``on_missi
 raises OpenmarketsQueryError, or leaves the securities out with ``on_invalid="warn"``; ``cents`` takes 0.01, logs a
 warning, and marks the rows in ``price_multiplier_assumed``.
 
+**Missing fields**: a field that no record of a run has, not even as null, may have been renamed or removed. Its column
+is None in all rows, and a load overwrites older values with that. So a run ends with a warning that names such fields.
+With ``on_missing_field="error"`` it ends with OpenmarketsInvalidResponse, and a load writes nothing. ``raw=True`` has
+no columns and no such check. About a missing ``priceMultiplier`` ``on_missing_multiplier`` decides.
+
 **Currencies**: rows with prices have ``currency`` from security information, or None. Security information and cash
 have the API's ``currency_code``. Quotes look up currencies once per process, so that polls stay one call. Orders have
 what the API sends; own trades None, unless their multiplier had to be looked up.
@@ -91,18 +96,19 @@ def request(
         that only read. A call that creates, amends or cancels must never be repeated.
     :raises OpenmarketsQueryError: an argument is malformed.
     """
-    return _query("request", api=api, method=method, path=path, params=params, json=json, safe_to_repeat=safe_to_repeat)
+    return _query("request", locals())
 
 
-def securities(exchange: str = "ASX", *, raw: bool = False) -> Query:
+def securities(exchange: str = "ASX", *, on_missing_field: str = "warn", raw: bool = False) -> Query:
     """List the securities of an exchange.
 
     Makes one call, ``GET securities/v1`` of the market data API (scope ``market-data-api``).
 
     :param exchange: exchange code.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("securities", exchange=exchange, raw=raw)
+    return _query("securities", locals())
 
 
 def security_information(
@@ -111,6 +117,7 @@ def security_information(
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get the properties of securities that rarely change: lot size, option terms, price multiplier.
@@ -123,16 +130,10 @@ def security_information(
     :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
         With ``warn`` they are left out, and a warning is logged.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "security_information",
-        securities=securities,
-        exchange=exchange,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        raw=raw,
-    )
+    return _query("security_information", locals())
 
 
 def quotes(
@@ -141,6 +142,7 @@ def quotes(
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get current quotes.
@@ -154,16 +156,10 @@ def quotes(
     :param on_invalid: for securities that the API does not know: ``error`` (OpenmarketsQueryError), or ``warn``.
         With ``warn`` they are left out, and a warning is logged.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "quotes",
-        securities=securities,
-        exchange=exchange,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        raw=raw,
-    )
+    return _query("quotes", locals())
 
 
 def depth(
@@ -173,6 +169,7 @@ def depth(
     levels: int = 10,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get the order book by price.
@@ -188,17 +185,10 @@ def depth(
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
-    return _query(
-        "depth",
-        securities=securities,
-        exchange=exchange,
-        levels=levels,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        raw=raw,
-    )
+    return _query("depth", locals())
 
 
 def time_series(
@@ -211,6 +201,7 @@ def time_series(
     adjusted: bool | str = False,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get daily or weekly bars, with prices adjusted for splits and dividends where wanted.
@@ -250,20 +241,10 @@ def time_series(
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
-    return _query(
-        "time_series",
-        securities=securities,
-        exchange=exchange,
-        start=start,
-        end=end,
-        frequency=frequency,
-        adjusted=adjusted,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        raw=raw,
-    )
+    return _query("time_series", locals())
 
 
 def intraday_time_series(
@@ -275,6 +256,7 @@ def intraday_time_series(
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get intraday bars of 1 to 60 minutes.
@@ -294,19 +276,10 @@ def intraday_time_series(
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
-    return _query(
-        "intraday_time_series",
-        securities=securities,
-        exchange=exchange,
-        start=start,
-        end=end,
-        interval=interval,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        raw=raw,
-    )
+    return _query("intraday_time_series", locals())
 
 
 def trades(
@@ -317,6 +290,7 @@ def trades(
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get the market's trades.
@@ -333,38 +307,32 @@ def trades(
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
         (OpenmarketsQueryError).
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "trades",
-        securities=securities,
-        exchange=exchange,
-        start=start,
-        end=end,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        raw=raw,
-    )
+    return _query("trades", locals())
 
 
-def accounts(*, raw: bool = False) -> Query:
+def accounts(*, on_missing_field: str = "warn", raw: bool = False) -> Query:
     """List the order accounts that the client sees.
 
     Makes one call, ``GET accounts/v1`` of the OMS API (scope ``oms-api``).
 
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("accounts", raw=raw)
+    return _query("accounts", locals())
 
 
-def portfolio_links(*, raw: bool = False) -> Query:
+def portfolio_links(*, on_missing_field: str = "warn", raw: bool = False) -> Query:
     """List the links between accounts and portfolios, removed ones too.
 
     Makes one call, ``GET accounts/portfoliolinks/v1`` of the OMS API.
 
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("portfolio_links", raw=raw)
+    return _query("portfolio_links", locals())
 
 
 def portfolio_details(
@@ -372,6 +340,7 @@ def portfolio_details(
     *,
     portfolios: Codes = None,
     include_same_cash_account: bool = False,
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """Get names and cash accounts of portfolios.
@@ -382,18 +351,15 @@ def portfolio_details(
     :param accounts: see the module.
     :param portfolios: instead of ``accounts``.
     :param include_same_cash_account: include portfolios with the same cash account.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "portfolio_details",
-        accounts=accounts,
-        portfolios=portfolios,
-        include_same_cash_account=include_same_cash_account,
-        raw=raw,
-    )
+    return _query("portfolio_details", locals())
 
 
-def cash(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) -> Query:
+def cash(
+    accounts: Codes = ALL, *, portfolios: Codes = None, on_missing_field: str = "warn", raw: bool = False
+) -> Query:
     """Get the cash of portfolios.
 
     Makes one call of ``POST portfolios/cash/by-portfolio/v2`` of the OMS API for each 1000 portfolios (an inferred
@@ -401,13 +367,19 @@ def cash(accounts: Codes = ALL, *, portfolios: Codes = None, raw: bool = False) 
 
     :param accounts: see the module.
     :param portfolios: instead of ``accounts``.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("cash", accounts=accounts, portfolios=portfolios, raw=raw)
+    return _query("cash", locals())
 
 
 def positions(
-    accounts: Codes = ALL, *, portfolios: Codes = None, on_missing_multiplier: str = "error", raw: bool = False
+    accounts: Codes = ALL,
+    *,
+    portfolios: Codes = None,
+    on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
+    raw: bool = False,
 ) -> Query:
     """Get the holdings of portfolios.
 
@@ -420,11 +392,10 @@ def positions(
     :param accounts: see the module.
     :param portfolios: instead of ``accounts``.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "positions", accounts=accounts, portfolios=portfolios, on_missing_multiplier=on_missing_multiplier, raw=raw
-    )
+    return _query("positions", locals())
 
 
 def orders(
@@ -433,6 +404,7 @@ def orders(
     portfolios: Codes = None,
     include_child_orders: bool = True,
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """List the orders of the last three days.
@@ -448,16 +420,10 @@ def orders(
     :param portfolios: instead of ``accounts``.
     :param include_child_orders: include the orders that other orders were split into; exclude them to add up volumes.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "orders",
-        accounts=accounts,
-        portfolios=portfolios,
-        include_child_orders=include_child_orders,
-        on_missing_multiplier=on_missing_multiplier,
-        raw=raw,
-    )
+    return _query("orders", locals())
 
 
 def order_trades(
@@ -467,6 +433,7 @@ def order_trades(
     end: Moment,
     portfolios: Codes = None,
     on_missing_multiplier: str = "error",
+    on_missing_field: str = "warn",
     raw: bool = False,
 ) -> Query:
     """List the trades of accounts.
@@ -479,22 +446,16 @@ def order_trades(
     :param end: trades before this time.
     :param portfolios: instead of ``accounts``.
     :param on_missing_multiplier: see the module.
+    :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "order_trades",
-        accounts=accounts,
-        portfolios=portfolios,
-        start=start,
-        end=end,
-        on_missing_multiplier=on_missing_multiplier,
-        raw=raw,
-    )
+    return _query("order_trades", locals())
 
 
-def _query(endpoint: str, **arguments: Any) -> Query:
+def _query(endpoint: str, arguments: Mapping[str, Any]) -> Query:
+    """Return a query of the arguments of its function, which are all of the function's local variables."""
     if arguments.get("accounts") == ALL and arguments["portfolios"] is not None:
-        arguments["accounts"] = None
+        arguments = {**arguments, "accounts": None}
     # Only a bound of a range may be a date.
     bounds = {name: to_text(arguments[name]) for name in ("start", "end") if name in arguments}
-    return check({"endpoint": endpoint} | {name: to_list(value) for name, value in (arguments | bounds).items()})
+    return check({"endpoint": endpoint} | {name: to_list(value) for name, value in {**arguments, **bounds}.items()})

@@ -1,6 +1,6 @@
 """The benchmark: pairs measured in one run, printed as ratios with their spread. See ``make bench``.
 
-``python -m tests.bench bulk sql`` runs some parts.
+``python -m tests.bench bulk sql`` runs some parts. ``history`` takes ten minutes, and runs only when it is named.
 
 Absolute times depend on the machine; a ratio of two things measured in turn does not. Every figure is the median over
 several rounds, with the smallest and the largest beside it.
@@ -71,23 +71,25 @@ print(first, (time.process_time() - started) / 1000)
 
 
 def main(chosen: Sequence[str]) -> None:
-    """Run parts of the benchmark, all of them by default, and print their figures and the goals that were missed."""
+    """Run parts of the benchmark, all but the long one by default, and print their figures and the missed goals."""
     # Here, and not above: they use what is above.
     from tests.bench_bulk import bulk
     from tests.bench_etl import etl
+    from tests.bench_history import history
     from tests.bench_sql import sql
     from tests.bench_throttle import throttle
     from tests.bench_triggers import triggers
 
     # The last one sends what is logged elsewhere.
     parts = {each.__name__: each for each in (parse_cost, small_calls, bulk, etl, sql, throttle, triggers)}
-    if unknown := set(chosen) - set(parts):
-        sys.exit(f"{', '.join(sorted(unknown))}: there are the parts {', '.join(parts)}.")
+    long = {"history": history}
+    if unknown := set(chosen) - set(parts | long):
+        sys.exit(f"{', '.join(sorted(unknown))}: there are the parts {', '.join(parts | long)}.")
     print(
         f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start; {ROUNDS} rounds, median (min to max)"
     )
-    for name, part in parts.items():
-        if not chosen or name in chosen:
+    for name, part in (parts | long).items():
+        if name in (chosen or parts):
             part()
     show_missed()
 

@@ -27,18 +27,22 @@ BY_SECURITY = {
     "exchange": None,
     "on_invalid": "error",
     "on_missing_multiplier": "error",
+    "on_missing_field": "warn",
     "raw": False,
 }
-BY_ACCOUNT = {"accounts": None, "portfolios": None, "raw": False}
+BY_ACCOUNT = {"accounts": None, "portfolios": None, "on_missing_field": "warn", "raw": False}
 BY_PRICED_ACCOUNT = BY_ACCOUNT | {"on_missing_multiplier": "error"}
 REQUEST = {"api": "news", "method": "GET", "path": "x/v1", "params": None, "json": None, "safe_to_repeat": None}
 
 EXAMPLES = [
-    (queries.accounts(), {"endpoint": "accounts", "raw": False}),
-    (queries.accounts(raw=True), {"endpoint": "accounts", "raw": True}),
-    (queries.portfolio_links(), {"endpoint": "portfolio_links", "raw": False}),
-    (queries.securities(), {"endpoint": "securities", "exchange": "ASX", "raw": False}),
-    (queries.securities("CXA"), {"endpoint": "securities", "exchange": "CXA", "raw": False}),
+    (queries.accounts(), {"endpoint": "accounts", "on_missing_field": "warn", "raw": False}),
+    (queries.accounts(raw=True), {"endpoint": "accounts", "on_missing_field": "warn", "raw": True}),
+    (queries.portfolio_links(), {"endpoint": "portfolio_links", "on_missing_field": "warn", "raw": False}),
+    (queries.securities(), {"endpoint": "securities", "exchange": "ASX", "on_missing_field": "warn", "raw": False}),
+    (
+        queries.securities("CXA"),
+        {"endpoint": "securities", "exchange": "CXA", "on_missing_field": "warn", "raw": False},
+    ),
     (
         queries.security_information("BHP", on_invalid="warn"),
         BY_SECURITY | {"endpoint": "security_information", "securities": "BHP", "on_invalid": "warn"},

@@ -32,6 +32,7 @@ from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
 from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.plan import ApiCall, Plan, plan
 from openmarkets_provider.query.query import Query, resolve, schema_of, subject_of, window
+from openmarkets_provider.query.records import find_missing
 from openmarkets_provider.query.rows import (
     Listing,
     adjust_batch,
@@ -118,6 +119,8 @@ class Run:
         self._uninformed: set[Listing] = set()
         self._refusal = ""
         self._assumed: set[str] = set()
+        self._records = 0
+        self._missing = set(self._schema.only_sent)
 
     async def rows(
         self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
@@ -158,6 +161,7 @@ class Run:
                         yield batch
         if self._shared_rows:
             yield concat(self._shared).take(list(chain.from_iterable(self._shared_rows.values())))
+        self._check_fields()
 
     async def _plan(self) -> Plan:
         """Find out what the query leaves to the API, and plan its calls."""
@@ -202,6 +206,9 @@ class Run:
             self._check_known(call, call.security)
         if not call.exact:
             return Batch({RECORD: records})
+        self._records += len(records)
+        # Empty from the first record on that has all fields: there is nothing to look for in the others.
+        self._missing = find_missing(records, self._missing)
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
             await self._learn_securities([*missing, *self._without_currency(call, records)])
@@ -253,6 +260,7 @@ class Run:
             "exchange": None,
             "on_invalid": "warn",
             "on_missing_multiplier": "cents",
+            "on_missing_field": "warn",
             "raw": False,
         }
         try:
@@ -347,6 +355,23 @@ class Run:
                 assumed,
             )
         return []
+
+    def _check_fields(self) -> None:
+        """Refuse, or tell of, fields that no record of the run has. Without records nothing is known.
+
+        :raises OpenmarketsInvalidResponse: there are some, and the query wants that.
+        """
+        if not self._records or not self._missing:
+            return
+        problem = (
+            f"{self._endpoint}: none of the {self._records} records that the API sent has the fields "
+            f"{', '.join(sorted(self._missing))}"
+        )
+        if self._query["on_missing_field"] == "error":
+            raise OpenmarketsInvalidResponse(
+                f"{problem}. With on_missing_field='warn' their columns are None.", sent=True
+            )
+        log.warning("%s. Their columns are None.", problem)
 
     def _drop_seam(self, security: str, batch: Batch) -> Batch:
         """Leave out what the call before returned: pieces of a range that touch may both have what is at the seam."""

@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -24,13 +24,15 @@ from typing import IO, Any
 from openmarkets_provider.client.progress import PROGRESS_EVERY
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 from openmarkets_provider.landing.errors import explain_errors
-from openmarkets_provider.landing.places import CHUNK, OBJECT_STORES, Place
+from openmarkets_provider.landing.places import CHUNK, Place
 from openmarkets_provider.landing.spool import close, open_scratch, scratch_folder
 
 log = logging.getLogger(__name__)
 
 MAX_CHUNKS = 10_000
 """Most parts of an upload to S3."""
+PROBE_WAIT = 10.0
+"""Seconds that a bucket has to answer. The stores' own clients ask again for up to minutes."""
 STOP_GRACE = 3.0
 """Seconds that a killed task gives an upload to abort; Airflow gives the task five."""
 _TEMPORARY = re.compile(r"\.openmarkets-[0-9a-f]{16}\.part")
@@ -239,11 +241,14 @@ class RemoteFolder(Folder):
 
     :param place: where it is.
     :param fs: the fsspec file system of its store, with credentials.
+    :param options: arguments of its ``put_file``, as :func:`~openmarkets_provider.landing.places.upload_options` gives
+        them.
     """
 
-    def __init__(self, place: Place, fs: Any) -> None:
+    def __init__(self, place: Place, fs: Any, options: Mapping[str, Any]) -> None:
         super().__init__(place)
         self._fs = fs
+        self._options = options
 
     @property
     def scratch(self) -> str:
@@ -255,7 +260,7 @@ class RemoteFolder(Folder):
         bucket = self.place.bucket
         with explain_errors(f"Cannot reach the bucket {bucket}"):
             try:
-                self._fs.info(bucket)
+                _Work(lambda: self._fs.info(bucket)).end(PROBE_WAIT)
             except FileNotFoundError:
                 raise OpenmarketsError(f"There is no bucket {bucket!r}, or this connection can't see it.") from None
             except (ConnectionError, TimeoutError):
@@ -318,31 +323,61 @@ class RemoteFolder(Folder):
 
     def _upload(self, file: IO[bytes], name: str, size: int) -> None:
         """Upload in a thread, so that this one can log the progress, and stop it."""
-        watch, ended, started = _Watch(), threading.Event(), time.monotonic()
-        options = dict(OBJECT_STORES[self.place.scheme].options)
+        watch, started = _Watch(), time.monotonic()
+        options = _content_settings(self._options)
         if "chunksize" in options:
             options["chunksize"] = _chunk(size)
-        failures: list[BaseException] = []
-
-        def put() -> None:
-            try:
-                self._fs.put_file(f"/dev/fd/{file.fileno()}", self._key(name), callback=watch, **options)
-            except BaseException as error:  # noqa: BLE001
-                failures.append(error)
-            finally:
-                ended.set()
-
-        threading.Thread(target=put, name="openmarkets-upload", daemon=True).start()
+        source, key = f"/dev/fd/{file.fileno()}", self._key(name)
+        work = _Work(lambda: self._fs.put_file(source, key, callback=watch, **options))
         try:
-            while not ended.wait(PROGRESS_EVERY):
+            while not work.ended.wait(PROGRESS_EVERY):
                 sent, seconds = watch.sent / 1e6, time.monotonic() - started
                 log.info("%s: %.0f of %.0f MB uploaded, %.1f MB/s.", self.url(name), sent, size / 1e6, sent / seconds)
         except BaseException:
             watch.stop = True
-            ended.wait(STOP_GRACE)
+            work.ended.wait(STOP_GRACE)
             raise
-        if failures:
-            raise failures[0]
+        work.end()
+
+
+class _Work:
+    """Work in a thread of its own, which nobody has to wait for.
+
+    :ivar ended: set when the work has ended, or failed.
+    """
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.ended = threading.Event()
+        self._work = work
+        self._failure: BaseException | None = None
+        threading.Thread(target=self._run, name="openmarkets-store", daemon=True).start()
+
+    def end(self, seconds: float | None = None) -> None:
+        """Wait for the end of the work, and raise what it raised.
+
+        :raises TimeoutError: it goes on for longer.
+        """
+        if not self.ended.wait(seconds):
+            raise TimeoutError(f"no answer in {seconds:.0f} seconds")
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001
+            self._failure = error
+        finally:
+            self.ended.set()
+
+
+def _content_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of ``put_file``, with Azure's properties of an object in the class that all versions take."""
+    if "content_settings" not in options:
+        return dict(options)
+    from azure.storage.blob import ContentSettings
+
+    return {**options, "content_settings": ContentSettings(**options["content_settings"])}
 
 
 class _Watch:

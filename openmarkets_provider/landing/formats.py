@@ -31,6 +31,14 @@ _FORMAT_OF_END: Mapping[str, str] = {
 }
 _COMPRESSION_OF_END: Mapping[str, str] = {"gz": "gzip", "zst": "zstd"}
 _END_OF_COMPRESSION: Mapping[str | None, str] = {None: "", "gzip": ".gz", "zstd": ".zst"}
+_CONTENT_TYPES: Mapping[str, str] = {
+    "parquet": "application/vnd.apache.parquet",
+    "csv": "text/csv",
+    "jsonl": "application/x-ndjson",
+    # Not as the content encoding of what is inside: readers that undo it get another file than its name says.
+    "gzip": "application/gzip",
+    "zstd": "application/zstd",
+}
 _FOREIGN_ENDS = ("bz2", "xz", "lz4", "zip", "tar", "tgz", "xlsx", "feather", "arrow", "avro", "orc")
 _TEMPLATE_ENDS = re.compile(r"}}|%}|#}")
 _MOST_DIGITS = 1000
@@ -61,6 +69,11 @@ class FileFormat(NamedTuple):
 
     name: str
     compression: str | None
+
+    @property
+    def content_type(self) -> str:
+        """The media type of a file."""
+        return _CONTENT_TYPES[self.name if self.name == "parquet" else self.compression or self.name]
 
     @property
     def suffix(self) -> str:

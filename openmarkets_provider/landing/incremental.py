@@ -422,8 +422,8 @@ def extend(first: str | None, watermark: str | None, claim: Claim) -> tuple[str,
 
 
 def fingerprint(query: Query) -> str:
-    """Return a short text, the same for queries that differ only in their range, ``on_invalid`` and order of codes."""
-    others = ("start", "end", "on_invalid")
+    """Return a short text, the same for queries that differ only in range, order of codes, and what is an error."""
+    others = ("start", "end", "on_invalid", "on_missing_field")
     arguments = {name: value for name, value in resolve_open(query).items() if name not in others}
     plain = {name: sorted(value) if isinstance(value, list) else value for name, value in arguments.items()}
     return _digest(json.dumps(plain, sort_keys=True))

@@ -25,23 +25,64 @@ class ObjectStore(NamedTuple):
     :ivar package: what has to be installed.
     :ivar lineage: the scheme that OpenLineage names it by.
     :ivar options: arguments of its file system's ``put_file``.
+    :ivar allowed: those that a DAG author may add. A list, since s3fs ignores a name that it does not know.
+    :ivar content_type: which of them holds the content type: its name, and for one of several properties the
+        property's.
     """
 
     package: str
     lineage: str
     options: Mapping[str, Any]
+    allowed: tuple[str, ...]
+    content_type: tuple[str, ...]
 
 
 # As read in the source of their file systems.
-# s3fs 2024.9 to 2026.9: one PUT below two chunks, else a multi-part upload, which it aborts when it fails. One part at
-# a time: one that is still under way would outlive the abort.
-_S3 = ObjectStore("apache-airflow-providers-amazon[s3fs]", "s3", {"chunksize": CHUNK, "max_concurrency": 1})
+# s3fs 2024.12 to 2026.9: one PUT below two chunks, else a multi-part upload, which it aborts when it fails (older ones
+# do not). One part at a time: one that is still under way would outlive the abort.
+_S3 = ObjectStore(
+    "airflow-provider-openmarkets[s3]",
+    "s3",
+    {"chunksize": CHUNK, "max_concurrency": 1},
+    # What one PUT and a multi-part upload both take, and needs nothing when the object is read again.
+    (
+        "ACL",
+        "BucketKeyEnabled",
+        "CacheControl",
+        "ContentDisposition",
+        "ContentLanguage",
+        "ContentType",
+        "ExpectedBucketOwner",
+        "Metadata",
+        "ObjectLockLegalHoldStatus",
+        "ObjectLockMode",
+        "ObjectLockRetainUntilDate",
+        "SSEKMSEncryptionContext",
+        "SSEKMSKeyId",
+        "ServerSideEncryption",
+        "StorageClass",
+        "Tagging",
+    ),
+    ("ContentType",),
+)
 # gcsfs 2026.10: one request below 5 MB, else a resumable upload, which it deletes when it fails. (In a zonal bucket an
 # object can be seen while it grows.)
-_GCS = ObjectStore("apache-airflow-providers-google", "gs", {"chunksize": CHUNK})
+_GCS = ObjectStore(
+    "apache-airflow-providers-google",
+    "gs",
+    {"chunksize": CHUNK},
+    ("content_type", "fixed_key_metadata", "metadata"),
+    ("content_type",),
+)
 # adlfs 2023.10 to 2026.8: one request, or blocks that count once their list is committed, and vanish in a week when it
 # is not. The older ones refuse to overwrite unless they are told to.
-_AZURE = ObjectStore("apache-airflow-providers-microsoft-azure", "abfss", {"overwrite": True})
+_AZURE = ObjectStore(
+    "apache-airflow-providers-microsoft-azure",
+    "abfss",
+    {"overwrite": True},
+    ("content_settings", "encryption_scope", "tags"),
+    ("content_settings", "content_type"),
+)
 OBJECT_STORES: Mapping[str, ObjectStore] = {
     "s3": _S3,
     "s3a": _S3,
@@ -51,6 +92,38 @@ OBJECT_STORES: Mapping[str, ObjectStore] = {
     "abfss": _AZURE,
 }
 """By the scheme of a URL."""
+
+
+def upload_options(scheme: str, content_type: str, added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``put_file`` for a store.
+
+    :param content_type: of the file; ``added`` may have another.
+    :param added: by a DAG author, checked by :func:`check_object_options`.
+    """
+    store = OBJECT_STORES[scheme]
+    name, *part = store.content_type
+    if part:
+        added = {**added, name: {part[0]: content_type, **added.get(name, {})}}
+    return {name: content_type, **added, **store.options}
+
+
+def check_object_options(options: Any, scheme: str | None) -> None:
+    """Check what a DAG author adds to an upload.
+
+    :param scheme: of the destination; None when it is not known yet.
+    :raises OpenmarketsConfigurationError: it is no mapping, or the store's file system does not take an option.
+    """
+    if not isinstance(options, Mapping):
+        raise OpenmarketsConfigurationError(f"object_options must be a dict, not {type(options).__name__}.")
+    if not options or scheme is None:
+        return
+    if scheme == LOCAL:
+        raise OpenmarketsConfigurationError("object_options are for object stores; a folder takes none.")
+    allowed = OBJECT_STORES[scheme].allowed
+    if unknown := sorted(set(map(str, options)) - set(allowed)):
+        raise OpenmarketsConfigurationError(
+            f"object_options: {', '.join(unknown):.200} can't be set for {scheme}://; allowed are {', '.join(allowed)}."
+        )
 
 
 class Place(NamedTuple):

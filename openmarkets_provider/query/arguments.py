@@ -23,6 +23,7 @@ DEFAULT_DATA_SOURCE = "TM"
 FREQUENCIES = ("Daily", "Weekly")
 ON_INVALID = ("error", "warn")
 ON_MISSING_MULTIPLIER = ("error", "cents")
+ON_MISSING_FIELD = ("warn", "error")
 MAX_LEVELS = 100
 ALL = "*"
 """For accounts: all that the client sees. Explicit, so that a template that renders None does not mean all."""
@@ -234,6 +235,7 @@ _CHECKS: Mapping[str, Callable[[str, str, Any], Any]] = {
     "include_same_cash_account": _check_flag,
     "on_invalid": _one_of(ON_INVALID),
     "on_missing_multiplier": _one_of(ON_MISSING_MULTIPLIER),
+    "on_missing_field": _one_of(ON_MISSING_FIELD),
     "raw": _check_flag,
 }
 """Argument of a typed query to its check."""

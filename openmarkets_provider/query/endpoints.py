@@ -82,7 +82,8 @@ class Endpoint:
         range_arguments = RANGE if self.time else ()
         price_arguments = ("on_missing_multiplier",) if self.schema.price_api_names else ()
         subject_arguments = _SUBJECT_ARGUMENTS[self.subject]
-        return tuple(dict.fromkeys((*subject_arguments, *range_arguments, *sent, *self.adds, *price_arguments, "raw")))
+        last = (*price_arguments, "on_missing_field", "raw")
+        return tuple(dict.fromkeys((*subject_arguments, *range_arguments, *sent, *self.adds, *last)))
 
     @cached_property
     def schema(self) -> Schema:

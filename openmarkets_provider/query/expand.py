@@ -19,6 +19,7 @@ from openmarkets_provider.query.schema import Row
 
 log = logging.getLogger(__name__)
 
+_AS_ROWS = {"on_missing_field": "warn", "raw": False}
 _COLUMNS = {"accounts": "account_code", "portfolios": "portfolio_code"}
 
 
@@ -31,9 +32,9 @@ def lookup_query(query: Query) -> Query | None:
     if subject is None or resolved[subject] not in (None, ALL):
         return None
     if subject == "securities":
-        return {"endpoint": "securities", "exchange": resolved["exchange"], "raw": False}
+        return {"endpoint": "securities", "exchange": resolved["exchange"], **_AS_ROWS}
     by_links = subject == "portfolios" or resolved["portfolios"] is not None
-    return {"endpoint": "portfolio_links" if by_links else "accounts", "raw": False}
+    return {"endpoint": "portfolio_links" if by_links else "accounts", **_AS_ROWS}
 
 
 def expand(query: Query, rows: Sequence[Row], today: date) -> ResolvedQuery:

@@ -12,13 +12,18 @@ import msgspec
 
 
 class KnownRecord(msgspec.Struct, gc=False):
-    """A record that has no other fields than those of its class; what it lacks is None."""
+    """A record that has no other fields than those of its class; what it lacks is unset."""
 
     def get(self, name: str) -> Any:
         """Return the value of a field; None where there is none."""
-        return getattr(self, name, None)
+        value = getattr(self, name, None)
+        return None if value is msgspec.UNSET else value
+
+    def __contains__(self, name: str) -> bool:
+        return getattr(self, name, msgspec.UNSET) is not msgspec.UNSET
 
 
+_NOTHING = {type(None), msgspec.UnsetType}
 Record = Any
 """A JSON object of the API: a dict, or a :class:`KnownRecord`."""
 
@@ -30,7 +35,11 @@ def known_records(fields: tuple[str, ...]) -> msgspec.json.Decoder[list[Any]]:
     It raises a ``msgspec.ValidationError`` at a field that it does not know; numbers with a fraction become Decimal.
     """
     kind = msgspec.defstruct(
-        "Record", [(field, Any, None) for field in fields], bases=(KnownRecord,), forbid_unknown_fields=True, gc=False
+        "Record",
+        [(field, Any, msgspec.UNSET) for field in fields],
+        bases=(KnownRecord,),
+        forbid_unknown_fields=True,
+        gc=False,
     )
     return msgspec.json.Decoder(list[kind], float_hook=Decimal)  # type: ignore[valid-type]
 
@@ -40,7 +49,18 @@ def by_field(records: Sequence[Record]) -> dict[str, list[Any]]:
     if records and isinstance(records[0], KnownRecord):
         columns = zip(*map(msgspec.structs.astuple, records), strict=True)
         pairs = zip(records[0].__struct_fields__, columns, strict=True)
-        return {field: list(column) for field, column in pairs if set(map(type, column)) != {type(None)}}
+        return {field: _without_unset(column) for field, column in pairs if not set(map(type, column)) <= _NOTHING}
     # In the order of the records, which a set does not keep.
     fields = dict.fromkeys(chain.from_iterable(records))
     return {field: [record.get(field) for record in records] for field in fields}
+
+
+def _without_unset(column: Sequence[Any]) -> list[Any]:
+    if msgspec.UnsetType not in set(map(type, column)):
+        return list(column)
+    return [None if value is msgspec.UNSET else value for value in column]
+
+
+def find_missing(records: Sequence[Record], fields: set[str]) -> set[str]:
+    """Return those of some fields that no record has, not even as null."""
+    return {field for field in fields if not any(field in record for record in records)}

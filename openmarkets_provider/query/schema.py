@@ -101,6 +101,11 @@ class Schema:
         return self.by_api_name | self.supplied
 
     @cached_property
+    def only_sent(self) -> frozenset[str]:
+        """The API's names of the columns that nobody else fills in."""
+        return frozenset(name for name, field in self.by_api_name.items() if field.kind is not Kind.MULTIPLIER)
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """The names of all columns."""
         return frozenset(field.name for field in self.fields)

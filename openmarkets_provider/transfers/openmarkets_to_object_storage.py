@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,19 @@ from openmarkets_provider.landing.file_destination import (
     partitions_of,
 )
 from openmarkets_provider.landing.folders import Folder, LocalFolder, RemoteFolder
-from openmarkets_provider.landing.formats import choose_format
+from openmarkets_provider.landing.formats import FileFormat, choose_format
 from openmarkets_provider.landing.partitions import PARTITIONS
-from openmarkets_provider.landing.places import LOCAL, OBJECT_STORES, Place, is_path, read_place, redact, static_url
+from openmarkets_provider.landing.places import (
+    LOCAL,
+    OBJECT_STORES,
+    Place,
+    check_object_options,
+    is_path,
+    read_place,
+    redact,
+    static_url,
+    upload_options,
+)
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.transfers._lineage import Dataset
 from openmarkets_provider.transfers._transfer import Transfer
@@ -65,6 +75,9 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         and writes the missing files. A partition without rows has no file, so it is pulled again each time.
     :param compression: None, ``gzip``, ``zstd``, ``snappy`` (Parquet only); or ``infer``: by the end of the file's
         name, snappy for Parquet.
+    :param object_options: what the store is to know of each object: encryption, tags, storage class, metadata, another
+        content type than the format's. Named as the store's file system names them, such as
+        ``{"ServerSideEncryption": "aws:kms", "Tagging": "team=data"}`` for S3; ``docs/etl.md`` lists them. Templated.
     :param incremental: pull only what is new since the last load of this destination. Needs Airflow 3.3 and
         ``partition``: each load replaces the partitions that it touches, from their beginning up to where the
         destination is loaded then. Sets ``max_active_tis_per_dag=1``: two such loads can't go on at once.
@@ -77,7 +90,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
     """
 
-    template_fields = (*Transfer.template_fields, "destination", "conn_id")
+    template_fields = (*Transfer.template_fields, "destination", "conn_id", "object_options")
     is_exclusive = FileDestination.is_exclusive
 
     def __init__(
@@ -90,6 +103,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         partition: str | None = None,
         if_exists: str = REPLACE,
         compression: str | None = "infer",
+        object_options: Mapping[str, Any] | None = None,
         incremental: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -103,8 +117,11 @@ class OpenmarketsToObjectStorageOperator(Transfer):
                 "('day', 'month' or 'year') and if_exists='replace' for that. To land the range of each run in a file "
                 "of its own, put a template into the destination instead, such as s3://bucket/bars/{{ ds }}.parquet."
             )
+        scheme = None
         if is_literal(destination) or is_path(destination):
-            _read_place(destination, conn_id if is_literal(conn_id) else None, partition)
+            scheme = _read_place(destination, conn_id if is_literal(conn_id) else None, partition).scheme
+        if is_literal(object_options):
+            check_object_options(object_options or {}, scheme)
         is_text = isinstance(destination, str)
         choose_format(format, compression, destination if is_text and partition is None else None)
         super().__init__(
@@ -123,6 +140,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         self.partition = partition
         self.if_exists = if_exists
         self.compression = compression
+        self.object_options = object_options
         # Rendering replaces the argument.
         self._template = destination if is_text else ""
 
@@ -132,13 +150,15 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         self._check_mapping(context)
         place = _read_place(self.destination, self.conn_id or None, self.partition)
         file_format = choose_format(self.format, self.compression, place.name if self.partition is None else None)
-        folder = self._open_folder(place.folder if self.partition is None else place)
+        folder = self._open_folder(place.folder if self.partition is None else place, file_format)
         destination = FileDestination(
             place, folder, file_format, self.partition, self.if_exists, open_end=self.incremental
         )
         yield destination, lambda: Dataset(place.url, *place.lineage)
 
-    def _open_folder(self, place: Place) -> Folder:
+    def _open_folder(self, place: Place, file_format: FileFormat) -> Folder:
+        added = self.object_options or {}
+        check_object_options(added, place.scheme)
         if place.scheme == LOCAL:
             return LocalFolder(place)
         from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath
@@ -148,7 +168,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             # Amazon's provider goes on without a connection that does not exist.
             BaseHook.get_connection(conn_id)
         try:
-            return RemoteFolder(place, ObjectStoragePath(f"{place.scheme}://{place.bucket}", conn_id=conn_id).fs)
+            fs = ObjectStoragePath(f"{place.scheme}://{place.bucket}", conn_id=conn_id).fs
         except (ImportError, ValueError) as error:
             package = OBJECT_STORES[place.scheme].package
             # The text of a missing package names another one than ours, or none.
@@ -156,6 +176,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             raise OpenmarketsConfigurationError(
                 f"destination: {place.scheme}:// can't be opened: {reason}. Is it installed? pip install '{package}'"
             ) from error
+        return RemoteFolder(place, fs, upload_options(place.scheme, file_format.content_type, added))
 
     def _check_mapping(self, context: Context) -> None:
         """Refuse mapped tasks that would overwrite each other's file."""

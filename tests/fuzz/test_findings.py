@@ -40,7 +40,7 @@ HUGE = 10**5000
 @pytest.mark.parametrize("endpoint", ["cash", "portfolio_details"])
 @pytest.mark.parametrize("code", ["[]", "{}", '["A"]'])
 def test_a_portfolio_code_that_is_no_text_is_an_error_of_ours(endpoint: str, code: str):
-    query = {"endpoint": endpoint, "accounts": None, "portfolios": ["A"], "raw": False}
+    query = {"endpoint": endpoint, "accounts": None, "portfolios": ["A"], "on_missing_field": "warn", "raw": False}
     if endpoint == "portfolio_details":
         query["include_same_cash_account"] = False
     (call,) = plan(query)

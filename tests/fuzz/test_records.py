@@ -165,6 +165,7 @@ QUERY = {
     "end": "2026-03-05",
     "frequency": "Daily",
     "adjusted": False,
+    "on_missing_field": "warn",
     "raw": False,
 }
 STATE = {

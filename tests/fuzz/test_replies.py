@@ -64,7 +64,7 @@ MOST = 3
 def complete(query: Query) -> Query:
     """Add the arguments that the queries of this module leave out."""
     prices = ENDPOINTS[query["endpoint"]].schema.price_api_names
-    return {**query, "raw": False, **({"on_missing_multiplier": "error"} if prices else {})}
+    return {**query, "on_missing_field": "warn", "raw": False, **({"on_missing_multiplier": "error"} if prices else {})}
 
 
 @functools.cache
@@ -79,7 +79,7 @@ def valid_replies() -> list[tuple[Query, dict[str, Any]]]:
             **connection["extra"],
         )
         client = OpenmarketsClient(settings, store=None, masker=NoMasker(), user_agent="fuzz")
-        links = client.run({"endpoint": "portfolio_links", "raw": False})
+        links = client.run({"endpoint": "portfolio_links", "on_missing_field": "warn", "raw": False})
         codes = {"accounts": links[0]["account_code"], "portfolios": links[0]["portfolio_code"]}
         found = []
         for query in QUERIES:

@@ -9,9 +9,11 @@ import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -21,7 +23,8 @@ from openmarkets_provider.exceptions import OpenmarketsConfigurationError, Openm
 from openmarkets_provider.landing import folders
 from openmarkets_provider.landing.errors import explain_errors
 from openmarkets_provider.landing.folders import Folder, LocalFolder, RemoteFolder
-from openmarkets_provider.landing.places import CHUNK, read_place
+from openmarkets_provider.landing.places import CHUNK, read_place, upload_options
+from tests.support.black_hole import black_hole
 from tests.support.hostile import reply, reset
 from tests.support.s3_server import SECRET
 
@@ -229,9 +232,10 @@ def test_what_may_pass_is_told_from_what_does_not(error, passes):
     assert ("Provide credentials" in str(told.value)) == ("Credential" in type(error).__name__)
 
 
-def remote(where: str = "s3://bucket/bars") -> RemoteFolder:
+def remote(where: str = "s3://bucket/bars", **added: Any) -> RemoteFolder:
     place = read_place(where, is_folder=True)
-    return RemoteFolder(place, ObjectStoragePath(f"s3://{place.bucket}", conn_id="landing_s3").fs)
+    fs = ObjectStoragePath(f"s3://{place.bucket}", conn_id="landing_s3").fs
+    return RemoteFolder(place, fs, upload_options("s3", "text/csv", added))
 
 
 LARGE = b"".join(bytes([number]) * CHUNK for number in range(2)) + b"the rest"
@@ -361,7 +365,7 @@ class TestRemote:
         s3.fault("HEAD /bucket", lambda sock, request: sock.sendall(reply(b"", 403)), times=99)
         anonymous = S3FileSystem(anon=True, endpoint_url=s3.url)
         with pytest.raises(OpenmarketsError, match="there are no credentials") as error:
-            RemoteFolder(read_place("s3://bucket/bars", is_folder=True), anonymous).prepare(["x"])
+            RemoteFolder(read_place("s3://bucket/bars", is_folder=True), anonymous, {}).prepare(["x"])
         assert not error.value.transient
 
     def test_a_refused_write_does_not_pass_by_itself(self, s3):
@@ -378,8 +382,38 @@ class TestRemote:
         gone = S3FileSystem(key="key", secret=SECRET, endpoint_url=f"http://127.0.0.1:{closed_port()}")
         gone.config_kwargs = {"retries": {"max_attempts": 0}}
         with pytest.raises(OpenmarketsError, match="Cannot reach the bucket bucket") as error:
-            RemoteFolder(read_place("s3://bucket/bars", is_folder=True), gone).prepare(["x"])
+            RemoteFolder(read_place("s3://bucket/bars", is_folder=True), gone, {}).prepare(["x"])
         assert error.value.transient
+
+    def test_a_bucket_that_does_not_answer_is_not_waited_for_as_long_as_its_client_does(self, monkeypatch):
+        from s3fs import S3FileSystem
+
+        monkeypatch.setattr(folders, "PROBE_WAIT", 0.5)
+        with black_hole() as listener:
+            silent = S3FileSystem(
+                key="key", secret=SECRET, endpoint_url=f"http://127.0.0.1:{listener.getsockname()[1]}"
+            )
+            started = time.monotonic()
+            with pytest.raises(OpenmarketsError, match="Cannot reach the bucket bucket: TimeoutError: ") as error:
+                RemoteFolder(read_place("s3://bucket/bars", is_folder=True), silent, {}).prepare(["x"])
+        assert time.monotonic() - started < 10
+        assert error.value.transient
+
+    @pytest.mark.parametrize("content", [b"small", LARGE])
+    def test_an_object_has_its_content_type_encryption_tags_and_metadata(self, s3, content):
+        folder = remote(
+            ServerSideEncryption="aws:kms", SSEKMSKeyId="my-key", Tagging="team=data&of=bars", Metadata={"run": "one"}
+        )
+        land(folder, "x", content)
+        head = s3.client.head_object(Bucket="bucket", Key="bars/x")
+        assert (head["ContentType"], head["ServerSideEncryption"], head["Metadata"]) == (
+            "text/csv",
+            "aws:kms",
+            {"run": "one"},
+        )
+        assert head["SSEKMSKeyId"].endswith("my-key")
+        tags = s3.client.get_object_tagging(Bucket="bucket", Key="bars/x")["TagSet"]
+        assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "data", "of": "bars"}
 
     def test_progress_of_a_long_upload_is_told(self, s3, monkeypatch, caplog):
         monkeypatch.setattr(folders, "PROGRESS_EVERY", 0.05)

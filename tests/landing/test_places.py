@@ -8,7 +8,15 @@ from airflow.providers.amazon.aws.fs.s3 import schemes
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.landing.places import OBJECT_STORES, Place, read_place, static_url
+from openmarkets_provider.landing.places import (
+    CHUNK,
+    OBJECT_STORES,
+    Place,
+    check_object_options,
+    read_place,
+    static_url,
+    upload_options,
+)
 
 
 class TestPlaces:
@@ -126,3 +134,49 @@ def test_s3_has_no_scheme_that_airflow_does_not_know():
 
 def test_azure_is_told_to_overwrite_as_its_older_file_systems_do_not():
     assert OBJECT_STORES["abfs"].options["overwrite"] is True
+
+
+@pytest.mark.parametrize(
+    ("scheme", "added", "options"),
+    [
+        ("s3", {}, {"ContentType": "text/csv", "chunksize": CHUNK, "max_concurrency": 1}),
+        ("s3a", {"ContentType": "x/y"}, {"ContentType": "x/y", "chunksize": CHUNK, "max_concurrency": 1}),
+        ("gs", {"metadata": {"a": "b"}}, {"content_type": "text/csv", "metadata": {"a": "b"}, "chunksize": CHUNK}),
+        ("abfs", {}, {"content_settings": {"content_type": "text/csv"}, "overwrite": True}),
+        (
+            "abfss",
+            {"content_settings": {"cache_control": "no-cache"}, "tags": {"a": "b"}},
+            {
+                "content_settings": {"content_type": "text/csv", "cache_control": "no-cache"},
+                "tags": {"a": "b"},
+                "overwrite": True,
+            },
+        ),
+    ],
+)
+def test_an_upload_has_a_content_type_and_what_a_dag_author_adds(scheme, added, options):
+    check_object_options(added, scheme)
+    assert upload_options(scheme, "text/csv", added) == options
+
+
+@pytest.mark.parametrize(
+    ("options", "scheme", "problem"),
+    [
+        ({"ServerSideEncyption": "aws:kms"}, "s3", r"ServerSideEncyption can't be set for s3://; allowed are ACL, "),
+        ({"chunksize": 1, "tags": {}}, "gs", r"object_options: chunksize, tags can't be set for gs://"),
+        ({"overwrite": False}, "abfs", "overwrite can't be set"),
+        ({"Tagging": "a=b"}, "file", "a folder takes none"),
+        ("Tagging=a", None, "object_options must be a dict, not str"),
+    ],
+)
+def test_an_option_that_a_store_does_not_take_is_refused(options, scheme, problem):
+    with pytest.raises(OpenmarketsConfigurationError, match=problem):
+        check_object_options(options, scheme)
+
+
+def test_options_that_s3_takes_are_those_of_both_kinds_of_uploads():
+    import botocore.session
+
+    model = botocore.session.get_session().get_service_model("s3")
+    members = [set(model.operation_model(name).input_shape.members) for name in ("PutObject", "CreateMultipartUpload")]
+    assert set(OBJECT_STORES["s3"].allowed) <= members[0] & members[1]

@@ -117,7 +117,8 @@ def test_what_is_needed_comes_as_rows_even_when_the_query_wants_records(query: Q
     [
         (
             {"endpoint": "quotes"},
-            "quotes: argument securities, exchange, on_invalid, on_missing_multiplier, raw is missing",
+            "quotes: argument securities, exchange, on_invalid, "
+            "on_missing_multiplier, on_missing_field, raw is missing",
         ),
         (queries.orders() | {"accounts": []}, "orders: accounts is empty"),
         (queries.orders() | {"raw": "no"}, "orders: raw must be True or False"),

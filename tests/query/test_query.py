@@ -65,10 +65,12 @@ def test_a_dict_without_an_endpoint_is_refused():
 def test_unknown_arguments_are_named():
     with pytest.raises(
         OpenmarketsQueryError,
-        match=r"quotes: unknown argument 'a', 1; allowed are .*, on_missing_multiplier, raw\.",
+        match=r"quotes: unknown argument 'a', 1; allowed are .*, on_missing_multiplier, on_missing_field, raw\.",
     ):
         plan(quotes_query(["BHP"]) | {1: 2, "a": 1})
-    with pytest.raises(OpenmarketsQueryError, match=r"accounts: unknown argument 'x'; allowed are raw\."):
+    with pytest.raises(
+        OpenmarketsQueryError, match=r"accounts: unknown argument 'x'; allowed are on_missing_field, raw\."
+    ):
         plan({"endpoint": "accounts", "x": 1})
 
 
@@ -208,6 +210,7 @@ def test_arguments_in_their_final_form():
         "interval": 5,
         "on_invalid": "error",
         "on_missing_multiplier": "error",
+        "on_missing_field": "warn",
         "raw": False,
     }
 

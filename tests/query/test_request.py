@@ -178,7 +178,7 @@ def test_every_get_is_safe_unless_declared_unsafe():
 
 def test_a_query_is_repeatable_when_all_its_calls_are():
     assert is_repeatable(quotes_query(["BHP"]))
-    assert is_repeatable({"endpoint": "accounts", "raw": False})
+    assert is_repeatable({"endpoint": "accounts", "on_missing_field": "warn", "raw": False})
     assert not is_repeatable(request_query(method="POST"))
 
 

@@ -60,13 +60,14 @@ def quotes_query(securities: Any, **changes: Any) -> dict[str, Any]:
         "exchange": None,
         "on_invalid": "error",
         "on_missing_multiplier": "error",
+        "on_missing_field": "warn",
         "raw": False,
     } | changes
 
 
 def securities_query(exchange: Any) -> dict[str, Any]:
     """Return a query for the securities of an exchange that is not checked."""
-    return {"endpoint": "securities", "exchange": exchange, "raw": False}
+    return {"endpoint": "securities", "exchange": exchange, "on_missing_field": "warn", "raw": False}
 
 
 RANGE = {"start": "2026-01-05", "end": "2026-01-06"}

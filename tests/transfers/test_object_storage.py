@@ -411,6 +411,46 @@ class TestObjectStore:
         land("s3://landing_s3@bucket", partition="day")
         assert s3.keys() == [f"{day}/part-0.parquet" for day in DAYS]
 
+    @pytest.mark.parametrize(
+        ("kind", "compression", "content_type"),
+        [
+            ("parquet", "snappy", "application/vnd.apache.parquet"),
+            ("csv", None, "text/csv"),
+            ("jsonl", None, "application/x-ndjson"),
+            ("csv", "gzip", "application/gzip"),
+            ("jsonl", "zstd", "application/zstd"),
+        ],
+    )
+    def test_objects_have_the_content_type_of_their_format(
+        self, openmarkets_sandbox, s3, kind, compression, content_type
+    ):
+        land("s3://landing_s3@bucket", partition="day", format=kind, compression=compression)
+        keys = s3.keys()
+        assert {s3.client.head_object(Bucket=s3.BUCKET, Key=key)["ContentType"] for key in keys} == {content_type}
+
+    def test_objects_have_the_options_of_the_task(self, openmarkets_sandbox, s3):
+        with DAG("dag", schedule=None):
+            task = transfer(
+                "s3://landing_s3@bucket/x.parquet",
+                object_options={"ServerSideEncryption": "AES256", "Tagging": "run={{ run_id }}", "ContentType": "x/y"},
+            )
+        task.render_template_fields({"run_id": "one"})
+        task.execute(context())
+        head = s3.client.head_object(Bucket=s3.BUCKET, Key="x.parquet")
+        assert (head["ServerSideEncryption"], head["ContentType"]) == ("AES256", "x/y")
+        tags = s3.client.get_object_tagging(Bucket=s3.BUCKET, Key="x.parquet")["TagSet"]
+        assert tags == [{"Key": "run", "Value": "one"}]
+
+    def test_options_of_a_destination_with_a_template_are_checked_before_anything_is_asked(
+        self, openmarkets_sandbox, here
+    ):
+        with DAG("dag", schedule=None):
+            task = transfer("{{ params.where }}", object_options={"Tagging": "a=b"})
+        task.render_template_fields({"params": {"where": f"{here}/x.parquet"}})
+        with pytest.raises(AirflowFailException, match="a folder takes none"):
+            task.execute(context())
+        assert openmarkets_sandbox.stats()["by_path"] == {}
+
     def test_a_bucket_that_is_missing_fails_at_once_and_before_anything_is_asked(self, openmarkets_sandbox, s3):
         with pytest.raises(AirflowFailException, match="There is no bucket 'nowhere'"):
             land("s3://landing_s3@nowhere/x.parquet")
@@ -434,9 +474,7 @@ class TestObjectStore:
     def test_a_library_that_is_not_installed_is_named(self, openmarkets_sandbox, s3, monkeypatch):
         monkeypatch.setitem(sys.modules, "s3fs", None)
         monkeypatch.setenv("AIRFLOW_CONN_LANDING_S3_NEW", s3.connection_json)
-        with pytest.raises(
-            AirflowFailException, match=r"pip install 'apache-airflow-providers-amazon\[s3fs\]'"
-        ) as error:
+        with pytest.raises(AirflowFailException, match=r"pip install 'airflow-provider-openmarkets\[s3\]'") as error:
             land("s3://landing_s3_new@bucket/x.parquet")
         assert str(error.value).count("pip install") == 1
 
@@ -458,6 +496,9 @@ class TestParsing:
             ({"destination": "/data/{{ ds }}.csv"}, r"ends in \.csv, and format is 'parquet'"),
             ({"format": "orc"}, "format must be one of parquet, csv, jsonl, not 'orc'"),
             ({"compression": "rar"}, "compression must be"),
+            ({"object_options": {"Tagging": "a=b"}}, "object_options are for object stores"),
+            ({"object_options": "Tagging=a"}, "object_options must be a dict"),
+            ({"object_options": {"Tag": "a"}, "destination": "s3://b/x.parquet"}, "Tag can't be set for s3://"),
             ({"partition": "week"}, "partition must be None or one of day, month, year, not 'week'"),
             ({"if_exists": "append"}, "if_exists must be one of replace, error, skip, not 'append'"),
             ({"destination": "s3://a@b/x.parquet", "conn_id": "c"}, "conn_id: 'c' differs from the connection"),
