@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,18 +12,28 @@ from openmarkets_provider.landing import mysql
 from openmarkets_provider.landing.layout import Column, Storage
 from openmarkets_provider.landing.tables import LOAD_ROW
 
+if TYPE_CHECKING:
+    from sqlalchemy.types import TypeEngine
+
 Merge = Callable[["sa.Table", Sequence[str], "sa.Select[Any]"], list[Any]]
 """Makes the statements from the table, the columns of its key, and the query for the rows."""
 # The backslash first: the others bring more of it.
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
 
-def rows_of(stage: sa.Table, names: Sequence[str], more: Sequence[Any], distinct: Sequence[str]) -> sa.Select[Any]:
+def rows_of(
+    stage: sa.Table,
+    names: Sequence[str],
+    more: Sequence[Any],
+    distinct: Sequence[str],
+    casts: Mapping[str, TypeEngine[Any]],
+) -> sa.Select[Any]:
     """Return the query for the rows of the temporary table that are numbered from ``first`` to ``last``.
 
     :param names: their columns.
     :param more: further columns.
     :param distinct: of rows that have the same values in these columns the last one counts.
+    :param casts: the types of columns that need a cast.
     """
     columns: Any = stage.c
     conditions = []
@@ -34,7 +44,13 @@ def rows_of(stage: sa.Table, names: Sequence[str], more: Sequence[Any], distinct
         columns = sa.select(stage, rank.label("rank_of_key")).subquery("ranked").c
         conditions = [columns.rank_of_key == 1]
     in_range = columns[LOAD_ROW].between(sa.bindparam("first"), sa.bindparam("last"))
-    return sa.select(*(columns[name] for name in names), *more).where(in_range, *conditions)
+    selected = (sa.cast(columns[name], casts[name]).label(name) if name in casts else columns[name] for name in names)
+    return sa.select(*selected, *more).where(in_range, *conditions)
+
+
+def rounds(dialect: str, value: Any, kind: TypeEngine[Any]) -> Any:
+    """Return the condition that a column of some type would round a number or a time."""
+    return mysql.rounds(value, kind) if dialect in mysql.NAMES else sa.cast(sa.cast(value, kind), value.type) != value
 
 
 def copy_text(columns: Sequence[Column], values: Sequence[Sequence[Any]]) -> bytes:
@@ -59,6 +75,19 @@ def _escape(text: str, escapes: Sequence[tuple[str, str]]) -> str:
     for plain, escaped in escapes:
         text = text.replace(plain, escaped)
     return text
+
+
+def same_key(dialect: str, stage: sa.Table, table: sa.Table, key: Sequence[str], casts: Container[str]) -> list[Any]:
+    """Return the conditions that rows of the temporary table and of the table have the same key.
+
+    :param casts: the columns of the table that need a cast.
+    """
+    return [own(table, name, casts) == mysql.exact(dialect, stage.c[name]) for name in key]
+
+
+def own(table: sa.Table, name: str, casts: Container[str]) -> Any:
+    """Return a column of the table as our type."""
+    return sa.cast(table.c[name], table.c[name].type) if name in casts else table.c[name]
 
 
 def upsert_of(dialect: str) -> Merge:
