@@ -12,6 +12,10 @@ import sqlalchemy as sa
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
 from openmarkets_provider.landing import mysql
 
+DIALECTS = ("postgresql", "sqlite", *mysql.NAMES)
+"""Names of the dialects of SQLAlchemy that a load knows."""
+OLDEST_POSTGRES = (12,)
+"""The oldest version that is supported. Amazon Redshift calls itself 8."""
 LOCK_WAIT = 600
 """Seconds to wait for a lock that another session of PostgreSQL, MySQL or MariaDB has acquired."""
 BUSY_WAIT = 30
@@ -167,6 +171,14 @@ class Database:
     def _begin(self, connection: sa.Connection, *, wait: bool) -> None:
         match self.dialect:
             case "postgresql":
+                version: Any = connection.dialect.server_version_info
+                if version < OLDEST_POSTGRES:
+                    raise OpenmarketsDatabaseError(
+                        f"{self.table}: the server is PostgreSQL {'.'.join(map(str, version))}, and a load needs "
+                        f"{OLDEST_POSTGRES[0]} or later (Amazon Redshift calls itself 8); land files with "
+                        "OpenmarketsToObjectStorageOperator, and load them with the database's own operator "
+                        "(docs/howto/warehouses.md)."
+                    )
                 # What is read after the lock was acquired is what the load before it left.
                 connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
                 connection.execute(sa.text("SET LOCAL TIME ZONE 'UTC'"))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from openmarkets_provider.landing.table_destination import TableDestination
 
+_CONN_TYPES = ("postgres", "mysql", "sqlite")
 _TABLE = re.compile(r"""(?:[^.\s"'`\[\]]+\.)?[^.\s"'`\[\]]+""")
 
 
@@ -166,43 +167,68 @@ def _open_engine(hook: DbApiHook) -> Iterator[Engine]:
     from sqlalchemy.exc import NoSuchModuleError
     from sqlalchemy.pool import NullPool
 
+    from openmarkets_provider.landing.database import DIALECTS
+
     def connect() -> Any:
         connection = hook.get_conn()
         if hook.supports_autocommit:
             hook.set_autocommit(connection, False)
-        if engine.dialect.name == "postgresql":
-            try:
-                _adapt_connection(connection, engine.dialect)
-            except OpenmarketsConfigurationError:
-                connection.close()
-                raise
+        try:
+            _adapt_connection(connection, engine.dialect)
+        except OpenmarketsConfigurationError:
+            connection.close()
+            raise
         return connection
 
     try:
         engine = hook.get_sqlalchemy_engine({"creator": connect, "poolclass": NullPool, "hide_parameters": True})
-    except (ImportError, ValueError, NoSuchModuleError) as error:
+    except Exception as error:
+        # The hook of any other database may fail in any way.
+        if hook.conn_type not in _CONN_TYPES:
+            raise _unsupported(hook) from error
+        if not isinstance(error, ImportError | ValueError | NoSuchModuleError):
+            raise
         raise OpenmarketsConfigurationError(
             f"conn_id: SQLAlchemy does not know the database of connection {hook.get_conn_id()!r}, or lacks its driver "
             f"({error}). Take sqlalchemy_scheme out of the connection's Extra, or install what it names."
         ) from error
+    # The hook for Amazon Redshift gives the engine of a PostgreSQL.
+    if engine.dialect.name not in DIALECTS or hook.conn_type == "redshift":
+        raise _unsupported(hook)
     try:
         yield engine
     finally:
         engine.dispose()
 
 
+def _unsupported(hook: DbApiHook) -> OpenmarketsConfigurationError:
+    return OpenmarketsConfigurationError(
+        f"conn_id: connection {hook.get_conn_id()!r} has the type {hook.conn_type!r}, and tables are loaded in "
+        "PostgreSQL, MySQL, MariaDB and SQLite only; land files with OpenmarketsToObjectStorageOperator, and load them "
+        "with the database's own operator (docs/howto/warehouses.md)."
+    )
+
+
 def _adapt_connection(connection: Any, dialect: Any) -> None:
-    """Make rows tuples, which the connection's Extra may have changed; refuse a connection of another driver."""
-    driver = type(connection).__module__.partition(".")[0]
-    if driver != dialect.driver:
-        raise OpenmarketsConfigurationError(
-            f"conn_id: the hook connects with {driver}, and sqlalchemy_scheme in the connection's Extra names "
-            f"{dialect.driver}. Take sqlalchemy_scheme out."
-        )
-    if driver == "psycopg":
-        connection.row_factory = dialect.dbapi.rows.tuple_row
-    else:
-        connection.cursor_factory = None
+    """Make rows tuples and texts Unicode, which the connection's Extra may have changed.
+
+    :raises OpenmarketsConfigurationError: the connection is of another driver.
+    """
+    if dialect.name == "postgresql":
+        driver = type(connection).__module__.partition(".")[0]
+        if driver != dialect.driver:
+            raise OpenmarketsConfigurationError(
+                f"conn_id: the hook connects with {driver}, and sqlalchemy_scheme in the connection's Extra names "
+                f"{dialect.driver}. Take sqlalchemy_scheme out."
+            )
+        if driver == "psycopg":
+            connection.row_factory = dialect.dbapi.rows.tuple_row
+        else:
+            connection.cursor_factory = None
+    elif hasattr(connection, "cursorclass"):
+        # mysqlclient and pymysql; mysql-connector-python has neither setting.
+        connection.cursorclass = dialect.dbapi.cursors.Cursor
+        connection.set_character_set("utf8mb4")
 
 
 def _asset_uri(conn_id: str, table: str) -> str:
@@ -219,7 +245,7 @@ def _dataset_of(hook: DbApiHook, table: str, default_schema: str | None) -> Data
         with suppress(Exception):
             info = hook.get_openlineage_database_info(connection)
     if info is not None:
-        namespace, database = f"{info.scheme}://{info.authority}", info.database or connection.login
+        namespace, database = f"{info.scheme}://{info.authority}", info.database
     else:
         namespace, database = f"{connection.conn_type}://{connection.host or conn_id}", connection.schema
     schema, _, name = table.rpartition(".")

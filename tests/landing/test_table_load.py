@@ -644,6 +644,18 @@ class TestTablesThatAreThere:
         assert load(database, [thing()]) == 1
 
 
+def test_a_server_that_is_too_old_is_refused_with_another_way(in_postgres):
+    things = things_in(in_postgres)
+    with things.transaction(commit=False):
+        pass
+    # As Amazon Redshift says of itself.
+    things.engine.dialect.server_version_info = (8, 0, 2)
+    with pytest.raises(OpenmarketsDatabaseError, match=r"PostgreSQL 8\.0\.2, and a load needs .*warehouses") as refused:
+        Loader(things, THINGS, UPSERT).rehearse()
+    assert not refused.value.transient
+    things.engine.dispose()
+
+
 class TestTypesOfTheUser:
     """What a database would round without a word is refused; what keeps every digit is not."""
 

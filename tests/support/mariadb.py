@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -81,6 +82,13 @@ class Mariadb:
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"DROP DATABASE IF EXISTS {name}")
             cursor.execute(f"CREATE DATABASE {name}")
+
+    def airflow_connection(self, database: str, **extra: Any) -> str:
+        """Return a connection as Airflow takes it from an environment variable."""
+        extra = {"unix_socket": str(self.socket), **extra}
+        return json.dumps(
+            {"conn_type": "mysql", "host": "localhost", "login": "root", "schema": database, "extra": extra}
+        )
 
     def url(self, database: str, dialect: str) -> str:
         """Return a URL for SQLAlchemy, which has two dialects for MariaDB: ``mariadb`` and ``mysql``."""

@@ -358,9 +358,24 @@ class TestConnections:
         assert "pip install 'airflow-provider-openmarkets[sql]'" in said
 
     def test_one_of_a_provider_that_is_not_installed(self, openmarkets_sandbox, monkeypatch):
-        said = self.refused(monkeypatch, '{"conn_type": "mysql", "host": "localhost"}')
-        assert "connection 'db' has the type 'mysql'" in said
-        assert "apache-airflow-providers-mysql" in said
+        said = self.refused(monkeypatch, '{"conn_type": "vertica", "host": "localhost"}')
+        assert "connection 'db' has the type 'vertica'" in said
+        assert "apache-airflow-providers-vertica" in said
+
+    @pytest.mark.parametrize(
+        "connection",
+        [
+            {"conn_type": "duckdb", "host": "test.duckdb"},
+            {"conn_type": "redshift", "host": "localhost", "login": "etl", "password": "unknown", "port": 5439},
+        ],
+        ids=itemgetter("conn_type"),
+    )
+    def test_one_to_a_database_that_is_not_supported(self, openmarkets_sandbox, monkeypatch, connection):
+        said = self.refused(monkeypatch, json.dumps(connection))
+        kind = connection["conn_type"]
+        assert said.startswith(f"conn_id: connection 'db' has the type '{kind}', and tables are loaded in PostgreSQL, ")
+        assert "docs/howto/warehouses.md" in said
+        assert "unknown" not in said
 
     def test_one_without_a_type(self, openmarkets_sandbox, monkeypatch):
         said = self.refused(monkeypatch, '{"host": "localhost"}')
