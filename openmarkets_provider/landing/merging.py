@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from openmarkets_provider.landing import mysql
+from openmarkets_provider.landing.columns import LOAD_ROW
 from openmarkets_provider.landing.layout import Column, Storage
-from openmarkets_provider.landing.tables import LOAD_ROW
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine

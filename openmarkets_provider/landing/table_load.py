@@ -19,18 +19,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from openmarkets_provider.client.progress import PROGRESS_EVERY
+from openmarkets_provider.landing.columns import LOAD_ID, LOAD_ROW
 from openmarkets_provider.landing.database import Database
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, LAST_DIGIT, Column, Columns, Layout, Storage
 from openmarkets_provider.landing.merging import copy_text, insert_only, own, rounds, rows_of, same_key, upsert_of
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, UPSERT, Coverage
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.landing.tables import (
-    LOAD_ID,
-    LOAD_ROW,
     Fit,
+    can_be_added,
     check_absent,
     check_present,
     is_plain_and_empty,
+    missing_columns,
     quote_table,
     rounding_types,
     stage_of,
@@ -49,16 +50,25 @@ class Loader:
     :param layout: of the rows.
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
     :param create: create the table where there is none.
+    :param evolve: add columns that the table lacks.
     :param load_id: identifies the rows of this load in a table that is appended to.
     """
 
     def __init__(
-        self, database: Database, layout: Layout, mode: str, *, create: bool = True, load_id: str = ""
+        self,
+        database: Database,
+        layout: Layout,
+        mode: str,
+        *,
+        create: bool = True,
+        evolve: bool = False,
+        load_id: str = "",
     ) -> None:
         self._database = database
         self._layout = layout
         self._mode = mode
         self._create = create
+        self._evolve = evolve
         self._load_id = load_id
         self._key = () if mode == APPEND else layout.key
         self._table = table_of(layout, database.table, mode, database.dialect)
@@ -69,16 +79,16 @@ class Loader:
     def rehearse(self) -> None:
         """Load no rows and roll that back, to find out early what is wrong: tables, columns, types, privileges.
 
-        The table is created only where the database can roll that back.
+        The table is created, and columns are added, only where the database can roll that back.
 
         :raises OpenmarketsDatabaseError: a load would fail; the text says what is missing. Or the database failed.
         """
         with self._database.transaction(commit=False, wait=False) as connection:
             has_table = self._database.has_table(connection)
-            if has_table:
-                self._load_nothing(connection)
-            else:
+            if not has_table:
                 check_absent(connection, self._table, create=self._create)
+            elif not self._would_alter(connection):
+                self._load_nothing(connection)
         if not has_table and self._database.dialect in _UNDOES_DDL:
             with self._database.transaction(commit=False) as connection:
                 self._load_nothing(connection)
@@ -103,6 +113,13 @@ class Loader:
                 self._merge(connection, spool.rows, fit, has_duplicates=count < spool.rows)
         return count
 
+    def _would_alter(self, connection: sa.Connection) -> bool:
+        """Tell whether a load would change the table in a way that the database can't roll back."""
+        if not self._evolve or self._database.dialect in _UNDOES_DDL:
+            return False
+        missing = missing_columns(connection, self._table, self._layout)
+        return bool(missing) and all(map(can_be_added, missing))
+
     def _load_nothing(self, connection: sa.Connection) -> None:
         fit = self._prepare(connection)
         self._stage.create(connection)
@@ -116,7 +133,7 @@ class Loader:
     def _prepare(self, connection: sa.Connection) -> Fit:
         """Check or create the table."""
         if self._database.has_table(connection):
-            return check_present(connection, self._table, self._layout, self._mode)
+            return check_present(connection, self._table, self._layout, self._mode, evolve=self._evolve)
         check_absent(connection, self._table, create=self._create)
         self._table.create(connection)
         return Fit(bool(self._key))

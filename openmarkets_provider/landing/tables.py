@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment
 from sqlalchemy.types import UserDefinedType
 
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
 from openmarkets_provider.landing import mysql
+from openmarkets_provider.landing.columns import LOAD_ID, LOAD_ROW
 from openmarkets_provider.landing.database import TableName
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, Column, Layout, Storage
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, STAGE, UPSERT
@@ -21,10 +23,8 @@ from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, STAGE, UPS
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
-LOAD_ID = "load_id"
-"""The column that identifies the load of a row, in a table that is appended to."""
-LOAD_ROW = "load_row"
-"""The column of a staging table that holds the number of a row, 1 for the first."""
+log = logging.getLogger(__name__)
+
 _MAX_KEY = 64
 _SINGLE = 24
 """Binary digits of a single-precision number."""
@@ -132,18 +132,21 @@ def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) ->
     _check_name(connection, table)
 
 
-def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mode: str) -> Fit:
+def check_present(
+    connection: sa.Connection, table: sa.Table, layout: Layout, mode: str, *, evolve: bool = False
+) -> Fit:
     """Refuse an existing table that cannot take the rows: it lacks a column or a unique key, or has a wrong type.
 
     Types that round only some values are checked with the values, see :func:`rounding_types`.
 
     :param table: as it would be created.
+    :param evolve: add columns that it lacks.
     :raises OpenmarketsDatabaseError: the text says what is wrong, and which statement repairs it.
     """
     if connection.dialect.name == "sqlite":
         # It finds a table by a name in another case, but not its indexes.
         _check_name(connection, table)
-    existing = {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
+    existing = _read_columns(connection, table)
     keys = _unique_keys(connection, table)
     if mode == APPEND:
         narrow = next((key for key in keys if key <= set(layout.key)), None)
@@ -153,7 +156,10 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
                 f"{table.fullname}: {names} is unique in the table, as mode={UPSERT!r} needs "
                 f"it, and mode={mode!r} keeps every load. Take another table, or mode={UPSERT!r}."
             )
-    _check_columns(connection, table, layout, existing)
+    missing = missing_columns(connection, table, layout)
+    if missing:
+        _add_columns(connection, table, missing, evolve=evolve and all(map(can_be_added, missing)))
+        existing = _read_columns(connection, table)
     _check_types(connection, table, layout, existing)
     _check_others(connection, table, mode, existing)
     if connection.dialect.name in mysql.NAMES:
@@ -211,9 +217,7 @@ def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -
     # SQLite keeps a number as it is, whatever the declared type.
     if connection.dialect.name == "sqlite":
         return {}
-    existing = {
-        column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name, table.schema)
-    }
+    existing = {name: column["type"] for name, column in _read_columns(connection, table).items()}
     own = _as_declared(connection, table) if connection.dialect.name == "postgresql" else {}
     declared = existing | {name: kind for name, (kind, _) in own.items()}
     rounding: dict[str, TypeEngine[Any]] = {}
@@ -291,24 +295,62 @@ def quote_table(connection: sa.Connection, table: sa.Table) -> str:
     return _single_percent(connection, connection.dialect.identifier_preparer.format_table(table))
 
 
-def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:
+def missing_columns(connection: sa.Connection, table: sa.Table, layout: Layout) -> list[sa.Column[Any]]:
+    """Return the columns that an existing table lacks.
+
+    :param table: as it would be created.
+    :raises OpenmarketsDatabaseError: it lacks most of them.
+    """
+    existing = _read_columns(connection, table)
     missing = [column for column in table.columns if column.name not in existing]
-    if not missing:
-        return
-    names = ", ".join(column.name for column in missing)
     if 2 * len(missing) > len(table.columns):
+        names = ", ".join(column.name for column in missing)
         raise OpenmarketsDatabaseError(
             f"{table.fullname}: this looks like the table of another query: of the {len(table.columns)} columns of "
             f"{layout.name} it lacks {len(missing)} ({names}). Take another table."
         )
-    prepare = connection.dialect.identifier_preparer
-    adding = "; ".join(
-        f"ALTER TABLE {prepare.format_table(table)} ADD {prepare.format_column(column)} "
-        f"{column.type.compile(connection.dialect)}"
+    return missing
+
+
+def can_be_added(column: sa.Column[Any]) -> bool:
+    """Tell whether rows that are there can be without a value of a column: it is none of the key."""
+    return not column.primary_key and column.name != LOAD_ID
+
+
+def _add_columns(
+    connection: sa.Connection, table: sa.Table, missing: Sequence[sa.Column[Any]], *, evolve: bool
+) -> None:
+    """Add columns, or refuse the table with the statements that add them.
+
+    :raises OpenmarketsDatabaseError: it is refused, or the database refuses the statements.
+    """
+    prepare, dialect = connection.dialect.identifier_preparer, connection.dialect
+    # Two loads may find at the same time that a column is missing.
+    unless = "IF NOT EXISTS " if dialect.name == "postgresql" else ""
+    alter = _single_percent(connection, f"ALTER TABLE {prepare.format_table(table)} ADD ")
+    definitions = [
+        _single_percent(connection, f"{prepare.format_column(column)} {column.type.compile(dialect)}")
         for column in missing
-    )
-    adding = _single_percent(connection, adding)
-    raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
+    ]
+    names = ", ".join(column.name for column in missing)
+    adding = "; ".join(alter + definition for definition in definitions)
+    if not evolve:
+        raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
+    try:
+        for column, definition in zip(missing, definitions, strict=True):
+            connection.execute(sa.text((alter + unless + definition).replace(":", "\\:")))
+            if column.comment:
+                connection.execute(SetColumnComment(column))
+    except sa.exc.ProgrammingError as error:
+        raise OpenmarketsDatabaseError(
+            f"{table.fullname}: the table has no column {names}, and the database refuses to add them ({error.orig}). "
+            f"To add them: {adding};"
+        ) from error
+    log.warning("%s: the table had no column %s. Added: %s;", table.fullname, names, adding)
+
+
+def _read_columns(connection: sa.Connection, table: sa.Table) -> dict[str, Any]:
+    return {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
 
 
 def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from openmarkets_provider._airflow import Asset
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.landing.modes import STAGE, UPSERT, check_mode
+from openmarkets_provider.landing.columns import check_columns
+from openmarkets_provider.landing.modes import EVOLVE, FREEZE, SCHEMA_POLICIES, STAGE, UPSERT, check_mode
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import Query
 from openmarkets_provider.transfers._lineage import Dataset
@@ -56,6 +57,11 @@ class OpenmarketsToSqlOperator(Transfer):
     :param mode: ``upsert``, ``append`` or ``replace_range``.
     :param create_table: create the table if it does not exist, with types, primary key and (PostgreSQL) units as
         comments. Before the first request the task checks that the table can be created, or that an existing one fits.
+    :param schema_policy: what happens when an existing table lacks a column, which a new version of this package may
+        bring: ``evolve`` adds it (``ALTER TABLE``, NULL in all rows that are there) and logs a warning, ``freeze``
+        fails the task with the statement. A table without a column of the key is refused by both.
+    :param columns: names in the table by the query's, such as ``{"close_price": "close"}``: only these columns are
+        loaded, and those that identify a row, its security or account, and its time. None loads all columns.
     :param incremental: pull only what is new since the last load of this table by this query. Needs Airflow 3.3; not
         with ``append``.
     :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
@@ -79,10 +85,15 @@ class OpenmarketsToSqlOperator(Transfer):
         conn_id: str,
         mode: str = UPSERT,
         create_table: bool = True,
+        schema_policy: str = EVOLVE,
+        columns: dict[str, str] | None = None,
         incremental: bool = False,
         **kwargs: Any,
     ) -> None:
         check_mode(mode, query, incremental=incremental)
+        if schema_policy not in SCHEMA_POLICIES:
+            raise ValueError(f"schema_policy must be {EVOLVE!r} or {FREEZE!r}, not {schema_policy!r}.")
+        check_columns(columns, query)
         if is_literal(table):
             _check_table(table)
         if is_literal(conn_id):
@@ -93,6 +104,8 @@ class OpenmarketsToSqlOperator(Transfer):
         self.conn_id = conn_id
         self.mode = mode
         self.create_table = create_table
+        self.schema_policy = schema_policy
+        self.columns = columns
 
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[TableDestination, Callable[[], Dataset]]]:
@@ -110,6 +123,8 @@ class OpenmarketsToSqlOperator(Transfer):
                 conn_id=self.conn_id,
                 mode=self.mode,
                 create=self.create_table,
+                evolve=self.schema_policy == EVOLVE,
+                columns=self.columns,
                 load_id=instance_id(context),
             )
             # The engine learns its default schema from its first connection.
