@@ -15,8 +15,8 @@ from openmarkets_provider.landing.layout import Column, Storage
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
-Merge = Callable[["sa.Table", Sequence[str], "sa.Select[Any]"], list[Any]]
-"""Makes the statements from the table, the columns of its key, and the query for the rows."""
+Merge = Callable[["sa.Table", Sequence[str], "sa.Select[Any]"], Any]
+"""Makes the statement from the table, the columns of its key, and the query for the rows."""
 # The backslash first: the others bring more of it.
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
@@ -92,39 +92,21 @@ def own(table: sa.Table, name: str, casts: Container[str]) -> Any:
 
 def upsert_of(dialect: str) -> Merge:
     """Return what puts rows into a table, over those with the same key."""
-    return {
-        "postgresql": _on_conflict(postgresql.insert),
-        "sqlite": _on_conflict(sqlite.insert),
-        **dict.fromkeys(mysql.NAMES, mysql.upsert),
-    }.get(dialect, update_and_insert)
+    if dialect in mysql.NAMES:
+        return mysql.upsert
+    return _on_conflict(postgresql.insert if dialect == "postgresql" else sqlite.insert)
 
 
-def insert_only(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> list[Any]:
+def insert_only(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> Any:
     """Return what adds rows to a table that has none with the same key, or no key."""
-    return [sa.insert(table).from_select(rows.selected_columns.keys(), rows)]
+    return sa.insert(table).from_select(rows.selected_columns.keys(), rows)
 
 
 def _on_conflict(insert: Callable[[sa.Table], Any]) -> Merge:
-    def merge(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> list[Any]:
+    def merge(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> Any:
         names = rows.selected_columns.keys()
         statement = insert(table).from_select(names, rows)
         values = {name: statement.excluded[name] for name in names if name not in key}
-        return [statement.on_conflict_do_update(index_elements=list(key), set_=values)]
+        return statement.on_conflict_do_update(index_elements=list(key), set_=values)
 
     return merge
-
-
-def update_and_insert(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> list[Any]:
-    """Return the statements for any other database, in plain SQL."""
-    names, source, there = rows.selected_columns.keys(), rows.subquery("source"), table.alias("there")
-    same = sa.and_(*(source.c[name] == table.c[name] for name in key))
-    values = {
-        name: sa.select(source.c[name]).where(same).correlate(table).scalar_subquery()
-        for name in names
-        if name not in key
-    }
-    exists = sa.exists().select_from(there).where(*(there.c[name] == source.c[name] for name in key))
-    return [
-        sa.update(table).values(values).where(sa.exists().select_from(source).where(same)),
-        sa.insert(table).from_select(names, sa.select(*(source.c[name] for name in names)).where(~exists)),
-    ]

@@ -114,8 +114,8 @@ def is_permanent(number: int | None) -> bool:
     return bool(number) and number not in _TRANSIENT and number not in _OF_CLIENTS
 
 
-def upsert(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> list[Any]:
+def upsert(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> Any:
     """Return the statement that puts rows into a table, over those with the same key."""
     names = rows.selected_columns.keys()
     statement = mysql.insert(table).from_select(names, rows)
-    return [statement.on_duplicate_key_update({name: statement.inserted[name] for name in names if name not in key})]
+    return statement.on_duplicate_key_update({name: statement.inserted[name] for name in names if name not in key})

@@ -279,8 +279,7 @@ class Loader:
         rows_to_put = rows_of(self._stage, self._names, more, self._key if has_duplicates else (), casts)
 
         def work(first: int, last: int) -> None:
-            for statement in merge(self._table, self._key, rows_to_put):
-                connection.execute(statement, {"first": first, "last": last})
+            connection.execute(merge(self._table, self._key, rows_to_put), {"first": first, "last": last})
 
         self._database.attempt(connection, work, 1, rows, partial(self._read_key, connection))
 

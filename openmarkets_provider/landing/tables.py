@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -415,9 +414,7 @@ def _unique_keys(connection: sa.Connection, table: sa.Table) -> list[set[str | N
         partial = any(name.endswith("_where") for name in index.get("dialect_options", {}))
         if index["unique"] and not partial:
             keys.append(index["column_names"])
-    # Dialects that do not implement it list them among the indexes.
-    with suppress(NotImplementedError):
-        keys += (unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema))
+    keys += (unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema))
     return [set(key) for key in keys if key]
 
 

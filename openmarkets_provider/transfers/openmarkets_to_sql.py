@@ -45,7 +45,7 @@ class OpenmarketsToSqlOperator(Transfer):
     An existing table may have other types and more columns. A row with a price, count or time that its column would
     round is refused, and the message names it. ``DOUBLE PRECISION`` is accepted, with its 15 digits.
 
-    PostgreSQL and SQLite are tested; of MariaDB the load is. Support for MySQL and any other database is best effort.
+    PostgreSQL, SQLite and MariaDB are tested, MySQL is not. Any other database is refused.
 
     Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
     were left out) to XCom, not the rows.
@@ -53,7 +53,7 @@ class OpenmarketsToSqlOperator(Transfer):
     :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
         ``raw=True`` have one column, ``record``, and need ``mode="append"``.
     :param table: ``table`` or ``schema.table``, in the case that the database uses. Templated.
-    :param conn_id: id of a connection whose hook is a ``DbApiHook``. Templated.
+    :param conn_id: id of a connection of type ``postgres``, ``mysql`` or ``sqlite``. Templated.
     :param mode: ``upsert``, ``append`` or ``replace_range``.
     :param create_table: create the table if it does not exist, with types, primary key and (PostgreSQL) units as
         comments. Before the first request the task checks that the table can be created, or that an existing one fits.
