@@ -169,6 +169,7 @@ def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
         AIRFLOW_HOME=str(tmp_path / "home"),
         AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"),
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        DATA_FOLDER=str(tmp_path / "data"),
         AIRFLOW_CONN_AWS_DEFAULT=s3.connection_json,
         AIRFLOW_CONN_POSTGRES_DEFAULT=warehouse.airflow_connection(DATABASE),
     )

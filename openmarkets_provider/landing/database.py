@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
+from openmarkets_provider.landing import mysql
 
+DIALECTS = ("postgresql", "sqlite", *mysql.NAMES)
+"""Names of the dialects of SQLAlchemy that a load knows."""
+OLDEST_POSTGRES = (12,)
+"""The oldest version that is supported. Amazon Redshift calls itself 8."""
 LOCK_WAIT = 600
 """Seconds to wait for a lock that another session of PostgreSQL, MySQL or MariaDB has acquired."""
 BUSY_WAIT = 30
@@ -52,6 +57,7 @@ class Database:
         self.engine = engine
         self.table = TableName.of(table)
         self.dialect = engine.dialect.name
+        self._is_mysql = self.dialect in mysql.NAMES
         self._conn_id = conn_id
         self._errors: Any = engine.dialect.dbapi
         self._driver: Any = None
@@ -165,14 +171,24 @@ class Database:
     def _begin(self, connection: sa.Connection, *, wait: bool) -> None:
         match self.dialect:
             case "postgresql":
+                version: Any = connection.dialect.server_version_info
+                if version < OLDEST_POSTGRES:
+                    raise OpenmarketsDatabaseError(
+                        f"{self.table}: the server is PostgreSQL {'.'.join(map(str, version))}, and a load needs "
+                        f"{OLDEST_POSTGRES[0]} or later (Amazon Redshift calls itself 8); land files with "
+                        "OpenmarketsToObjectStorageOperator, and load them with the database's own operator "
+                        "(docs/howto/warehouses.md)."
+                    )
                 # What is read after the lock was acquired is what the load before it left.
                 connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
                 connection.execute(sa.text("SET LOCAL TIME ZONE 'UTC'"))
+                connection.execute(sa.text("SET LOCAL DateStyle = 'ISO, YMD'"))
                 connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'"))
                 if wait:
                     number = int.from_bytes(self._lock_name(connection), signed=True)
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.literal(number, sa.BigInteger))))
             case "mysql" | "mariadb":
+                mysql.prepare_session(connection)
                 connection.execute(sa.text(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT}"))
                 # It is released when the connection is closed.
                 lock = sa.func.get_lock(f"openmarkets {self._lock_name(connection).hex()}", LOCK_WAIT)
@@ -208,25 +224,27 @@ class Database:
 
     def _is_refusal(self, error: Exception) -> bool:
         """Tell whether a row may be at fault."""
+        origin = _origin(error)
+        if self._is_mysql and mysql.number_of(origin) in mysql.REFUSALS:
+            return True
         # The drivers of PostgreSQL raise different kinds of errors for what a trigger raises.
         state = _state(error)
         if state is not None:
             return state[:2] in _ABOUT_VALUES
-        return isinstance(
-            _origin(error), self._errors.IntegrityError | self._errors.DataError | ValueError | OverflowError
-        )
+        return isinstance(origin, self._errors.IntegrityError | self._errors.DataError | ValueError | OverflowError)
 
     def _failure(self, error: Exception, *, sent: bool, committing: bool = False) -> OpenmarketsDatabaseError:
         """Return the error for what is no row's fault."""
         transient = self._errors.OperationalError | self._errors.InterfaceError | self._errors.InternalError
         is_refusal = self._is_refusal(error)
+        is_permanent = mysql.is_permanent(mysql.number_of(_origin(error))) if self._is_mysql else _is_permanent(error)
         outcome = "Nothing was changed."
         if committing and not is_refusal:
             outcome = "It is unknown whether the rows are there; running the task again is safe."
         by = f" (conn_id {self._conn_id!r})" if self._conn_id else ""
         return OpenmarketsDatabaseError(
             f"{self.table}{by}: {_reason(error)} {outcome}",
-            transient=isinstance(_origin(error), transient) and not is_refusal and not _is_permanent(error),
+            transient=isinstance(_origin(error), transient) and not is_refusal and not is_permanent,
             sent=sent,
         )
 
@@ -261,6 +279,8 @@ def _reason(error: BaseException) -> str:
     parts = getattr(origin, "diag", None)
     names = ("message_primary", "message_detail")[: 1 if _state(error) in _QUOTES_THE_ROW else 2]
     words = [getattr(parts, name, None) or "" for name in names]
-    text = " ".join((". ".join(filter(None, words)) or str(origin)).split())
+    # Those of MySQL give a number, too.
+    whole = origin.args[1] if mysql.number_of(origin) is not None and len(origin.args) > 1 else origin
+    text = " ".join((". ".join(filter(None, words)) or str(whole)).split())
     text = text[:_MAX_REASON].rstrip(".")
     return text if text.endswith(("?", "!")) else f"{text}."

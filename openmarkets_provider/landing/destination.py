@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import logging
+from collections.abc import Generator, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
+from openmarkets_provider.landing.layout import Layout
 from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import exchange_date, to_text
 from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.query import Query, ResolvedQuery, resolve, window
+
+log = logging.getLogger(__name__)
 
 Moment = Any
 """A bound of a query's range in its final form: an exchange date for daily and weekly bars, else an aware datetime."""
@@ -98,6 +102,29 @@ class Destination(Protocol):
 
     def cancel(self) -> None:
         """Stop what a server does for this load. Called from a signal handler."""
+
+
+def keep_last(batches: Iterable[Batch], layout: Layout) -> Iterator[Batch]:
+    """Yield the batches without the rows that have the key of a later row of the same batch, and log how many.
+
+    A batch is the reply of one call, or of all calls of which any may return a row that another one returned, too. A
+    row without a part of its key stays.
+    """
+    for batch in batches:
+        keys = batch.keys(layout.key) if layout.key and len(batch) else []
+        last = {key: row for row, key in enumerate(keys)}
+        if len(last) == len(keys):
+            yield batch
+        else:
+            kept = batch.take([row for row, key in enumerate(keys) if last[key] == row or None in key])
+            log.warning(
+                "%s: %d of %d rows have the key (%s) of a row that came later, which counts.",
+                layout.name,
+                len(batch) - len(kept),
+                len(batch),
+                ", ".join(layout.key),
+            )
+            yield kept
 
 
 def range_texts(query: Query) -> dict[str, str] | None:

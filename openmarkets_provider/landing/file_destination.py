@@ -12,7 +12,7 @@ from itertools import chain
 from typing import IO, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.landing.destination import LoadResult, Moment, Source, range_texts, with_range
+from openmarkets_provider.landing.destination import LoadResult, Moment, Source, keep_last, range_texts, with_range
 from openmarkets_provider.landing.errors import explain_errors
 from openmarkets_provider.landing.folders import Folder
 from openmarkets_provider.landing.formats import FileFormat
@@ -105,7 +105,8 @@ class FileDestination:
             return result
         skipped: set[str] = set()
         with ExitStack() as stack:
-            batches = stack.enter_context(closing(source.stream_columns(_narrow(query, names, pending), skipped)))
+            pulled = stack.enter_context(closing(source.stream_columns(_narrow(query, names, pending), skipped)))
+            batches = keep_last(pulled, layout)
             may_skip = self.partition is not None and self.if_exists == REPLACE and query.get("on_invalid") == "warn"
             if keeps_all or may_skip:
                 files = self._merge(batches, layout, pending, stack, None if keeps_all else skipped)

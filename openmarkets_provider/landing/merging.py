@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from openmarkets_provider.landing import mysql
+from openmarkets_provider.landing.columns import LOAD_ROW
 from openmarkets_provider.landing.layout import Column, Storage
-from openmarkets_provider.landing.tables import LOAD_ROW
 
-Merge = Callable[["sa.Table", Sequence[str], "sa.Select[Any]"], list[Any]]
-"""Makes the statements from the table, the columns of its key, and the query for the rows."""
+if TYPE_CHECKING:
+    from sqlalchemy.types import TypeEngine
+
+Merge = Callable[["sa.Table", Sequence[str], "sa.Select[Any]"], Any]
+"""Makes the statement from the table, the columns of its key, and the query for the rows."""
 # The backslash first: the others bring more of it.
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
 
-def rows_of(stage: sa.Table, names: Sequence[str], more: Sequence[Any], distinct: Sequence[str]) -> sa.Select[Any]:
+def rows_of(
+    stage: sa.Table,
+    names: Sequence[str],
+    more: Sequence[Any],
+    distinct: Sequence[str],
+    casts: Mapping[str, TypeEngine[Any]],
+) -> sa.Select[Any]:
     """Return the query for the rows of the temporary table that are numbered from ``first`` to ``last``.
 
     :param names: their columns.
     :param more: further columns.
     :param distinct: of rows that have the same values in these columns the last one counts.
+    :param casts: the types of columns that need a cast.
     """
     columns: Any = stage.c
     conditions = []
@@ -34,7 +44,13 @@ def rows_of(stage: sa.Table, names: Sequence[str], more: Sequence[Any], distinct
         columns = sa.select(stage, rank.label("rank_of_key")).subquery("ranked").c
         conditions = [columns.rank_of_key == 1]
     in_range = columns[LOAD_ROW].between(sa.bindparam("first"), sa.bindparam("last"))
-    return sa.select(*(columns[name] for name in names), *more).where(in_range, *conditions)
+    selected = (sa.cast(columns[name], casts[name]).label(name) if name in casts else columns[name] for name in names)
+    return sa.select(*selected, *more).where(in_range, *conditions)
+
+
+def rounds(dialect: str, value: Any, kind: TypeEngine[Any]) -> Any:
+    """Return the condition that a column of some type would round a number or a time."""
+    return mysql.rounds(value, kind) if dialect in mysql.NAMES else sa.cast(sa.cast(value, kind), value.type) != value
 
 
 def copy_text(columns: Sequence[Column], values: Sequence[Sequence[Any]]) -> bytes:
@@ -61,41 +77,36 @@ def _escape(text: str, escapes: Sequence[tuple[str, str]]) -> str:
     return text
 
 
+def same_key(dialect: str, stage: sa.Table, table: sa.Table, key: Sequence[str], casts: Container[str]) -> list[Any]:
+    """Return the conditions that rows of the temporary table and of the table have the same key.
+
+    :param casts: the columns of the table that need a cast.
+    """
+    return [own(table, name, casts) == mysql.exact(dialect, stage.c[name]) for name in key]
+
+
+def own(table: sa.Table, name: str, casts: Container[str]) -> Any:
+    """Return a column of the table as our type."""
+    return sa.cast(table.c[name], table.c[name].type) if name in casts else table.c[name]
+
+
 def upsert_of(dialect: str) -> Merge:
     """Return what puts rows into a table, over those with the same key."""
-    return {
-        "postgresql": _on_conflict(postgresql.insert),
-        "sqlite": _on_conflict(sqlite.insert),
-        **dict.fromkeys(mysql.NAMES, mysql.upsert),
-    }.get(dialect, update_and_insert)
+    if dialect in mysql.NAMES:
+        return mysql.upsert
+    return _on_conflict(postgresql.insert if dialect == "postgresql" else sqlite.insert)
 
 
-def insert_only(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> list[Any]:
+def insert_only(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> Any:
     """Return what adds rows to a table that has none with the same key, or no key."""
-    return [sa.insert(table).from_select(rows.selected_columns.keys(), rows)]
+    return sa.insert(table).from_select(rows.selected_columns.keys(), rows)
 
 
 def _on_conflict(insert: Callable[[sa.Table], Any]) -> Merge:
-    def merge(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> list[Any]:
+    def merge(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> Any:
         names = rows.selected_columns.keys()
         statement = insert(table).from_select(names, rows)
         values = {name: statement.excluded[name] for name in names if name not in key}
-        return [statement.on_conflict_do_update(index_elements=list(key), set_=values)]
+        return statement.on_conflict_do_update(index_elements=list(key), set_=values)
 
     return merge
-
-
-def update_and_insert(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> list[Any]:
-    """Return the statements for any other database, in plain SQL."""
-    names, source, there = rows.selected_columns.keys(), rows.subquery("source"), table.alias("there")
-    same = sa.and_(*(source.c[name] == table.c[name] for name in key))
-    values = {
-        name: sa.select(source.c[name]).where(same).correlate(table).scalar_subquery()
-        for name in names
-        if name not in key
-    }
-    exists = sa.exists().select_from(there).where(*(there.c[name] == source.c[name] for name in key))
-    return [
-        sa.update(table).values(values).where(sa.exists().select_from(source).where(same)),
-        sa.insert(table).from_select(names, sa.select(*(source.c[name] for name in names)).where(~exists)),
-    ]

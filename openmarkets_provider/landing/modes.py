@@ -15,6 +15,8 @@ APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
 STAGE = "openmarkets_load"
 """The temporary table that rows are sent to first. No other table may have its name."""
 MODES = (UPSERT, APPEND, REPLACE_RANGE)
+EVOLVE, FREEZE = SCHEMA_POLICIES = ("evolve", "freeze")
+"""What happens to a table that lacks a column: it is added, or the table is refused."""
 
 
 class Coverage(NamedTuple):

@@ -1,4 +1,4 @@
-"""MySQL and MariaDB. The tests run against MariaDB."""
+"""MySQL and MariaDB: sessions, types, statements, errors. The tests run against MariaDB."""
 
 from __future__ import annotations
 
@@ -8,14 +8,35 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+from openmarkets_provider.exceptions import OpenmarketsDatabaseError
+
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 NAMES = ("mysql", "mariadb")
 """Names of their dialects."""
+# Another collation takes x and X, or ss and ß, for one key.
+_TEXT = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
 # DATETIME keeps seconds only.
 TIME = mysql.DATETIME(fsp=6)
-LONG_TEXT = mysql.LONGTEXT()
+LONG_TEXT = mysql.LONGTEXT(**_TEXT)
+OPTIONS: dict[str, Any] = {f"{name}_engine": "InnoDB" for name in NAMES}
+"""Of tables that are created: a server can have an engine without transactions as its default."""
+REFUSALS = frozenset((1264, 1265, 1292, 1366, 1369, 1406, 1644, 3140, 3819, 4025))
+"""Numbers of errors about the values of a row that drivers don't raise as such: out of range, CHECK, SIGNAL."""
+_TRANSIENT = frozenset(
+    (1020, 1040, 1045, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1317, 1927, 1969, 3024)
+)
+"""Numbers of the server's errors that may pass: too many connections, shutdown, locks, time-outs."""
+_OF_CLIENTS = range(2000, 3000)
+_ENGINE = sa.text(
+    "SELECT t.engine FROM information_schema.tables t JOIN information_schema.engines e ON e.engine = t.engine "
+    "WHERE t.table_schema = COALESCE(:schema, DATABASE()) AND t.table_name = :name AND e.savepoints <> 'YES'"
+)
+_COLLATIONS = sa.text(
+    "SELECT column_name, collation_name FROM information_schema.columns "
+    "WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
+)
 
 
 def vary(kind: TypeEngine[Any], own: TypeEngine[Any]) -> TypeEngine[Any]:
@@ -25,8 +46,76 @@ def vary(kind: TypeEngine[Any], own: TypeEngine[Any]) -> TypeEngine[Any]:
     return kind
 
 
-def upsert(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> list[Any]:
+def index_text(length: int) -> TypeEngine[Any]:
+    """Return a type of text for a column of an index, which has no index of a text without a length."""
+    return mysql.VARCHAR(length, **_TEXT)
+
+
+def prepare_session(connection: sa.Connection) -> None:
+    """Make the session take times as UTC, and refuse values that it would cut off to fit."""
+    connection.execute(sa.text("SET SESSION time_zone = '+00:00'"))
+    connection.execute(sa.text("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"))
+
+
+def check_table(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> None:
+    """Refuse an existing table that can't roll back a load, or that takes different keys for the same.
+
+    :param table: as it would be created.
+    :param keys: the columns of its key that hold texts.
+    :raises OpenmarketsDatabaseError: likewise; the text has the statement that changes the table.
+    """
+    name = {"schema": table.schema, "name": table.name}
+    prepare = connection.dialect.identifier_preparer
+    altering = f"ALTER TABLE {prepare.format_table(table)}".replace("%%", "%")
+    engine = connection.execute(_ENGINE, name).scalar()
+    if engine:
+        statement = f"{altering} ENGINE=InnoDB"
+        raise OpenmarketsDatabaseError(
+            f"{table.fullname}: the engine of the table is {engine}, which can't roll back a load. To change that: "
+            f"{statement};"
+        )
+    # Binary columns have no collation.
+    collations = {column: collation for column, collation in connection.execute(_COLLATIONS, name) if collation}
+    inexact = [column for column in keys if not collations.get(column, "_bin").endswith("_bin")]
+    if inexact:
+        columns = [table.c[column] for column in inexact]
+        changes = (
+            f"MODIFY {prepare.format_column(column)} {column.type.compile(connection.dialect)} NOT NULL"
+            for column in columns
+        )
+        statement = f"{altering} {', '.join(changes)}"
+        raise OpenmarketsDatabaseError(
+            f"{table.fullname}: the table compares the texts of {', '.join(inexact)} without case or accents, so that "
+            f"rows with different keys would be one. To change that: {statement};"
+        )
+
+
+def rounds(value: Any, kind: TypeEngine[Any]) -> Any:
+    """Return the condition that a column of some type would round a number or a time."""
+    if isinstance(kind, sa.DateTime):
+        return sa.cast(value, mysql.DATETIME(fsp=getattr(kind, "fsp", None))) != value
+    return sa.func.round(value, getattr(kind, "scale", 0) or 0) != value
+
+
+def exact(dialect: str, value: sa.Column[Any]) -> Any:
+    """Return a column that can be compared with one of whatever collation."""
+    is_text = dialect in NAMES and isinstance(value.type, sa.String)
+    return sa.collate(value, _TEXT["collation"]) if is_text else value
+
+
+def number_of(error: BaseException) -> int | None:
+    """Return the number of an error of a driver."""
+    number = error.args[0] if error.args else None
+    return number if isinstance(number, int) else None
+
+
+def is_permanent(number: int | None) -> bool:
+    """Tell whether an error is permanent although its kind is transient: drivers raise most as one kind."""
+    return bool(number) and number not in _TRANSIENT and number not in _OF_CLIENTS
+
+
+def upsert(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> Any:
     """Return the statement that puts rows into a table, over those with the same key."""
     names = rows.selected_columns.keys()
     statement = mysql.insert(table).from_select(names, rows)
-    return [statement.on_duplicate_key_update({name: statement.inserted[name] for name in names if name not in key})]
+    return statement.on_duplicate_key_update({name: statement.inserted[name] for name in names if name not in key})

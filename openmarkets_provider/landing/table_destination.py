@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from openmarkets_provider.landing.columns import Choice
 from openmarkets_provider.landing.database import Database
 from openmarkets_provider.landing.destination import LoadResult, Moment, Source, name_codes, range_texts
 from openmarkets_provider.landing.layout import layout_of
@@ -25,6 +27,8 @@ class TableDestination:
     :param conn_id: id of the connection.
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
     :param create: create the table where there is none.
+    :param evolve: add columns that the table lacks.
+    :param columns: the name in the table by the column's own, to load these and those of the key; None for all columns.
     :param load_id: identifies the rows of a load in a table that is appended to.
     """
 
@@ -32,13 +36,22 @@ class TableDestination:
     format = ""
 
     def __init__(
-        self, engine: sa.Engine, table: str, *, conn_id: str, mode: str, create: bool = True, load_id: str = ""
+        self,
+        engine: sa.Engine,
+        table: str,
+        *,
+        conn_id: str,
+        mode: str,
+        create: bool = True,
+        evolve: bool = False,
+        columns: Mapping[str, str] | None = None,
+        load_id: str = "",
     ) -> None:
         self.name = f"{conn_id}/{table}"
         self._database = Database(engine, table, conn_id)
         self._mode = mode
-        self._create = create
-        self._load_id = load_id
+        self._columns = columns
+        self._options: dict[str, Any] = {"create": create, "evolve": evolve, "load_id": load_id}
 
     def exists(self) -> bool:
         """Tell whether the table has a row."""
@@ -55,7 +68,8 @@ class TableDestination:
         """
         check_mode(self._mode, query, incremental=False)
         layout = layout_of(query, datetime.now(UTC))
-        loader = Loader(self._database, layout, self._mode, create=self._create, load_id=self._load_id)
+        choice = Choice(layout, self._columns)
+        loader = Loader(self._database, choice.layout, self._mode, **self._options)
         loader.rehearse()
         replace = self._mode == REPLACE_RANGE
         pulled = name_codes(source, query) if replace else query
@@ -63,8 +77,8 @@ class TableDestination:
         with open_scratch() as file:
             spool: Spool[None] = Spool(file, scratch_folder())
             for batch in source.stream_columns(pulled, skipped):
-                spool.add(None, layout.values(batch))
-            count = loader.load(spool, coverage_of(pulled, layout, skipped) if replace else None)
+                spool.add(None, choice.take(layout.values(batch)))
+            count = loader.load(spool, choice.cover(coverage_of(pulled, layout, skipped)) if replace else None)
         return LoadResult(str(self._database.table), count, None, [], range_texts(query), sorted(skipped))
 
     def add(self, source: Source, query: Query) -> LoadResult:

@@ -19,17 +19,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from openmarkets_provider.client.progress import PROGRESS_EVERY
+from openmarkets_provider.landing.columns import LOAD_ID, LOAD_ROW
 from openmarkets_provider.landing.database import Database
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, LAST_DIGIT, Column, Columns, Layout, Storage
-from openmarkets_provider.landing.merging import copy_text, insert_only, rows_of, upsert_of
+from openmarkets_provider.landing.merging import copy_text, insert_only, own, rounds, rows_of, same_key, upsert_of
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, UPSERT, Coverage
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.landing.tables import (
-    LOAD_ID,
-    LOAD_ROW,
+    Fit,
+    can_be_added,
     check_absent,
     check_present,
     is_plain_and_empty,
+    missing_columns,
     quote_table,
     rounding_types,
     stage_of,
@@ -48,16 +50,25 @@ class Loader:
     :param layout: of the rows.
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
     :param create: create the table where there is none.
+    :param evolve: add columns that the table lacks.
     :param load_id: identifies the rows of this load in a table that is appended to.
     """
 
     def __init__(
-        self, database: Database, layout: Layout, mode: str, *, create: bool = True, load_id: str = ""
+        self,
+        database: Database,
+        layout: Layout,
+        mode: str,
+        *,
+        create: bool = True,
+        evolve: bool = False,
+        load_id: str = "",
     ) -> None:
         self._database = database
         self._layout = layout
         self._mode = mode
         self._create = create
+        self._evolve = evolve
         self._load_id = load_id
         self._key = () if mode == APPEND else layout.key
         self._table = table_of(layout, database.table, mode, database.dialect)
@@ -68,16 +79,16 @@ class Loader:
     def rehearse(self) -> None:
         """Load no rows and roll that back, to find out early what is wrong: tables, columns, types, privileges.
 
-        The table is created only where the database can roll that back.
+        The table is created, and columns are added, only where the database can roll that back.
 
         :raises OpenmarketsDatabaseError: a load would fail; the text says what is missing. Or the database failed.
         """
         with self._database.transaction(commit=False, wait=False) as connection:
             has_table = self._database.has_table(connection)
-            if has_table:
-                self._load_nothing(connection)
-            else:
+            if not has_table:
                 check_absent(connection, self._table, create=self._create)
+            elif not self._would_alter(connection):
+                self._load_nothing(connection)
         if not has_table and self._database.dialect in _UNDOES_DDL:
             with self._database.transaction(commit=False) as connection:
                 self._load_nothing(connection)
@@ -90,35 +101,42 @@ class Loader:
         :raises OpenmarketsDatabaseError: the database refuses a row, and the text says which; or it failed (transient).
         """
         with self._database.transaction(commit=True) as connection:
-            is_unique = self._prepare(connection)
-            if is_unique and self._fill(connection, spool):
+            fit = self._prepare(connection)
+            if fit.is_unique and not fit.other_types and self._fill(connection, spool):
                 return spool.rows
             self._send(connection, spool)
-            self._delete(connection, coverage, is_unique=is_unique)
+            self._delete(connection, coverage, fit)
             count = self._count(connection, spool.rows)
             if spool.rows:
                 log.info("%s: all %d rows are sent, and go into the table now.", self._table.fullname, spool.rows)
                 self._check_exact(connection, spool.rows)
-                self._merge(connection, spool.rows, is_unique=is_unique, has_duplicates=count < spool.rows)
+                self._merge(connection, spool.rows, fit, has_duplicates=count < spool.rows)
         return count
 
+    def _would_alter(self, connection: sa.Connection) -> bool:
+        """Tell whether a load would change the table in a way that the database can't roll back."""
+        if not self._evolve or self._database.dialect in _UNDOES_DDL:
+            return False
+        missing = missing_columns(connection, self._table, self._layout)
+        return bool(missing) and all(map(can_be_added, missing))
+
     def _load_nothing(self, connection: sa.Connection) -> None:
-        is_unique = self._prepare(connection)
+        fit = self._prepare(connection)
         self._stage.create(connection)
         if self._mode != UPSERT:
             read = (LOAD_ID,) if self._mode == APPEND else (*self._layout.key, self._layout.time)
             columns = [column for column in self._table.c if column.name in read]
             nothing = sa.delete(self._table).where(sa.text("1 = 0"), *(column.is_not(None) for column in columns))
             connection.execute(nothing)
-        self._merge(connection, 0, is_unique=is_unique, has_duplicates=False)
+        self._merge(connection, 0, fit, has_duplicates=False)
 
-    def _prepare(self, connection: sa.Connection) -> bool:
-        """Check or create the table, and tell whether the key is unique in it."""
+    def _prepare(self, connection: sa.Connection) -> Fit:
+        """Check or create the table."""
         if self._database.has_table(connection):
-            return check_present(connection, self._table, self._layout, self._mode)
+            return check_present(connection, self._table, self._layout, self._mode, evolve=self._evolve)
         check_absent(connection, self._table, create=self._create)
         self._table.create(connection)
-        return bool(self._key)
+        return Fit(bool(self._key))
 
     def _fill(self, connection: sa.Connection, spool: Spool[None]) -> bool:
         """Send the rows straight to a table of PostgreSQL that has none: twice as fast, as none can be in the way.
@@ -213,15 +231,15 @@ class Loader:
             log.warning("%s: %s is rounded to %d digits after the point.", self._table.fullname, column.name, DECIMALS)
         return numbers
 
-    def _delete(self, connection: sa.Connection, coverage: Coverage | None, *, is_unique: bool) -> None:
+    def _delete(self, connection: sa.Connection, coverage: Coverage | None, fit: Fit) -> None:
         """Delete the rows that the new ones replace."""
-        table = self._table
+        table, casts = self._table, fit.other_types
         if self._mode == APPEND:
             connection.execute(sa.delete(table).where(table.c[LOAD_ID] == self._load_id))
         if self._mode != REPLACE_RANGE or coverage is None or not coverage.subjects:
             return
-        moment = table.c[coverage.time]
-        of_subject = [table.c[name] == sa.bindparam(f"of_{name}") for name in coverage.columns]
+        moment = own(table, coverage.time, casts)
+        of_subject = [own(table, name, casts) == sa.bindparam(f"of_{name}") for name in coverage.columns]
         statement = sa.delete(table).where(*of_subject, moment >= sa.bindparam("start"), moment < sa.bindparam("end"))
         bounds = {"start": coverage.start, "end": coverage.end}
         if isinstance(coverage.start, datetime) and connection.dialect.name != "postgresql":
@@ -230,9 +248,9 @@ class Loader:
         connection.execute(
             statement, [bounds | dict(zip(names, subject, strict=True)) for subject in coverage.subjects]
         )
-        if not is_unique:
+        if not fit.is_unique:
             # A reply may name a row otherwise than the query did: in capitals, or from another data source.
-            same = [self._stage.c[name] == table.c[name] for name in self._layout.key]
+            same = same_key(connection.dialect.name, self._stage, table, self._layout.key, casts)
             connection.execute(sa.delete(table).where(sa.exists().where(*same).select_from(self._stage)))
 
     def _count(self, connection: sa.Connection, rows: int) -> int:
@@ -251,15 +269,17 @@ class Loader:
             )
         return count
 
-    def _merge(self, connection: sa.Connection, rows: int, *, is_unique: bool, has_duplicates: bool) -> None:
+    def _merge(self, connection: sa.Connection, rows: int, fit: Fit, *, has_duplicates: bool) -> None:
         """Put the rows of the temporary table into the table."""
-        merge = upsert_of(connection.dialect.name) if is_unique else insert_only
+        merge = upsert_of(connection.dialect.name) if fit.is_unique else insert_only
         more = [sa.literal(self._load_id).label(LOAD_ID)] if self._mode == APPEND else []
-        rows_to_put = rows_of(self._stage, self._names, more, self._key if has_duplicates else ())
+        # PostgreSQL converts any type to text by itself, and text to no other one.
+        texts = {column.name for column in self._layout.columns if column.storage is Storage.TEXT}
+        casts = {name: kind for name, kind in fit.other_types.items() if name in texts}
+        rows_to_put = rows_of(self._stage, self._names, more, self._key if has_duplicates else (), casts)
 
         def work(first: int, last: int) -> None:
-            for statement in merge(self._table, self._key, rows_to_put):
-                connection.execute(statement, {"first": first, "last": last})
+            connection.execute(merge(self._table, self._key, rows_to_put), {"first": first, "last": last})
 
         self._database.attempt(connection, work, 1, rows, partial(self._read_key, connection))
 
@@ -283,7 +303,7 @@ class Loader:
 
         def work(first: int, last: int) -> None:
             for name, kind in kinds.items():
-                changes = sa.cast(sa.cast(stage[name], kind), stage[name].type) != stage[name]
+                changes = rounds(connection.dialect.name, stage[name], kind)
                 query = sa.select(sa.func.min(stage[LOAD_ROW])).where(stage[LOAD_ROW].between(first, last), changes)
                 row = connection.execute(query).scalar_one()
                 if row is not None:

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment
 from sqlalchemy.types import UserDefinedType
 
 from openmarkets_provider.exceptions import OpenmarketsDatabaseError
 from openmarkets_provider.landing import mysql
+from openmarkets_provider.landing.columns import LOAD_ID, LOAD_ROW
 from openmarkets_provider.landing.database import TableName
 from openmarkets_provider.landing.layout import DECIMALS, DIGITS, Column, Layout, Storage
-from openmarkets_provider.landing.modes import APPEND, STAGE, UPSERT
+from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, STAGE, UPSERT
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
-LOAD_ID = "load_id"
-"""The column that identifies the load of a row, in a table that is appended to."""
-LOAD_ROW = "load_row"
-"""The column of a staging table that holds the number of a row, 1 for the first."""
+log = logging.getLogger(__name__)
+
 _MAX_KEY = 64
 _SINGLE = 24
 """Binary digits of a single-precision number."""
 _ROUNDING = (sa.Numeric, sa.Float, sa.Integer, sa.DateTime, postgresql.MONEY)
+_CATEGORIES = {
+    Storage.TEXT: "S",
+    Storage.INTEGER: "N",
+    Storage.DECIMAL: "N",
+    Storage.BOOLEAN: "B",
+    Storage.DATE: "D",
+    Storage.TIME: "D",
+}
+"""PostgreSQL's categories of types that can be compared with each other."""
 _MAX_LOAD_ID = 760
 """Three names of Airflow, of 250 characters each, and a number."""
 
@@ -46,14 +55,15 @@ def table_of(layout: Layout, name: TableName, mode: str, dialect: str) -> sa.Tab
     ]
     if not keyed:
         columns.append(sa.Column(LOAD_ID, _index_text(_MAX_LOAD_ID), nullable=False, index=True))
-    return sa.Table(name.name, sa.MetaData(), *columns, schema=name.schema)
+    return sa.Table(name.name, sa.MetaData(), *columns, schema=name.schema, **mysql.OPTIONS)
 
 
 def stage_of(layout: Layout) -> sa.Table:
     """Return the temporary table that rows are sent to first; it ends with the transaction or the connection."""
     number = sa.Column(LOAD_ROW, sa.BigInteger, autoincrement=False)
     columns = (number, *map(_column, layout.columns))
-    return sa.Table(STAGE, sa.MetaData(), *columns, prefixes=["TEMPORARY"], postgresql_on_commit="DROP")
+    options: dict[str, Any] = {"postgresql_on_commit": "DROP", **mysql.OPTIONS}
+    return sa.Table(STAGE, sa.MetaData(), *columns, prefixes=["TEMPORARY"], **options)
 
 
 def _column(column: Column, **options: Any) -> sa.Column[Any]:
@@ -64,7 +74,7 @@ def _column(column: Column, **options: Any) -> sa.Column[Any]:
 def _type(storage: Storage) -> TypeEngine[Any]:
     match storage:
         case Storage.TEXT:
-            return sa.UnicodeText()
+            return mysql.vary(sa.UnicodeText(), mysql.LONG_TEXT)
         case Storage.INTEGER:
             return sa.BigInteger()
         case Storage.DECIMAL:
@@ -80,8 +90,8 @@ def _type(storage: Storage) -> TypeEngine[Any]:
 
 
 def _index_text(length: int) -> TypeEngine[Any]:
-    """Return a type of text for a column of an index; MySQL has no index of a text without a length."""
-    return mysql.vary(sa.UnicodeText(), sa.Unicode(length))
+    """Return a type of text for a column of an index."""
+    return mysql.vary(sa.UnicodeText(), mysql.index_text(length))
 
 
 def ddl(statement: Any, connection: sa.Connection) -> str:
@@ -94,10 +104,21 @@ def _single_percent(connection: sa.Connection, text: str) -> str:
     return text.replace("%%", "%") if "format" in connection.dialect.paramstyle else text
 
 
+class Fit(NamedTuple):
+    """How an existing table takes the rows.
+
+    :ivar is_unique: whether the key is unique in the table.
+    :ivar other_types: types of those columns of PostgreSQL that can't be compared with ours, such as an enum, by name.
+    """
+
+    is_unique: bool
+    other_types: Mapping[str, TypeEngine[Any]] = MappingProxyType({})
+
+
 def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) -> None:
     """Refuse a table that does not exist and cannot be created.
 
-    :raises OpenmarketsDatabaseError: it may not be created, or its schema does not exist.
+    :raises OpenmarketsDatabaseError: it may not be created, its schema does not exist, or its name is nearly taken.
     """
     if not create:
         raise OpenmarketsDatabaseError(
@@ -107,18 +128,24 @@ def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) ->
     schemas = sa.inspect(connection).get_schema_names() if table.schema else []
     if table.schema and table.schema not in schemas:
         raise OpenmarketsDatabaseError(f"{table.fullname}: there is no schema {table.schema!r}; create it first.")
+    _check_name(connection, table)
 
 
-def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mode: str) -> bool:
+def check_present(
+    connection: sa.Connection, table: sa.Table, layout: Layout, mode: str, *, evolve: bool = False
+) -> Fit:
     """Refuse an existing table that cannot take the rows: it lacks a column or a unique key, or has a wrong type.
 
     Types that round only some values are checked with the values, see :func:`rounding_types`.
 
     :param table: as it would be created.
-    :return: whether the key is unique in the table.
+    :param evolve: add columns that it lacks.
     :raises OpenmarketsDatabaseError: the text says what is wrong, and which statement repairs it.
     """
-    existing = {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
+    if connection.dialect.name == "sqlite":
+        # It finds a table by a name in another case, but not its indexes.
+        _check_name(connection, table)
+    existing = _read_columns(connection, table)
     keys = _unique_keys(connection, table)
     if mode == APPEND:
         narrow = next((key for key in keys if key <= set(layout.key)), None)
@@ -128,11 +155,22 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
                 f"{table.fullname}: {names} is unique in the table, as mode={UPSERT!r} needs "
                 f"it, and mode={mode!r} keeps every load. Take another table, or mode={UPSERT!r}."
             )
-    _check_columns(connection, table, layout, existing)
+    missing = missing_columns(connection, table, layout)
+    if missing:
+        _add_columns(connection, table, missing, evolve=evolve and all(map(can_be_added, missing)))
+        existing = _read_columns(connection, table)
     _check_types(connection, table, layout, existing)
     _check_others(connection, table, mode, existing)
+    if connection.dialect.name in mysql.NAMES:
+        texts = [column.name for column in layout.columns if column.key and column.storage is Storage.TEXT]
+        mysql.check_table(connection, table, () if mode == APPEND else texts)
     unique = set(layout.key) in keys and set(layout.key) not in _deferrable_keys(connection, table)
     if mode == UPSERT and not unique:
+        if table.name in sa.inspect(connection).get_view_names(table.schema):
+            raise OpenmarketsDatabaseError(
+                f"{table.fullname}: this is a view, which has no key for mode={mode!r}. Load the table behind it, or "
+                f"take mode={REPLACE_RANGE!r}."
+            )
         index = sa.Index(f"{table.name}_key", *(table.c[name] for name in layout.key), unique=True)
         raise OpenmarketsDatabaseError(
             f"{table.fullname}: the table has no primary key, unique constraint or unique index of exactly the columns "
@@ -140,7 +178,19 @@ def check_present(connection: sa.Connection, table: sa.Table, layout: Layout, mo
         )
     if unique and connection.dialect.name in mysql.NAMES:
         _check_other_keys(table, layout, keys)
-    return unique
+    return Fit(unique, _other_types(connection, table, layout))
+
+
+def _check_name(connection: sa.Connection, table: sa.Table) -> None:
+    """Refuse a name that differs by case only from that of an existing table."""
+    inspector = sa.inspect(connection)
+    names = [*inspector.get_table_names(table.schema), *inspector.get_view_names(table.schema)]
+    similar = next((name for name in names if name.casefold() == table.name.casefold()), None)
+    if similar and table.name not in names:
+        raise OpenmarketsDatabaseError(
+            f"{table.fullname}: there is no such table, but one whose name differs by case only: {similar!r}. "
+            "Take that."
+        )
 
 
 def _check_other_keys(table: sa.Table, layout: Layout, keys: Sequence[set[str | None]]) -> None:
@@ -166,22 +216,25 @@ def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -
     # SQLite keeps a number as it is, whatever the declared type.
     if connection.dialect.name == "sqlite":
         return {}
-    existing = {
-        column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name, table.schema)
-    }
-    declared = existing | (_as_declared(connection, table) if connection.dialect.name == "postgresql" else {})
+    existing = {name: column["type"] for name, column in _read_columns(connection, table).items()}
+    own = _as_declared(connection, table) if connection.dialect.name == "postgresql" else {}
+    declared = existing | {name: kind for name, (kind, _) in own.items()}
     rounding: dict[str, TypeEngine[Any]] = {}
     for name, storage, *_ in layout.columns:
         kind = _plain(existing[name])
         if storage not in (Storage.DECIMAL, Storage.INTEGER, Storage.TIME) or not isinstance(kind, _ROUNDING):
             continue
-        written, declared_as, ours = (
-            each.compile(connection.dialect) for each in (kind, declared[name], table.c[name].type)
-        )
-        is_double = isinstance(kind, sa.Float) and ("DOUBLE" in written or (kind.precision or 0) > _SINGLE)
-        if not is_double and declared_as.upper() != ours:
+        declared_as, ours = (each.compile(connection.dialect) for each in (declared[name], table.c[name].type))
+        is_checked = isinstance(kind, sa.Integer) and connection.dialect.name in mysql.NAMES
+        if not is_checked and not _is_double(connection, kind) and declared_as.upper() != ours:
             rounding[name] = declared[name]
     return rounding
+
+
+def _is_double(connection: sa.Connection, kind: TypeEngine[Any]) -> bool:
+    return isinstance(kind, sa.Float) and (
+        "DOUBLE" in kind.compile(connection.dialect) or (kind.precision or 0) > _SINGLE
+    )
 
 
 def is_plain_and_empty(connection: sa.Connection, table: sa.Table) -> bool:
@@ -211,14 +264,29 @@ class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none 
         return self.text
 
 
-def _as_declared(connection: sa.Connection, table: sa.Table) -> dict[str, TypeEngine[Any]]:
-    """Return the types of a table of PostgreSQL by column: SQLAlchemy 1.4 knows no domains, and no negative scales."""
+def _as_declared(connection: sa.Connection, table: sa.Table) -> dict[str, tuple[TypeEngine[Any], str]]:
+    """Return the types of a table of PostgreSQL by column, each with the letter of its category.
+
+    SQLAlchemy 1.4 knows no domains, and no negative scales.
+    """
     query = sa.text(
-        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+        "SELECT attname, format_type(atttypid, atttypmod), CAST(typcategory AS text) FROM pg_attribute "
+        "JOIN pg_type ON pg_type.oid = atttypid "
         "WHERE attrelid = CAST(:name AS regclass) AND attnum > 0 AND NOT attisdropped"
     )
     rows = connection.execute(query, {"name": quote_table(connection, table)})
-    return {column: _Declared(kind) for column, kind in rows}
+    return {column: (_Declared(kind), category) for column, kind, category in rows}
+
+
+def _other_types(connection: sa.Connection, table: sa.Table, layout: Layout) -> dict[str, TypeEngine[Any]]:
+    if connection.dialect.name != "postgresql":
+        return {}
+    declared = _as_declared(connection, table)
+    return {
+        name: declared[name][0]
+        for name, storage, *_ in layout.columns
+        if storage in _CATEGORIES and declared[name][1] != _CATEGORIES[storage]
+    }
 
 
 def quote_table(connection: sa.Connection, table: sa.Table) -> str:
@@ -226,35 +294,78 @@ def quote_table(connection: sa.Connection, table: sa.Table) -> str:
     return _single_percent(connection, connection.dialect.identifier_preparer.format_table(table))
 
 
-def _check_columns(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:
+def missing_columns(connection: sa.Connection, table: sa.Table, layout: Layout) -> list[sa.Column[Any]]:
+    """Return the columns that an existing table lacks.
+
+    :param table: as it would be created.
+    :raises OpenmarketsDatabaseError: it lacks most of them.
+    """
+    existing = _read_columns(connection, table)
     missing = [column for column in table.columns if column.name not in existing]
-    if not missing:
-        return
-    names = ", ".join(column.name for column in missing)
     if 2 * len(missing) > len(table.columns):
+        names = ", ".join(column.name for column in missing)
         raise OpenmarketsDatabaseError(
             f"{table.fullname}: this looks like the table of another query: of the {len(table.columns)} columns of "
             f"{layout.name} it lacks {len(missing)} ({names}). Take another table."
         )
-    prepare = connection.dialect.identifier_preparer
-    adding = "; ".join(
-        f"ALTER TABLE {prepare.format_table(table)} ADD {prepare.format_column(column)} "
-        f"{column.type.compile(connection.dialect)}"
+    return missing
+
+
+def can_be_added(column: sa.Column[Any]) -> bool:
+    """Tell whether rows that are there can be without a value of a column: it is none of the key."""
+    return not column.primary_key and column.name != LOAD_ID
+
+
+def _add_columns(
+    connection: sa.Connection, table: sa.Table, missing: Sequence[sa.Column[Any]], *, evolve: bool
+) -> None:
+    """Add columns, or refuse the table with the statements that add them.
+
+    :raises OpenmarketsDatabaseError: it is refused, or the database refuses the statements.
+    """
+    prepare, dialect = connection.dialect.identifier_preparer, connection.dialect
+    # Two loads may find at the same time that a column is missing.
+    unless = "IF NOT EXISTS " if dialect.name == "postgresql" else ""
+    alter = _single_percent(connection, f"ALTER TABLE {prepare.format_table(table)} ADD ")
+    definitions = [
+        _single_percent(connection, f"{prepare.format_column(column)} {column.type.compile(dialect)}")
         for column in missing
-    )
-    adding = _single_percent(connection, adding)
-    raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
+    ]
+    names = ", ".join(column.name for column in missing)
+    adding = "; ".join(alter + definition for definition in definitions)
+    if not evolve:
+        raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
+    try:
+        for column, definition in zip(missing, definitions, strict=True):
+            connection.execute(sa.text((alter + unless + definition).replace(":", "\\:")))
+            if column.comment:
+                connection.execute(SetColumnComment(column))
+    except sa.exc.ProgrammingError as error:
+        raise OpenmarketsDatabaseError(
+            f"{table.fullname}: the table has no column {names}, and the database refuses to add them ({error.orig}). "
+            f"To add them: {adding};"
+        ) from error
+    log.warning("%s: the table had no column %s. Added: %s;", table.fullname, names, adding)
+
+
+def _read_columns(connection: sa.Connection, table: sa.Table) -> dict[str, Any]:
+    return {column["name"]: column for column in sa.inspect(connection).get_columns(table.name, table.schema)}
 
 
 def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:
     """Refuse types that cannot hold any price with a fraction, or any time."""
     if connection.dialect.name == "sqlite":
         return
+    is_mysql = connection.dialect.name in mysql.NAMES
     for column in layout.columns:
         kind = _plain(existing[column.name]["type"])
         is_whole = isinstance(kind, sa.Integer) or getattr(kind, "scale", None) == 0
-        if (column.storage is Storage.DECIMAL and is_whole) or (
-            column.storage is Storage.TIME and isinstance(kind, sa.Date | sa.Time)
+        # MySQL compares a single-precision number with a decimal by other digits than it shows.
+        is_single = is_mysql and isinstance(kind, sa.Float) and not _is_double(connection, kind)
+        if (
+            (column.storage is Storage.DECIMAL and (is_whole or is_single))
+            or (column.storage is Storage.INTEGER and is_single)
+            or (column.storage is Storage.TIME and isinstance(kind, sa.Date | sa.Time))
         ):
             raise OpenmarketsDatabaseError(
                 f"{table.fullname}: column {column.name} has the type {kind.compile(connection.dialect)}, which would "
@@ -303,9 +414,7 @@ def _unique_keys(connection: sa.Connection, table: sa.Table) -> list[set[str | N
         partial = any(name.endswith("_where") for name in index.get("dialect_options", {}))
         if index["unique"] and not partial:
             keys.append(index["column_names"])
-    # Dialects that do not implement it list them among the indexes.
-    with suppress(NotImplementedError):
-        keys += (unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema))
+    keys += (unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema))
     return [set(key) for key in keys if key]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from openmarkets_provider.landing.columns import Choice
 from openmarkets_provider.landing.layout import layout_of
 from openmarkets_provider.query.endpoints import ENDPOINTS
 
@@ -55,8 +57,11 @@ class Lineage(NamedTuple):
         collector.add_input_asset(context=operator, uri=f"{self.api_url}/{self.path}")
         collector.add_output_asset(context=operator, uri=self.dataset.uri)
 
-    def for_openlineage(self, query: Query) -> Any:
-        """Return an ``OperatorLineage`` of OpenLineage: the API's path as input, the destination as output."""
+    def for_openlineage(self, query: Query, columns: Mapping[str, str] | None) -> Any:
+        """Return an ``OperatorLineage`` of OpenLineage: the API's path as input, the destination as output.
+
+        :param columns: as :class:`openmarkets_provider.landing.columns.Choice` takes them.
+        """
         from airflow.providers.common.compat.openlineage.facet import (
             Dataset,
             OutputDataset,
@@ -70,7 +75,7 @@ class Lineage(NamedTuple):
             SchemaDatasetFacetFields(
                 name=column.name, type=column.storage.name.lower(), description=column.unit or None
             )
-            for column in layout_of(query).columns
+            for column in Choice(layout_of(query), columns).layout.columns
         ]
         statistics = OutputStatisticsOutputDatasetFacet(
             rowCount=self.result.rows, size=self.result.bytes, fileCount=len(self.result.files) or None

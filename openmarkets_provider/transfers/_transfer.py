@@ -48,6 +48,8 @@ class Transfer(QueryOperator):
 
     is_exclusive: ClassVar[bool]
     """As :attr:`openmarkets_provider.landing.destination.Destination.is_exclusive`."""
+    columns: dict[str, str] | None = None
+    """As :class:`openmarkets_provider.landing.columns.Choice` takes them."""
 
     def __init__(
         self,
@@ -122,7 +124,7 @@ class Transfer(QueryOperator):
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Return what the task read and wrote; called by the OpenLineage provider where it is installed."""
         # It is called for failed tasks, too.
-        return self._lineage and self._lineage.for_openlineage(self.query)
+        return self._lineage and self._lineage.for_openlineage(self.query, self.columns)
 
     def _load(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> LoadResult:
         return destination.land(hook, self.query)

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from openmarkets_provider._airflow import Asset
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.landing.modes import STAGE, UPSERT, check_mode
+from openmarkets_provider.landing.columns import check_columns
+from openmarkets_provider.landing.modes import EVOLVE, FREEZE, SCHEMA_POLICIES, STAGE, UPSERT, check_mode
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import Query
 from openmarkets_provider.transfers._lineage import Dataset
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from openmarkets_provider.landing.table_destination import TableDestination
 
+_CONN_TYPES = ("postgres", "mysql", "sqlite")
 _TABLE = re.compile(r"""(?:[^.\s"'`\[\]]+\.)?[^.\s"'`\[\]]+""")
 
 
@@ -43,7 +45,7 @@ class OpenmarketsToSqlOperator(Transfer):
     An existing table may have other types and more columns. A row with a price, count or time that its column would
     round is refused, and the message names it. ``DOUBLE PRECISION`` is accepted, with its 15 digits.
 
-    PostgreSQL and SQLite are tested; of MariaDB the load is. Support for MySQL and any other database is best effort.
+    PostgreSQL, SQLite and MariaDB are tested, MySQL is not. Any other database is refused.
 
     Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
     were left out) to XCom, not the rows.
@@ -51,10 +53,15 @@ class OpenmarketsToSqlOperator(Transfer):
     :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
         ``raw=True`` have one column, ``record``, and need ``mode="append"``.
     :param table: ``table`` or ``schema.table``, in the case that the database uses. Templated.
-    :param conn_id: id of a connection whose hook is a ``DbApiHook``. Templated.
+    :param conn_id: id of a connection of type ``postgres``, ``mysql`` or ``sqlite``. Templated.
     :param mode: ``upsert``, ``append`` or ``replace_range``.
     :param create_table: create the table if it does not exist, with types, primary key and (PostgreSQL) units as
         comments. Before the first request the task checks that the table can be created, or that an existing one fits.
+    :param schema_policy: what happens when an existing table lacks a column, which a new version of this package may
+        bring: ``evolve`` adds it (``ALTER TABLE``, NULL in all rows that are there) and logs a warning, ``freeze``
+        fails the task with the statement. A table without a column of the key is refused by both.
+    :param columns: names in the table by the query's, such as ``{"close_price": "close"}``: only these columns are
+        loaded, and those that identify a row, its security or account, and its time. None loads all columns.
     :param incremental: pull only what is new since the last load of this table by this query. Needs Airflow 3.3; not
         with ``append``.
     :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
@@ -78,10 +85,15 @@ class OpenmarketsToSqlOperator(Transfer):
         conn_id: str,
         mode: str = UPSERT,
         create_table: bool = True,
+        schema_policy: str = EVOLVE,
+        columns: dict[str, str] | None = None,
         incremental: bool = False,
         **kwargs: Any,
     ) -> None:
         check_mode(mode, query, incremental=incremental)
+        if schema_policy not in SCHEMA_POLICIES:
+            raise ValueError(f"schema_policy must be {EVOLVE!r} or {FREEZE!r}, not {schema_policy!r}.")
+        check_columns(columns, query)
         if is_literal(table):
             _check_table(table)
         if is_literal(conn_id):
@@ -92,6 +104,8 @@ class OpenmarketsToSqlOperator(Transfer):
         self.conn_id = conn_id
         self.mode = mode
         self.create_table = create_table
+        self.schema_policy = schema_policy
+        self.columns = columns
 
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[TableDestination, Callable[[], Dataset]]]:
@@ -109,6 +123,8 @@ class OpenmarketsToSqlOperator(Transfer):
                 conn_id=self.conn_id,
                 mode=self.mode,
                 create=self.create_table,
+                evolve=self.schema_policy == EVOLVE,
+                columns=self.columns,
                 load_id=instance_id(context),
             )
             # The engine learns its default schema from its first connection.
@@ -166,43 +182,68 @@ def _open_engine(hook: DbApiHook) -> Iterator[Engine]:
     from sqlalchemy.exc import NoSuchModuleError
     from sqlalchemy.pool import NullPool
 
+    from openmarkets_provider.landing.database import DIALECTS
+
     def connect() -> Any:
         connection = hook.get_conn()
         if hook.supports_autocommit:
             hook.set_autocommit(connection, False)
-        if engine.dialect.name == "postgresql":
-            try:
-                _adapt_connection(connection, engine.dialect)
-            except OpenmarketsConfigurationError:
-                connection.close()
-                raise
+        try:
+            _adapt_connection(connection, engine.dialect)
+        except OpenmarketsConfigurationError:
+            connection.close()
+            raise
         return connection
 
     try:
         engine = hook.get_sqlalchemy_engine({"creator": connect, "poolclass": NullPool, "hide_parameters": True})
-    except (ImportError, ValueError, NoSuchModuleError) as error:
+    except Exception as error:
+        # The hook of any other database may fail in any way.
+        if hook.conn_type not in _CONN_TYPES:
+            raise _unsupported(hook) from error
+        if not isinstance(error, ImportError | ValueError | NoSuchModuleError):
+            raise
         raise OpenmarketsConfigurationError(
             f"conn_id: SQLAlchemy does not know the database of connection {hook.get_conn_id()!r}, or lacks its driver "
             f"({error}). Take sqlalchemy_scheme out of the connection's Extra, or install what it names."
         ) from error
+    # The hook for Amazon Redshift gives the engine of a PostgreSQL.
+    if engine.dialect.name not in DIALECTS or hook.conn_type == "redshift":
+        raise _unsupported(hook)
     try:
         yield engine
     finally:
         engine.dispose()
 
 
+def _unsupported(hook: DbApiHook) -> OpenmarketsConfigurationError:
+    return OpenmarketsConfigurationError(
+        f"conn_id: connection {hook.get_conn_id()!r} has the type {hook.conn_type!r}, and tables are loaded in "
+        "PostgreSQL, MySQL, MariaDB and SQLite only; land files with OpenmarketsToObjectStorageOperator, and load them "
+        "with the database's own operator (docs/howto/warehouses.md)."
+    )
+
+
 def _adapt_connection(connection: Any, dialect: Any) -> None:
-    """Make rows tuples, which the connection's Extra may have changed; refuse a connection of another driver."""
-    driver = type(connection).__module__.partition(".")[0]
-    if driver != dialect.driver:
-        raise OpenmarketsConfigurationError(
-            f"conn_id: the hook connects with {driver}, and sqlalchemy_scheme in the connection's Extra names "
-            f"{dialect.driver}. Take sqlalchemy_scheme out."
-        )
-    if driver == "psycopg":
-        connection.row_factory = dialect.dbapi.rows.tuple_row
-    else:
-        connection.cursor_factory = None
+    """Make rows tuples and texts Unicode, which the connection's Extra may have changed.
+
+    :raises OpenmarketsConfigurationError: the connection is of another driver.
+    """
+    if dialect.name == "postgresql":
+        driver = type(connection).__module__.partition(".")[0]
+        if driver != dialect.driver:
+            raise OpenmarketsConfigurationError(
+                f"conn_id: the hook connects with {driver}, and sqlalchemy_scheme in the connection's Extra names "
+                f"{dialect.driver}. Take sqlalchemy_scheme out."
+            )
+        if driver == "psycopg":
+            connection.row_factory = dialect.dbapi.rows.tuple_row
+        else:
+            connection.cursor_factory = None
+    elif hasattr(connection, "cursorclass"):
+        # mysqlclient and pymysql; mysql-connector-python has neither setting.
+        connection.cursorclass = dialect.dbapi.cursors.Cursor
+        connection.set_character_set("utf8mb4")
 
 
 def _asset_uri(conn_id: str, table: str) -> str:
@@ -219,7 +260,7 @@ def _dataset_of(hook: DbApiHook, table: str, default_schema: str | None) -> Data
         with suppress(Exception):
             info = hook.get_openlineage_database_info(connection)
     if info is not None:
-        namespace, database = f"{info.scheme}://{info.authority}", info.database or connection.login
+        namespace, database = f"{info.scheme}://{info.authority}", info.database
     else:
         namespace, database = f"{connection.conn_type}://{connection.host or conn_id}", connection.schema
     schema, _, name = table.rpartition(".")

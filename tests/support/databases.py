@@ -82,6 +82,7 @@ class MariadbDatabase:
         self.server = server
         self.name = name
         server.empty_database(name)
+        self.airflow_connection = server.airflow_connection(name)
         self.url = server.url(name, dialect)
 
     def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -18,8 +19,11 @@ _SETTINGS = (
     # Without accounts it needs no system tables, so it starts in a second. Nobody else can reach the socket.
     "--skip-grant-tables",
     "--skip-networking",
-    # As MySQL 8 has it.
-    "--character-set-server=utf8mb4",
+    # What a load must not depend on.
+    "--character-set-server=latin1",
+    "--default-time-zone=+10:00",
+    "--default-storage-engine=Aria",
+    "--sql-mode=",
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-flush-method=nosync",
     "--innodb-buffer-pool-size=16M",
@@ -78,6 +82,13 @@ class Mariadb:
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"DROP DATABASE IF EXISTS {name}")
             cursor.execute(f"CREATE DATABASE {name}")
+
+    def airflow_connection(self, database: str, **extra: Any) -> str:
+        """Return a connection as Airflow takes it from an environment variable."""
+        extra = {"unix_socket": str(self.socket), **extra}
+        return json.dumps(
+            {"conn_type": "mysql", "host": "localhost", "login": "root", "schema": database, "extra": extra}
+        )
 
     def url(self, database: str, dialect: str) -> str:
         """Return a URL for SQLAlchemy, which has two dialects for MariaDB: ``mariadb`` and ``mysql``."""

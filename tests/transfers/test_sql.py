@@ -132,7 +132,9 @@ class TestWhatIsLoaded:
         assert found == [(36.31, 9.0775, 114800), (9.29, 9.29, 96300)]
         run(bars(), table="plain")
         with pytest.raises(AirflowFailException, match="no column adjusted_open_price, "):
-            run(bars(adjusted=True), table="plain")
+            run(bars(adjusted=True), table="plain", schema_policy="freeze")
+        run(bars(adjusted=True), table="plain")
+        assert database.execute("SELECT count(adjusted_open_price) FROM plain") == [(10,)]
 
     def test_records_of_a_request_are_appended_as_json(self, openmarkets_sandbox, in_postgres):
         query = queries.request("oms", "GET", "accounts/v1")
@@ -153,11 +155,30 @@ class TestWhatIsLoaded:
         database.execute("ALTER TABLE rows DROP COLUMN market_vwap")
         openmarkets_sandbox.reset()
         with pytest.raises(AirflowFailException, match=r"no column market_vwap\. To add them: ALTER TABLE") as refused:
-            run(bars())
+            run(bars(), schema_policy="freeze")
         assert openmarkets_sandbox.stats()["requests"].get("market_data", 0) == 0
         database.execute(str(refused.value).partition("To add them: ")[2])
+        run(bars(), schema_policy="freeze")
+        assert database.execute("SELECT count(*) FROM rows WHERE market_vwap IS NOT NULL") == [(10,)]
+
+    def test_a_column_that_the_provider_adds_is_added(self, openmarkets_sandbox, database, caplog):
+        run(bars())
+        database.execute("ALTER TABLE rows DROP COLUMN market_vwap")
         run(bars())
         assert database.execute("SELECT count(*) FROM rows WHERE market_vwap IS NOT NULL") == [(10,)]
+        assert "rows: the table had no column market_vwap. Added: ALTER TABLE rows ADD market_vwap" in caplog.text
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_a_table_made_by_hand_takes_some_columns_by_its_own_names(self, openmarkets_sandbox, database, mode):
+        key = "code text, exchange text, data_source text, day date, frequency text"
+        more = "load_id text" if mode == "append" else "UNIQUE (code, exchange, data_source, day, frequency)"
+        database.execute(f"CREATE TABLE rows ({key}, close numeric(18, 6), remark text, {more})")
+        columns = {"security_code": "code", "time_series_date": "day", "close_price": "close"}
+        for _ in range(2):
+            assert run(bars(), mode=mode, columns=columns)["rows"] == 10
+        pulled = [(row["security_code"], row["close_price"]) for row in OpenmarketsHook().run(bars())]
+        found = database.execute("SELECT code, close FROM rows ORDER BY code, day")
+        assert [(code, Decimal(str(close))) for code, close in found] == [(code, close) for code, close in pulled]
 
     def test_a_bad_row_is_named_and_loses_nothing(self, openmarkets_sandbox, in_postgres):
         run(bars(["BHP"]))
@@ -323,6 +344,21 @@ class TestParsing:
         with pytest.raises(ValueError, match="'append' does not go with incremental"):
             to_table(bars(), mode="append", incremental=True)
 
+    def test_columns_and_the_schema_policy_are_checked(self):
+        with pytest.raises(OpenmarketsQueryError, match=r"'close' is no column of time_series; did you mean 'close_"):
+            to_table(bars(), columns={"close": "close_price"})
+        with pytest.raises(ValueError, match="columns must be a dict"):
+            to_table(bars(), columns=["close_price"])
+        with pytest.raises(ValueError, match="schema_policy must be 'evolve' or 'freeze', not 'change'"):
+            to_table(bars(), schema_policy="change")
+
+    def test_columns_that_do_not_go_with_what_a_template_gave_fail_the_task(self, openmarkets_sandbox, database):
+        with DAG("dag", schedule=None):
+            task = to_table("{{ params.query }}", columns={"close_price": "close"})
+        task.query = queries.quotes("BHP")
+        with pytest.raises(AirflowFailException, match="'close_price' is no column of quotes"):
+            task.execute(context())
+
     def test_a_mode_that_does_not_go_with_what_a_template_gave_fails_the_task(self, openmarkets_sandbox, database):
         with DAG("dag", schedule=None):
             task = to_table({**queries.quotes("BHP"), "raw": "{{ params.raw }}"})
@@ -358,9 +394,24 @@ class TestConnections:
         assert "pip install 'airflow-provider-openmarkets[sql]'" in said
 
     def test_one_of_a_provider_that_is_not_installed(self, openmarkets_sandbox, monkeypatch):
-        said = self.refused(monkeypatch, '{"conn_type": "mysql", "host": "localhost"}')
-        assert "connection 'db' has the type 'mysql'" in said
-        assert "apache-airflow-providers-mysql" in said
+        said = self.refused(monkeypatch, '{"conn_type": "vertica", "host": "localhost"}')
+        assert "connection 'db' has the type 'vertica'" in said
+        assert "apache-airflow-providers-vertica" in said
+
+    @pytest.mark.parametrize(
+        "connection",
+        [
+            {"conn_type": "duckdb", "host": "test.duckdb"},
+            {"conn_type": "redshift", "host": "localhost", "login": "etl", "password": "unknown", "port": 5439},
+        ],
+        ids=itemgetter("conn_type"),
+    )
+    def test_one_to_a_database_that_is_not_supported(self, openmarkets_sandbox, monkeypatch, connection):
+        said = self.refused(monkeypatch, json.dumps(connection))
+        kind = connection["conn_type"]
+        assert said.startswith(f"conn_id: connection 'db' has the type '{kind}', and tables are loaded in PostgreSQL, ")
+        assert "docs/howto/warehouses.md" in said
+        assert "unknown" not in said
 
     def test_one_without_a_type(self, openmarkets_sandbox, monkeypatch):
         said = self.refused(monkeypatch, '{"host": "localhost"}')
@@ -466,6 +517,13 @@ class TestLineage:
             "range": {"start": "2026-03-02", "end": "2026-03-07"},
             "skipped": [],
         }
+
+    def test_its_schema_is_that_of_the_columns_that_were_loaded(self, openmarkets_sandbox, in_postgres):
+        task = to_table(bars(), columns={"close_price": "close"})
+        task.execute(context())
+        (output,) = task.get_openlineage_facets_on_complete(None).outputs
+        assert {field.name for field in output.facets["schema"].fields} == set(in_postgres.columns("rows"))
+        assert "close" in in_postgres.columns("rows")
 
     def test_the_dataset_of_another_databases_table(self, openmarkets_sandbox, tmp_path, monkeypatch):
         monkeypatch.setenv("AIRFLOW_CONN_DB", SqliteDatabase(tmp_path / "test.db").airflow_connection)
