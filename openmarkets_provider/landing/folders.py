@@ -263,15 +263,17 @@ class RemoteFolder(Folder):
                 _Work(lambda: self._fs.info(bucket)).end(PROBE_WAIT)
             except FileNotFoundError:
                 raise OpenmarketsError(f"There is no bucket {bucket!r}, or this connection can't see it.") from None
-            except (ConnectionError, TimeoutError):
-                raise
-            except OSError as error:
-                # A user who may write objects need not be allowed to look at the bucket.
-                if isinstance(error, PermissionError) and getattr(self._fs, "anon", False):
+            # A user who may write objects need not be allowed to look at the bucket.
+            except PermissionError as error:
+                if getattr(self._fs, "anon", False):
                     raise OpenmarketsError(
                         f"The bucket {bucket!r} is not public, and there are no credentials: neither a connection "
                         "(conn_id) nor any in the worker's environment."
                     ) from error
+            except OSError as error:
+                # gcsfs's error for that has no number, and those of a store that is out of reach have one.
+                if error.errno is not None or isinstance(error, ConnectionError | TimeoutError):
+                    raise
 
     def find(self, names: Collection[str]) -> set[str]:
         """Return those of the names that have an object."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import logging
@@ -398,6 +399,35 @@ class TestRemote:
                 RemoteFolder(read_place("s3://bucket/bars", is_folder=True), silent, {}).prepare(["x"])
         assert time.monotonic() - started < 10
         assert error.value.transient
+
+    @pytest.mark.parametrize(("error", "is_told"), [(None, True), (OSError("Forbidden: bucket"), False)])
+    def test_a_client_that_gives_up_by_itself_is_told_before_anything_is_pulled(self, error, is_told):
+        import aiohttp
+        from fsspec import AbstractFileSystem
+
+        from tests.support.s3_server import closed_port
+
+        class Gone(AbstractFileSystem):
+            """Fails as gcsfs does: with aiohttp's errors, and with one of its own when the reply is a 403."""
+
+            def info(self, path: str, **options: Any) -> Any:
+                if error is not None:
+                    raise error
+                asyncio.run(self._get())
+
+            async def _get(self) -> None:
+                async with aiohttp.ClientSession() as session:
+                    await session.get(f"http://127.0.0.1:{closed_port()}")
+
+        folder = RemoteFolder(read_place("gs://bucket/bars", is_folder=True), Gone(), {})
+        if is_told:
+            with pytest.raises(
+                OpenmarketsError, match="Cannot reach the bucket bucket: ClientConnectorError"
+            ) as caught:
+                folder.prepare(["x"])
+            assert caught.value.transient
+        else:
+            folder.prepare(["x"])
 
     @pytest.mark.parametrize("content", [b"small", LARGE])
     def test_an_object_has_its_content_type_encryption_tags_and_metadata(self, s3, content):
