@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import Asset
-from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.client.environments import SCOPES
+from openmarkets_provider.exceptions import (
+    OpenmarketsDatabaseError,
+    OpenmarketsError,
+    OpenmarketsInvalidResponse,
+    OpenmarketsQueryError,
+)
 from openmarkets_provider.landing.incremental import NothingNew, check_query, load_incrementally
 from openmarkets_provider.operators.base import QueryOperator
 from openmarkets_provider.query.arguments import is_literal
@@ -20,8 +30,11 @@ from openmarkets_provider.transfers._lineage import Dataset, Lineage
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from openmarkets_provider.client.pulled import Pulled
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.destination import Destination, LoadResult
+    from openmarkets_provider.landing.destination import Destination, LoadResult, Source
+    from openmarkets_provider.queries import Query
+    from openmarkets_provider.query.batch import Batch
 
 DEFAULT_OVERLAP = timedelta(days=1)
 SINCE = (3, 3)
@@ -86,6 +99,7 @@ class Transfer(QueryOperator):
         # Set while a load is under way.
         self._cancel: Callable[[], None] | None = None
         self._lineage: Lineage | None = None
+        self._has_pulled = False
 
     @abstractmethod
     def open_destination(self, context: Context) -> AbstractContextManager[tuple[Destination, Callable[[], Dataset]]]:
@@ -100,10 +114,12 @@ class Transfer(QueryOperator):
             with self.open_destination(context) as (destination, describe):
                 self._cancel = destination.cancel
                 load = self._load_incrementally if self.incremental else self._load
-                result = load(hook, destination, context)
+                with self._open_pulled(hook, destination, context) as pulled:
+                    result = _land_all(pulled, lambda: load(_Source(hook, pulled), destination, context))
+                    earlier = pulled.earlier
         finally:
             self._cancel = None
-        self._report(context, result, time.monotonic() - started)
+        self._report(context, result, time.monotonic() - started, earlier)
         try:
             self._lineage = Lineage.of(hook, self.query, describe(), result)
             self._lineage.collect(self)
@@ -124,10 +140,28 @@ class Transfer(QueryOperator):
         # It is called for failed tasks, too.
         return self._lineage and self._lineage.for_openlineage(self.query)
 
-    def _load(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> LoadResult:
-        return destination.land(hook, self.query)
+    def made_progress(self) -> bool:
+        """Tell whether this attempt has pulled something that the next one need not."""
+        return self._has_pulled
 
-    def _load_incrementally(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> LoadResult:
+    @contextmanager
+    def _open_pulled(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> Iterator[Pulled]:
+        """Give what earlier attempts of this task instance have pulled for the destination."""
+        from openmarkets_provider.client.pulled import MAX_AGE, MAX_AGE_OF_STATE, Pulled
+
+        settings = hook.client.settings
+        urls = [settings.api_url(api) for api in sorted(SCOPES)]
+        load = json.dumps([instance_id(context), destination.name, settings.client_id, *urls])
+        with Pulled(resume_folder(), load, MAX_AGE if "start" in self.query else MAX_AGE_OF_STATE) as pulled:
+            try:
+                yield pulled
+            finally:
+                self._has_pulled = pulled.new > 0
+
+    def _load(self, source: Source, destination: Destination, context: Context) -> LoadResult:
+        return destination.land(source, self.query)
+
+    def _load_incrementally(self, source: Source, destination: Destination, context: Context) -> LoadResult:
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
         _check_airflow()
@@ -138,7 +172,7 @@ class Transfer(QueryOperator):
         state_stores: Any = context
         try:
             return load_incrementally(
-                hook,
+                source,
                 self.query,
                 destination,
                 state_stores["asset_state_store"][asset],
@@ -166,12 +200,14 @@ class Transfer(QueryOperator):
                 "max_active_tis_per_dag=1 in .partial(), or max_active_runs=1 for the DAG."
             )
 
-    def _report(self, context: Context, result: LoadResult, seconds: float) -> None:
+    def _report(self, context: Context, result: LoadResult, seconds: float, earlier: int) -> None:
         size = "" if result.bytes is None else f", {result.bytes:,} bytes"
         rate = result.rows / seconds if seconds else 0
         self.log.info(
             "%d rows%s landed in %s in %.1f s, %.0f rows/s.", result.rows, size, result.destination, seconds, rate
         )
+        if earlier:
+            self.log.info("%d of its replies came from earlier attempts.", earlier)
         extra = {name: value for name, value in result._asdict().items() if name != "files"}
         for asset in self._assets():
             context["outlet_events"][asset].extra.update(extra)
@@ -187,6 +223,50 @@ def instance_id(context: Context) -> str:
     loop: Any = context.get("loop")
     # Airflow 3.4: each iteration of a loop has the same map index, and keeps its number when it is cleared.
     return text if loop is None else f"{text}/{loop.index}"
+
+
+class _Source:
+    """Answers queries by the replies of earlier attempts, as far as there are any."""
+
+    def __init__(self, hook: OpenmarketsHook, pulled: Pulled) -> None:
+        self._hook = hook
+        self._pulled = pulled
+
+    def run(self, query: Query) -> Any:
+        """Return all rows of a query."""
+        return [row for batch in self.stream_columns(query) for row in batch.rows()]
+
+    def stream_columns(self, query: Query, skipped: set[str] | None = None) -> Generator[Batch, None, None]:
+        """Yield the rows of a query in batches by column."""
+        return self._hook.client.stream_columns(query, skipped, self._pulled)
+
+
+def _land_all(pulled: Pulled, load: Callable[[], LoadResult]) -> LoadResult:
+    """Load, and delete the replies once their rows have landed. Forget those that another attempt must not take."""
+    try:
+        result = load()
+    except OpenmarketsQueryError:
+        pulled.forget_doubtful()
+        raise
+    except OpenmarketsDatabaseError as error:
+        if error.row is not None:
+            pulled.discard()
+        raise
+    except OpenmarketsInvalidResponse as error:
+        # A run names the request, and forgets its reply. Only a destination does not.
+        if error.request_id is None:
+            pulled.discard()
+        raise
+    pulled.discard()
+    return result
+
+
+def resume_folder() -> Path:
+    """Return the folder of the replies that loads have pulled: ``[openmarkets] resume_folder``."""
+    from airflow.providers.common.compat.sdk import conf
+
+    folder = conf.get("openmarkets", "resume_folder", fallback="")
+    return Path(folder).expanduser() if folder else Path(tempfile.gettempdir()) / f"openmarkets-{os.geteuid()}"
 
 
 def _do_nothing() -> None:

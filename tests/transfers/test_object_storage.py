@@ -10,7 +10,6 @@ import threading
 from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -31,7 +30,7 @@ from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryEr
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.formats import FORMATS
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
-from tests.support.context import OutletEvents
+from tests.support.context import context
 from tests.support.holds import end_holds
 from tests.support.landed import without_loaded_at
 from tests.support.queries import Later, of_every_kind
@@ -44,14 +43,6 @@ DAYS = [f"exchange_date=2026-03-0{day}" for day in range(2, 7)]
 
 def transfer(destination: Any, query: Any = BARS, **kwargs: Any) -> OpenmarketsToObjectStorageOperator:
     return OpenmarketsToObjectStorageOperator(task_id="land", query=query, destination=str(destination), **kwargs)
-
-
-def context(**more: Any) -> Any:
-    return {
-        "ti": SimpleNamespace(map_index=-1),
-        "outlet_events": OutletEvents(),
-        **more,
-    }
 
 
 def land(destination: Any, query: Any = BARS, **kwargs: Any) -> dict[str, Any]:
@@ -516,7 +507,7 @@ class TestMapping:
         partial = {name: value for name, value in arguments.items() if name != "expand"}
         with DAG("dag", schedule=None) as dag:
             OpenmarketsToObjectStorageOperator.partial(task_id="land", **partial).expand_kwargs([arguments["expand"]])
-        return dag.get_task("land").unmap(arguments["expand"]), context(dag=dag, ti=SimpleNamespace(map_index=0))
+        return dag.get_task("land").unmap(arguments["expand"]), context(map_index=0) | {"dag": dag}
 
     def test_one_destination_for_all_is_refused(self, openmarkets_sandbox, here):
         task, given = self.mapped(destination=f"{here}/x.parquet", expand={"query": BARS})
@@ -550,7 +541,7 @@ class TestMapping:
             group.expand(code=["BHP", "CBA"])
         task = dag.get_task("group.land")
         task.query = BARS
-        given = context(dag=dag, ti=SimpleNamespace(map_index=1))
+        given = context(map_index=1) | {"dag": dag}
         task.render_template_fields({"ti": given["ti"]})
         if is_fixed:
             with pytest.raises(AirflowFailException, match="all mapped tasks would write"):
