@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
 from openmarkets_provider.landing.file_destination import (
     IF_EXISTS,
     REPLACE,
@@ -21,6 +21,7 @@ from openmarkets_provider.landing.partitions import PARTITIONS
 from openmarkets_provider.landing.places import LOCAL, OBJECT_STORES, Place, is_path, read_place, redact, static_url
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.transfers._lineage import Dataset
+from openmarkets_provider.transfers._mapping import list_siblings
 from openmarkets_provider.transfers._transfer import Transfer
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated.
     :param destination: a URL such as ``s3://bucket/bars/{{ ds }}.parquet`` (``s3``, ``s3a``, ``gs``, ``gcs``, ``abfs``,
         ``abfss``; ``file``), or an absolute path; a text. With ``partition`` a folder. ``s3://conn@bucket/...`` names
-        the connection, too. Templated. Mapped tasks need one each.
+        the connection, too. Templated. Mapped tasks need one each, or ``partition`` and ranges that do not overlap.
     :param format: ``parquet``, ``csv`` or ``jsonl``.
     :param conn_id: id of the object store's connection; None for the worker's own credentials. Templated.
     :param partition: ``day``, ``month`` or ``year``, by the time of the rows at the exchange (Australia/Sydney): files
@@ -158,18 +159,50 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             ) from error
 
     def _check_mapping(self, context: Context) -> None:
-        """Refuse mapped tasks that would overwrite each other's file."""
+        """Refuse mapped tasks that would overwrite each other's files."""
         index = context["ti"].map_index
         if _OF_TASK.search(self._template) or index is None or index < 0:
             return
+        task: Any = context["dag"].get_task(self.task_id)
         # A task in a mapped group is not mapped itself.
-        partial = getattr(context["dag"].get_task(self.task_id), "partial_kwargs", None)
-        if partial is None or "destination" in partial:
-            raise OpenmarketsConfigurationError(
-                f"destination: all mapped tasks would write {redact(self._template)}, and the last one would be left. "
-                "Put something of each into it, such as {{ ti.map_index }}, or map it with the query: "
-                ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
-            )
+        if not hasattr(task, "expand_input"):
+            raise self._shared_file()
+        url = _read_place(self.destination, self.conn_id or None, self.partition).url
+        own = self._names(self.query)
+        for number, arguments in list_siblings(task, context):
+            both = own & self._names_of_sibling(arguments, url, context)
+            if both and None in both:
+                raise self._shared_file()
+            if both:
+                raise OpenmarketsConfigurationError(
+                    f"destination: mapped task {number} would write {min(map(str, both))} of {url}, too, and the last "
+                    "one would be left. Give the tasks ranges that do not overlap, or a destination each."
+                )
+
+    def _names_of_sibling(self, arguments: Mapping[str, Any], url: str, context: Context) -> set[str | None]:
+        """Return what another mapped task writes at the same destination."""
+        if _OF_TASK.search(str(arguments["destination"])):
+            return set()
+        try:
+            destination, query = (self.render_template(arguments[name], context) for name in ("destination", "query"))
+            is_same = _read_place(destination, None, self.partition).url == url
+            return self._names(query) if is_same else set()
+        except (OpenmarketsConfigurationError, OpenmarketsQueryError):
+            # It fails by itself.
+            return set()
+
+    def _names(self, query: Query) -> set[str | None]:
+        """Return the partitions that a query writes; None stands for the only file, and for all of them."""
+        if self.partition is None or self.incremental:
+            return {None}
+        return {each.name for each in partitions_of(query, self.partition, open_end=False)}
+
+    def _shared_file(self) -> OpenmarketsConfigurationError:
+        return OpenmarketsConfigurationError(
+            f"destination: several mapped tasks would write {redact(self._template)}, and the last one would be left. "
+            "Put something of each into it, such as {{ ti.map_index }}, or map it with the query: "
+            ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
+        )
 
 
 def _read_place(destination: Any, conn_id: str | None, partition: str | None) -> Place:
