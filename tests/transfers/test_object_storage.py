@@ -525,6 +525,7 @@ class TestMapping:
 
     def test_one_whose_template_is_the_same_for_all_is_refused(self, openmarkets_sandbox, here):
         task, given = self.mapped(destination=f"{here}/{{{{ ds }}}}.parquet", expand={"query": BARS})
+        task.render_template_fields(given)
         with pytest.raises(AirflowFailException, match=r"several mapped tasks would write .*\{\{ ds \}\}"):
             task.execute(given)
 
