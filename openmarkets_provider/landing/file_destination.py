@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from itertools import chain
+from shutil import copyfileobj
 from typing import IO, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
@@ -36,10 +39,13 @@ Names = Mapping[Partition | None, str]
 
 
 class _File(NamedTuple):
-    """A temporary file that holds all rows of a partition."""
+    """A complete file that waits to be published.
 
-    file: IO[bytes]
+    :ivar open: gives it as a temporary file of the folder.
+    """
+
     rows: int
+    open: Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 @dataclass(frozen=True)
@@ -151,10 +157,11 @@ class FileDestination:
         """Write all rows into temporary files, which live as long as the stack."""
         if len(names) == 1:
             (only,) = names
-            file = self._write(map(layout.values, batches), layout, stack)
-            return {only: file} if file.rows or only is None else {}
+            file = stack.enter_context(self.folder.stage())
+            count = self._write(map(layout.values, batches), layout, file)
+            return {only: _File(count, lambda: nullcontext(file))} if count or only is None else {}
         spool = self._spool(batches, layout, names, pending, stack)
-        return {each: self._write(spool.batches(each), layout, stack) for each in spool.list_keys()}
+        return self._write_all(spool.list_keys(), spool.batches, layout, stack)
 
     def _merge(
         self,
@@ -183,11 +190,9 @@ class FileDestination:
                     yield from select_kept(rows, spool.batches(each), layout, kept)
 
         more = [] if kept is None else [each for each in names if each is not None and names[each] in stored]
-        files = {
-            each: self._write(chain(spool.batches(each), stay(each)), layout, stack)
-            for each in dict.fromkeys([*new, *more])
-        }
-        return {each: file for each, file in files.items() if file.rows}
+        return self._write_all(
+            list(dict.fromkeys([*new, *more])), lambda each: chain(spool.batches(each), stay(each)), layout, stack
+        )
 
     def _spool(
         self, batches: Iterable[Batch], layout: Layout, names: Names, pending: Names, stack: ExitStack
@@ -201,8 +206,45 @@ class FileDestination:
                     spool.add(partition, layout.values(those))
         return spool
 
-    def _write(self, batches: Iterable[Columns], layout: Layout, stack: ExitStack) -> _File:
-        file = stack.enter_context(self.folder.stage())
+    def _write_all(
+        self,
+        partitions: Sequence[Partition],
+        rows_of: Callable[[Partition], Iterable[Columns]],
+        layout: Layout,
+        stack: ExitStack,
+    ) -> dict[Partition | None, _File]:
+        """Write the files of partitions; those without rows are left out.
+
+        They wait in one temporary file, so that few files are open. The last partition comes first there: each file
+        that is taken makes room at the end.
+        """
+        problem = f"Cannot write rows to a temporary file in {self.folder.scratch}"
+        shelf = stack.enter_context(self.folder.stage())
+
+        @contextmanager
+        def take(start: int) -> Iterator[IO[bytes]]:
+            with self.folder.stage() as file:
+                with explain_errors(problem):
+                    shelf.seek(start)
+                    copyfileobj(shelf, file)
+                    shelf.truncate(start)
+                yield file
+
+        files: dict[Partition | None, _File] = {}
+        with self.folder.stage() as draft:
+            for each in reversed(partitions):
+                draft.seek(0)
+                draft.truncate()
+                if count := self._write(rows_of(each), layout, draft):
+                    with explain_errors(problem):
+                        files[each] = _File(count, partial(take, shelf.seek(0, os.SEEK_END)))
+                        draft.seek(0)
+                        copyfileobj(draft, shelf)
+                        shelf.flush()
+        return dict(reversed(files.items()))
+
+    def _write(self, batches: Iterable[Columns], layout: Layout, file: IO[bytes]) -> int:
+        """Write a file, and return the number of its rows."""
         explain = f"Cannot write rows to a temporary file in {self.folder.scratch}"
         count = 0
         with explain_errors(explain):
@@ -218,16 +260,17 @@ class FileDestination:
         except BaseException:
             writer.discard()
             raise
-        return _File(file, count)
+        return count
 
     def _publish(self, files: Mapping[Partition | None, _File], names: Names, result: LoadResult) -> LoadResult:
         """Put files in place. With ``if_exists="error"`` all are, or none: the next try must not find any."""
         size, published = 0, []
         try:
-            for each, (file, _) in files.items():
-                # Before the file appears: the task can be killed then.
-                published.append(names[each])
-                size += self.folder.publish(file, names[each])
+            for each, waiting in files.items():
+                with waiting.open() as file:
+                    # Before the file appears: the task can be killed then.
+                    published.append(names[each])
+                    size += self.folder.publish(file, names[each])
         except BaseException:
             for name in published if self.if_exists == ERROR else ():
                 with suppress(OpenmarketsError):

@@ -39,7 +39,7 @@ KEPT_CLAIMS = 100
 MAX_SKIPPED = 1000
 """Most securities that a state lists: so many fit the 64 KiB that Airflow's REST API takes."""
 MAX_ADDED = timedelta(days=366)
-"""The most of the past that one load adds. A folder takes so many partitions at once."""
+"""The most of the past that one load adds."""
 FAR = "2199-12-31"
 """Later than the start of any range."""
 

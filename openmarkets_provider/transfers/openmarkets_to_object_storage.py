@@ -58,7 +58,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     :param conn_id: id of the object store's connection; None for the worker's own credentials. Templated.
     :param partition: ``day``, ``month`` or ``year``, by the time of the rows at the exchange (Australia/Sydney): files
         ``exchange_date=2026-11-20/part-0.parquet``, ``exchange_month=2026-11/...``, ``exchange_year=2026/...``. The
-        query's range must cover whole partitions, 400 at most; a partition without rows loses the file it had. A new
+        query's range must cover whole partitions; a partition without rows loses the file it had. A new
         file keeps rows of securities that ``on_invalid="warn"`` left out, with ``if_exists="replace"``. A folder holds
         files of one format, compression and query.
     :param if_exists: what to do about an existing file: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and

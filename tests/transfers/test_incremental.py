@@ -175,8 +175,9 @@ def test_a_folder_belongs_to_one_task_whatever_assets_others_name(openmarkets_sa
 
 
 def test_a_first_load_that_failed_takes_the_corrected_query(openmarkets_sandbox, deployment, lake):
-    with pytest.raises(AirflowFailException, match="more than 400"):
-        deployment.run(to_files(lake, queries.trades("BHP", start="2020-01-01", end="2026-03-04")), "first")
+    openmarkets_sandbox.fault(target=TRADES, kind="status", status=400)
+    with pytest.raises(AirflowFailException):
+        deployment.run(to_files(lake, queries.trades("BHP", start="2026-03-01", end="2026-03-03")), "first")
     deployment.run(to_files(lake, trades("2026-03-04")), "first")
     assert landed(lake) == pulled(trades("2026-03-04"))
 

@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import logging
+import os
+import resource
 import sys
 import threading
 from collections import defaultdict
@@ -264,7 +266,6 @@ class TestPartitions:
                 "exchange_month=2026-03 only in part",
             ),
             (queries.trades("BHP", start="2026-03-02T00:00Z", end="2026-03-03T00:00Z"), "day", "only in part"),
-            (queries.time_series("BHP", start="2020-01-01", end="2026-01-01"), "day", "more than 400"),
         ],
     )
     def test_a_range_that_does_not_fit_is_refused_while_the_dag_is_parsed_or_before_anything_is_asked(
@@ -289,6 +290,22 @@ class TestPartitions:
     def test_a_query_without_a_time_is_refused_while_the_dag_is_parsed(self, query):
         with pytest.raises(OpenmarketsQueryError, match=r"leave partition out"):
             transfer("/data/x", query, partition="day")
+
+    @pytest.mark.parametrize("on_invalid", ["error", "warn"])
+    def test_many_partitions_need_few_open_files(self, openmarkets_sandbox, here, on_invalid):
+        query = queries.time_series(["BHP", "CBA"], start="2023-03-02", end="2026-03-02", on_invalid=on_invalid)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        open_now = len(os.listdir("/dev/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, limits[1]))
+        try:
+            result = land(here, query, partition="day", format="csv")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        rows = OpenmarketsHook().run(query)
+        assert result["rows"] == len(rows)
+        assert len(result["files"]) == len({row["time_series_date"] for row in rows}) > 600
+        assert result["files"] == sorted(result["files"])
+        assert len(files(here)) == len(result["files"])
 
     def test_weeks_do_not_go_into_months(self, openmarkets_sandbox, here):
         weekly = queries.time_series("BHP", start="2026-03-01", end="2026-04-01", frequency="Weekly")
