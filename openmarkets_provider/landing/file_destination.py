@@ -23,6 +23,7 @@ from openmarkets_provider.landing.kept import read_rows, select_kept
 from openmarkets_provider.landing.layout import Columns, Layout, layout_of
 from openmarkets_provider.landing.partitions import Partition, Sorter, list_partitions, widen_range
 from openmarkets_provider.landing.places import Place
+from openmarkets_provider.landing.published import Published
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.query.arguments import align
 from openmarkets_provider.query.batch import Batch
@@ -57,6 +58,7 @@ class FileDestination:
     :ivar partition: None, or one of :data:`openmarkets_provider.landing.partitions.PARTITIONS`.
     :ivar if_exists: one of :data:`IF_EXISTS`.
     :ivar open_end: a query's range may end within a partition.
+    :ivar published: with ``if_exists="error"``: which files are this task's own.
     """
 
     place: Place
@@ -65,6 +67,7 @@ class FileDestination:
     partition: str | None = None
     if_exists: str = REPLACE
     open_end: bool = False
+    published: Published | None = None
     is_exclusive = True
 
     @property
@@ -143,6 +146,9 @@ class FileDestination:
         if self.if_exists == REPLACE:
             return names
         existing = self.folder.find(names.values())
+        if self.if_exists == ERROR and self.published is not None:
+            # Of an attempt that was killed when it had published them.
+            existing = {name for name in existing if not self._is_own(name, self.published)}
         if existing and self.if_exists == ERROR:
             first, *others = sorted(existing)
             more = f", and {len(others)} more" if others else ""
@@ -150,6 +156,10 @@ class FileDestination:
         if existing:
             log.info("%d of %d files exist already, and are skipped.", len(existing), len(names))
         return {each: name for each, name in names.items() if name not in existing}
+
+    def _is_own(self, name: str, published: Published) -> bool:
+        with explain_errors(f"Cannot read {self.folder.url(name)}"), self.folder.open(name) as file:
+            return published.has(name, file)
 
     def _encode(
         self, batches: Iterable[Batch], layout: Layout, names: Names, pending: Names, stack: ExitStack
@@ -270,6 +280,8 @@ class FileDestination:
                 with waiting.open() as file:
                     # Before the file appears: the task can be killed then.
                     published.append(names[each])
+                    if self.if_exists == ERROR and self.published is not None:
+                        self.published.add(names[each], file)
                     size += self.folder.publish(file, names[each])
         except BaseException:
             for name in published if self.if_exists == ERROR else ():

@@ -7,15 +7,16 @@ import os
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import Asset
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.exceptions import (
+    OpenmarketsConfigurationError,
     OpenmarketsDatabaseError,
     OpenmarketsError,
     OpenmarketsInvalidResponse,
@@ -57,8 +58,10 @@ class Transfer(QueryOperator):
         while the DAG is parsed.
     :param incremental: pull only what is new since the last load of the destination.
     :param overlap: how far before the end of the last load an incremental one begins.
+    :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or its text. Templated.
     """
 
+    template_fields: Sequence[str] = (*QueryOperator.template_fields, "full_refresh")
     is_exclusive: ClassVar[bool]
     """As :attr:`openmarkets_provider.landing.destination.Destination.is_exclusive`."""
 
@@ -68,6 +71,7 @@ class Transfer(QueryOperator):
         asset_uri: str | None,
         incremental: bool = False,
         overlap: timedelta = DEFAULT_OVERLAP,
+        full_refresh: bool | str = False,
         **kwargs: Any,
     ) -> None:
         query = kwargs["query"]
@@ -80,11 +84,14 @@ class Transfer(QueryOperator):
                 raise ValueError(f"overlap must be a timedelta of 0 or more, not {overlap!r}.")
             if self.is_exclusive and kwargs.setdefault("max_active_tis_per_dag", 1) != 1:
                 raise ValueError("max_active_tis_per_dag: two incremental loads can't go on at once; leave it out.")
+        elif full_refresh is not False:
+            raise ValueError("full_refresh: only a load with incremental=True does not load its whole range each time.")
         # A mapped task has the outlets that its DAG was parsed with. Airflow has no public name for this attribute.
         is_mapped = getattr(self, "_BaseOperator__from_mapped", False)
         super().__init__(**kwargs)
         self.incremental = incremental
         self.overlap = overlap
+        self.full_refresh = full_refresh
         own = None if is_mapped or asset_uri is None else Asset(asset_uri)
         self._asset_uri = own.uri if own else None
         # All tasks that load a destination incrementally must find the same state, whatever assets they name.
@@ -165,7 +172,7 @@ class Transfer(QueryOperator):
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
         _check_airflow()
-        self._check_run(destination, context)
+        self._check_limits(destination, context)
         assets = self._assets()
         asset = next((asset for asset in assets if asset.uri == self._asset_uri), assets[0])
         # Airflow's type of a context does not have it in every version.
@@ -180,18 +187,13 @@ class Transfer(QueryOperator):
                 owner=f"{self.dag_id}.{self.task_id}",
                 run=instance_id(context),
                 overlap=self.overlap,
+                interval=_interval_of(context),
+                full_refresh=_read_flag(self.full_refresh),
             )
         except NothingNew as nothing:
             raise AirflowSkipException(str(nothing)) from None
 
-    def _check_run(self, destination: Destination, context: Context) -> None:
-        # In some versions Airflow's enum is not one of texts.
-        run_type = context["dag_run"].run_type
-        if getattr(run_type, "value", run_type) == "backfill":
-            raise OpenmarketsError(
-                "A backfill asks for the past, and an incremental load for what is new. Load the past with a task "
-                f"without incremental. {_USE_RANGES}"
-            )
+    def _check_limits(self, destination: Destination, context: Context) -> None:
         dag: Any = context["dag"]
         if self.is_exclusive and 1 not in (dag.max_active_runs, dag.get_task(self.task_id).max_active_tis_per_dag):
             # A mapped task has the limit of its .partial().
@@ -267,6 +269,36 @@ def resume_folder() -> Path:
 
     folder = conf.get("openmarkets", "resume_folder", fallback="")
     return Path(folder).expanduser() if folder else Path(tempfile.gettempdir()) / f"openmarkets-{os.geteuid()}"
+
+
+def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
+    """Return the data interval of a backfill's run; None for any other run.
+
+    :raises OpenmarketsError: it has none.
+    """
+    # In some versions Airflow's enum is not one of texts.
+    run_type = context["dag_run"].run_type
+    if getattr(run_type, "value", run_type) != "backfill":
+        return None
+    start, end = context.get("data_interval_start"), context.get("data_interval_end")
+    if start is None or end is None:
+        raise OpenmarketsError(
+            "A backfill loads the data interval of its run, and this run has none. Take a timetable whose runs have "
+            "data intervals, such as CronDataIntervalTimetable."
+        )
+    return start, end
+
+
+def _read_flag(value: Any) -> bool:
+    """Return a bool that may be a rendered template.
+
+    :raises OpenmarketsConfigurationError: it is neither true nor false.
+    """
+    flags = {"true": True, "false": False}
+    flag = flags.get(str(value).lower())
+    if flag is None:
+        raise OpenmarketsConfigurationError(f"full_refresh must be true or false, not {value!r:.200}.")
+    return flag
 
 
 def _do_nothing() -> None:

@@ -19,10 +19,11 @@ from openmarkets_provider.landing.folders import Folder, LocalFolder, RemoteFold
 from openmarkets_provider.landing.formats import choose_format
 from openmarkets_provider.landing.partitions import PARTITIONS
 from openmarkets_provider.landing.places import LOCAL, OBJECT_STORES, Place, is_path, read_place, redact, static_url
+from openmarkets_provider.landing.published import Published
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.transfers._lineage import Dataset
 from openmarkets_provider.transfers._mapping import list_siblings
-from openmarkets_provider.transfers._transfer import Transfer
+from openmarkets_provider.transfers._transfer import Transfer, instance_id, resume_folder
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -63,7 +64,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         files of one format, compression and query.
     :param if_exists: what to do about an existing file: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and
         ``partition`` the task pulls from the first missing partition to the last one (of weekly bars the whole range),
-        and writes the missing files. A partition without rows has no file, so it is pulled again each time.
+        and writes the missing files. A partition without rows has no file, so it is pulled again each time. With
+        ``error`` a task instance that runs again replaces its own files.
     :param compression: None, ``gzip``, ``zstd``, ``snappy`` (Parquet only); or ``infer``: by the end of the file's
         name, snappy for Parquet.
     :param incremental: pull only what is new since the last load of this destination. Needs Airflow 3.3 and
@@ -71,6 +73,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         destination is loaded then. Sets ``max_active_tis_per_dag=1``: two such loads can't go on at once.
     :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
         late; one day by default.
+    :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or a template such as
+        ``{{ params.full_refresh }}``. Only with ``incremental``.
     :param outlets: assets that the task updates; by default the destination up to its first template.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
@@ -135,7 +139,13 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         file_format = choose_format(self.format, self.compression, place.name if self.partition is None else None)
         folder = self._open_folder(place.folder if self.partition is None else place)
         destination = FileDestination(
-            place, folder, file_format, self.partition, self.if_exists, open_end=self.incremental
+            place,
+            folder,
+            file_format,
+            self.partition,
+            self.if_exists,
+            open_end=self.incremental,
+            published=Published(resume_folder(), f"{instance_id(context)} {place.url}"),
         )
         yield destination, lambda: Dataset(place.url, *place.lineage)
 

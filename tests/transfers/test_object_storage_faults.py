@@ -92,7 +92,8 @@ class Remote:
 def start(openmarkets_sandbox) -> Iterator[Callable[..., Load]]:
     """Give a function that starts a load; those that still run are killed when the test ends."""
     connection = {"AIRFLOW_CONN_OPENMARKETS_DEFAULT": json.dumps(openmarkets_sandbox.connection)}
-    cache = {"AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR": os.environ["AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR"]}
+    folders = ("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", "AIRFLOW__OPENMARKETS__RESUME_FOLDER")
+    cache = {name: os.environ[name] for name in folders}
     loads: list[Load] = []
 
     def begin(where: Local | Remote, before: Callable[[], None] | None = None, **arguments: Any) -> Load:
@@ -273,6 +274,34 @@ class TestKilled:
         assert where.left() == ([name] if parts > 1 else [])
         s3.abort_uploads()
         assert (again(start, where, arguments) == expected) is True
+
+
+class TestKilledWhereNoFileMayBe:
+    """With ``if_exists="error"``."""
+
+    def test_the_next_attempt_knows_its_own_files(self, start, where):
+        arguments = of(where, "day") | {"if_exists": "error"}
+        if isinstance(where, Local):
+            load = start(where, die_at_the_third_file, **arguments)
+        else:
+            hold = where.server.hold("PUT /bucket/bars", after=2)
+            load = start(where, **arguments)
+            assert hold.reached.wait(WAIT)
+            load.kill()
+        assert load.outcome() is signal.SIGKILL
+        assert len(where.files()) == 2
+        if isinstance(where, Remote):
+            hold.drop()
+        assert len(again(start, where, arguments)) == 5
+        # Also when it was killed after the last one.
+        assert len(again(start, where, arguments)) == 5
+
+    def test_a_file_that_somebody_has_changed_is_not_its_own(self, start, where):
+        arguments = of(where, None) | {"if_exists": "error"}
+        again(start, where, arguments)
+        where.put("x.csv", b"of somebody else")
+        assert "x.csv exists already" in start(where, **arguments).outcome()
+        assert where.files() == {"x.csv": b"of somebody else"}
 
 
 class TestTerminated:
