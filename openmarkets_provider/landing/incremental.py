@@ -136,7 +136,7 @@ def load_incrementally(
     watermark, first = state.get("watermark"), state.get("first")
     if interval is not None:
         bounds: Any = window(query)
-        start, end = destination.range_to_pull(query, *bounds, watermark)
+        start, end = destination.range_to_pull(query, bounds[0], bounds[1], watermark)
         log.info("This run loads its own interval, %s to %s; the watermark stays.", start, end)
         return destination.land(source, with_range(query, start, end))
     data = _read(check_claim, store.get(claim_key), claim_advice)

@@ -231,7 +231,7 @@ class TestKilled:
         assert start(where, die_at_the_third_file, **arguments).outcome() is signal.SIGKILL
         names = sorted(old)
         assert where.files() == {**old, **{name: expected[name] for name in names[:2]}}
-        assert len(where.left()) == 4
+        assert len(where.left()) == 3
         assert again(start, where, arguments) == expected
 
     def test_between_two_partitions_in_an_object_store(self, start, s3, tmp_path):
