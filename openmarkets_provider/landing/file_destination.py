@@ -26,7 +26,7 @@ from openmarkets_provider.landing.places import Place
 from openmarkets_provider.landing.published import Published
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.query.arguments import align
-from openmarkets_provider.query.batch import Batch
+from openmarkets_provider.query.batch import Batch, concat
 from openmarkets_provider.query.exchange_time import read_moment
 from openmarkets_provider.query.query import Query, resolve, window
 
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 REPLACE, ERROR, SKIP = "replace", "error", "skip"
 IF_EXISTS = (REPLACE, ERROR, SKIP)
+
+SORTED_AT_ONCE = 50_000
+"""Rows that are sorted into partitions together."""
 
 Names = Mapping[Partition | None, str]
 """File names by partition; None stands for the only file."""
@@ -210,7 +213,7 @@ class FileDestination:
         """Sort all rows into partitions."""
         sorter = Sorter([each for each in names if each is not None], str(layout.time))
         spool: Spool[Partition] = Spool(stack.enter_context(self.folder.stage()), self.folder.scratch)
-        for batch in batches:
+        for batch in _join(batches):
             for partition, those in sorter.sort(batch):
                 if partition in pending:
                     spool.add(partition, layout.values(those))
@@ -290,6 +293,18 @@ class FileDestination:
             raise
         rows = sum(file.rows for file in files.values())
         return result._replace(rows=rows, bytes=size, files=[self.folder.url(name) for name in published])
+
+
+def _join(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Put batches together: a security has a row or two in each partition, and many securities are sorted as fast."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= SORTED_AT_ONCE:
+            yield concat(waiting)
+            waiting.clear()
+    if waiting:
+        yield concat(waiting)
 
 
 def _narrow(query: Query, names: Names, pending: Names) -> Query:
