@@ -42,7 +42,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     not grow with the number of rows. Temporary files are beside a local destination, under hidden names; for object
     stores they are in the temporary folder of the worker.
 
-    A task that is retried, resumed or cleared goes on where its last attempt ended: see ``[openmarkets] resume_folder``.
+    A task that is retried, resumed or cleared goes on where its last attempt ended (``[openmarkets] resume_folder``).
 
     A task that is killed aborts its upload, where it is given the time. Parts of an upload that was killed at once are
     not visible, but cost money: in S3 only a lifecycle rule of the bucket (``AbortIncompleteMultipartUpload``) removes
