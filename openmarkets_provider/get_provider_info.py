@@ -168,6 +168,15 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "/var/cache/airflow/openmarkets",
                         "default": "",
                     },
+                    "resume_folder": {
+                        "description": "Folder in which a load keeps the replies that it has pulled until its rows "
+                        "have landed, so that its next attempt goes on from there; private to the user. Workers of "
+                        "several hosts may share it. Empty: openmarkets-<user id> in the temporary folder of the host.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/mnt/shared/openmarkets",
+                        "default": "",
+                    },
                     "token_store": {
                         "description": "Import path of a class of your own in which tasks share access tokens, "
                         "encrypted, for all connections that leave cache_backend empty. Empty: files.",

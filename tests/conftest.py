@@ -67,8 +67,9 @@ def left_out(pytestconfig: pytest.Config, record_testsuite_property: Callable[[s
 
 @pytest.fixture(autouse=True)
 def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every test token caches of its own."""
+    """Give every test token caches of its own, and a folder for what its loads have pulled."""
     from openmarkets_provider.testing.memory import reset_memory
 
     reset_memory()
     monkeypatch.setenv("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", str(tmp_path / "token_cache"))
+    monkeypatch.setenv("AIRFLOW__OPENMARKETS__RESUME_FOLDER", str(tmp_path / "resume"))

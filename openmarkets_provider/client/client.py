@@ -29,6 +29,7 @@ from openmarkets_provider.client.http.clients import (
 from openmarkets_provider.client.http.httpx_client import open_httpx_client
 from openmarkets_provider.client.io import TaskGroup, ThreadGroup, iterate_blocking, run_blocking
 from openmarkets_provider.client.metrics import NO_METRICS, Metrics
+from openmarkets_provider.client.pulled import Pulled
 from openmarkets_provider.client.ratelimit.hold import Holds
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
@@ -134,16 +135,19 @@ class OpenmarketsClient:
         run = Run(query, self._blocking, self._currencies, skipped)
         return iterate_blocking(run.rows(self._concurrency, ThreadGroup))
 
-    def stream_columns(self, query: Query, skipped: set[str] | None = None) -> Generator[Batch, None, None]:
+    def stream_columns(
+        self, query: Query, skipped: set[str] | None = None, pulled: Pulled | None = None
+    ) -> Generator[Batch, None, None]:
         """Answer a query as :meth:`stream`, by column.
 
         :param skipped: takes the securities that are left out, in full form.
+        :param pulled: has the replies of earlier attempts, and takes those of this one; not of ``request``.
         :return: batches with the columns of the query; records of ``request`` and ``raw=True`` are in the one column
             ``record``.
         """
         if endpoint_of(query) == "request":
             return (Batch({RECORD: records}) for records in self.stream(query))
-        run = Run(query, self._blocking, self._currencies, skipped)
+        run = Run(query, self._blocking.resumed(pulled), self._currencies, skipped)
         return iterate_blocking(run.batches(self._concurrency, ThreadGroup))
 
     def http(self, api: str) -> HttpClient:

@@ -17,10 +17,12 @@ from openmarkets_provider.client.http.replies import (
 )
 from openmarkets_provider.client.io import Group, Io, PacedIo
 from openmarkets_provider.client.metrics import Metrics
+from openmarkets_provider.client.pulled import Pulled
 from openmarkets_provider.client.ratelimit.hold import DEFAULT_HOLD, MAX_SPREAD, Holds, OnHold, spread
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsInvalidResponse,
+    OpenmarketsNotFound,
     OpenmarketsRateLimited,
 )
 from openmarkets_provider.query.plan import ApiCall
@@ -91,16 +93,32 @@ class Exchange:
 
     :param holds: logs and counts the waits for a hold.
     :param metrics: counts retries and requests.
+    :param pulled: stores the replies, and has those of earlier attempts; it blocks.
     """
 
-    def __init__(self, io: Io, holds: Holds, metrics: Metrics) -> None:
+    def __init__(self, io: Io, holds: Holds, metrics: Metrics, pulled: Pulled | None = None) -> None:
         self._io = io
         self._holds = holds
         self._metrics = metrics
+        self._pulled = pulled
 
     def paced(self, group: Group[Any]) -> Exchange:
         """Return an exchange for the calls of one run, of which each is sent when its group lets it."""
-        return Exchange(PacedIo(self._io, group), self._holds, self._metrics)
+        return Exchange(PacedIo(self._io, group), self._holds, self._metrics, self._pulled)
+
+    def resumed(self, pulled: Pulled | None) -> Exchange:
+        """Return an exchange that stores its replies, and sends no call again that has one."""
+        return Exchange(self._io, self._holds, self._metrics, pulled)
+
+    @property
+    def earlier(self) -> int:
+        """How many calls were answered in an earlier attempt."""
+        return 0 if self._pulled is None else self._pulled.earlier
+
+    def forget(self, call: ApiCall) -> None:
+        """Forget the reply to a call that fails the run: another attempt sends it again."""
+        if self._pulled is not None:
+            self._pulled.forget(call)
 
     async def ask(self, call: ApiCall) -> Any:
         """Send a call, and return the JSON of the reply, as :meth:`receive`."""
@@ -112,6 +130,8 @@ class Exchange:
         :raises OpenmarketsError: what went wrong. It is not transient when the call may have been carried out and is
             not safe to repeat.
         """
+        if self._pulled is not None and (reply := self._pulled.find(call)) is not None:
+            return _read(call, reply, "")
         return await self.persist(lambda: self._attempt(call), safe_to_repeat=call.safe_to_repeat)
 
     async def compute(self, records: int, work: Callable[[], T]) -> T:
@@ -145,11 +165,18 @@ class Exchange:
         request_id = str(uuid.uuid4())
         reply = await self._send(call, request_id)
         try:
-            json = read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
+            received = _read(call, reply, request_id)
         except OpenmarketsError as error:
             await self._note(call, error)
+            if isinstance(error, OpenmarketsNotFound):
+                self._store(call, reply, request_id)
             raise
-        return Received(json, reply.status, reply.headers.get("x-request-id") or request_id, reply.hidden)
+        self._store(call, reply, received.request_id)
+        return received
+
+    def _store(self, call: ApiCall, reply: Reply, request_id: str) -> None:
+        if self._pulled is not None:
+            self._pulled.add(call, reply, request_id)
 
     async def _note(self, call: ApiCall, error: OpenmarketsError) -> None:
         """Note that an API's reply is an error. Tell everyone when it is a 429."""
@@ -200,3 +227,12 @@ class Exchange:
                 retry_after=later + spread(later),
                 on_hold=True,
             )
+
+
+def _read(call: ApiCall, reply: Reply, request_id: str) -> Received:
+    """Read a reply.
+
+    :param request_id: the one that was sent; the one that the reply echoes wins.
+    """
+    json = read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
+    return Received(json, reply.status, reply.headers.get("x-request-id") or request_id, reply.hidden)

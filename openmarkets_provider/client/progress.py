@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -16,11 +17,13 @@ class Progress:
 
     :param name: what the lines call the run.
     :param total: calls of the run.
+    :param count_earlier: returns how many calls were answered in an earlier attempt.
     """
 
-    def __init__(self, name: str, total: int) -> None:
+    def __init__(self, name: str, total: int, count_earlier: Callable[[], int]) -> None:
         self._name = name
         self._total = total
+        self._count_earlier = count_earlier
         self._calls = self._rows = 0
         self._started = self._said = time.monotonic()
 
@@ -36,11 +39,13 @@ class Progress:
         if now - self._said < PROGRESS_EVERY or self._calls == self._total:
             return
         self._said = now
+        earlier = self._count_earlier()
         log.info(
-            "%s: %d of %d calls done, %d rows, %.0f rows/s.",
+            "%s: %d of %d calls done%s, %d rows, %.0f rows/s.",
             self._name,
             self._calls,
             self._total,
+            f" ({earlier} in an earlier attempt)" if earlier else "",
             self._rows,
             self._rows / (now - self._started),
         )

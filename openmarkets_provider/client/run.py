@@ -146,7 +146,7 @@ class Run:
         :raises OpenmarketsError: what went wrong; the text says with which call.
         """
         calls = await self._plan()
-        progress = Progress(self._endpoint, len(calls))
+        progress = Progress(self._endpoint, len(calls), lambda: self._exchange.earlier)
         asks = (partial(self._ask, number, call) for number, call in enumerate(calls, 1))
         concurrency = min(concurrency, len(calls))
         async with open_group(concurrency) if concurrency > 1 else nullcontext() as group:
@@ -271,6 +271,7 @@ class Run:
                     self._multipliers |= read_multipliers(call, records)
                     self._currencies.update(read_currencies(call, records))
                 except OpenmarketsInvalidResponse as error:
+                    self._exchange.forget(call)
                     raise received.explain(error) from None
                 self._uninformed |= set(map(to_listing, call.json["securities"])) - set(map(listing_of, records))
         except OpenmarketsError as error:
@@ -393,10 +394,11 @@ class Run:
         self._shared_rows |= by_key
 
     def _name_call(self, error: OpenmarketsError, number: int, call: ApiCall) -> OpenmarketsError:
-        """Return the error, saying which piece of a split query failed.
+        """Return the error, saying which piece of a split query failed, and forget the reply.
 
         A new one: the coroutines that wait for one token request are all given the same error.
         """
+        self._exchange.forget(call)
         piece = f"Call {number} of {self._total} ({call.piece}) failed. " if self._total > 1 else ""
         return replace(error, message=f"{piece}{error}")
 

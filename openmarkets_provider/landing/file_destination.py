@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from itertools import chain
+from shutil import copyfileobj
 from typing import IO, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
@@ -20,9 +23,10 @@ from openmarkets_provider.landing.kept import read_rows, select_kept
 from openmarkets_provider.landing.layout import Columns, Layout, layout_of
 from openmarkets_provider.landing.partitions import Partition, Sorter, list_partitions, widen_range
 from openmarkets_provider.landing.places import Place
+from openmarkets_provider.landing.published import Published
 from openmarkets_provider.landing.spool import Spool
 from openmarkets_provider.query.arguments import align
-from openmarkets_provider.query.batch import Batch
+from openmarkets_provider.query.batch import Batch, concat
 from openmarkets_provider.query.exchange_time import read_moment
 from openmarkets_provider.query.query import Query, resolve, window
 
@@ -31,15 +35,21 @@ log = logging.getLogger(__name__)
 REPLACE, ERROR, SKIP = "replace", "error", "skip"
 IF_EXISTS = (REPLACE, ERROR, SKIP)
 
+SORTED_AT_ONCE = 50_000
+"""Rows that are sorted into partitions together."""
+
 Names = Mapping[Partition | None, str]
 """File names by partition; None stands for the only file."""
 
 
 class _File(NamedTuple):
-    """A temporary file that holds all rows of a partition."""
+    """A complete file that waits to be published.
 
-    file: IO[bytes]
+    :ivar open: gives it as a temporary file of the folder.
+    """
+
     rows: int
+    open: Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class FileDestination:
     :ivar partition: None, or one of :data:`openmarkets_provider.landing.partitions.PARTITIONS`.
     :ivar if_exists: one of :data:`IF_EXISTS`.
     :ivar open_end: a query's range may end within a partition.
+    :ivar published: with ``if_exists="error"``: which files are this task's own.
     """
 
     place: Place
@@ -59,6 +70,7 @@ class FileDestination:
     partition: str | None = None
     if_exists: str = REPLACE
     open_end: bool = False
+    published: Published | None = None
     is_exclusive = True
 
     @property
@@ -138,6 +150,9 @@ class FileDestination:
         if self.if_exists == REPLACE:
             return names
         existing = self.folder.find(names.values())
+        if self.if_exists == ERROR and self.published is not None:
+            # Of an attempt that was killed when it had published them.
+            existing = {name for name in existing if not self._is_own(name, self.published)}
         if existing and self.if_exists == ERROR:
             first, *others = sorted(existing)
             more = f", and {len(others)} more" if others else ""
@@ -146,16 +161,21 @@ class FileDestination:
             log.info("%d of %d files exist already, and are skipped.", len(existing), len(names))
         return {each: name for each, name in names.items() if name not in existing}
 
+    def _is_own(self, name: str, published: Published) -> bool:
+        with explain_errors(f"Cannot read {self.folder.url(name)}"), self.folder.open(name) as file:
+            return published.has(name, file)
+
     def _encode(
         self, batches: Iterable[Batch], layout: Layout, names: Names, pending: Names, stack: ExitStack
     ) -> dict[Partition | None, _File]:
         """Write all rows into temporary files, which live as long as the stack."""
         if len(names) == 1:
             (only,) = names
-            file = self._write(map(layout.values, batches), layout, stack)
-            return {only: file} if file.rows or only is None else {}
+            file = stack.enter_context(self.folder.stage())
+            count = self._write(map(layout.values, batches), layout, file)
+            return {only: _File(count, lambda: nullcontext(file))} if count or only is None else {}
         spool = self._spool(batches, layout, names, pending, stack)
-        return {each: self._write(spool.batches(each), layout, stack) for each in spool.list_keys()}
+        return self._write_all(spool.list_keys(), spool.batches, layout, stack)
 
     def _merge(
         self,
@@ -184,11 +204,9 @@ class FileDestination:
                     yield from select_kept(rows, spool.batches(each), layout, kept)
 
         more = [] if kept is None else [each for each in names if each is not None and names[each] in stored]
-        files = {
-            each: self._write(chain(spool.batches(each), stay(each)), layout, stack)
-            for each in dict.fromkeys([*new, *more])
-        }
-        return {each: file for each, file in files.items() if file.rows}
+        return self._write_all(
+            list(dict.fromkeys([*new, *more])), lambda each: chain(spool.batches(each), stay(each)), layout, stack
+        )
 
     def _spool(
         self, batches: Iterable[Batch], layout: Layout, names: Names, pending: Names, stack: ExitStack
@@ -196,14 +214,51 @@ class FileDestination:
         """Sort all rows into partitions."""
         sorter = Sorter([each for each in names if each is not None], str(layout.time))
         spool: Spool[Partition] = Spool(stack.enter_context(self.folder.stage()), self.folder.scratch)
-        for batch in batches:
+        for batch in _join(batches):
             for partition, those in sorter.sort(batch):
                 if partition in pending:
                     spool.add(partition, layout.values(those))
         return spool
 
-    def _write(self, batches: Iterable[Columns], layout: Layout, stack: ExitStack) -> _File:
-        file = stack.enter_context(self.folder.stage())
+    def _write_all(
+        self,
+        partitions: Sequence[Partition],
+        rows_of: Callable[[Partition], Iterable[Columns]],
+        layout: Layout,
+        stack: ExitStack,
+    ) -> dict[Partition | None, _File]:
+        """Write the files of partitions; those without rows are left out.
+
+        They wait in one temporary file, so that few files are open. The last partition comes first there: each file
+        that is taken makes room at the end.
+        """
+        problem = f"Cannot write rows to a temporary file in {self.folder.scratch}"
+        shelf = stack.enter_context(self.folder.stage())
+
+        @contextmanager
+        def take(start: int) -> Iterator[IO[bytes]]:
+            with self.folder.stage() as file:
+                with explain_errors(problem):
+                    shelf.seek(start)
+                    copyfileobj(shelf, file)
+                    shelf.truncate(start)
+                yield file
+
+        files: dict[Partition | None, _File] = {}
+        with self.folder.stage() as draft:
+            for each in reversed(partitions):
+                draft.seek(0)
+                draft.truncate()
+                if count := self._write(rows_of(each), layout, draft):
+                    with explain_errors(problem):
+                        files[each] = _File(count, partial(take, shelf.seek(0, os.SEEK_END)))
+                        draft.seek(0)
+                        copyfileobj(draft, shelf)
+                        shelf.flush()
+        return dict(reversed(files.items()))
+
+    def _write(self, batches: Iterable[Columns], layout: Layout, file: IO[bytes]) -> int:
+        """Write a file, and return the number of its rows."""
         explain = f"Cannot write rows to a temporary file in {self.folder.scratch}"
         count = 0
         with explain_errors(explain):
@@ -219,16 +274,19 @@ class FileDestination:
         except BaseException:
             writer.discard()
             raise
-        return _File(file, count)
+        return count
 
     def _publish(self, files: Mapping[Partition | None, _File], names: Names, result: LoadResult) -> LoadResult:
         """Put files in place. With ``if_exists="error"`` all are, or none: the next try must not find any."""
         size, published = 0, []
         try:
-            for each, (file, _) in files.items():
-                # Before the file appears: the task can be killed then.
-                published.append(names[each])
-                size += self.folder.publish(file, names[each])
+            for each, waiting in files.items():
+                with waiting.open() as file:
+                    # Before the file appears: the task can be killed then.
+                    published.append(names[each])
+                    if self.if_exists == ERROR and self.published is not None:
+                        self.published.add(names[each], file)
+                    size += self.folder.publish(file, names[each])
         except BaseException:
             for name in published if self.if_exists == ERROR else ():
                 with suppress(OpenmarketsError):
@@ -236,6 +294,18 @@ class FileDestination:
             raise
         rows = sum(file.rows for file in files.values())
         return result._replace(rows=rows, bytes=size, files=[self.folder.url(name) for name in published])
+
+
+def _join(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Put batches together: a security has a row or two in each partition, and many securities are sorted as fast."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= SORTED_AT_ONCE:
+            yield concat(waiting)
+            waiting.clear()
+    if waiting:
+        yield concat(waiting)
 
 
 def _narrow(query: Query, names: Names, pending: Names) -> Query:

@@ -26,7 +26,7 @@ from openmarkets_provider.landing.destination import Destination, LoadResult, Mo
 from openmarkets_provider.query.arguments import align, check_moment, describe, is_literal, is_security
 from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import read_moment, to_text
-from openmarkets_provider.query.query import Query, endpoint_of, resolve
+from openmarkets_provider.query.query import Query, endpoint_of, resolve, window
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ KEPT_CLAIMS = 100
 MAX_SKIPPED = 1000
 """Most securities that a state lists: so many fit the 64 KiB that Airflow's REST API takes."""
 MAX_ADDED = timedelta(days=366)
-"""The most of the past that one load adds. A folder takes so many partitions at once."""
+"""The most of the past that one load adds."""
 FAR = "2199-12-31"
 """Later than the start of any range."""
 
@@ -99,6 +99,8 @@ def load_incrementally(
     owner: str,
     run: str,
     overlap: timedelta,
+    interval: tuple[datetime, datetime] | None = None,
+    full_refresh: bool = False,
 ) -> LoadResult:
     """Land what is new at a destination.
 
@@ -108,10 +110,14 @@ def load_incrementally(
     :param owner: the task, such as ``dag.task``.
     :param run: the run of the task, such as ``dag/run/task/map index``; the same when it is retried or cleared.
     :param overlap: how far before the watermark to begin.
+    :param interval: two aware datetimes: load this half-open range instead, and leave the state as it is.
+    :param full_refresh: load the query's whole range, as if nothing were loaded.
     :raises NothingNew: the destination is loaded up to the end of the query.
     :raises OpenmarketsError: rows would be missing or there twice.
     """
     check_query(query)
+    if interval is not None:
+        query = _with_interval(query, *interval)
     own = {
         "destination": destination.name,
         "owner": owner,
@@ -122,14 +128,22 @@ def load_incrementally(
     claim_key = f"{key}_{_digest(run)}"
     advice, claim_advice = (f"delete the key {each!r} in the state store of {store_name}" for each in (key, claim_key))
     state = _read(check_state, store.get(key), advice)
-    if destination.is_exclusive:
-        _check_owner(state, own, advice)
+    if full_refresh and interval is None:
+        _check_refresh(destination, state, own)
+        state = {}
+    elif destination.is_exclusive:
+        _check_owner(state, own)
     watermark, first = state.get("watermark"), state.get("first")
+    if interval is not None:
+        bounds: Any = window(query)
+        start, end = destination.range_to_pull(query, bounds[0], bounds[1], watermark)
+        log.info("This run loads its own interval, %s to %s; the watermark stays.", start, end)
+        return destination.land(source, with_range(query, start, end))
     data = _read(check_claim, store.get(claim_key), claim_advice)
     if watermark is not None and state.get("has_rows") and not destination.exists():
         raise OpenmarketsError(
             f"{destination.name} is gone, or empty, and was loaded up to {watermark}. To load it anew from the "
-            f"query's start, {advice}."
+            "query's start, run the task with full_refresh=True."
         )
     claim = restore_claim(query, data, watermark, first) if data else None
     if claim is None:
@@ -156,6 +170,34 @@ def load_incrementally(
         store.set(key, own | state)
         result = _combine(result, added) if added else result
     return result._replace(skipped=sorted(state["skipped"]))
+
+
+def _with_interval(query: Query, start: datetime, end: datetime) -> Query:
+    """Return the query with the range of a run.
+
+    :raises OpenmarketsError: the range is empty.
+    """
+    arguments = resolve({**query, "start": to_text(start), "end": FAR})
+    bounds = [_align(arguments, moment) for moment in (start, end)]
+    if bounds[0] >= bounds[1]:
+        raise OpenmarketsError(
+            f"A backfill loads the data interval of its run, and {to_text(start)} to {to_text(end)} holds nothing of "
+            "this query. Take a timetable whose runs have data intervals, such as CronDataIntervalTimetable."
+        )
+    return with_range(query, *bounds)
+
+
+def _check_refresh(destination: Destination, state: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Refuse to begin anew where files of another query or format would stay.
+
+    :raises OpenmarketsError: likewise.
+    """
+    is_other = any(state[name] != own[name] for name in ("query", "format")) if state else False
+    if is_other and destination.exists():
+        raise OpenmarketsError(
+            f"full_refresh: {destination.name} was loaded with another query (securities, interval...), partition or "
+            "format, and its files would stay beside the new ones. Empty it first."
+        )
 
 
 def _add_skipped(
@@ -297,14 +339,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _check_owner(state: Mapping[str, str], own: Mapping[str, str], advice: str) -> None:
+def _check_owner(state: Mapping[str, str], own: Mapping[str, str]) -> None:
     # Until something is loaded the query may still be corrected.
     names = ("owner", "query", "format") if state.get("watermark") else ("owner",)
     if state and [state[name] for name in names] != [own[name] for name in names]:
         raise OpenmarketsError(
             f"{own['destination']} is loaded by task {state['owner']}, or was loaded with another query (securities, "
             "interval...), partition or format: rows would be missing or there twice. Give this load a destination of "
-            f"its own; or, to begin anew, empty it and {advice}."
+            "its own; or, to begin anew, empty it and run the task with full_refresh=True."
         )
 
 

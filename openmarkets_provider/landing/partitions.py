@@ -17,8 +17,6 @@ from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import exchange_date, to_text, to_utc
 
 PARTITIONS = ("day", "month", "year")
-MAX_PARTITIONS = 400
-"""Most partitions of one load: each is a file of its own, and all are encoded before the first is published."""
 _LONGEST = {"day": 1, "month": 31, "year": 366}
 _NAMES = {"day": "exchange_date=%Y-%m-%d", "month": "exchange_month=%Y-%m", "year": "exchange_year=%Y"}
 
@@ -41,16 +39,11 @@ def list_partitions(by: str, start: Moment, end: Moment, *, open_end: bool = Fal
 
     :param by: ``day``, ``month`` or ``year``.
     :param open_end: the range may end within the last partition.
-    :raises OpenmarketsQueryError: the range covers a partition only in part, or more than :data:`MAX_PARTITIONS`.
+    :raises OpenmarketsQueryError: the range covers a partition only in part.
     """
     partitions: list[Partition] = []
     first = day = _first_day(by, _day(start))
     while (begin := _moment(day, start)) < end:
-        if len(partitions) == MAX_PARTITIONS:
-            raise OpenmarketsQueryError(
-                f"partition='{by}': the range {_range_text(start, end)} covers more than {MAX_PARTITIONS} of them. "
-                "Take a coarser partition ('month', 'year'), or shorter ranges."
-            )
         following = _first_day(by, day + timedelta(days=_LONGEST[by]))
         partitions.append(Partition(day.strftime(_NAMES[by]), begin, _moment(following, start)))
         day = following

@@ -76,6 +76,10 @@ class QueryOperator(BaseOperator):
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
         """Do the work and return the task's XCom. It may run twice: see :meth:`OpenmarketsHook.retry_on_rotation`."""
 
+    def made_progress(self) -> bool:
+        """Tell whether the next attempt has less to do than this one had: then the waits so far do not count."""
+        return False
+
     def execute(self, context: Context) -> Any:
         """Run the query."""
         return self._run(context, deferrals=0, holds=0)
@@ -131,6 +135,8 @@ class QueryOperator(BaseOperator):
             raise AirflowFailException(str(error)) from without_frames(error)
         if error.retry_after is None or error.retry_after <= MAX_SERVER_WAIT or not self.deferrable:
             return
+        if self.made_progress():
+            deferrals = holds = 0
         if is_on_hold(error):
             holds += 1
         else:

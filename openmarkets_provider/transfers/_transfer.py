@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from datetime import timedelta
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from openmarkets_provider._airflow import Asset
-from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.client.environments import SCOPES
+from openmarkets_provider.exceptions import (
+    OpenmarketsConfigurationError,
+    OpenmarketsDatabaseError,
+    OpenmarketsError,
+    OpenmarketsInvalidResponse,
+    OpenmarketsQueryError,
+)
 from openmarkets_provider.landing.incremental import NothingNew, check_query, load_incrementally
 from openmarkets_provider.operators.base import QueryOperator
 from openmarkets_provider.query.arguments import is_literal
@@ -20,8 +31,11 @@ from openmarkets_provider.transfers._lineage import Dataset, Lineage
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from openmarkets_provider.client.pulled import Pulled
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-    from openmarkets_provider.landing.destination import Destination, LoadResult
+    from openmarkets_provider.landing.destination import Destination, LoadResult, Source
+    from openmarkets_provider.queries import Query
+    from openmarkets_provider.query.batch import Batch
 
 DEFAULT_OVERLAP = timedelta(days=1)
 SINCE = (3, 3)
@@ -44,8 +58,10 @@ class Transfer(QueryOperator):
         while the DAG is parsed.
     :param incremental: pull only what is new since the last load of the destination.
     :param overlap: how far before the end of the last load an incremental one begins.
+    :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or its text. Templated.
     """
 
+    template_fields: Sequence[str] = (*QueryOperator.template_fields, "full_refresh")
     is_exclusive: ClassVar[bool]
     """As :attr:`openmarkets_provider.landing.destination.Destination.is_exclusive`."""
     columns: dict[str, str] | None = None
@@ -57,6 +73,7 @@ class Transfer(QueryOperator):
         asset_uri: str | None,
         incremental: bool = False,
         overlap: timedelta = DEFAULT_OVERLAP,
+        full_refresh: bool | str = False,
         **kwargs: Any,
     ) -> None:
         query = kwargs["query"]
@@ -69,11 +86,14 @@ class Transfer(QueryOperator):
                 raise ValueError(f"overlap must be a timedelta of 0 or more, not {overlap!r}.")
             if self.is_exclusive and kwargs.setdefault("max_active_tis_per_dag", 1) != 1:
                 raise ValueError("max_active_tis_per_dag: two incremental loads can't go on at once; leave it out.")
+        elif full_refresh is not False:
+            raise ValueError("full_refresh: only a load with incremental=True does not load its whole range each time.")
         # A mapped task has the outlets that its DAG was parsed with. Airflow has no public name for this attribute.
         is_mapped = getattr(self, "_BaseOperator__from_mapped", False)
         super().__init__(**kwargs)
         self.incremental = incremental
         self.overlap = overlap
+        self.full_refresh = full_refresh
         own = None if is_mapped or asset_uri is None else Asset(asset_uri)
         self._asset_uri = own.uri if own else None
         # All tasks that load a destination incrementally must find the same state, whatever assets they name.
@@ -88,6 +108,7 @@ class Transfer(QueryOperator):
         # Set while a load is under way.
         self._cancel: Callable[[], None] | None = None
         self._lineage: Lineage | None = None
+        self._has_pulled = False
 
     @abstractmethod
     def open_destination(self, context: Context) -> AbstractContextManager[tuple[Destination, Callable[[], Dataset]]]:
@@ -102,10 +123,12 @@ class Transfer(QueryOperator):
             with self.open_destination(context) as (destination, describe):
                 self._cancel = destination.cancel
                 load = self._load_incrementally if self.incremental else self._load
-                result = load(hook, destination, context)
+                with self._open_pulled(hook, destination, context) as pulled:
+                    result = _land_all(pulled, lambda: load(_Source(hook, pulled), destination, context))
+                    earlier = pulled.earlier
         finally:
             self._cancel = None
-        self._report(context, result, time.monotonic() - started)
+        self._report(context, result, time.monotonic() - started, earlier)
         try:
             self._lineage = Lineage.of(hook, self.query, describe(), result)
             self._lineage.collect(self)
@@ -126,21 +149,39 @@ class Transfer(QueryOperator):
         # It is called for failed tasks, too.
         return self._lineage and self._lineage.for_openlineage(self.query, self.columns)
 
-    def _load(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> LoadResult:
-        return destination.land(hook, self.query)
+    def made_progress(self) -> bool:
+        """Tell whether this attempt has pulled something that the next one need not."""
+        return self._has_pulled
 
-    def _load_incrementally(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> LoadResult:
+    @contextmanager
+    def _open_pulled(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> Iterator[Pulled]:
+        """Give what earlier attempts of this task instance have pulled for the destination."""
+        from openmarkets_provider.client.pulled import MAX_AGE, MAX_AGE_OF_STATE, Pulled
+
+        settings = hook.client.settings
+        urls = [settings.api_url(api) for api in sorted(SCOPES)]
+        load = json.dumps([instance_id(context), destination.name, settings.client_id, *urls])
+        with Pulled(resume_folder(), load, MAX_AGE if "start" in self.query else MAX_AGE_OF_STATE) as pulled:
+            try:
+                yield pulled
+            finally:
+                self._has_pulled = pulled.new > 0
+
+    def _load(self, source: Source, destination: Destination, context: Context) -> LoadResult:
+        return destination.land(source, self.query)
+
+    def _load_incrementally(self, source: Source, destination: Destination, context: Context) -> LoadResult:
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
         _check_airflow()
-        self._check_run(destination, context)
+        self._check_limits(destination, context)
         assets = self._assets()
         asset = next((asset for asset in assets if asset.uri == self._asset_uri), assets[0])
         # Airflow's type of a context does not have it in every version.
         state_stores: Any = context
         try:
             return load_incrementally(
-                hook,
+                source,
                 self.query,
                 destination,
                 state_stores["asset_state_store"][asset],
@@ -148,18 +189,13 @@ class Transfer(QueryOperator):
                 owner=f"{self.dag_id}.{self.task_id}",
                 run=instance_id(context),
                 overlap=self.overlap,
+                interval=_interval_of(context),
+                full_refresh=_read_flag(self.full_refresh),
             )
         except NothingNew as nothing:
             raise AirflowSkipException(str(nothing)) from None
 
-    def _check_run(self, destination: Destination, context: Context) -> None:
-        # In some versions Airflow's enum is not one of texts.
-        run_type = context["dag_run"].run_type
-        if getattr(run_type, "value", run_type) == "backfill":
-            raise OpenmarketsError(
-                "A backfill asks for the past, and an incremental load for what is new. Load the past with a task "
-                f"without incremental. {_USE_RANGES}"
-            )
+    def _check_limits(self, destination: Destination, context: Context) -> None:
         dag: Any = context["dag"]
         if self.is_exclusive and 1 not in (dag.max_active_runs, dag.get_task(self.task_id).max_active_tis_per_dag):
             # A mapped task has the limit of its .partial().
@@ -168,12 +204,14 @@ class Transfer(QueryOperator):
                 "max_active_tis_per_dag=1 in .partial(), or max_active_runs=1 for the DAG."
             )
 
-    def _report(self, context: Context, result: LoadResult, seconds: float) -> None:
+    def _report(self, context: Context, result: LoadResult, seconds: float, earlier: int) -> None:
         size = "" if result.bytes is None else f", {result.bytes:,} bytes"
         rate = result.rows / seconds if seconds else 0
         self.log.info(
             "%d rows%s landed in %s in %.1f s, %.0f rows/s.", result.rows, size, result.destination, seconds, rate
         )
+        if earlier:
+            self.log.info("%d of its replies came from earlier attempts.", earlier)
         extra = {name: value for name, value in result._asdict().items() if name != "files"}
         for asset in self._assets():
             context["outlet_events"][asset].extra.update(extra)
@@ -189,6 +227,80 @@ def instance_id(context: Context) -> str:
     loop: Any = context.get("loop")
     # Airflow 3.4: each iteration of a loop has the same map index, and keeps its number when it is cleared.
     return text if loop is None else f"{text}/{loop.index}"
+
+
+class _Source:
+    """Answers queries by the replies of earlier attempts, as far as there are any."""
+
+    def __init__(self, hook: OpenmarketsHook, pulled: Pulled) -> None:
+        self._hook = hook
+        self._pulled = pulled
+
+    def run(self, query: Query) -> Any:
+        """Return all rows of a query."""
+        return [row for batch in self.stream_columns(query) for row in batch.rows()]
+
+    def stream_columns(self, query: Query, skipped: set[str] | None = None) -> Generator[Batch, None, None]:
+        """Yield the rows of a query in batches by column."""
+        return self._hook.client.stream_columns(query, skipped, self._pulled)
+
+
+def _land_all(pulled: Pulled, load: Callable[[], LoadResult]) -> LoadResult:
+    """Load, and delete the replies once their rows have landed. Forget those that another attempt must not take."""
+    try:
+        result = load()
+    except OpenmarketsQueryError:
+        pulled.forget_doubtful()
+        raise
+    except OpenmarketsDatabaseError as error:
+        if error.row is not None:
+            pulled.discard()
+        raise
+    except OpenmarketsInvalidResponse as error:
+        # A run names the request, and forgets its reply. Only a destination does not.
+        if error.request_id is None:
+            pulled.discard()
+        raise
+    pulled.discard()
+    return result
+
+
+def resume_folder() -> Path:
+    """Return the folder of the replies that loads have pulled: ``[openmarkets] resume_folder``."""
+    from airflow.providers.common.compat.sdk import conf
+
+    folder = conf.get("openmarkets", "resume_folder", fallback="")
+    return Path(folder).expanduser() if folder else Path(tempfile.gettempdir()) / f"openmarkets-{os.geteuid()}"
+
+
+def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
+    """Return the data interval of a backfill's run; None for any other run.
+
+    :raises OpenmarketsError: it has none.
+    """
+    # In some versions Airflow's enum is not one of texts.
+    run_type = context["dag_run"].run_type
+    if getattr(run_type, "value", run_type) != "backfill":
+        return None
+    start, end = context.get("data_interval_start"), context.get("data_interval_end")
+    if start is None or end is None:
+        raise OpenmarketsError(
+            "A backfill loads the data interval of its run, and this run has none. Take a timetable whose runs have "
+            "data intervals, such as CronDataIntervalTimetable."
+        )
+    return start, end
+
+
+def _read_flag(value: Any) -> bool:
+    """Return a bool that may be a rendered template.
+
+    :raises OpenmarketsConfigurationError: it is neither true nor false.
+    """
+    flags = {"true": True, "false": False}
+    flag = flags.get(str(value).lower())
+    if flag is None:
+        raise OpenmarketsConfigurationError(f"full_refresh must be true or false, not {value!r:.200}.")
+    return flag
 
 
 def _do_nothing() -> None:

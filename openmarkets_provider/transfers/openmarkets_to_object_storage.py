@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
 from openmarkets_provider.landing.file_destination import (
     IF_EXISTS,
     REPLACE,
@@ -29,9 +29,11 @@ from openmarkets_provider.landing.places import (
     static_url,
     upload_options,
 )
+from openmarkets_provider.landing.published import Published
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.transfers._lineage import Dataset
-from openmarkets_provider.transfers._transfer import Transfer
+from openmarkets_provider.transfers._mapping import list_siblings
+from openmarkets_provider.transfers._transfer import Transfer, instance_id, resume_folder
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -50,6 +52,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     not grow with the number of rows. Temporary files are beside a local destination, under hidden names; for object
     stores they are in the temporary folder of the worker.
 
+    A task that is retried, resumed or cleared goes on where its last attempt ended (``[openmarkets] resume_folder``).
+
     A task that is killed aborts its upload, where it is given the time. Parts of an upload that was killed at once are
     not visible, but cost money: in S3 only a lifecycle rule of the bucket (``AbortIncompleteMultipartUpload``) removes
     them.
@@ -62,17 +66,18 @@ class OpenmarketsToObjectStorageOperator(Transfer):
     :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated.
     :param destination: a URL such as ``s3://bucket/bars/{{ ds }}.parquet`` (``s3``, ``s3a``, ``gs``, ``gcs``, ``abfs``,
         ``abfss``; ``file``), or an absolute path; a text. With ``partition`` a folder. ``s3://conn@bucket/...`` names
-        the connection, too. Templated. Mapped tasks need one each.
+        the connection, too. Templated. Mapped tasks need one each, or ``partition`` and ranges that do not overlap.
     :param format: ``parquet``, ``csv`` or ``jsonl``.
     :param conn_id: id of the object store's connection; None for the worker's own credentials. Templated.
     :param partition: ``day``, ``month`` or ``year``, by the time of the rows at the exchange (Australia/Sydney): files
         ``exchange_date=2026-11-20/part-0.parquet``, ``exchange_month=2026-11/...``, ``exchange_year=2026/...``. The
-        query's range must cover whole partitions, 400 at most; a partition without rows loses the file it had. A new
+        query's range must cover whole partitions; a partition without rows loses the file it had. A new
         file keeps rows of securities that ``on_invalid="warn"`` left out, with ``if_exists="replace"``. A folder holds
         files of one format, compression and query.
     :param if_exists: what to do about an existing file: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and
         ``partition`` the task pulls from the first missing partition to the last one (of weekly bars the whole range),
-        and writes the missing files. A partition without rows has no file, so it is pulled again each time.
+        and writes the missing files. A partition without rows has no file, so it is pulled again each time. With
+        ``error`` a task instance that runs again replaces its own files.
     :param compression: None, ``gzip``, ``zstd``, ``snappy`` (Parquet only); or ``infer``: by the end of the file's
         name, snappy for Parquet.
     :param object_options: what the store is to know of each object: encryption, tags, storage class, metadata, another
@@ -83,6 +88,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         destination is loaded then. Sets ``max_active_tis_per_dag=1``: two such loads can't go on at once.
     :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
         late; one day by default.
+    :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or a template such as
+        ``{{ params.full_refresh }}``. Only with ``incremental``.
     :param outlets: assets that the task updates; by default the destination up to its first template.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
@@ -152,7 +159,13 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         file_format = choose_format(self.format, self.compression, place.name if self.partition is None else None)
         folder = self._open_folder(place.folder if self.partition is None else place, file_format)
         destination = FileDestination(
-            place, folder, file_format, self.partition, self.if_exists, open_end=self.incremental
+            place,
+            folder,
+            file_format,
+            self.partition,
+            self.if_exists,
+            open_end=self.incremental,
+            published=Published(resume_folder(), f"{instance_id(context)} {place.url}"),
         )
         yield destination, lambda: Dataset(place.url, *place.lineage)
 
@@ -179,18 +192,50 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         return RemoteFolder(place, fs, upload_options(place.scheme, file_format.content_type, added))
 
     def _check_mapping(self, context: Context) -> None:
-        """Refuse mapped tasks that would overwrite each other's file."""
+        """Refuse mapped tasks that would overwrite each other's files."""
         index = context["ti"].map_index
         if _OF_TASK.search(self._template) or index is None or index < 0:
             return
+        task: Any = context["dag"].get_task(self.task_id)
         # A task in a mapped group is not mapped itself.
-        partial = getattr(context["dag"].get_task(self.task_id), "partial_kwargs", None)
-        if partial is None or "destination" in partial:
-            raise OpenmarketsConfigurationError(
-                f"destination: all mapped tasks would write {redact(self._template)}, and the last one would be left. "
-                "Put something of each into it, such as {{ ti.map_index }}, or map it with the query: "
-                ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
-            )
+        if not hasattr(task, "expand_input"):
+            raise self._shared_file()
+        url = _read_place(self.destination, self.conn_id or None, self.partition).url
+        own = self._names(self.query)
+        for number, arguments in list_siblings(task, context):
+            both = own & self._names_of_sibling(arguments, url, context)
+            if both and None in both:
+                raise self._shared_file()
+            if both:
+                raise OpenmarketsConfigurationError(
+                    f"destination: mapped task {number} would write {min(map(str, both))} of {url}, too, and the last "
+                    "one would be left. Give the tasks ranges that do not overlap, or a destination each."
+                )
+
+    def _names_of_sibling(self, arguments: Mapping[str, Any], url: str, context: Context) -> set[str | None]:
+        """Return what another mapped task writes at the same destination."""
+        if _OF_TASK.search(str(arguments["destination"])):
+            return set()
+        try:
+            destination, query = (self.render_template(arguments[name], context) for name in ("destination", "query"))
+            is_same = _read_place(destination, None, self.partition).url == url
+            return self._names(query) if is_same else set()
+        except (OpenmarketsConfigurationError, OpenmarketsQueryError):
+            # It fails by itself.
+            return set()
+
+    def _names(self, query: Query) -> set[str | None]:
+        """Return the partitions that a query writes; None stands for the only file, and for all of them."""
+        if self.partition is None or self.incremental:
+            return {None}
+        return {each.name for each in partitions_of(query, self.partition, open_end=False)}
+
+    def _shared_file(self) -> OpenmarketsConfigurationError:
+        return OpenmarketsConfigurationError(
+            f"destination: several mapped tasks would write {redact(self._template)}, and the last one would be left. "
+            "Put something of each into it, such as {{ ti.map_index }}, or map it with the query: "
+            ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
+        )
 
 
 def _read_place(destination: Any, conn_id: str | None, partition: str | None) -> Place:

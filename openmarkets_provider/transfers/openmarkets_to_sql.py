@@ -66,6 +66,8 @@ class OpenmarketsToSqlOperator(Transfer):
         with ``append``.
     :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
         late; one day by default.
+    :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or a template such as
+        ``{{ params.full_refresh }}``. Only with ``incremental``.
     :param outlets: assets that the task updates; by default the table, where ``conn_id`` and ``table`` are literal.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
@@ -74,7 +76,7 @@ class OpenmarketsToSqlOperator(Transfer):
     :raises OpenmarketsQueryError: when the DAG is parsed: the query is malformed, or the mode does not go with it.
     """
 
-    template_fields: Sequence[str] = ("query", "openmarkets_conn_id", "table", "conn_id")
+    template_fields: Sequence[str] = (*Transfer.template_fields, "table", "conn_id")
     is_exclusive: ClassVar[bool] = False
 
     def __init__(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.landing.partitions import MAX_PARTITIONS, Partition, Sorter, list_partitions, widen_range
+from openmarkets_provider.landing.partitions import Partition, Sorter, list_partitions, widen_range
 from tests.support.batches import batch_of
 
 SYDNEY = ZoneInfo("Australia/Sydney")
@@ -76,13 +76,6 @@ def test_an_unfinished_load_may_end_within_a_partition_but_not_begin_in_one():
     assert november == Partition("exchange_month=2026-11", date(2026, 11, 1), date(2026, 12, 1))
     with pytest.raises(OpenmarketsQueryError, match="only in part"):
         list_partitions("month", date(2026, 11, 2), date(2026, 11, 20), open_end=True)
-
-
-def test_too_many_partitions_are_refused_with_advice():
-    start = date(2025, 1, 1)
-    assert len(list_partitions("day", start, start + timedelta(days=MAX_PARTITIONS))) == MAX_PARTITIONS
-    with pytest.raises(OpenmarketsQueryError, match=r"more than 400.*coarser partition"):
-        list_partitions("day", start, start + timedelta(days=MAX_PARTITIONS + 1))
 
 
 days = st.dates(date(1990, 1, 1), date(2090, 12, 31))

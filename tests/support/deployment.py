@@ -36,8 +36,8 @@ class Deployment:
         self.assets: defaultdict[str, Store] = defaultdict(Store)
         self.events = OutletEvents()
 
-    def run(self, task: Any, run_id: str, run_type: str = "scheduled") -> Any:
-        return task.execute(self.context(task, run_id, run_type))
+    def run(self, task: Any, run_id: str, run_type: str = "scheduled", **more: Any) -> Any:
+        return task.execute(self.context(task, run_id, run_type) | more)
 
     def context(self, task: Any, run_id: str, run_type: str = "scheduled") -> Any:
         outer = self

@@ -6,9 +6,10 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import airflow
 import pyarrow.parquet as pq
@@ -160,7 +161,7 @@ def test_a_load_that_fails_moves_nothing_and_its_retry_takes_the_same_range(open
 )
 def test_a_folder_belongs_to_one_task_and_one_query(openmarkets_sandbox, deployment, lake, other):
     deployment.run(to_files(lake, trades("2026-03-04")), "first")
-    with pytest.raises(AirflowFailException, match=r"is loaded by task etl\.files.*delete the key 'openmarkets_"):
+    with pytest.raises(AirflowFailException, match=r"is loaded by task etl\.files.*full_refresh=True"):
         deployment.run(other(lake), "second")
     assert landed(lake) == pulled(trades("2026-03-04"))
 
@@ -175,8 +176,9 @@ def test_a_folder_belongs_to_one_task_whatever_assets_others_name(openmarkets_sa
 
 
 def test_a_first_load_that_failed_takes_the_corrected_query(openmarkets_sandbox, deployment, lake):
-    with pytest.raises(AirflowFailException, match="more than 400"):
-        deployment.run(to_files(lake, queries.trades("BHP", start="2020-01-01", end="2026-03-04")), "first")
+    openmarkets_sandbox.fault(target=TRADES, kind="status", status=400)
+    with pytest.raises(AirflowFailException):
+        deployment.run(to_files(lake, queries.trades("BHP", start="2026-03-01", end="2026-03-03")), "first")
     deployment.run(to_files(lake, trades("2026-03-04")), "first")
     assert landed(lake) == pulled(trades("2026-03-04"))
 
@@ -211,7 +213,7 @@ def test_a_destination_that_is_gone_is_not_filled_with_its_end_only(openmarkets_
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("drop table trades")
     for task in (to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))):
-        with pytest.raises(AirflowFailException, match=r"is gone, or empty, .* delete the key 'openmarkets_"):
+        with pytest.raises(AirflowFailException, match=r"is gone, or empty, .*full_refresh=True"):
             deployment.run(task, "second")
     deployment.assets.clear()
     deployment.run(to_files(lake, trades("2026-03-05")), "third")
@@ -311,10 +313,90 @@ def test_a_first_load_that_ends_after_a_later_one_moves_no_watermark(openmarkets
         deployment.run(early, "early")
 
 
-def test_a_backfill_is_refused(openmarkets_sandbox, deployment, lake):
-    with pytest.raises(AirflowFailException, match="A backfill asks for the past"):
-        deployment.run(to_files(lake, trades("2026-03-04")), "first", run_type="backfill")
+def interval(first: int, last: int) -> dict[str, datetime]:
+    """Return the data interval of a run: days of March, both at the exchange's midnight."""
+    start, end = (datetime(2026, 3, day, tzinfo=ZoneInfo("Australia/Sydney")) for day in (first, last))
+    return {"data_interval_start": start, "data_interval_end": end}
+
+
+def test_a_backfill_loads_its_own_interval_and_leaves_the_watermark_alone(
+    openmarkets_sandbox, deployment, database, lake
+):
+    for task in (to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))):
+        deployment.run(task, "first")
+    before = {name: dict(store.values) for name, store in deployment.assets.items()}
+    first = to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))
+    for days, rendered in (
+        (interval(3, 4), "2026-03-09"),
+        (interval(2, 3), "2026-02-01"),
+        (interval(9, 10), "2026-03-09"),
+    ):
+        asked = pulled(queries.trades("BHP", start=days["data_interval_start"], end=days["data_interval_end"]))
+        for task in first:
+            task.query = {**task.query, "end": rendered}
+            assert deployment.run(task, "past", "backfill", **days)["rows"] == len(asked) > 0
+    assert {name: store.values for name, store in deployment.assets.items()} == before
+    everything = pulled(trades("2026-03-05")) + asked
+    assert landed(lake) == in_table(database) == everything
+
+
+def test_a_backfill_within_a_partition_writes_all_of_it(openmarkets_sandbox, deployment, lake):
+    query = queries.trades("BHP", start="2026-03-01", end="2026-03-06")
+    deployment.run(to_files(lake, query, partition="month"), "first")
+    deployment.run(to_files(lake, query, partition="month"), "past", "backfill", **interval(2, 3))
+    assert landed(lake) == pulled(query)
+
+
+@pytest.mark.parametrize("days", [{}, interval(3, 3)], ids=["none", "empty"])
+def test_a_backfill_without_an_interval_is_refused(openmarkets_sandbox, deployment, lake, days):
+    with pytest.raises(AirflowFailException, match=r"data interval of its run.*CronDataIntervalTimetable"):
+        deployment.run(to_files(lake, trades("2026-03-04")), "first", "backfill", **days)
     assert openmarkets_sandbox.stats()["by_path"] == {}
+
+
+class TestFullRefresh:
+    def test_it_loads_the_whole_range_and_later_loads_go_on_from_there(
+        self, openmarkets_sandbox, deployment, database, lake
+    ):
+        query = trades("2026-03-05")
+        for make in (lambda **more: to_files(lake, query, **more), lambda **more: to_table(query, **more)):
+            whole = deployment.run(make(), "first")
+            refreshed = deployment.run(make(full_refresh="True"), "second")
+            assert refreshed["range"] == whole["range"]
+            assert refreshed["rows"] == whole["rows"]
+            with pytest.raises(AirflowSkipException):
+                deployment.run(make(full_refresh="False"), "third")
+        assert landed(lake) == in_table(database) == pulled(query)
+
+    def test_what_is_gone_is_loaded_anew(self, openmarkets_sandbox, deployment, lake):
+        deployment.run(to_files(lake, trades("2026-03-04")), "first")
+        for path in lake.glob("*/*"):
+            path.unlink()
+        task = to_files(lake, trades("2026-03-05"), full_refresh="{{ params.full_refresh }}")
+        assert "full_refresh" in task.template_fields
+        task.full_refresh = "True"
+        deployment.run(task, "second")
+        assert landed(lake) == pulled(trades("2026-03-05"))
+
+    def test_files_of_another_query_must_not_stay(self, openmarkets_sandbox, deployment, lake):
+        deployment.run(to_files(lake, trades("2026-03-04")), "first")
+        renamed = to_files(lake, trades("2026-03-04"), task_id="renamed", full_refresh=True)
+        assert deployment.run(renamed, "second")["rows"] > 0
+        other = to_files(lake, trades("2026-03-04", ["CBA"]), task_id="renamed", full_refresh=True)
+        with pytest.raises(AirflowFailException, match=r"full_refresh: .* Empty it first"):
+            deployment.run(other, "third")
+        for path in lake.glob("*/*"):
+            path.unlink()
+        deployment.run(other, "third")
+        assert landed(lake) == pulled(trades("2026-03-04", ["CBA"]))
+
+    def test_only_true_and_false_are_taken(self, openmarkets_sandbox, deployment, lake, tmp_path):
+        with pytest.raises(AirflowFailException, match="full_refresh must be true or false, not 'maybe'"):
+            deployment.run(to_files(lake, trades("2026-03-04"), full_refresh="maybe"), "first")
+        with pytest.raises(ValueError, match="full_refresh: only a load with incremental=True"):
+            OpenmarketsToObjectStorageOperator(
+                task_id="files", query=trades("2026-03-04"), destination=str(tmp_path / "x.parquet"), full_refresh=True
+            )
 
 
 @pytest.mark.parametrize("version", ["3.2.1", "2.11.2"])

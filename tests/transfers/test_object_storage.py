@@ -5,12 +5,13 @@ import gzip
 import io
 import json
 import logging
+import os
+import resource
 import sys
 import threading
 from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -23,15 +24,17 @@ from airflow.providers.common.compat.sdk import (
     Asset,
     ObjectStoragePath,
     TaskDeferred,
+    XComArg,
     task_group,
 )
+from airflow.providers.standard.operators.empty import EmptyOperator
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError, OpenmarketsServerError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.formats import FORMATS
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
-from tests.support.context import OutletEvents
+from tests.support.context import context
 from tests.support.holds import end_holds
 from tests.support.landed import without_loaded_at
 from tests.support.queries import Later, of_every_kind
@@ -44,14 +47,6 @@ DAYS = [f"exchange_date=2026-03-0{day}" for day in range(2, 7)]
 
 def transfer(destination: Any, query: Any = BARS, **kwargs: Any) -> OpenmarketsToObjectStorageOperator:
     return OpenmarketsToObjectStorageOperator(task_id="land", query=query, destination=str(destination), **kwargs)
-
-
-def context(**more: Any) -> Any:
-    return {
-        "ti": SimpleNamespace(map_index=-1),
-        "outlet_events": OutletEvents(),
-        **more,
-    }
 
 
 def land(destination: Any, query: Any = BARS, **kwargs: Any) -> dict[str, Any]:
@@ -271,7 +266,6 @@ class TestPartitions:
                 "exchange_month=2026-03 only in part",
             ),
             (queries.trades("BHP", start="2026-03-02T00:00Z", end="2026-03-03T00:00Z"), "day", "only in part"),
-            (queries.time_series("BHP", start="2020-01-01", end="2026-01-01"), "day", "more than 400"),
         ],
     )
     def test_a_range_that_does_not_fit_is_refused_while_the_dag_is_parsed_or_before_anything_is_asked(
@@ -296,6 +290,22 @@ class TestPartitions:
     def test_a_query_without_a_time_is_refused_while_the_dag_is_parsed(self, query):
         with pytest.raises(OpenmarketsQueryError, match=r"leave partition out"):
             transfer("/data/x", query, partition="day")
+
+    @pytest.mark.parametrize("on_invalid", ["error", "warn"])
+    def test_many_partitions_need_few_open_files(self, openmarkets_sandbox, here, on_invalid):
+        query = queries.time_series(["BHP", "CBA"], start="2023-03-02", end="2026-03-02", on_invalid=on_invalid)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        open_now = len(os.listdir("/dev/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, limits[1]))
+        try:
+            result = land(here, query, partition="day", format="csv")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        rows = OpenmarketsHook().run(query)
+        assert result["rows"] == len(rows)
+        assert len(result["files"]) == len({row["time_series_date"] for row in rows}) > 600
+        assert result["files"] == sorted(result["files"])
+        assert len(files(here)) == len(result["files"])
 
     def test_weeks_do_not_go_into_months(self, openmarkets_sandbox, here):
         weekly = queries.time_series("BHP", start="2026-03-01", end="2026-04-01", frequency="Weekly")
@@ -552,16 +562,17 @@ def test_the_asset_event_and_lineage_tell_of_the_destination(openmarkets_sandbox
 
 
 class TestMapping:
-    def mapped(self, **arguments: Any) -> Any:
-        """Return a mapped task as it is when it runs, and its context."""
+    def mapped(self, count: int = 2, **arguments: Any) -> Any:
+        """Return the first of some mapped tasks as it is when it runs, and its context."""
         partial = {name: value for name, value in arguments.items() if name != "expand"}
         with DAG("dag", schedule=None) as dag:
-            OpenmarketsToObjectStorageOperator.partial(task_id="land", **partial).expand_kwargs([arguments["expand"]])
-        return dag.get_task("land").unmap(arguments["expand"]), context(dag=dag, ti=SimpleNamespace(map_index=0))
+            mapped = OpenmarketsToObjectStorageOperator.partial(task_id="land", **partial)
+            mapped.expand_kwargs([arguments["expand"]] * count)
+        return dag.get_task("land").unmap(arguments["expand"]), context(map_index=0) | {"dag": dag, "ds": START}
 
     def test_one_destination_for_all_is_refused(self, openmarkets_sandbox, here):
         task, given = self.mapped(destination=f"{here}/x.parquet", expand={"query": BARS})
-        with pytest.raises(AirflowFailException, match=r"all mapped tasks would write .*ti\.map_index"):
+        with pytest.raises(AirflowFailException, match=r"several mapped tasks would write .*ti\.map_index"):
             task.execute(given)
         assert openmarkets_sandbox.stats()["by_path"] == {}
 
@@ -572,12 +583,60 @@ class TestMapping:
 
     def test_one_whose_template_is_the_same_for_all_is_refused(self, openmarkets_sandbox, here):
         task, given = self.mapped(destination=f"{here}/{{{{ ds }}}}.parquet", expand={"query": BARS})
-        with pytest.raises(AirflowFailException, match=r"all mapped tasks would write .*\{\{ ds \}\}"):
+        task.render_template_fields(given)
+        with pytest.raises(AirflowFailException, match=r"several mapped tasks would write .*\{\{ ds \}\}"):
             task.execute(given)
 
-    def test_nor_is_one_that_is_mapped(self, openmarkets_sandbox, here):
-        task, given = self.mapped(query=BARS, expand={"destination": f"{here}/x.parquet"})
+    def test_nor_is_one_of_a_single_task(self, openmarkets_sandbox, here):
+        task, given = self.mapped(1, query=BARS, expand={"destination": f"{here}/x.parquet"})
         assert task.execute(given)["rows"] == 15
+
+    @pytest.mark.parametrize("is_upstream", [False, True])
+    def test_ranges_that_do_not_overlap_share_a_folder(self, openmarkets_sandbox, here, is_upstream):
+        weeks = [queries.time_series("BHP", start=f"2026-03-{day:02}", end=f"2026-03-{day + 7:02}") for day in (2, 9)]
+        with DAG("dag", schedule=None) as dag:
+            upstream = XComArg(EmptyOperator(task_id="weeks"))
+            OpenmarketsToObjectStorageOperator.partial(task_id="land", destination=str(here), partition="day").expand(
+                query=upstream if is_upstream else weeks
+            )
+        for index, query in enumerate(weeks):
+            given = context(map_index=index) | {"dag": dag}
+            given["ti"].xcom_pull = lambda **_: weeks
+            task = dag.get_task("land").unmap({"query": query})
+            assert task.execute(given)["rows"] == 5
+        assert len(files(here)) == 10
+
+    @pytest.mark.parametrize("ends", [("2026-03-09", "2026-03-16"), ("2026-03-10", "2026-03-17")])
+    def test_ranges_that_overlap_do_not(self, openmarkets_sandbox, here, ends):
+        mapped = [
+            {"query": queries.time_series(code, start=f"2026-03-0{day}", end=end), "destination": f"{here}/"}
+            for code, day, end in zip(("BHP", "CBA"), (2, 9), ends, strict=True)
+        ]
+        with DAG("dag", schedule=None) as dag:
+            OpenmarketsToObjectStorageOperator.partial(task_id="land", partition="day").expand_kwargs(mapped)
+        given = context(map_index=0) | {"dag": dag}
+        task = dag.get_task("land").unmap(mapped[0])
+        if ends[0] == "2026-03-09":
+            assert task.execute(given)["rows"] == 5
+            return
+        with pytest.raises(AirflowFailException, match=r"mapped task 1 would write exchange_date=2026-03-09 of file:"):
+            task.execute(given)
+        assert openmarkets_sandbox.stats()["by_path"] == {}
+
+    def test_files_that_are_mapped_with_the_query_must_differ(self, openmarkets_sandbox, here):
+        mapped = [{"query": {**BARS, "securities": [code]}, "destination": f"{here}/x.csv"} for code in SECURITIES]
+        mapped[2]["destination"] = f"{here}/{{{{ run_id }}}}.csv"
+        with DAG("dag", schedule=None) as dag:
+            OpenmarketsToObjectStorageOperator.partial(task_id="land", format="csv").expand_kwargs(mapped)
+        for index, arguments in enumerate(mapped):
+            task = dag.get_task("land").unmap(arguments)
+            given = context(map_index=index) | {"dag": dag, "run_id": "run"}
+            task.render_template_fields(given)
+            if index < 2:
+                with pytest.raises(AirflowFailException, match="several mapped tasks would write"):
+                    task.execute(given)
+            else:
+                assert task.execute(given)["files"] == [f"file://{here}/run.csv"]
 
     @pytest.mark.parametrize("is_fixed", [True, False])
     def test_a_task_in_a_mapped_group_is_treated_alike(self, openmarkets_sandbox, here, is_fixed):
@@ -591,10 +650,10 @@ class TestMapping:
             group.expand(code=["BHP", "CBA"])
         task = dag.get_task("group.land")
         task.query = BARS
-        given = context(dag=dag, ti=SimpleNamespace(map_index=1))
+        given = context(map_index=1) | {"dag": dag}
         task.render_template_fields({"ti": given["ti"]})
         if is_fixed:
-            with pytest.raises(AirflowFailException, match="all mapped tasks would write"):
+            with pytest.raises(AirflowFailException, match="several mapped tasks would write"):
                 task.execute(given)
         else:
             assert task.execute(given)["files"] == [f"file://{here}/1.parquet"]

@@ -22,15 +22,13 @@ import pytest
 from openmarkets_provider import queries
 from openmarkets_provider.landing import spool
 from openmarkets_provider.sandbox.securities import SECURITIES
-from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
-from tests.support.context import context
 from tests.support.landed import without_loaded_at
+from tests.support.load_process import WAIT, Load
 from tests.support.processes import FORK_SERVER
 from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
-WAIT = 60
 MANY = [security.code for security in SECURITIES.values() if security.option is None][:300]
 SOME, FEW = MANY[:100], MANY[:5]
 WEEK = {"start": "2026-03-02", "end": "2026-03-08"}
@@ -39,71 +37,6 @@ DAYS = [f"exchange_date=2026-03-0{day}" for day in range(2, 8)]
 BARS = "/market-data/pricing/timeseries/"
 LARGE = [{"number": number, "text": str(number % 10) * (1 << 20)} for number in range(40)]
 """What one call may give, and takes several parts to upload."""
-
-
-TOLD = "told to end"
-
-
-def run(pipe: Any, environment: dict[str, str], arguments: dict[str, Any], before: Callable[[], None] | None) -> None:
-    """Carry a task out, in a process of its own; tell what came of it."""
-    os.environ.update(environment)
-    task = OpenmarketsToObjectStorageOperator(task_id="land", **arguments)
-
-    def on_term(number: int, frame: object) -> None:
-        pipe.send(TOLD)
-        # As Airflow does.
-        task.on_kill()
-
-    signal.signal(signal.SIGTERM, on_term)
-    if before is not None:
-        before()
-    try:
-        pipe.send(task.execute(context()))
-    except BaseException as error:
-        pipe.send(f"{type(error).__name__}: {error}")
-    pipe.close()
-    # Airflow's tasks end like this.
-    os._exit(0)
-
-
-class Load:
-    """A task that runs."""
-
-    def __init__(
-        self, environment: dict[str, str], arguments: dict[str, Any], before: Callable[[], None] | None = None
-    ) -> None:
-        self._pipe, other = FORK_SERVER.Pipe(duplex=False)
-        self._process = FORK_SERVER.Process(target=run, args=(other, environment, arguments, before), daemon=True)
-        self._process.start()
-        other.close()
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send it a signal."""
-        os.kill(self._process.pid, number)
-
-    def end(self) -> None:
-        """Make sure that it does not run any more."""
-        if self._process.is_alive():
-            self.kill()
-        self._process.join(WAIT)
-
-    def terminate(self) -> None:
-        """Ask it to end, and wait until it knows."""
-        self.kill(signal.SIGTERM)
-        assert self._pipe.poll(WAIT), "a load does not learn that it is to end"
-        assert self._pipe.recv() == TOLD
-
-    def outcome(self) -> Any:
-        """Return what the task returned, the text of its error, or the signal that ended its process."""
-        outcome: Any = TOLD
-        try:
-            while outcome == TOLD:
-                assert self._pipe.poll(WAIT), "a load does not end"
-                outcome = self._pipe.recv()
-        except EOFError:
-            outcome = None
-        self._process.join(WAIT)
-        return outcome if self._process.exitcode == 0 else signal.Signals(-self._process.exitcode)
 
 
 class Local:
@@ -159,7 +92,8 @@ class Remote:
 def start(openmarkets_sandbox) -> Iterator[Callable[..., Load]]:
     """Give a function that starts a load; those that still run are killed when the test ends."""
     connection = {"AIRFLOW_CONN_OPENMARKETS_DEFAULT": json.dumps(openmarkets_sandbox.connection)}
-    cache = {"AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR": os.environ["AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR"]}
+    folders = ("AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR", "AIRFLOW__OPENMARKETS__RESUME_FOLDER")
+    cache = {name: os.environ[name] for name in folders}
     loads: list[Load] = []
 
     def begin(where: Local | Remote, before: Callable[[], None] | None = None, **arguments: Any) -> Load:
@@ -297,7 +231,7 @@ class TestKilled:
         assert start(where, die_at_the_third_file, **arguments).outcome() is signal.SIGKILL
         names = sorted(old)
         assert where.files() == {**old, **{name: expected[name] for name in names[:2]}}
-        assert len(where.left()) == 4
+        assert len(where.left()) == 3
         assert again(start, where, arguments) == expected
 
     def test_between_two_partitions_in_an_object_store(self, start, s3, tmp_path):
@@ -340,6 +274,34 @@ class TestKilled:
         assert where.left() == ([name] if parts > 1 else [])
         s3.abort_uploads()
         assert (again(start, where, arguments) == expected) is True
+
+
+class TestKilledWhereNoFileMayBe:
+    """With ``if_exists="error"``."""
+
+    def test_the_next_attempt_knows_its_own_files(self, start, where):
+        arguments = of(where, "day") | {"if_exists": "error"}
+        if isinstance(where, Local):
+            load = start(where, die_at_the_third_file, **arguments)
+        else:
+            hold = where.server.hold("PUT /bucket/bars", after=2)
+            load = start(where, **arguments)
+            assert hold.reached.wait(WAIT)
+            load.kill()
+        assert load.outcome() is signal.SIGKILL
+        assert len(where.files()) == 2
+        if isinstance(where, Remote):
+            hold.drop()
+        assert len(again(start, where, arguments)) == 5
+        # Also when it was killed after the last one.
+        assert len(again(start, where, arguments)) == 5
+
+    def test_a_file_that_somebody_has_changed_is_not_its_own(self, start, where):
+        arguments = of(where, None) | {"if_exists": "error"}
+        again(start, where, arguments)
+        where.put("x.csv", b"of somebody else")
+        assert "x.csv exists already" in start(where, **arguments).outcome()
+        assert where.files() == {"x.csv": b"of somebody else"}
 
 
 class TestTerminated:

@@ -9,17 +9,19 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from openmarkets_provider.client.cache.lock import file_lock
 from openmarkets_provider.client.cache.store import MAX_BYTES
+from openmarkets_provider.client.private_folder import make_private_folder, require, require_private
 
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 1 << 20
 SWEEP_AFTER = 3600.0
 """Seconds past its use at which a file is deleted."""
+_OPTION = "token_cache_dir"
 _OURS = re.compile(r"([0-9a-f]{32})\.(entry|lock|[0-9a-f]{16}\.tmp)")
 """Names of the files of this class: the directory that a site chose may have others, too."""
 
@@ -50,8 +52,8 @@ class FileStore:
         try:
             status = os.fstat(descriptor)
             # Without any link, a writer has just replaced it: that is fine.
-            _require(stat.S_ISREG(status.st_mode) and status.st_nlink <= 1, path, "is not a plain file")
-            _require_private(status, path)
+            require(stat.S_ISREG(status.st_mode) and status.st_nlink <= 1, path, "is not a plain file", _OPTION)
+            require_private(status, path, _OPTION)
             return os.read(descriptor, MAX_FILE_BYTES)
         finally:
             os.close(descriptor)
@@ -105,21 +107,7 @@ class FileStore:
         return self.directory / f"{key}.lock"
 
     def _check_directory(self) -> None:
-        try:
-            status = self.directory.lstat()
-        except FileNotFoundError:
-            self._make_directory()
-            status = self.directory.lstat()
-        _require(stat.S_ISDIR(status.st_mode), self.directory, "is not a directory (a link is not followed)")
-        _require_private(status, self.directory)
-
-    def _make_directory(self) -> None:
-        for parent in [each for each in reversed(self.directory.parents) if not each.exists()]:
-            # `parents=True` with a umask of 0 would create directories in which everybody may replace files.
-            with suppress(FileExistsError):
-                parent.mkdir(mode=0o755)
-        with suppress(FileExistsError):
-            self.directory.mkdir(mode=0o700)
+        make_private_folder(self.directory, _OPTION)
 
     def _sweep(self) -> None:
         """Delete the files of keys past their use, under their locks."""
@@ -141,13 +129,3 @@ class FileStore:
         # The lock file counts only where there is no other.
         lock = times.pop(".lock", 0)
         return max(times.values(), default=lock) < time.time() - SWEEP_AFTER
-
-
-def _require_private(status: os.stat_result, path: Path) -> None:
-    _require(status.st_uid == os.geteuid(), path, "belongs to another user")
-    _require(not status.st_mode & 0o077, path, "is open to other users")
-
-
-def _require(condition: bool, path: Path, problem: str) -> None:
-    if not condition:
-        raise PermissionError(f"{path} {problem}; name a directory of your own in [openmarkets] token_cache_dir")

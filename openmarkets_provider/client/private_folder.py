@@ -1,0 +1,50 @@
+"""Folders that nobody but their user may look into."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+
+def make_private_folder(folder: Path, option: str) -> None:
+    """Create a folder with mode 0700 if it is missing.
+
+    :param option: of the section ``openmarkets`` in ``airflow.cfg`` that names it, for messages.
+    :raises OSError: it cannot be created, is no folder, belongs to another user, or is open to others.
+    """
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        _make(folder)
+        status = folder.lstat()
+    require(stat.S_ISDIR(status.st_mode), folder, "is not a directory (a link is not followed)", option)
+    require_private(status, folder, option)
+
+
+def require_private(status: os.stat_result, path: Path, option: str) -> None:
+    """Refuse what belongs to another user, or is open to others.
+
+    :raises OSError: likewise.
+    """
+    require(status.st_uid == os.geteuid(), path, "belongs to another user", option)
+    require(not status.st_mode & 0o077, path, "is open to other users", option)
+
+
+def require(condition: bool, path: Path, problem: str, option: str) -> None:
+    """Raise an error unless a condition is true.
+
+    :raises OSError: likewise.
+    """
+    if not condition:
+        raise PermissionError(f"{path} {problem}; name a directory of your own in [openmarkets] {option}")
+
+
+def _make(folder: Path) -> None:
+    for parent in [each for each in reversed(folder.parents) if not each.exists()]:
+        # `parents=True` with a umask of 0 would create directories in which everybody may replace files.
+        with suppress(FileExistsError):
+            parent.mkdir(mode=0o755)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)

@@ -1,0 +1,225 @@
+"""Replies that wait on a disk until the rows of their load have landed, so that its next attempt goes on from there.
+
+Bodies are stored as the API sent them: what a version of this package makes of them may change.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple, Self
+
+from openmarkets_provider.client.http.clients import Reply
+from openmarkets_provider.client.private_folder import make_private_folder
+from openmarkets_provider.query.plan import ApiCall
+
+log = logging.getLogger(__name__)
+
+OPTION = "resume_folder"
+MAX_AGE = 7 * 86400.0
+"""Seconds after which the files of a load are deleted."""
+MAX_AGE_OF_STATE = 3600.0
+"""Seconds for which a reply about the present, such as quotes, is as good as a new one."""
+_MAGIC = b"openmarkets replies 1\n"
+_HEADER = struct.Struct(">16scII")
+"""Of a record: the call, its kind, the length of what follows, and the checksum of all."""
+_CERTAIN, _DOUBTFUL, _FORGET, _FORGET_DOUBTFUL = b"c", b"d", b"f", b"F"
+_LOAD = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"\d{19}-[0-9a-f]{16}\.replies")
+
+
+class _Record(NamedTuple):
+    """Where a reply stands.
+
+    :ivar file: descriptor.
+    :ivar is_doubtful: the reply may be another one once a user has corrected something.
+    """
+
+    file: int
+    offset: int
+    length: int
+    is_doubtful: bool
+
+
+class Pulled:
+    """The replies of one load. Every attempt writes a file of its own, and reads those of the earlier ones.
+
+    A file that is torn counts up to there. Where nothing can be read or written, a warning is logged once, and the load
+    goes on without. A context manager; threads may share it.
+
+    :param folder: for all loads; private to the user.
+    :param load: identifies the load.
+    :param max_age: seconds for which a file counts after its last record.
+    :ivar earlier: number of calls that were answered by replies of earlier attempts.
+    :ivar new: number of replies that this attempt has added.
+    """
+
+    def __init__(self, folder: Path, load: str, max_age: float = MAX_AGE) -> None:
+        self._root = folder
+        self._folder = folder / hashlib.sha256(load.encode()).hexdigest()[:32]
+        self._max_age = max_age
+        self._lock = threading.Lock()
+        self._records: dict[bytes, _Record] = {}
+        self._readers: list[IO[bytes]] = []
+        self._writer: IO[bytes] | None = None
+        self._is_usable = True
+        self.earlier = self.new = 0
+
+    def __enter__(self) -> Self:
+        """Read what earlier attempts left, and delete what is old."""
+        try:
+            make_private_folder(self._root, OPTION)
+            _sweep(self._root)
+            make_private_folder(self._folder, OPTION)
+            for path in sorted(self._folder.iterdir()):
+                if _FILE.fullmatch(path.name) and path.lstat().st_mtime > time.time() - self._max_age:
+                    self._read(path)
+        except OSError as error:
+            self._give_up(error)
+        if self._records:
+            log.info("%d replies of earlier attempts are used again.", len(self._records))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files; they stay for the next attempt."""
+        for file in [*self._readers, *filter(None, [self._writer])]:
+            file.close()
+        self._readers.clear()
+        self._writer = None
+        self._is_usable = False
+
+    def find(self, call: ApiCall) -> Reply | None:
+        """Return the reply to a call from an earlier attempt, once: a load makes a call once."""
+        record = self._records.pop(_key(call), None)
+        if record is None:
+            return None
+        try:
+            head, _, body = zlib.decompress(os.pread(record.file, record.length, record.offset)).partition(b"\n")
+            status, request_id = json.loads(head)
+        except (OSError, ValueError, zlib.error) as error:
+            log.warning("A reply of an earlier attempt cannot be read, and is pulled again: %s", error)
+            return None
+        self.earlier += 1
+        return Reply(status, {"x-request-id": request_id}, body)
+
+    def add(self, call: ApiCall, reply: Reply, request_id: str) -> None:
+        """Store a reply, unless it holds the token."""
+        if any(text.encode() in reply.body for text in reply.hidden):
+            return
+        head = json.dumps([reply.status, request_id]).encode()
+        is_certain = reply.status == 200 and call.security is not None and len(reply.body) > len(b"[]")
+        data = zlib.compress(b"%b\n%b" % (head, reply.body), 1)
+        self._write(_key(call), _CERTAIN if is_certain else _DOUBTFUL, data)
+        self.new += 1
+
+    def forget(self, call: ApiCall) -> None:
+        """Forget a reply whose contents are wrong: the next attempt asks again."""
+        self._write(_key(call), _FORGET)
+
+    def forget_doubtful(self) -> None:
+        """Forget what the API said of the securities themselves, and that it has no rows of them."""
+        self._write(bytes(16), _FORGET_DOUBTFUL)
+
+    def discard(self) -> None:
+        """Delete all replies."""
+        self._is_usable = False
+        self._records.clear()
+        with suppress(OSError):
+            for path in self._folder.iterdir():
+                if _FILE.fullmatch(path.name):
+                    path.unlink()
+            self._folder.rmdir()
+
+    def _read(self, path: Path) -> None:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+        self._readers.append(file)
+        for key, kind, offset, length in _read_records(file):
+            if kind == _FORGET:
+                self._records.pop(key, None)
+            elif kind == _FORGET_DOUBTFUL:
+                self._records = {each: kept for each, kept in self._records.items() if not kept.is_doubtful}
+            else:
+                self._records[key] = _Record(file.fileno(), offset, length, kind == _DOUBTFUL)
+
+    def _write(self, key: bytes, kind: bytes, data: bytes = b"") -> None:
+        with self._lock:
+            if not self._is_usable:
+                return
+            try:
+                if self._writer is None:
+                    self._writer = self._create()
+                record = _HEADER.pack(key, kind, len(data), _checksum(key, kind, data)) + data
+                if self._writer.write(record) != len(record):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self._give_up(error)
+
+    def _create(self) -> IO[bytes]:
+        path = self._folder / f"{time.time_ns():019d}-{secrets.token_hex(8)}.replies"
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb", 0)
+        file.write(_MAGIC)
+        return file
+
+    def _give_up(self, error: OSError) -> None:
+        """Go on without, and make room: rows may wait on the same disk."""
+        self._is_usable = False
+        log.warning(
+            "The replies of this load can't be stored in %s, so another attempt pulls them again: %s",
+            self._folder,
+            error,
+        )
+        if self._writer is not None:
+            with suppress(OSError):
+                os.ftruncate(self._writer.fileno(), 0)
+
+
+def _key(call: ApiCall) -> bytes:
+    text = json.dumps([call.api, call.method, call.path, call.params, call.json], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _checksum(key: bytes, kind: bytes, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(key + kind))
+
+
+def _read_records(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, int, int]]:
+    """Yield call, kind, offset and length of each record, up to one that is torn."""
+    if file.read(len(_MAGIC)) != _MAGIC:
+        return
+    left = os.fstat(file.fileno()).st_size - len(_MAGIC)
+    while len(header := file.read(_HEADER.size)) == _HEADER.size:
+        key, kind, length, checksum = _HEADER.unpack(header)
+        left -= _HEADER.size + length
+        offset = file.tell()
+        if left < 0 or _checksum(key, kind, file.read(length)) != checksum:
+            return
+        yield key, kind, offset, length
+
+
+def _sweep(root: Path) -> None:
+    """Delete the files of loads that nobody goes on with."""
+    oldest = time.time() - MAX_AGE
+    for folder in root.iterdir():
+        if not _LOAD.fullmatch(folder.name):
+            continue
+        # Other tasks may do so at the same time.
+        with suppress(OSError):
+            # Deleting a file changes it. A load that begins has a new, empty one.
+            is_old = folder.lstat().st_mtime < oldest
+            for path in folder.iterdir():
+                if path.lstat().st_mtime < oldest:
+                    path.unlink()
+            if is_old:
+                folder.rmdir()
