@@ -20,7 +20,9 @@ from openmarkets_provider.exceptions import OpenmarketsConfigurationError, Openm
 from openmarkets_provider.landing.destination import LoadResult, Source, name_codes, range_texts
 from openmarkets_provider.landing.layout import Column, Layout, Storage, layout_of
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, UPSERT, check_mode, coverage_of
+from openmarkets_provider.landing.partitions import PARTITIONS
 from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
+from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import exchange_date
 from openmarkets_provider.query.query import Query, subject_of
@@ -104,11 +106,13 @@ class Partitioning(NamedTuple):
 def check_lake_query(mode: str, query: Query, partition: str | None, *, incremental: bool) -> None:
     """Refuse a mode or a partition that does not go with a query. A template is not checked.
 
-    :raises ValueError: there is no such mode, or it does not go with ``incremental``.
+    :raises ValueError: there is no such mode or partition, or it does not go with ``incremental``.
     :raises OpenmarketsQueryError: it does not go with the query.
     """
+    if partition not in (None, *PARTITIONS):
+        raise ValueError(f"partition must be None or one of {', '.join(PARTITIONS)}, not {partition!r}.")
     check_mode(mode, query, incremental=incremental)
-    if isinstance(query, dict) and partition is not None and query.get("endpoint") is not None:
+    if partition is not None and isinstance(query, dict) and is_literal(query.get("endpoint")):
         layout = layout_of(query)
         if layout.time is None:
             raise OpenmarketsQueryError(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyiceberg.catalog.sql import SqlCatalog
 
 from openmarkets_provider import queries
-from openmarkets_provider.landing.iceberg import filter_of
+from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.landing.iceberg import IcebergDestination, filter_of
 from openmarkets_provider.landing.lake import Filter
+from openmarkets_provider.landing.modes import REPLACE_RANGE
 from tests.support.lakes import IcebergLake
 
 BARS = queries.time_series(["BHP", "CBA"], start="2026-03-02", end="2026-03-07")
@@ -71,6 +76,34 @@ def test_pyiceberg_reads_what_polars_reads(openmarkets_sandbox, lake):
     assert rows == lake.scan().select(names).collect().to_dicts()
     assert type(rows[0]["close_price"]) is Decimal
     assert rows[0]["loaded_at"].utcoffset() == UTC.utcoffset(None)
+
+
+class LateCatalog(SqlCatalog):
+    """A catalog in which a rival commits just before the first commit."""
+
+    rival: Callable[[], Any] | None = None
+
+    def commit_table(self, *args: Any, **kwargs: Any) -> Any:
+        if self.rival:
+            rival, self.rival = self.rival, None
+            rival()
+        return super().commit_table(*args, **kwargs)
+
+
+@pytest.mark.parametrize("codes", [["BHP", "CBA"], ["BHP"], ["RIO"]])
+def test_a_rival_that_commits_first(openmarkets_sandbox, lake, tmp_path, codes, caplog):
+    lake.land(BARS, partition="month")
+    late = LateCatalog("lake", **lake.catalog.properties)
+    rival = queries.time_series(codes, start="2026-03-04", end="2026-03-10")
+    late.rival = lambda: lake.land(rival, partition="month")
+    own = IcebergDestination(late, lake.name, catalog_name="lake", mode=REPLACE_RANGE, partition="month")
+    with caplog.at_level("INFO"):
+        own.land(OpenmarketsHook(), BARS)
+    # The library itself commits again when the rows are others.
+    assert ("another load was first; attempt 1 of 10" in caplog.text) == (codes != ["RIO"])
+    keys = lake.rows("security_code", "time_series_date")
+    assert len(keys) == len(set(keys)) == {"BHP": 11 if len(codes) == 1 else 12, "RIO": 14}[codes[0]]
+    late.close()
 
 
 def test_a_bound_in_another_zone():

@@ -13,6 +13,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.destination import LoadResult
+from openmarkets_provider.landing.lake import TRIES, commit_again
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, UPSERT
 from tests.support.lakes import DeltaLake, IcebergLake, Lake
 
@@ -190,3 +191,21 @@ class TestSchemas:
         lake.write(other)
         with pytest.raises(OpenmarketsConfigurationError, match=f"column {name} is .*, and the rows have"):
             lake.land(BARS)
+
+
+class TestCommits:
+    def test_conflicts_without_end_are_a_transient_error(self):
+        tries = []
+
+        def commit() -> None:
+            tries.append(1)
+            raise KeyError("taken")
+
+        with pytest.raises(OpenmarketsError, match=r"^lake: other loads changed .*, 10 times\.$") as caught:
+            commit_again("lake", commit, KeyError)
+        assert len(tries) == TRIES
+        assert caught.value.transient
+
+    def test_another_error_is_not_tried_again(self):
+        with pytest.raises(ZeroDivisionError):
+            commit_again("lake", lambda: print(1 / 0), KeyError)
