@@ -127,7 +127,9 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": INTEGRATION,
                 "external-doc-url": "https://dev.openmarkets.com.au/",
                 "tags": ["service"],
-            }
+            },
+            # No provider of Airflow names it.
+            {"integration-name": "Delta Lake", "external-doc-url": "https://delta.io/", "tags": ["software"]},
         ],
         "hooks": _modules("hooks"),
         "operators": _modules("operators"),
