@@ -39,6 +39,7 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
+from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.landing.arrow import ArrowConverter
 from openmarkets_provider.landing.destination import LoadResult, Moment, Source
 from openmarkets_provider.landing.errors import explain_errors
@@ -193,7 +194,7 @@ class IcebergDestination:
 
         try:
             commit_again(self.name, commit, *_CONFLICTS)
-        except _CONFLICTS:
+        except OpenmarketsError:
             for file in files:
                 table.io.delete(file.file_path)
             raise

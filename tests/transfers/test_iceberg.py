@@ -16,6 +16,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
 from openmarkets_provider.transfers.openmarkets_to_iceberg import CATALOG, CATALOG_FILE, OpenmarketsToIcebergOperator
 from tests.support.context import context
+from tests.support.iceberg_rest import rest_catalog
 from tests.support.load_process import PATIENCE, loads
 
 WEEK = {"start": "2026-03-02", "end": "2026-03-07"}
@@ -108,6 +109,31 @@ class TestConnections:
         task = to_iceberg(conn_id="catalog")
         assert task.execute(context())["rows"] == len(rows_in(warehouse, "catalog")) == 10
         assert [asset.uri for asset in task.outlets] == ["iceberg://catalog/market.bars"]
+
+    def test_a_rest_catalog(self, openmarkets_sandbox, warehouse, monkeypatch, caplog):
+        warehouse.mkdir()
+        behind = SqlCatalog(CATALOG, uri=f"sqlite:///{warehouse / CATALOG_FILE}", warehouse=warehouse.as_uri())
+        with rest_catalog(behind) as served, caplog.at_level("DEBUG"):
+            extra = {"oauth2-server-uri": f"{served.url}/v1/oauth/tokens"}
+            self.connect(
+                monkeypatch, conn_type="iceberg", host=served.url, login="me", password="the-secret", extra=extra
+            )
+            for _ in range(2):
+                assert to_iceberg(conn_id="catalog", partition="day").execute(context())["rows"] == 10
+        behind.close()
+        assert len(rows_in(warehouse)) == 10
+        assert served.requests.count("POST /v1/namespaces/market/tables/bars") == 2
+        assert "the-secret" not in caplog.text
+
+    def test_a_rest_catalog_that_refuses_the_client(self, openmarkets_sandbox, warehouse, monkeypatch):
+        warehouse.mkdir()
+        behind = SqlCatalog(CATALOG, uri=f"sqlite:///{warehouse / CATALOG_FILE}", warehouse=warehouse.as_uri())
+        with rest_catalog(behind) as served:
+            self.connect(monkeypatch, conn_type="iceberg", host=served.url, extra={"token": "another"})
+            with pytest.raises(Exception, match=r"^Cannot open .*'catalog': UnauthorizedError"):
+                to_iceberg(conn_id="catalog").execute(context())
+        behind.close()
+        assert openmarkets_sandbox.stats()["by_path"] == {}
 
     def test_a_connection_of_another_type(self, openmarkets_sandbox, monkeypatch):
         self.connect(monkeypatch, conn_type="sqlite", host="/lake.db")
