@@ -254,12 +254,15 @@ def _filter_of(
 
 
 def _group(names: Sequence[str], subjects: Iterable[tuple[Any, ...]]) -> list[dict[str, list[Any]]]:
-    """Return groups of subjects that differ in the first column only."""
+    """Return groups of subjects that differ in one column only, the one with the most values: so they are few."""
+    found = sorted(subjects)
+    widest = max(range(len(names)), key=lambda column: len({subject[column] for subject in found}))
     groups = defaultdict(list)
-    for first, *others in sorted(subjects):
-        groups[tuple(others)].append(first)
+    for subject in found:
+        groups[subject[:widest], subject[widest + 1 :]].append(subject[widest])
     return [
-        dict(zip(names, [firsts, *([other] for other in others)], strict=True)) for others, firsts in groups.items()
+        dict(zip(names, [*([value] for value in before), values, *([value] for value in after)], strict=True))
+        for (before, after), values in groups.items()
     ]
 
 

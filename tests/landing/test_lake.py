@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date
+from datetime import UTC, date, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -13,6 +14,7 @@ from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.destination import LoadResult
+from openmarkets_provider.landing.incremental import NothingNew, load_incrementally
 from openmarkets_provider.landing.lake import TRIES, commit_again
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, UPSERT
 from tests.support.lakes import DeltaLake, IcebergLake, Lake
@@ -209,3 +211,40 @@ class TestCommits:
     def test_another_error_is_not_tried_again(self):
         with pytest.raises(ZeroDivisionError):
             commit_again("lake", lambda: print(1 / 0), KeyError)
+
+
+class TestIncrementalLoads:
+    def test_what_is_new_and_what_was_left_out(self, openmarkets_sandbox, lake):
+        store = Store()
+
+        def load(end: str, run: str) -> LoadResult:
+            query = queries.time_series(["BHP", "CBA"], start="2026-03-02", end=end, on_invalid="warn")
+            return load_incrementally(
+                OpenmarketsHook(),
+                query,
+                lake.destination(partition="month"),
+                store,
+                store_name="asset 'lake'",
+                owner="dag.load",
+                run=run,
+                overlap=timedelta(days=1),
+            )
+
+        series = "/market-data/pricing/timeseries/CBA.ASX@TM"
+        openmarkets_sandbox.fault(target=series, kind="status", status=404)
+        assert load("2026-03-05", "one").skipped == ["CBA.ASX@TM"]
+        assert lake.rows("security_code") == [("BHP",)] * 3
+        assert load("2026-03-07", "two").skipped == []
+        keys = lake.rows("security_code", "time_series_date")
+        assert len(keys) == len(set(keys)) == 10
+        with pytest.raises(NothingNew):
+            load("2026-03-07", "three")
+
+
+class Store(dict[str, Any]):
+    """Keeps state, as an asset's store does."""
+
+    set = dict.__setitem__
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
