@@ -42,7 +42,7 @@ def test_a_delta_table_is_read(expected, tmp_path, name):
     assert shown(name, tmp_path) == expected
 
 
-@pytest.mark.since("3.1")
+@pytest.mark.since("3.2")
 def test_an_iceberg_table_is_read(expected, tmp_path):
     OpenmarketsToIcebergOperator(
         task_id="load", query=QUERY, table="market.bars", warehouse=str(tmp_path), partition="month"

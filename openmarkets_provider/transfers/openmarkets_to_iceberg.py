@@ -51,7 +51,7 @@ class OpenmarketsToIcebergOperator(Transfer):
     :param conn_id: id of a connection of type ``iceberg`` to a catalog. Templated.
     :param warehouse: instead of ``conn_id`` an absolute path, of a folder that all workers share. It has the tables,
         and a catalog in SQLite (``catalog.db``, by the name ``openmarkets``), and needs no server. Needs SQLAlchemy 2
-        (Airflow 3.1). Templated.
+        (Airflow 3.2). Templated.
     :param mode: ``replace_range``, ``upsert`` or ``append``.
     :param partition: None, ``day``, ``month`` or ``year``, a hidden partition by the exchange's date
         (Australia/Sydney). Rows with a time get a column ``exchange_date`` for it.
@@ -148,7 +148,7 @@ def _open_folder(warehouse: str) -> Catalog:
         from pyiceberg.catalog.sql import SqlCatalog
     except ImportError as error:
         raise OpenmarketsConfigurationError(
-            f"warehouse: {error}. Its catalog needs SQLAlchemy 2, which Airflow has since 3.1. Give conn_id instead."
+            f"warehouse: {error}. Its catalog needs SQLAlchemy 2, which Airflow has since 3.2. Give conn_id instead."
         ) from error
     with explain_errors(f"Cannot open the catalog in {warehouse}"):
         folder = Path(warehouse)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyiceberg.catalog.sql import SqlCatalog
 
 from openmarkets_provider import queries
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
@@ -18,6 +17,8 @@ from openmarkets_provider.landing.lake import Filter
 from openmarkets_provider.landing.modes import REPLACE_RANGE
 from tests.support.lakes import IcebergLake
 
+# Since Airflow 3.2: before it has no SQLAlchemy 2.
+SqlCatalog: Any = pytest.importorskip("pyiceberg.catalog.sql", exc_type=ImportError).SqlCatalog
 BARS = queries.time_series(["BHP", "CBA"], start="2026-03-02", end="2026-03-07")
 TRADES = queries.trades("BHP", start="2026-03-03", end="2026-03-05")
 

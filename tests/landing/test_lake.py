@@ -23,7 +23,7 @@ WEEK = {"start": "2026-03-02", "end": "2026-03-07"}
 BARS = queries.time_series(["BHP", "CBA"], **WEEK)
 
 
-@pytest.fixture(params=[DeltaLake, IcebergLake])
+@pytest.fixture(params=[DeltaLake, pytest.param(IcebergLake, marks=pytest.mark.since("3.2"))])
 def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     made: Lake = request.param(tmp_path)
     return made

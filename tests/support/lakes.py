@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from pyiceberg.catalog.sql import SqlCatalog
 
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 from openmarkets_provider.landing.delta import DeltaDestination
@@ -75,6 +74,9 @@ class IcebergLake(Lake):
     name = "market.bars"
 
     def __init__(self, folder: Path) -> None:
+        # It needs SQLAlchemy 2.
+        from pyiceberg.catalog.sql import SqlCatalog
+
         self.catalog = SqlCatalog("lake", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}")
 
     def destination(self, mode: str = REPLACE_RANGE, **kwargs: Any) -> IcebergDestination:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyiceberg.catalog.sql import SqlCatalog
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
@@ -20,6 +19,8 @@ from tests.support.iceberg_rest import rest_catalog
 from tests.support.load_process import PATIENCE, loads
 
 WEEK = {"start": "2026-03-02", "end": "2026-03-07"}
+# Since Airflow 3.2: before it has no SQLAlchemy 2.
+SqlCatalog: Any = pytest.importorskip("pyiceberg.catalog.sql", exc_type=ImportError).SqlCatalog
 BARS = queries.time_series(["BHP", "CBA"], **WEEK)
 
 
