@@ -99,7 +99,7 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox,parquet,sql,zstd,redis,s3]'
+	$(UV) pip install --quiet --constraint constraints.txt --group dev --editable '.[sandbox,parquet,sql,zstd,redis,s3,delta,iceberg]'
 	@touch $@
 
 .venv/bin/python:

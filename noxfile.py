@@ -22,7 +22,7 @@ AIRFLOWS = {
 OWN = "3.3"
 """The version that ``constraints.txt`` pins."""
 RESULTS = Path(".nox/results")
-EXTRAS = "sandbox,parquet,sql,zstd,redis,s3"
+EXTRAS = "sandbox,parquet,sql,zstd,redis,s3,delta,iceberg"
 WITHOUT = [f"--ignore=tests/test_{name}.py" for name in ("contributing", "docs_site", "release")]
 """They try the tools of the checkout, for which the version of Airflow makes no difference."""
 

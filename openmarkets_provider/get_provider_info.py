@@ -102,7 +102,12 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
 }
 """The fields of the connection's Extra: what the form shows, and all that the hook accepts."""
 
-TRANSFERS = {"Common IO": "openmarkets_to_object_storage", "Common SQL": "openmarkets_to_sql"}
+TRANSFERS = {
+    "Common IO": "openmarkets_to_object_storage",
+    "Common SQL": "openmarkets_to_sql",
+    "Delta Lake": "openmarkets_to_delta",
+    "Iceberg": "openmarkets_to_iceberg",
+}
 """Where rows can be landed, by the names that Airflow's providers have for it, and by which module."""
 
 
@@ -122,7 +127,9 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": INTEGRATION,
                 "external-doc-url": "https://dev.openmarkets.com.au/",
                 "tags": ["service"],
-            }
+            },
+            # No provider of Airflow names it.
+            {"integration-name": "Delta Lake", "external-doc-url": "https://delta.io/", "tags": ["software"]},
         ],
         "hooks": _modules("hooks"),
         "operators": _modules("operators"),

@@ -270,7 +270,7 @@ def check_connection(conn_id: str, value: Mapping[str, Any] | str) -> None:
         connection = Connection(conn_id=conn_id, uri=value)
     else:
         connection = Connection.from_json(json.dumps(value), conn_id=conn_id)
-    assert connection.conn_type in ("openmarkets", "aws", "postgres", "redis", "sqlite")
+    assert connection.conn_type in ("openmarkets", "aws", "iceberg", "postgres", "redis", "sqlite")
     if connection.conn_type == "openmarkets":
         make_settings(connection)
 

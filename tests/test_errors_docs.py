@@ -41,6 +41,12 @@ NOTHING_WRONG = (
     # Units of columns that hold what has no schema.
     "as the API sends it",
     "fields that the schema does not know",
+    "exchange date",
+    "exchange month",
+    "exchange year",
+    "the task instance that loaded the row",
+    # A warning of a library that is not shown.
+    "Delete operation did not match",
     # SQL and Lua.
     "local owner",
     "SELECT ",

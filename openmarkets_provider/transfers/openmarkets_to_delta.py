@@ -1,0 +1,143 @@
+"""The transfer into a Delta table, on a disk or in S3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.landing.lake import check_lake_query
+from openmarkets_provider.landing.modes import REPLACE_RANGE
+from openmarkets_provider.landing.places import LOCAL, Place, read_place, redact, static_url
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.transfers._lineage import Dataset
+from openmarkets_provider.transfers._transfer import Transfer, instance_id
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from openmarkets_provider.landing.delta import DeltaDestination
+    from openmarkets_provider.queries import Query
+
+_SCHEMES = (LOCAL, "s3", "s3a")
+
+
+class OpenmarketsToDeltaOperator(Transfer):
+    """Loads the rows of a query into a Delta table, all of them in one commit or none.
+
+    The rows wait on the worker's disk until all of them have been pulled. One commit then replaces rows in all
+    partitions. Loads of one table can go on at the same time: one that finds that another has changed the same files
+    commits again, 10 times at most. Running the same task instance again changes nothing but ``loaded_at``, in any
+    mode:
+
+    - ``replace_range`` replaces the rows in the query's range, of its securities or accounts, and bars of its frequency
+      or interval only. Rows of securities that were left out stay.
+    - ``upsert`` replaces rows that have the same key, and adds the others; 10,000 rows at most.
+    - ``append`` adds rows, for a history of snapshots. The column ``load_id`` names the task instance; a task instance
+      that runs again replaces its own rows.
+
+    The table is created where there is none. A column that it lacks is added. A column of another type is refused. A
+    task that is killed before it commits leaves files that nobody sees; ``vacuum`` removes them.
+
+    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
+    were left out) to XCom, not the rows. Needs ``pip install 'airflow-provider-openmarkets[delta]'``.
+
+    :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
+        ``raw=True`` have one column, ``record``, and need ``mode="append"``.
+    :param destination: the table's folder: ``s3://bucket/path`` or an absolute path. ``s3://conn@bucket/path`` names
+        the connection, too. Templated.
+    :param conn_id: id of a connection of type ``aws``; None for the worker's own credentials. Templated.
+    :param mode: ``replace_range``, ``upsert`` or ``append``.
+    :param partition: None, ``day``, ``month`` or ``year``, by the time of the rows at the exchange (Australia/Sydney),
+        in a column ``exchange_date`` (date), ``exchange_month`` (``2026-11``) or ``exchange_year`` (whole number).
+    :param incremental: pull only what is new since the last load of this table by this query. Needs Airflow 3.3; not
+        with ``append``.
+    :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
+        late; one day by default.
+    :param outlets: assets that the task updates; by default the destination up to its first template.
+    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
+    :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
+        ``retries``. None is Airflow's ``[operators] default_deferrable``.
+    :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
+    """
+
+    template_fields: Sequence[str] = (*Transfer.template_fields, "destination", "conn_id")
+    is_exclusive: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        query: Query,
+        destination: str,
+        conn_id: str | None = None,
+        mode: str = REPLACE_RANGE,
+        partition: str | None = None,
+        incremental: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_lake_query(mode, query, partition, incremental=incremental)
+        if is_literal(destination):
+            _read_place(destination)
+        asset_uri = static_url(destination) if isinstance(destination, str) else None
+        super().__init__(query=query, incremental=incremental, asset_uri=asset_uri, **kwargs)
+        self.destination = destination
+        self.conn_id = conn_id
+        self.mode = mode
+        self.partition = partition
+
+    @contextmanager
+    def open_destination(self, context: Context) -> Iterator[tuple[DeltaDestination, Callable[[], Dataset]]]:
+        """Give the table."""
+        try:
+            from openmarkets_provider.landing.delta import DeltaDestination
+        except ImportError as error:
+            raise OpenmarketsConfigurationError(
+                f"{error}. A Delta table needs: pip install 'airflow-provider-openmarkets[delta]'."
+            ) from error
+        place = _read_place(self.destination)
+        conn_id = self.conn_id or place.conn_id
+        destination = DeltaDestination(
+            place.path if place.scheme == LOCAL else place.url,
+            mode=self.mode,
+            partition=self.partition,
+            load_id=instance_id(context),
+            storage_options=(lambda: _storage_options(conn_id)) if conn_id and place.scheme != LOCAL else dict,
+        )
+        yield destination, lambda: Dataset(place.url, *place.lineage)
+
+
+def _read_place(destination: str) -> Place:
+    place = read_place(destination, is_folder=True)
+    if place.scheme not in _SCHEMES:
+        raise OpenmarketsConfigurationError(
+            f"destination: {redact(destination):.200} is not on a disk or in S3. Land files there instead "
+            "(OpenmarketsToObjectStorageOperator), and let its lakehouse load them."
+        )
+    return place
+
+
+def _storage_options(conn_id: str) -> dict[str, str]:
+    """Return what a connection of type ``aws`` says, as ``deltalake`` takes it."""
+    try:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    except ImportError as error:
+        raise OpenmarketsConfigurationError(
+            f"{error}. A Delta table in S3 needs: pip install apache-airflow-providers-amazon."
+        ) from error
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    # Amazon's provider goes on without a connection that does not exist.
+    BaseHook.get_connection(conn_id)
+    hook = S3Hook(aws_conn_id=conn_id)
+    credentials = hook.get_credentials()
+    endpoint = hook.conn_config.get_service_endpoint_url("s3")
+    options = {
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_SESSION_TOKEN": credentials.token,
+        "AWS_REGION": hook.region_name or hook.get_session().region_name,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true" if endpoint and endpoint.startswith("http://") else None,
+    }
+    return {name: value for name, value in options.items() if value}

@@ -1,0 +1,170 @@
+"""The transfer into an Iceberg table, of a catalog or of a folder with a catalog of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.landing.errors import explain_errors
+from openmarkets_provider.landing.lake import check_lake_query
+from openmarkets_provider.landing.modes import REPLACE_RANGE
+from openmarkets_provider.landing.places import LOCAL
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.transfers._lineage import Dataset
+from openmarkets_provider.transfers._transfer import Transfer, instance_id
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from pyiceberg.catalog import Catalog
+
+    from openmarkets_provider.landing.iceberg import IcebergDestination
+    from openmarkets_provider.queries import Query
+
+CATALOG, CATALOG_FILE = "openmarkets", "catalog.db"
+"""Name and file of the catalog in a folder."""
+_TABLE = re.compile(r"\w+(\.\w+)+")
+
+
+class OpenmarketsToIcebergOperator(Transfer):
+    """Loads the rows of a query into an Iceberg table, all of them in one commit or none.
+
+    The rows wait on the worker's disk until all of them have been pulled. One commit then replaces rows in all
+    partitions; readers see it as one step, and its history lists a snapshot that deletes and one that appends. Loads of
+    one table can go on at the same time: one that finds that another has changed the same rows commits again, 10 times
+    at most. The modes are those of
+    :class:`~openmarkets_provider.transfers.openmarkets_to_delta.OpenmarketsToDeltaOperator`.
+
+    The table and its namespace are created where there are none. A column that the table lacks is added. A column of
+    another type is refused. A task that is killed before it commits leaves files that nobody sees.
+
+    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
+    were left out) to XCom, not the rows. Needs ``pip install 'airflow-provider-openmarkets[iceberg]'``.
+
+    :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
+        ``raw=True`` have one column, ``record``, and need ``mode="append"``.
+    :param table: ``namespace.table``. Templated.
+    :param conn_id: id of a connection of type ``iceberg`` to a catalog. Templated.
+    :param warehouse: instead of ``conn_id`` an absolute path, of a folder that all workers share. It has the tables,
+        and a catalog in SQLite (``catalog.db``, by the name ``openmarkets``), and needs no server. Needs SQLAlchemy 2
+        (Airflow 3.2). Templated.
+    :param mode: ``replace_range``, ``upsert`` or ``append``.
+    :param partition: None, ``day``, ``month`` or ``year``, a hidden partition by the exchange's date
+        (Australia/Sydney). Rows with a time get a column ``exchange_date`` for it.
+    :param incremental: pull only what is new since the last load of this table by this query. Needs Airflow 3.3; not
+        with ``append``.
+    :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
+        late; one day by default.
+    :param outlets: assets that the task updates; by default the table, where it is literal.
+    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
+    :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
+        ``retries``. None is Airflow's ``[operators] default_deferrable``.
+    :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
+    """
+
+    template_fields: Sequence[str] = (*Transfer.template_fields, "table", "conn_id", "warehouse")
+    is_exclusive: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        query: Query,
+        table: str,
+        conn_id: str | None = None,
+        warehouse: str | None = None,
+        mode: str = REPLACE_RANGE,
+        partition: str | None = None,
+        incremental: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_lake_query(mode, query, partition, incremental=incremental)
+        asset_uri = None
+        if all(map(is_literal, (table, conn_id, warehouse))):
+            _check_place(table, conn_id, warehouse)
+            asset_uri = _dataset_of(table, conn_id, warehouse).uri
+        super().__init__(query=query, incremental=incremental, asset_uri=asset_uri, **kwargs)
+        self.table = table
+        self.conn_id = conn_id
+        self.warehouse = warehouse
+        self.mode = mode
+        self.partition = partition
+
+    @contextmanager
+    def open_destination(self, context: Context) -> Iterator[tuple[IcebergDestination, Callable[[], Dataset]]]:
+        """Give the table; its catalog is closed at the end."""
+        _check_place(self.table, self.conn_id, self.warehouse)
+        try:
+            from openmarkets_provider.landing.iceberg import IcebergDestination
+        except ImportError as error:
+            raise OpenmarketsConfigurationError(
+                f"{error}. An Iceberg table needs: pip install 'airflow-provider-openmarkets[iceberg]'."
+            ) from error
+        catalog = _open_folder(self.warehouse) if self.warehouse else _open_catalog(str(self.conn_id))
+        try:
+            destination = IcebergDestination(
+                catalog,
+                self.table,
+                catalog_name=self.warehouse or str(self.conn_id),
+                mode=self.mode,
+                partition=self.partition,
+                load_id=instance_id(context),
+            )
+            yield destination, lambda: _dataset_of(self.table, self.conn_id, self.warehouse)
+        finally:
+            catalog.close()
+
+
+def _check_place(table: Any, conn_id: Any, warehouse: Any) -> None:
+    if not isinstance(table, str) or not _TABLE.fullmatch(table):
+        raise OpenmarketsConfigurationError(
+            f"table must be 'namespace.table', of letters, digits and underscores, not {table!r:.200}. Was it rendered "
+            "as you meant?"
+        )
+    if bool(conn_id) == bool(warehouse):
+        raise OpenmarketsConfigurationError(
+            "Give either conn_id (a connection of type iceberg) or warehouse (a folder with a catalog of its own)."
+        )
+    if warehouse and not (isinstance(warehouse, str) and warehouse.startswith("/")):
+        raise OpenmarketsConfigurationError(
+            f"warehouse must be an absolute path, not {warehouse!r:.200}. For a bucket take a catalog: a connection of "
+            "type iceberg, by conn_id."
+        )
+
+
+def _dataset_of(table: str, conn_id: str | None, warehouse: str | None) -> Dataset:
+    if warehouse:
+        folder = Path(warehouse, *table.split("."))
+        return Dataset(folder.as_uri(), LOCAL, str(folder))
+    catalog = f"iceberg://{quote(str(conn_id))}"
+    return Dataset(f"{catalog}/{quote(table)}", catalog, table)
+
+
+def _open_folder(warehouse: str) -> Catalog:
+    try:
+        from pyiceberg.catalog.sql import SqlCatalog
+    except ImportError as error:
+        raise OpenmarketsConfigurationError(
+            f"warehouse: {error}. Its catalog needs SQLAlchemy 2, which Airflow has since 3.2. Give conn_id instead."
+        ) from error
+    with explain_errors(f"Cannot open the catalog in {warehouse}"):
+        folder = Path(warehouse)
+        folder.mkdir(parents=True, exist_ok=True)
+        return SqlCatalog(CATALOG, uri=f"sqlite:///{folder / CATALOG_FILE}", warehouse=folder.as_uri())
+
+
+def _open_catalog(conn_id: str) -> Catalog:
+    from airflow.providers.apache.iceberg.hooks.iceberg import IcebergHook
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    conn_type = BaseHook.get_connection(conn_id).conn_type
+    if conn_type != IcebergHook.conn_type:
+        raise OpenmarketsConfigurationError(
+            f"conn_id: connection {conn_id!r} has the type {conn_type!r}; an Iceberg table needs one of type iceberg."
+        )
+    with explain_errors(f"Cannot open the catalog of connection {conn_id!r}"):
+        catalog: Catalog = IcebergHook(conn_id).get_conn()
+        return catalog
