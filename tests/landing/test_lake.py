@@ -17,6 +17,7 @@ from openmarkets_provider.landing.destination import LoadResult
 from openmarkets_provider.landing.incremental import NothingNew, load_incrementally
 from openmarkets_provider.landing.lake import TRIES, commit_again
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, UPSERT
+from openmarkets_provider.query.endpoints import ENDPOINTS
 from tests.support.lakes import DeltaLake, IcebergLake, Lake
 
 WEEK = {"start": "2026-03-02", "end": "2026-03-07"}
@@ -80,11 +81,18 @@ class TestWhatIsLanded:
         lengths = [length for (length,) in lake.rows("frequency")]
         assert lengths == ["Daily"] * 10 + ["Weekly"]
 
-    def test_trades_of_other_accounts_stay(self, openmarkets_sandbox, lake):
-        accounts = [row["account_code"] for row in OpenmarketsHook().run(queries.accounts())]
-        for query in (queries.order_trades(accounts, **WEEK), queries.order_trades(accounts[0], **WEEK)):
-            lake.land(query)
-        assert len(lake.rows()) == len(OpenmarketsHook().run(queries.order_trades(accounts, **WEEK))) > 1
+    def test_trades_of_other_accounts_that_come_along_are_there_once_and_the_rest_stays(
+        self, openmarkets_sandbox, lake
+    ):
+        one, other = [row["account_code"] for row in OpenmarketsHook().run(queries.accounts())][:2]
+        lake.land(queries.order_trades([one, other], **WEEK))
+        before = lake.rows("account_code", "trade_number", "order_number")
+        assert len(before) > 2
+        own, along = (OpenmarketsHook().run(queries.order_trades(each, **WEEK, raw=True)) for each in (one, other))
+        path = ENDPOINTS["order_trades"].path.replace("{account}", one)
+        openmarkets_sandbox.fault(target=f"/oms/{path}", kind="body", body=[*own, along[0]])
+        lake.land(queries.order_trades(one, **WEEK))
+        assert lake.rows("account_code", "trade_number", "order_number") == before
 
     def test_a_value_that_does_not_fit_leaves_the_table_as_it_was(self, openmarkets_sandbox, lake):
         lake.land(BARS)
