@@ -211,7 +211,7 @@ class TestBuild:
         check_contents(released, *built, version)
         said = metadata_of(built[0])
         assert said["Requires-Python"] == ">=3.11"
-        extras = {"sandbox", "parquet", "pandas", "polars", "sql", "zstd", "redis"}
+        extras = {"sandbox", "parquet", "pandas", "polars", "delta", "iceberg", "sql", "s3", "zstd", "redis"}
         assert set(said.get_all("Provides-Extra", [])) == extras
 
     def test_a_byte_that_differs_is_told_by_the_name_of_its_file(self, built: tuple[Path, Path], tmp_path: Path):
