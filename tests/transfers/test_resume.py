@@ -312,6 +312,9 @@ class TestFolder:
     def test_a_full_disk_is_one_warning(self, openmarkets_sandbox, tmp_path, full_disk, caplog):
         # The rows themselves take less.
         task = to_file(tmp_path / "x.csv.gz", bars(CODES[:30]))
+        fail_once(openmarkets_sandbox, task, 29)
+        assert [path.stat().st_size for path in stored()] == [0]
+        caplog.clear()
         assert task.execute(context())["rows"] == 150
         # Nor can the token be.
         (warning,) = [each for each in warnings(caplog) if "replies" in each]
