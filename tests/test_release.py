@@ -211,7 +211,16 @@ class TestBuild:
         check_contents(released, *built, version)
         said = metadata_of(built[0])
         assert said["Requires-Python"] == ">=3.11"
-        assert set(said.get_all("Provides-Extra", [])) == {"sandbox", "parquet", "sql", "zstd", "redis"}
+        assert set(said.get_all("Provides-Extra", [])) == {
+            "sandbox",
+            "parquet",
+            "pandas",
+            "polars",
+            "sql",
+            "s3",
+            "zstd",
+            "redis",
+        }
 
     def test_a_byte_that_differs_is_told_by_the_name_of_its_file(self, built: tuple[Path, Path], tmp_path: Path):
         wheel, _ = built
