@@ -116,7 +116,7 @@ def securities(exchange: str = "ASX", *, on_missing_field: str = "warn", raw: bo
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("securities", exchange=exchange, on_missing_field=on_missing_field, raw=raw)
+    return _query("securities", **locals())
 
 
 def security_information(
@@ -141,15 +141,7 @@ def security_information(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "security_information",
-        securities=securities,
-        exchange=exchange,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("security_information", **locals())
 
 
 def quotes(
@@ -175,15 +167,7 @@ def quotes(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "quotes",
-        securities=securities,
-        exchange=exchange,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("quotes", **locals())
 
 
 def depth(
@@ -212,16 +196,7 @@ def depth(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
-    return _query(
-        "depth",
-        securities=securities,
-        exchange=exchange,
-        levels=levels,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("depth", **locals())
 
 
 def time_series(
@@ -277,19 +252,7 @@ def time_series(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
-    return _query(
-        "time_series",
-        securities=securities,
-        exchange=exchange,
-        start=start,
-        end=end,
-        frequency=frequency,
-        adjusted=adjusted,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("time_series", **locals())
 
 
 def intraday_time_series(
@@ -324,18 +287,7 @@ def intraday_time_series(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows; they do not name their security.
     """
-    return _query(
-        "intraday_time_series",
-        securities=securities,
-        exchange=exchange,
-        start=start,
-        end=end,
-        interval=interval,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("intraday_time_series", **locals())
 
 
 def trades(
@@ -366,17 +318,7 @@ def trades(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "trades",
-        securities=securities,
-        exchange=exchange,
-        start=start,
-        end=end,
-        on_invalid=on_invalid,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("trades", **locals())
 
 
 def accounts(*, on_missing_field: str = "warn", raw: bool = False) -> Query:
@@ -387,7 +329,7 @@ def accounts(*, on_missing_field: str = "warn", raw: bool = False) -> Query:
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("accounts", on_missing_field=on_missing_field, raw=raw)
+    return _query("accounts", **locals())
 
 
 def portfolio_links(*, on_missing_field: str = "warn", raw: bool = False) -> Query:
@@ -398,7 +340,7 @@ def portfolio_links(*, on_missing_field: str = "warn", raw: bool = False) -> Que
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("portfolio_links", on_missing_field=on_missing_field, raw=raw)
+    return _query("portfolio_links", **locals())
 
 
 def portfolio_details(
@@ -420,14 +362,7 @@ def portfolio_details(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "portfolio_details",
-        accounts=accounts,
-        portfolios=portfolios,
-        include_same_cash_account=include_same_cash_account,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("portfolio_details", **locals())
 
 
 def cash(
@@ -443,7 +378,7 @@ def cash(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query("cash", accounts=accounts, portfolios=portfolios, on_missing_field=on_missing_field, raw=raw)
+    return _query("cash", **locals())
 
 
 def positions(
@@ -468,14 +403,7 @@ def positions(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "positions",
-        accounts=accounts,
-        portfolios=portfolios,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("positions", **locals())
 
 
 def orders(
@@ -503,15 +431,7 @@ def orders(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "orders",
-        accounts=accounts,
-        portfolios=portfolios,
-        include_child_orders=include_child_orders,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("orders", **locals())
 
 
 def order_trades(
@@ -537,19 +457,11 @@ def order_trades(
     :param on_missing_field: see the module.
     :param raw: the API's own records instead of rows.
     """
-    return _query(
-        "order_trades",
-        accounts=accounts,
-        portfolios=portfolios,
-        start=start,
-        end=end,
-        on_missing_multiplier=on_missing_multiplier,
-        on_missing_field=on_missing_field,
-        raw=raw,
-    )
+    return _query("order_trades", **locals())
 
 
 def _query(endpoint: str, **arguments: Any) -> Query:
+    """Return a query; its functions pass all of their own arguments on."""
     if arguments.get("accounts") == ALL and arguments["portfolios"] is not None:
         arguments["accounts"] = None
     # Only a bound of a range may be a date.
