@@ -118,7 +118,8 @@ def test_the_test_of_the_guide_passes_where_the_guide_was_followed(copy: Path):
     told = run(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", "tests")
     assert "1 passed" in told
     where = run(copy, "-c", "from openmarkets_provider import queries; print(queries.__file__, queries.watch_lists())")
-    assert where == f"{copy}/openmarkets_provider/queries.py {{'endpoint': 'watch_lists', 'raw': False}}\n"
+    query = {"endpoint": "watch_lists", "on_missing_field": "warn", "raw": False}
+    assert where == f"{copy}/openmarkets_provider/queries.py {query}\n"
 
 
 def test_the_new_endpoint_is_in_the_reference_of_queries(copy: Path):
