@@ -237,8 +237,8 @@ def _is_double(connection: sa.Connection, kind: TypeEngine[Any]) -> bool:
     )
 
 
-def is_plain_and_empty(connection: sa.Connection, table: sa.Table) -> bool:
-    """Tell whether a table of PostgreSQL has no row, and is none that only INSERT puts rows into as meant.
+def is_plain(connection: sa.Connection, table: sa.Table) -> bool:
+    """Tell whether a table of PostgreSQL is none that only INSERT puts rows into as meant.
 
     Those are views, and tables with rules or with row security.
     """
@@ -248,8 +248,7 @@ def is_plain_and_empty(connection: sa.Connection, table: sa.Table) -> bool:
         "SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT relrowsecurity FROM pg_class "
         "WHERE oid = CAST(:name AS regclass)"
     )
-    is_plain = connection.execute(query, {"name": quote_table(connection, table)}).scalar_one()
-    return bool(is_plain) and connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is None
+    return bool(connection.execute(query, {"name": quote_table(connection, table)}).scalar_one())
 
 
 class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none in SQLAlchemy 1.4

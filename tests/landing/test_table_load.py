@@ -983,8 +983,8 @@ def test_an_error_of_our_own_passes_as_it_is(in_sqlite):
     assert in_sqlite.tables() == []
 
 
-class TestFirstLoad:
-    """What goes straight into a table of PostgreSQL without rows."""
+class TestCopied:
+    """What goes straight into a table of PostgreSQL: rows with keys that it does not have."""
 
     STATEMENT = "INSERT INTO statements VALUES (left(current_query(), 11))"
 
@@ -1001,6 +1001,27 @@ class TestFirstLoad:
         assert load(in_postgres, [thing("A", note="2")]) == 1
         assert statements()[-1] == "INSERT INTO"
         assert notes(in_postgres) == [("A", "2"), ("B", None), ("C", None)]
+
+    def test_rows_with_new_keys_are_copied_beside_others(self, in_postgres, statements):
+        load(in_postgres, [thing("A", note="1")])
+        in_postgres.execute("DELETE FROM statements")
+        assert load(in_postgres, [thing("B", note="2"), thing("C")]) == 2
+        assert {text[:12] for text in statements()} == {"COPY things"}
+        assert notes(in_postgres) == [("A", "1"), ("B", "2"), ("C", None)]
+
+    def test_of_rows_with_new_and_known_keys_none_is_there_twice(self, in_postgres, statements):
+        load(in_postgres, [thing("B", note="1")])
+        assert load(in_postgres, [thing("A", note="2")], [thing("B", note="2"), thing("C", note="2")]) == 3
+        assert notes(in_postgres) == [("A", "2"), ("B", "2"), ("C", "2")]
+
+    def test_a_range_that_is_replaced_is_copied(self, in_postgres, statements):
+        load(in_postgres, [thing(code, hours, note="1") for code in "AB" for hours in (0, 2)])
+        in_postgres.execute("DELETE FROM statements")
+        replaced = Coverage("at", NOON, NOON + timedelta(hours=1), ("code",), [("A",), ("B",)])
+        for note in "23":
+            assert load(in_postgres, [thing("A", note=note)], mode=REPLACE_RANGE, replaced=replaced) == 1
+        assert {text[:12] for text in statements()} == {"COPY things"}
+        assert notes(in_postgres) == [("A", "3"), ("A", "1"), ("B", "1")]
 
     def test_the_last_row_of_a_key_counts_in_the_first_load_too(self, in_postgres, statements):
         assert load(in_postgres, [thing("A", note="1"), thing("A", note="2")]) == 1
