@@ -67,7 +67,7 @@ class Choice:
         for name in self._names:
             if name not in known:
                 close = get_close_matches(name, known, 1)
-                advice = f"did you mean {close[0]!r}?" if close else "docs/queries.md lists its columns."
+                advice = f"did you mean {close[0]!r}?" if close else f"its columns are {', '.join(known):.1000}."
                 raise OpenmarketsQueryError(f"columns: {name!r} is no column of {layout.name}; {advice}")
 
 

@@ -176,8 +176,7 @@ class Database:
                     raise OpenmarketsDatabaseError(
                         f"{self.table}: the server is PostgreSQL {'.'.join(map(str, version))}, and a load needs "
                         f"{OLDEST_POSTGRES[0]} or later (Amazon Redshift calls itself 8); land files with "
-                        "OpenmarketsToObjectStorageOperator, and load them with the database's own operator "
-                        "(docs/howto/warehouses.md)."
+                        "OpenmarketsToObjectStorageOperator, and load them with the database's own operator."
                     )
                 # What is read after the lock was acquired is what the load before it left.
                 connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))

@@ -82,7 +82,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         name, snappy for Parquet.
     :param object_options: what the store is to know of each object: encryption, tags, storage class, metadata, another
         content type than the format's. Named as the store's file system names them, such as
-        ``{"ServerSideEncryption": "aws:kms", "Tagging": "team=data"}`` for S3; ``docs/etl.md`` lists them. Templated.
+        ``{"ServerSideEncryption": "aws:kms", "Tagging": "team=data"}`` for S3. Templated.
     :param incremental: pull only what is new since the last load of this destination. Needs Airflow 3.3 and
         ``partition``: each load replaces the partitions that it touches, from their beginning up to where the
         destination is loaded then. Sets ``max_active_tis_per_dag=1``: two such loads can't go on at once.

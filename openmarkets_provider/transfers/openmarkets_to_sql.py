@@ -222,7 +222,7 @@ def _unsupported(hook: DbApiHook) -> OpenmarketsConfigurationError:
     return OpenmarketsConfigurationError(
         f"conn_id: connection {hook.get_conn_id()!r} has the type {hook.conn_type!r}, and tables are loaded in "
         "PostgreSQL, MySQL, MariaDB and SQLite only; land files with OpenmarketsToObjectStorageOperator, and load them "
-        "with the database's own operator (docs/howto/warehouses.md)."
+        "with the database's own operator."
     )
 
 

@@ -147,7 +147,7 @@ class TestChoice:
         ("columns", "said"),
         [
             ({"close": "close_price"}, r"columns: 'close' is no column of time_series; did you mean 'close_price'\?"),
-            ({"xyzzy": "x"}, r"'xyzzy' is no column of time_series; docs/queries\.md lists its columns"),
+            ({"xyzzy": "x"}, r"'xyzzy' is no column of time_series; its columns are security_code, "),
             ({"close_price": "price", "open_price": "price"}, "'price' would be the name of two columns"),
             ({"close_price": "exchange"}, "'exchange' would be the name of two columns"),
             ({"close_price": "load_id"}, "'load_id' would be the name of two columns, or is one that a load uses"),

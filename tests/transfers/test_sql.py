@@ -410,7 +410,7 @@ class TestConnections:
         said = self.refused(monkeypatch, json.dumps(connection))
         kind = connection["conn_type"]
         assert said.startswith(f"conn_id: connection 'db' has the type '{kind}', and tables are loaded in PostgreSQL, ")
-        assert "docs/howto/warehouses.md" in said
+        assert "load them with the database's own operator" in said
         assert "unknown" not in said
 
     def test_one_without_a_type(self, openmarkets_sandbox, monkeypatch):
