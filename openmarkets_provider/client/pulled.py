@@ -31,13 +31,13 @@ OPTION = "resume_folder"
 MAX_AGE = 7 * 86400.0
 """Seconds after which the files of a load are deleted."""
 MAX_AGE_OF_STATE = 3600.0
-"""Seconds for which a reply about the present, such as quotes, is as good as a new one."""
+"""Seconds for which a reply that may change, such as quotes or today's bars, is as good as a new one."""
 _MAGIC = b"openmarkets replies 1\n"
 _HEADER = struct.Struct(">16scII")
 """Of a record: the call, its kind, the length of what follows, and the checksum of all."""
 _CERTAIN, _DOUBTFUL, _FORGET, _FORGET_DOUBTFUL = b"c", b"d", b"f", b"F"
 _LOAD = re.compile(r"[0-9a-f]{32}")
-_FILE = re.compile(r"\d{19}-[0-9a-f]{16}\.replies")
+_FILE = re.compile(r"(\d{19})-[0-9a-f]{16}\.replies")
 
 
 class _Record(NamedTuple):
@@ -61,15 +61,16 @@ class Pulled:
 
     :param folder: for all loads; private to the user.
     :param load: identifies the load.
-    :param max_age: seconds for which a file counts after its last record.
+    :param settled: the time from which on replies do not change, in seconds since the epoch. An attempt that began
+        before counts for :data:`MAX_AGE_OF_STATE` after its last reply.
     :ivar earlier: number of calls that were answered by replies of earlier attempts.
     :ivar new: number of replies that this attempt has added.
     """
 
-    def __init__(self, folder: Path, load: str, max_age: float = MAX_AGE) -> None:
+    def __init__(self, folder: Path, load: str, settled: float) -> None:
         self._root = folder
         self._folder = folder / hashlib.sha256(load.encode()).hexdigest()[:32]
-        self._max_age = max_age
+        self._settled = settled
         self._lock = threading.Lock()
         self._records: dict[bytes, _Record] = {}
         self._readers: list[IO[bytes]] = []
@@ -84,7 +85,7 @@ class Pulled:
             _sweep(self._root)
             make_private_folder(self._folder, OPTION)
             for path in sorted(self._folder.iterdir()):
-                if _FILE.fullmatch(path.name) and path.lstat().st_mtime > time.time() - self._max_age:
+                if (name := _FILE.fullmatch(path.name)) and self._is_good(int(name[1]) / 1e9, path.lstat().st_mtime):
                     self._read(path)
         except OSError as error:
             self._give_up(error)
@@ -141,6 +142,10 @@ class Pulled:
                 if _FILE.fullmatch(path.name):
                     path.unlink()
             self._folder.rmdir()
+
+    def _is_good(self, begun: float, ended: float) -> bool:
+        age = time.time() - ended
+        return age < (MAX_AGE if begun >= self._settled else MAX_AGE_OF_STATE)
 
     def _read(self, path: Path) -> None:
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb")

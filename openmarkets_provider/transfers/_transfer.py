@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -24,8 +25,9 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.landing.incremental import NothingNew, check_query, load_incrementally
 from openmarkets_provider.operators.base import QueryOperator
-from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.query import check_reads_only
+from openmarkets_provider.query.arguments import check_moment, is_literal
+from openmarkets_provider.query.exchange_time import to_text
+from openmarkets_provider.query.query import check_reads_only, endpoint_of
 from openmarkets_provider.transfers._lineage import Dataset, Lineage
 
 if TYPE_CHECKING:
@@ -156,12 +158,12 @@ class Transfer(QueryOperator):
     @contextmanager
     def _open_pulled(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> Iterator[Pulled]:
         """Give what earlier attempts of this task instance have pulled for the destination."""
-        from openmarkets_provider.client.pulled import MAX_AGE, MAX_AGE_OF_STATE, Pulled
+        from openmarkets_provider.client.pulled import Pulled
 
         settings = hook.client.settings
         urls = [settings.api_url(api) for api in sorted(SCOPES)]
         load = json.dumps([instance_id(context), destination.name, settings.client_id, *urls])
-        with Pulled(resume_folder(), load, MAX_AGE if "start" in self.query else MAX_AGE_OF_STATE) as pulled:
+        with Pulled(resume_folder(), load, _settled(self.query)) as pulled:
             try:
                 yield pulled
             finally:
@@ -319,3 +321,9 @@ def _check_airflow() -> None:
             f"incremental=True needs Airflow {'.'.join(map(str, SINCE))} or later (its asset state store); this is "
             f"{version}. {_USE_RANGES}"
         )
+
+
+def _settled(query: Query) -> float:
+    """Return the time from which on the replies to a rendered query do not change, in seconds since the epoch."""
+    name = endpoint_of(query)
+    return check_moment(name, "end", to_text(query["end"])).timestamp() if "end" in query else math.inf

@@ -10,6 +10,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -239,10 +240,10 @@ class TestFolder:
     def test_a_reply_that_repeats_the_token_is_not_stored(self, tmp_path):
         call = ApiCall("oms", "GET", "accounts/v1")
         for body, count in ((b"[1, 2]", 1), (b'["t0ken"]', 0)):
-            with Pulled(tmp_path / "resume", body.decode()) as pulled:
+            with Pulled(tmp_path / "resume", body.decode(), 0) as pulled:
                 pulled.add(call, Reply(200, {}, body, ("t0ken",)), "id")
                 assert pulled.new == count
-            with Pulled(tmp_path / "resume", body.decode()) as pulled:
+            with Pulled(tmp_path / "resume", body.decode(), 0) as pulled:
                 assert (pulled.find(call) is not None) == bool(count)
 
     @pytest.mark.parametrize("damage", ["torn", "changed", "foreign", "empty"])
@@ -285,6 +286,16 @@ class TestFolder:
         other.execute(context())
         assert not old.parent.exists()
         assert foreign.exists()
+
+    @pytest.mark.parametrize(("days", "asked"), [(1, 3), (-1, 1)], ids=["goes on", "is over"])
+    def test_bars_of_hours_ago_count_when_their_range_was_over(self, openmarkets_sandbox, tmp_path, days, asked):
+        end = (datetime.now(UTC) + timedelta(days)).isoformat()
+        task = to_file(tmp_path / "x.csv", queries.time_series(CODES[:3], start="2026-03-02", end=end))
+        fail_once(openmarkets_sandbox, task, 2)
+        (file,) = stored()
+        os.utime(file, times=(0, time.time() - MAX_AGE_OF_STATE * 2))
+        task.execute(context())
+        assert calls(openmarkets_sandbox) == asked
 
     def test_quotes_of_hours_ago_are_not_taken_for_those_of_now(self, openmarkets_sandbox, tmp_path):
         task = to_file(tmp_path / "x.csv", queries.depth(CODES[:3]))
