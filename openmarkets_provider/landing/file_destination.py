@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ IF_EXISTS = (REPLACE, ERROR, SKIP)
 
 SORTED_AT_ONCE = 50_000
 """Rows that are sorted into partitions together."""
+_PART = 1 << 20
+"""Bytes that are copied at once."""
 
 Names = Mapping[Partition | None, str]
 """File names by partition; None stands for the only file."""
@@ -236,12 +239,11 @@ class FileDestination:
         shelf = stack.enter_context(self.folder.stage())
 
         @contextmanager
-        def take(start: int) -> Iterator[IO[bytes]]:
+        def take(start: int, end: int) -> Iterator[IO[bytes]]:
             with self.folder.stage() as file:
                 with explain_errors(problem):
-                    shelf.seek(start)
-                    copyfileobj(shelf, file)
-                    shelf.truncate(start)
+                    _copy(shelf, start, end, file)
+                    os.ftruncate(shelf.fileno(), start)
                 yield file
 
         files: dict[Partition | None, _File] = {}
@@ -251,10 +253,11 @@ class FileDestination:
                 draft.truncate()
                 if count := self._write(rows_of(each), layout, draft):
                     with explain_errors(problem):
-                        files[each] = _File(count, partial(take, shelf.seek(0, os.SEEK_END)))
+                        start = shelf.tell()
                         draft.seek(0)
                         copyfileobj(draft, shelf)
                         shelf.flush()
+                    files[each] = _File(count, partial(take, start, shelf.tell()))
         return dict(reversed(files.items()))
 
     def _write(self, batches: Iterable[Columns], layout: Layout, file: IO[bytes]) -> int:
@@ -294,6 +297,16 @@ class FileDestination:
             raise
         rows = sum(file.rows for file in files.values())
         return result._replace(rows=rows, bytes=size, files=[self.folder.url(name) for name in published])
+
+
+def _copy(source: IO[bytes], start: int, end: int, target: IO[bytes]) -> None:
+    """Copy a part of a file. Python's own buffer may miss data of a file that has been truncated."""
+    while start < end:
+        part = os.pread(source.fileno(), min(_PART, end - start), start)
+        if not part:
+            raise OSError(errno.EIO, "the file has been cut short")
+        target.write(part)
+        start += len(part)
 
 
 def _join(batches: Iterable[Batch]) -> Iterator[Batch]:

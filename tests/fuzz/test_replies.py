@@ -95,6 +95,11 @@ def valid_replies() -> list[tuple[Query, dict[str, Any]]]:
 class _Computing:
     """An exchange, without what gets a reply."""
 
+    earlier = 0
+
+    def forget(self, call: ApiCall) -> None:
+        pass
+
     async def compute(self, records: int, work: Callable[[], Any]) -> Any:
         return work()
 

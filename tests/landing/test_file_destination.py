@@ -10,10 +10,12 @@ import pytest
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.landing.file_destination import FileDestination
+from openmarkets_provider.landing.file_destination import SKIP, FileDestination
 from openmarkets_provider.landing.folders import LocalFolder
 from openmarkets_provider.landing.formats import FileFormat
 from openmarkets_provider.landing.places import read_place
+from openmarkets_provider.query.query import schema_of
+from tests.support.batches import batch_of
 
 
 def folder(path: Path | str, partition: str, *, open_end: bool = True) -> FileDestination:
@@ -55,3 +57,27 @@ def test_without_an_open_end_an_unfinished_partition_is_refused(tmp_path):
     query = queries.time_series("BHP", start="2026-03-01", end="2026-03-05")
     with pytest.raises(OpenmarketsQueryError, match="only in part"):
         folder(tmp_path, "month", open_end=False).land(OpenmarketsHook(), query)
+
+
+@pytest.mark.parametrize("other", range(3))
+def test_a_file_that_another_task_publishes_meanwhile_changes_no_other(tmp_path, other):
+    query = queries.time_series("BHP", start="2026-03-02", end="2026-03-05")
+    paths = [tmp_path / f"bars/exchange_date=2026-03-0{day}/part-0.csv" for day in (2, 3, 4)]
+
+    class Slow:
+        def run(self, query):
+            raise AssertionError("Nothing is looked up.")
+
+        def stream_columns(self, query, skipped=None):
+            blank = dict.fromkeys(field.name for field in schema_of(query).fields)
+            yield batch_of(
+                [{**blank, "security_code": "BHP", "time_series_date": date(2026, 3, day)} for day in (2, 3, 4)]
+            )
+            paths[other].parent.mkdir(parents=True)
+            paths[other].write_text("another\ntask's\n")
+
+    place = read_place(str(tmp_path / "bars"), is_folder=True)
+    FileDestination(place, LocalFolder(place), FileFormat("csv", None), "day", SKIP).land(Slow(), query)
+    texts = [path.read_text() for path in paths]
+    assert texts.pop(other) == "another\ntask's\n"
+    assert [len(text.splitlines()) for text in texts] == [2, 2]

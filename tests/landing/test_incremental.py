@@ -333,7 +333,7 @@ class TestLoads:
         for memory in (shared, own):
             self.load(memory, bars(end="2026-03-04"))
         self.load(shared, bars(end="2026-03-06"), owner="dag.other")
-        with pytest.raises(OpenmarketsError, match=r"by task dag\.task, .* in the state store of asset 'lake'"):
+        with pytest.raises(OpenmarketsError, match=r"by task dag\.task, .* run the task with full_refresh=True"):
             self.load(own, bars(end="2026-03-06"), owner="dag.other")
 
     def test_one_without_rows_does_not_hide_that_the_rows_of_the_one_before_are_gone(self):
