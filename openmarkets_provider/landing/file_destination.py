@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -178,7 +178,7 @@ class FileDestination:
             count = self._write(map(layout.values, batches), layout, file)
             return {only: _File(count, lambda: nullcontext(file))} if count or only is None else {}
         spool = self._spool(batches, layout, names, pending, stack)
-        return self._write_all(spool.list_keys(), spool.batches, layout, stack)
+        return self._write_all(names, spool.list_keys(), spool.batches, layout, stack)
 
     def _merge(
         self,
@@ -207,9 +207,7 @@ class FileDestination:
                     yield from select_kept(rows, spool.batches(each), layout, kept)
 
         more = [] if kept is None else [each for each in names if each is not None and names[each] in stored]
-        return self._write_all(
-            list(dict.fromkeys([*new, *more])), lambda each: chain(spool.batches(each), stay(each)), layout, stack
-        )
+        return self._write_all(names, [*new, *more], lambda each: chain(spool.batches(each), stay(each)), layout, stack)
 
     def _spool(
         self, batches: Iterable[Batch], layout: Layout, names: Names, pending: Names, stack: ExitStack
@@ -225,7 +223,8 @@ class FileDestination:
 
     def _write_all(
         self,
-        partitions: Sequence[Partition],
+        names: Names,
+        partitions: Iterable[Partition],
         rows_of: Callable[[Partition], Iterable[Columns]],
         layout: Layout,
         stack: ExitStack,
@@ -233,10 +232,11 @@ class FileDestination:
         """Write the files of partitions; those without rows are left out.
 
         They wait in one temporary file, so that few files are open. The last partition comes first there: each file
-        that is taken makes room at the end.
+        that is taken makes room at the end. So they are taken in the order of the names.
         """
         problem = f"Cannot write rows to a temporary file in {self.folder.scratch}"
         shelf = stack.enter_context(self.folder.stage())
+        wanted = set(partitions)
 
         @contextmanager
         def take(start: int, end: int) -> Iterator[IO[bytes]]:
@@ -248,7 +248,7 @@ class FileDestination:
 
         files: dict[Partition | None, _File] = {}
         with self.folder.stage() as draft:
-            for each in reversed(partitions):
+            for each in reversed([each for each in names if each is not None and each in wanted]):
                 draft.seek(0)
                 draft.truncate()
                 if count := self._write(rows_of(each), layout, draft):
@@ -300,7 +300,10 @@ class FileDestination:
 
 
 def _copy(source: IO[bytes], start: int, end: int, target: IO[bytes]) -> None:
-    """Copy a part of a file. Python's own buffer may miss data of a file that has been truncated."""
+    """Copy a part of a file.
+
+    :raises OSError: it ends before.
+    """
     while start < end:
         part = os.pread(source.fileno(), min(_PART, end - start), start)
         if not part:

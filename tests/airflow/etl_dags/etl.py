@@ -75,7 +75,7 @@ def etl_incremental() -> None:
 )
 def etl_backfilled() -> None:
     query = queries.time_series("BHP", start="{{ data_interval_start }}", end="{{ data_interval_end }}")
-    OpenmarketsToSqlOperator(task_id="refused", query=query, table="refused", conn_id="etl_db", incremental=True)
+    OpenmarketsToSqlOperator(task_id="incremental", query=query, table="backfilled", conn_id="etl_db", incremental=True)
     OpenmarketsToSqlOperator(task_id="by_interval", query=query, table="by_interval", conn_id="etl_db")
 
 
