@@ -625,7 +625,9 @@ def test_a_server_that_is_too_old_is_refused_with_another_way(in_postgres):
         pass
     # As Amazon Redshift says of itself.
     things.engine.dialect.server_version_info = (8, 0, 2)
-    with pytest.raises(OpenmarketsDatabaseError, match=r"PostgreSQL 8\.0\.2, and a load needs .*warehouses") as refused:
+    with pytest.raises(
+        OpenmarketsDatabaseError, match=r"PostgreSQL 8\.0\.2, and a load needs .*the database's own operator"
+    ) as refused:
         Loader(things, THINGS, UPSERT).rehearse()
     assert not refused.value.transient
     things.engine.dispose()

@@ -10,6 +10,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -320,13 +321,15 @@ class TestFolder:
         assert "is not a directory" in warning
         assert "[openmarkets] resume_folder" in warning
 
-    def test_a_full_disk_is_one_warning(self, openmarkets_sandbox, tmp_path, full_disk, caplog):
+    def test_a_full_disk_is_one_warning(self, openmarkets_sandbox, tmp_path, caplog):
         # The rows themselves take less.
         task = to_file(tmp_path / "x.csv.gz", bars(CODES[:30]))
-        fail_once(openmarkets_sandbox, task, 29)
+        with full_disk():
+            fail_once(openmarkets_sandbox, task, 29)
         assert [path.stat().st_size for path in stored()] == [0]
         caplog.clear()
-        assert task.execute(context())["rows"] == 150
+        with full_disk():
+            assert task.execute(context())["rows"] == 150
         # Nor can the token be.
         (warning,) = [each for each in warnings(caplog) if "replies" in each]
         assert "can't be stored in" in warning
@@ -343,10 +346,12 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """Let the kernel take no more than so many bytes of a file."""
+    """Let the kernel take no more than so many bytes of a file, also of the one that the tests' report may go to."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
