@@ -123,6 +123,8 @@ def _bars(code: str) -> list[dict[str, Any]]:
                 "security_code": code,
                 "exchange": "ASX",
                 "data_source": "TM",
+                "frequency": "Daily",
+                "currency": "AUD",
                 "time_series_date": date(2025, 1, 1) + timedelta(number),
                 "open_price": price,
                 "high_price": price + 1,
