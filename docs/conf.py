@@ -25,7 +25,7 @@ logging.getLogger("airflow").setLevel(logging.WARNING)
 
 project = "airflow-provider-openmarkets"
 release = version = __version__
-copyright = "the authors; Apache License 2.0"  # noqa: A001 (Sphinx calls it so)
+project_copyright = "the authors; Apache License 2.0"
 language = "en"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]

@@ -137,13 +137,17 @@ class ThreadGroup(Generic[T]):
         return job
 
     def _manage(self) -> None:
-        """Start the threads, and at the end of the group wait for theirs."""
-        threads = [
-            threading.Thread(target=self._carry_out, name=f"openmarkets_{number}", daemon=True)
-            for number in range(self._concurrency)
-        ]
-        for thread in threads:
-            thread.start()
+        """Start the threads, and wait for them when the group ends."""
+        threads: list[threading.Thread] = []
+        try:
+            for number in range(self._concurrency):
+                thread = threading.Thread(target=self._carry_out, name=f"openmarkets_{number}", daemon=True)
+                thread.start()
+                threads.append(thread)
+        except RuntimeError as error:
+            # The system has no more threads.
+            self._failures.append(error)
+            self._done.put(None)
         self._end.get()
         self._is_over.set()
         for _ in threads:

@@ -11,7 +11,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.exceptions import TableNotFoundError as NoTable
 
 from openmarkets_provider.landing.arrow import ArrowConverter, schema_of
-from openmarkets_provider.landing.destination import LoadResult, Moment, Source
+from openmarkets_provider.landing.destination import LoadResult, SharedDestination, Source
 from openmarkets_provider.landing.errors import explain_errors
 from openmarkets_provider.landing.lake import (
     Filter,
@@ -41,7 +41,7 @@ _FILE_SIZE = 2 << 20
 _WRITER = WriterProperties(max_row_group_size=8192, compression="ZSTD")
 
 
-class DeltaDestination:
+class DeltaDestination(SharedDestination):
     """A Delta table.
 
     :param url: of its folder: an absolute path, or ``s3://bucket/path``.
@@ -51,9 +51,6 @@ class DeltaDestination:
     :param storage_options: gives credentials and settings of the object store, as ``deltalake`` takes them. It is asked
         each time: credentials may live shorter than a load.
     """
-
-    is_exclusive = False
-    format = ""
 
     def __init__(
         self,
@@ -77,10 +74,6 @@ class DeltaDestination:
             table = self._open()
             return table is not None and bool(table.file_uris())
 
-    def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
-        """Return what is new: exactly the rows of its range are replaced."""
-        return start, end
-
     def land(self, source: Source, query: Query) -> LoadResult:
         """Pull the rows to the local disk, then replace those at the table in one commit."""
         check_lake_query(self._mode, query, self._partition, incremental=False)
@@ -91,10 +84,6 @@ class DeltaDestination:
                 with explain_errors(f"Cannot write {self.name}", sent=True):
                     commit_again(self.name, lambda: self._commit(load), CommitFailedError)
         return load.result._replace(destination=self.name)
-
-    def add(self, source: Source, query: Query) -> LoadResult:
-        """Land the rows: those of other securities stay."""
-        return self.land(source, query)
 
     def cancel(self) -> None:
         """Do nothing: what is not committed is not there."""

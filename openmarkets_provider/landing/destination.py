@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
@@ -102,6 +103,25 @@ class Destination(Protocol):
 
     def cancel(self) -> None:
         """Stop what a server does for this load. Called from a signal handler."""
+
+
+class SharedDestination(ABC):
+    """A table that several loads may change at the same time. Each replaces exactly the rows that it covers."""
+
+    is_exclusive = False
+    format = ""
+
+    @abstractmethod
+    def land(self, source: Source, query: Query) -> LoadResult:
+        """Pull the rows of a query and write all of them, or none."""
+
+    def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
+        """Return what is new."""
+        return start, end
+
+    def add(self, source: Source, query: Query) -> LoadResult:
+        """Land the rows: those of other securities stay."""
+        return self.land(source, query)
 
 
 def keep_last(batches: Iterable[Batch], layout: Layout) -> Iterator[Batch]:

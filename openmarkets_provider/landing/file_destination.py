@@ -307,7 +307,7 @@ def _copy(source: IO[bytes], start: int, end: int, target: IO[bytes]) -> None:
     while start < end:
         part = os.pread(source.fileno(), min(_PART, end - start), start)
         if not part:
-            raise OSError(errno.EIO, "the file has been cut short")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         target.write(part)
         start += len(part)
 

@@ -41,7 +41,7 @@ from pyiceberg.types import (
 
 from openmarkets_provider.exceptions import OpenmarketsError
 from openmarkets_provider.landing.arrow import ArrowConverter
-from openmarkets_provider.landing.destination import LoadResult, Moment, Source
+from openmarkets_provider.landing.destination import LoadResult, Moment, SharedDestination, Source
 from openmarkets_provider.landing.errors import explain_errors
 from openmarkets_provider.landing.lake import (
     Filter,
@@ -80,7 +80,7 @@ _expressions: Any = pyiceberg.expressions
 _CONFLICTS = (CommitFailedException, ValidationException)
 
 
-class IcebergDestination:
+class IcebergDestination(SharedDestination):
     """An Iceberg table.
 
     :param catalog: that has the table.
@@ -90,9 +90,6 @@ class IcebergDestination:
     :param partition: None, ``day``, ``month`` or ``year``: a transform of the rows' exchange date.
     :param load_id: identifies the rows of a load in a table that is appended to.
     """
-
-    is_exclusive = False
-    format = ""
 
     def __init__(
         self,
@@ -119,10 +116,6 @@ class IcebergDestination:
             except NoSuchTableError:
                 return False
 
-    def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
-        """Return what is new: exactly the rows of its range are replaced."""
-        return start, end
-
     def land(self, source: Source, query: Query) -> LoadResult:
         """Pull the rows to the local disk, write them to data files, then replace those at the table in one commit."""
         check_lake_query(self._mode, query, self._partition, incremental=False)
@@ -136,10 +129,6 @@ class IcebergDestination:
                 with explain_errors(f"Cannot write {self.name}", sent=True):
                     self._replace(table, load)
         return load.result._replace(destination=self._table)
-
-    def add(self, source: Source, query: Query) -> LoadResult:
-        """Land the rows: those of other securities stay."""
-        return self.land(source, query)
 
     def cancel(self) -> None:
         """Do nothing: what is not committed is not there."""

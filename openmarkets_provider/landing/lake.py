@@ -17,10 +17,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.landing.destination import LoadResult, Source, name_codes, range_texts
+from openmarkets_provider.landing.columns import LOAD_ID
+from openmarkets_provider.landing.destination import LoadResult, Source, keep_last, name_codes, range_texts
 from openmarkets_provider.landing.layout import Column, Layout, Storage, layout_of
 from openmarkets_provider.landing.modes import APPEND, REPLACE_RANGE, UPSERT, check_mode, coverage_of
-from openmarkets_provider.landing.partitions import PARTITIONS
+from openmarkets_provider.landing.partitions import PARTITIONS, first_day
 from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.batch import Batch
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOAD_ID = "load_id"
-"""The column that names the load of a row, in a table that is appended to."""
 MAX_KEYS = 10_000
 """Most rows of one load with mode ``upsert``: the filter names the key of each."""
 TRIES = 10
@@ -137,7 +136,7 @@ def pull(source: Source, query: Query, *, mode: str, partitioning: Partitioning,
     with open_scratch() as file:
         spool: Spool[date | None] = Spool(file, scratch_folder())
         with closing(source.stream_columns(pulled, skipped)) as batches:
-            for batch in batches:
+            for batch in batches if mode == APPEND else keep_last(batches, plain):
                 if not len(batch):
                     continue
                 if mode != APPEND:
@@ -207,13 +206,6 @@ def commit_again(name: str, commit: Callable[[], None], *conflicts: type[Excepti
         transient=True,
         sent=True,
     ) from conflict
-
-
-def first_day(by: str, day: date) -> date:
-    """Return the first day of the partition that a day is in."""
-    if by == "day":
-        return day
-    return day.replace(day=1) if by == "month" else day.replace(month=1, day=1)
 
 
 def _names_of(query: Query, layout: Layout, mode: str) -> tuple[str, ...]:

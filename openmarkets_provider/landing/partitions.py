@@ -42,9 +42,9 @@ def list_partitions(by: str, start: Moment, end: Moment, *, open_end: bool = Fal
     :raises OpenmarketsQueryError: the range covers a partition only in part.
     """
     partitions: list[Partition] = []
-    first = day = _first_day(by, _day(start))
+    first = day = first_day(by, _day(start))
     while (begin := _moment(day, start)) < end:
-        following = _first_day(by, day + timedelta(days=_LONGEST[by]))
+        following = first_day(by, day + timedelta(days=_LONGEST[by]))
         partitions.append(Partition(day.strftime(_NAMES[by]), begin, _moment(following, start)))
         day = following
     torn = [partitions[0]] if partitions[0].start < start else []
@@ -67,11 +67,11 @@ def widen_range(by: str, start: Moment, end: Moment, reached: Moment | None) -> 
 
     :param reached: up to where the destination is loaded; None when it is not.
     """
-    last_day = _first_day(by, _day(end))
+    last_day = first_day(by, _day(end))
     if _moment(last_day, end) < end:
-        last_day = _first_day(by, last_day + timedelta(days=_LONGEST[by]))
+        last_day = first_day(by, last_day + timedelta(days=_LONGEST[by]))
     loaded_to = end if reached is None else max(end, reached)
-    return _moment(_first_day(by, _day(start)), start), min(_moment(last_day, end), loaded_to)
+    return _moment(first_day(by, _day(start)), start), min(_moment(last_day, end), loaded_to)
 
 
 class Sorter:
@@ -114,7 +114,8 @@ def _moment(day: date, like: Moment) -> Moment:
     return to_utc(datetime.combine(day, time())) if isinstance(like, datetime) else day
 
 
-def _first_day(by: str, day: date) -> date:
+def first_day(by: str, day: date) -> date:
+    """Return the first day of the partition that a day is in."""
     if by == "day":
         return day
     return day.replace(day=1) if by == "month" else day.replace(month=1, day=1)

@@ -26,8 +26,8 @@ class ObjectStore(NamedTuple):
     :ivar lineage: the scheme that OpenLineage names it by.
     :ivar options: arguments of its file system's ``put_file``.
     :ivar allowed: those that a DAG author may add. A list, since s3fs ignores a name that it does not know.
-    :ivar content_type: which of them holds the content type: its name, and for one of several properties the
-        property's.
+    :ivar content_type: the option that sets the content type. If that option has several properties: its name, then
+        the name of the property.
     """
 
     package: str

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from openmarkets_provider.landing.columns import Choice
 from openmarkets_provider.landing.database import Database
-from openmarkets_provider.landing.destination import LoadResult, Moment, Source, name_codes, range_texts
+from openmarkets_provider.landing.destination import LoadResult, SharedDestination, Source, name_codes, range_texts
 from openmarkets_provider.landing.layout import layout_of
 from openmarkets_provider.landing.modes import REPLACE_RANGE, check_mode, coverage_of
 from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
-class TableDestination:
+class TableDestination(SharedDestination):
     """A table.
 
     :param engine: it must close a connection when it is returned.
@@ -31,9 +32,6 @@ class TableDestination:
     :param columns: the name in the table by the column's own, to load these and those of the key; None for all columns.
     :param load_id: identifies the rows of a load in a table that is appended to.
     """
-
-    is_exclusive = False
-    format = ""
 
     def __init__(
         self,
@@ -57,10 +55,6 @@ class TableDestination:
         """Tell whether the table has a row."""
         return self._database.has_rows()
 
-    def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
-        """Return what is new: rows of the same key are updated."""
-        return start, end
-
     def land(self, source: Source, query: Query) -> LoadResult:
         """Pull the rows into a temporary file, then load them in one transaction.
 
@@ -76,14 +70,11 @@ class TableDestination:
         skipped: set[str] = set()
         with open_scratch() as file:
             spool: Spool[None] = Spool(file, scratch_folder())
-            for batch in source.stream_columns(pulled, skipped):
-                spool.add(None, choice.take(layout.values(batch)))
+            with closing(source.stream_columns(pulled, skipped)) as batches:
+                for batch in batches:
+                    spool.add(None, choice.take(layout.values(batch)))
             count = loader.load(spool, choice.cover(coverage_of(pulled, layout, skipped)) if replace else None)
         return LoadResult(str(self._database.table), count, None, [], range_texts(query), sorted(skipped))
-
-    def add(self, source: Source, query: Query) -> LoadResult:
-        """Land the rows: no mode but ``append`` touches those of other securities."""
-        return self.land(source, query)
 
     def cancel(self) -> None:
         """Cancel the statement that the database executes."""

@@ -59,6 +59,8 @@ class OpenmarketsToIcebergOperator(Transfer):
         with ``append``.
     :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
         late; one day by default.
+    :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or a template such as
+        ``{{ params.full_refresh }}``. Only with ``incremental``.
     :param outlets: assets that the task updates; by default the table, where it is literal.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's

@@ -665,6 +665,24 @@ async def test_holds_are_recorded_by_the_io_of_all():
     assert holds == [("oms", 3.0)]
 
 
+def test_threads_that_can_not_be_started_end_the_group(monkeypatch: pytest.MonkeyPatch):
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    async def work() -> None:
+        pass
+
+    async def run() -> None:
+        async with ThreadGroup[None](2) as group:
+            while not await group.wait(group.start(work), 0.1):
+                pass
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run_blocking(run())
+
+
 INTERRUPTED = """
 import faulthandler, random, signal, time
 from openmarkets_provider.client.io import ThreadGroup, in_order, iterate_blocking

@@ -107,6 +107,14 @@ class TestWhatIsLanded:
 
 
 class TestModes:
+    @pytest.mark.parametrize(("mode", "volumes"), [(REPLACE_RANGE, [3, 2]), (UPSERT, [3, 2]), (APPEND, [1, 2, 3])])
+    def test_a_row_that_a_reply_has_twice(self, openmarkets_sandbox, lake, mode, volumes):
+        one, other = OpenmarketsHook().run(queries.time_series("BHP", **WEEK, raw=True))[:2]
+        body = [{**bar, "totalVolume": number} for number, bar in enumerate([one, other, one], 1)]
+        openmarkets_sandbox.fault(target="/market-data/pricing/timeseries/BHP.ASX@TM", kind="body", body=body)
+        assert lake.land(queries.time_series("BHP", **WEEK), mode, load_id="one").rows == len(volumes)
+        assert sorted(volume for (volume,) in lake.rows("total_volume")) == sorted(volumes)
+
     def test_an_upsert_replaces_rows_of_the_same_key(self, openmarkets_sandbox, lake):
         for codes in (["BHP", "CBA"], ["CBA", "RIO"]):
             lake.land(queries.quotes(codes), UPSERT)

@@ -52,17 +52,6 @@ def bars(end: str, start: str = "2026-03-02", **kwargs: Any) -> queries.Query:
     return queries.time_series(["BHP", "CBA"], start=start, end=end, **{"on_invalid": "warn"} | kwargs)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
-    made: Database
-    if request.param == "sqlite":
-        made = SqliteDatabase(tmp_path / "test.db")
-    else:
-        made = PostgresDatabase(request.getfixturevalue("postgres"))
-    monkeypatch.setenv("AIRFLOW_CONN_DB", made.airflow_connection)
-    return made
-
-
 class Destination:
     """A folder or a table that is loaded incrementally."""
 
@@ -130,7 +119,7 @@ def test_what_is_skipped_comes_with_the_load_in_which_the_api_knows_it_again(ope
     openmarkets_sandbox.reset()
     result = destination.load(trades("2026-03-06"))
     assert (result["skipped"], destination.state()["skipped"], event.extra["skipped"]) == ([], {}, [])
-    # Whoever waits for the asset is told from where on there is something new.
+    # The range of the event begins with the rows that were added.
     assert event.extra["range"] == {"start": "2026-03-01T13:00:00+00:00", "end": "2026-03-05T13:00:00+00:00"}
     assert destination.rows(*TRADE) == expected(trades("2026-03-06"), TRADE)
     assert len(result["files"]) == len(set(result["files"]))

@@ -8,7 +8,6 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import itemgetter
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,17 +27,6 @@ WEEK = {"start": "2026-03-02", "end": "2026-03-07"}
 WEEKEND = {"start": "2026-03-07", "end": "2026-03-09"}
 SERIES = "/market-data/pricing/timeseries"
 RESERVED = ["openmarkets_load", "Openmarkets_Load", "main.OPENMARKETS_LOAD"]
-
-
-@pytest.fixture(params=["postgres", "sqlite"])
-def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
-    made: Database
-    if request.param == "sqlite":
-        made = SqliteDatabase(tmp_path / "test.db")
-    else:
-        made = PostgresDatabase(request.getfixturevalue("postgres"))
-    monkeypatch.setenv("AIRFLOW_CONN_DB", made.airflow_connection)
-    return made
 
 
 @pytest.fixture
