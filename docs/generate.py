@@ -25,7 +25,7 @@ from openmarkets_provider.client.run import Run
 from openmarkets_provider.landing.arrow import type_of as arrow_type_of
 from openmarkets_provider.landing.layout import column_of
 from openmarkets_provider.query import exchange_time as ranges
-from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint, find_endpoint
+from openmarkets_provider.query.endpoints import ENDPOINTS, RANGE, Endpoint, find_endpoint
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.query import Query, endpoint_of, schema_of
 from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, read_records, to_batch
@@ -340,7 +340,9 @@ def cases(name: str) -> dict[str, Query]:
     """Return a query for each way to choose what it asks about."""
     function = getattr(queries, name)
     parameters = inspect.signature(function).parameters
-    required = {each.name: SAMPLES[each.name] for each in parameters.values() if each.default is each.empty}
+    required = {
+        each.name: SAMPLES[each.name] for each in parameters.values() if each.default is each.empty or each.name in RANGE
+    }
     ways: dict[str, dict[str, Any]] = {"always": {}}
     if "securities" in parameters:
         ways = {"`securities` are given": {"securities": "BHP"}, "`exchange` is given": {"exchange": "ASX"}}

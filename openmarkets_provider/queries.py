@@ -16,6 +16,10 @@ portfolio are all orders of its accounts, and cash of an account is all cash of 
 **Ranges** are half-open, [start, end). A bound is a date, a datetime (pendulum's too), an ISO 8601 text, or a template
 such as ``"{{ data_interval_start }}"``. Without an offset it is exchange time (Australia/Sydney); a date is midnight
 there. Use the data interval as it is: ``{{ ds }}`` is the date in UTC, often the day before in Sydney.
+A literal range of market data without a trading day raises a Python warning.
+
+**Sessions**: ``session="2026-04-02"`` is the whole of one trading day, instead of ``start`` and ``end``. In a DAG with
+partitions it is ``session="{{ partition_key }}"``. A day on which the exchange does not trade is an error.
 
 **Rows**: every query but ``request`` returns a list of dicts with the same columns: names in snake_case, prices as
 Decimal in the currency's main unit (native price x ``price_multiplier``, exact), times as aware datetimes in UTC, dates
@@ -47,7 +51,7 @@ from typing import Any
 
 from openmarkets_provider.query.arguments import ALL, to_list
 from openmarkets_provider.query.exchange_time import to_text
-from openmarkets_provider.query.query import Query, check
+from openmarkets_provider.query.query import SESSION_RANGE, Query, check, warn_without_session
 
 __all__ = [
     "Query",
@@ -194,8 +198,9 @@ def depth(
 def time_series(
     securities: Codes = None,
     *,
-    start: Moment,
-    end: Moment,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    session: Moment | None = None,
     exchange: str | None = None,
     frequency: str = "Daily",
     adjusted: bool | str = False,
@@ -231,6 +236,7 @@ def time_series(
     :param securities: see the module.
     :param start: the first exchange day or week; a time means the day or week that it is in at the exchange.
     :param end: the exchange day or week after the last one; a time means the day or week that it is in.
+    :param session: one trading day, instead of ``start`` and ``end``; see the module.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. A
         weekly bar may be dated on any day from Monday to Friday; which one the API uses is not known. One that is dated
@@ -250,8 +256,9 @@ def time_series(
 def intraday_time_series(
     securities: Codes = None,
     *,
-    start: Moment,
-    end: Moment,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    session: Moment | None = None,
     interval: int,
     exchange: str | None = None,
     on_invalid: str = "error",
@@ -270,6 +277,7 @@ def intraday_time_series(
     :param securities: see the module.
     :param start: bars from the bar on that this time is in.
     :param end: bars before the bar that this time is in, which may not be complete yet.
+    :param session: one trading day, instead of ``start`` and ``end``; see the module.
     :param interval: length of a bar in minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
@@ -285,8 +293,9 @@ def intraday_time_series(
 def trades(
     securities: Codes = None,
     *,
-    start: Moment,
-    end: Moment,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    session: Moment | None = None,
     exchange: str | None = None,
     on_invalid: str = "error",
     on_missing_multiplier: str = "error",
@@ -302,6 +311,7 @@ def trades(
     :param securities: see the module.
     :param start: trades from this time on.
     :param end: trades before this time.
+    :param session: one trading day, instead of ``start`` and ``end``; see the module.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
@@ -429,8 +439,9 @@ def orders(
 def order_trades(
     accounts: Codes = ALL,
     *,
-    start: Moment,
-    end: Moment,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    session: Moment | None = None,
     portfolios: Codes = None,
     on_missing_multiplier: str = "error",
     on_missing_field: str = "warn",
@@ -444,6 +455,7 @@ def order_trades(
     :param accounts: see the module.
     :param start: trades from this time on.
     :param end: trades before this time.
+    :param session: one trading day, instead of ``start`` and ``end``; see the module.
     :param portfolios: instead of ``accounts``.
     :param on_missing_multiplier: see the module.
     :param on_missing_field: see the module.
@@ -457,5 +469,8 @@ def _query(endpoint: str, arguments: Mapping[str, Any]) -> Query:
     if arguments.get("accounts") == ALL and arguments["portfolios"] is not None:
         arguments = {**arguments, "accounts": None}
     # Only a bound of a range may be a date.
-    bounds = {name: to_text(arguments[name]) for name in ("start", "end") if name in arguments}
-    return check({"endpoint": endpoint} | {name: to_list(value) for name, value in {**arguments, **bounds}.items()})
+    bounds = {name: to_text(arguments[name]) for name in SESSION_RANGE if arguments.get(name) is not None}
+    others = {name: to_list(value) for name, value in arguments.items() if name not in SESSION_RANGE}
+    query = check({"endpoint": endpoint} | others | bounds)
+    warn_without_session(query)
+    return query

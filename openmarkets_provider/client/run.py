@@ -28,7 +28,6 @@ from openmarkets_provider.exceptions import (
 from openmarkets_provider.query.arguments import is_security
 from openmarkets_provider.query.batch import RECORD, Batch, concat
 from openmarkets_provider.query.endpoints import ENDPOINTS
-from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
 from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.plan import ApiCall, Plan, plan
 from openmarkets_provider.query.query import Query, resolve, schema_of, subject_of, window
@@ -51,6 +50,7 @@ from openmarkets_provider.query.rows import (
     to_listing,
 )
 from openmarkets_provider.query.schema import Row
+from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from openmarkets_provider.landing.layout import Layout
 from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import exchange_date, to_text
 from openmarkets_provider.query.expand import expand, lookup_query
-from openmarkets_provider.query.query import Query, ResolvedQuery, resolve, window
+from openmarkets_provider.query.query import SESSION, Query, ResolvedQuery, resolve, window
 
 log = logging.getLogger(__name__)
 
@@ -163,4 +163,5 @@ def name_codes(source: Source, query: Query) -> ResolvedQuery:
 
 def with_range(query: Query, start: Moment, end: Moment) -> Query:
     """Return a query with another range."""
-    return {**query, "start": to_text(start), "end": to_text(end)}
+    others = {name: value for name, value in query.items() if name != SESSION}
+    return {**others, "start": to_text(start), "end": to_text(end)}

@@ -26,7 +26,7 @@ from openmarkets_provider.landing.destination import Destination, LoadResult, Mo
 from openmarkets_provider.query.arguments import align, check_moment, describe, is_literal, is_security
 from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import read_moment, to_text
-from openmarkets_provider.query.query import Query, endpoint_of, resolve, window
+from openmarkets_provider.query.query import SESSION, Query, endpoint_of, resolve, window
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,10 @@ def check_query(query: Query) -> None:
     name = query.get("endpoint")
     if is_literal(name) and name is not None and (name not in ENDPOINTS or ENDPOINTS[name].time is None):
         raise OpenmarketsQueryError(f"{name}: incremental needs a query with a range (start and end).")
+    if SESSION in query:
+        raise OpenmarketsQueryError(
+            f"{name}: session does not go with incremental: a session is loaded whole. Leave incremental out."
+        )
     if query.get("adjusted") not in (None, False, "False"):
         raise OpenmarketsQueryError(
             f"{name}: adjusted does not go with incremental: the next split changes the adjusted values of rows that "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +17,7 @@ from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.adjust import DEFAULT_METHOD, METHODS
 from openmarkets_provider.query.endpoints import MAX_DAYS
 from openmarkets_provider.query.exchange_time import exchange_date, first_of_week, floor, read_moment
+from openmarkets_provider.sessions.calendar import ASX
 
 DEFAULT_EXCHANGE = "ASX"
 DEFAULT_DATA_SOURCE = "TM"
@@ -109,6 +110,19 @@ def check_moment(name: str, argument: str, value: Any) -> datetime:
         f"{name}: {argument} must be a date or a time such as '2026-01-05' or '2026-01-05T10:00:00+11:00' "
         f"(exchange time, Australia/Sydney, where it has no offset), not {problem}."
     )
+
+
+def check_session(name: str, argument: str, value: Any) -> tuple[date, date]:
+    """Return a session as a range of exchange dates: its day, and the day after it.
+
+    :raises OpenmarketsQueryError: it is malformed, or the exchange does not trade on that day.
+    """
+    moment = check_moment(name, argument, value)
+    try:
+        day = ASX.check_session(moment)
+    except ValueError as error:
+        raise OpenmarketsQueryError(f"{name}: {argument}: {error} To query such a day, use start and end.") from None
+    return day, day + timedelta(days=1)
 
 
 def _check_securities(name: str, argument: str, value: Any) -> list[str] | None:

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, Generic, NamedTuple, TypeVar
-from zoneinfo import ZoneInfo
 
-EXCHANGE_ZONE = ZoneInfo("Australia/Sydney")
+from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
+
 _EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _MIDNIGHT = time()
 _SATURDAY = 5

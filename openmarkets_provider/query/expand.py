@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date
 from itertools import chain
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.query.arguments import ALL, DEFAULT_DATA_SOURCE, is_security
-from openmarkets_provider.query.exchange_time import exchange_date
-from openmarkets_provider.query.query import Query, ResolvedQuery, resolve, subject_of, window
+from openmarkets_provider.query.query import Query, ResolvedQuery, days_of, resolve, subject_of
 from openmarkets_provider.query.schema import Row
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def _sequence(link: Row) -> tuple[int, str, bool]:
 
 
 def _list_securities(query: ResolvedQuery, rows: Sequence[Row], today: date) -> list[str]:
-    first, last = _days(query) or (today, today)
+    first, last = days_of(query) if "start" in query else (today, today)
     securities = dict.fromkeys(
         f"{row['security_code'] or ''}.{row['exchange'] or query['exchange']}@{DEFAULT_DATA_SOURCE}"
         for row in rows
@@ -105,13 +104,3 @@ def _list_securities(query: ResolvedQuery, rows: Sequence[Row], today: date) -> 
             f"{query['endpoint']}: exchange {query['exchange']!r}: the API lists no securities there."
         )
     return [security for security in securities if is_security(security)]
-
-
-def _days(query: ResolvedQuery) -> tuple[date, date] | None:
-    """Return the first and the last exchange day of a query's range."""
-    match window(query):
-        case (datetime() as start, datetime() as end):
-            return exchange_date(start), exchange_date(end - timedelta(microseconds=1))
-        case (start, end):
-            return start, end - timedelta(days=1)
-    return None

@@ -13,6 +13,7 @@ from openmarkets_provider.query.arguments import ALL
 from openmarkets_provider.query.endpoints import ENDPOINTS, Endpoint
 from openmarkets_provider.query.exchange_time import Span, exchange_span, split, to_utc
 from openmarkets_provider.query.query import Query, resolve
+from openmarkets_provider.sessions.calendar import has_session
 
 
 class ApiCall(NamedTuple):
@@ -102,7 +103,8 @@ def _split_range(endpoint: Endpoint, arguments: Mapping[str, Any], now: datetime
         return [span]
     pieces = split(span, days if isinstance(days, int) else days[arguments["interval"]])
     # In UTC: an exchange time may come twice, and only the `fold` of `now` tells which it is.
-    return [piece for piece in pieces if now is None or to_utc(piece.start) <= to_utc(now)]
+    pieces = (piece for piece in pieces if now is None or to_utc(piece.start) <= to_utc(now))
+    return [piece for piece in pieces if days != 1 or has_session(piece.start.date(), piece.start.date())]
 
 
 def _call(endpoint: Endpoint, arguments: Mapping[str, Any], subject: Any, span: Span[Any] | None) -> ApiCall:

@@ -6,7 +6,9 @@ makes it, where Jinja templates and results of upstream tasks are skipped, and w
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
@@ -16,7 +18,9 @@ from openmarkets_provider.query.arguments import (
     align,
     check_argument,
     check_json,
+    check_moment,
     check_range,
+    check_session,
     describe,
     describe_type,
     is_literal,
@@ -24,9 +28,10 @@ from openmarkets_provider.query.arguments import (
     to_list,
 )
 from openmarkets_provider.query.endpoints import BAR_LENGTH, ENDPOINTS, RANGE
-from openmarkets_provider.query.exchange_time import to_text
+from openmarkets_provider.query.exchange_time import exchange_date, read_moment, to_text
 from openmarkets_provider.query.request import REQUEST_ARGUMENTS, check_request
 from openmarkets_provider.query.schema import Schema
+from openmarkets_provider.sessions.calendar import has_session
 
 Query = dict[str, Any]
 """What to ask of the APIs, as JSON-able data. Made by the functions of ``openmarkets_provider.queries``."""
@@ -37,6 +42,8 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 """Name of a query to the arguments that it holds, all of them."""
 _ALTERNATIVES = (("securities", "exchange"), ("accounts", "portfolios"))
+SESSION = "session"
+SESSION_RANGE = (*RANGE, SESSION)
 _RANGE_MEANING = {*RANGE, *BAR_LENGTH}
 """Arguments that decide what a range means."""
 _REPEAT_MEANING = ("api", "method", "path", "safe_to_repeat")
@@ -54,6 +61,22 @@ def check(query: Query) -> Query:
     """
     _check(query, is_literal)
     return query
+
+
+def warn_without_session(query: Query) -> None:
+    """Warn the caller's caller's caller of market data in a literal range without a trading day.
+
+    :param query: checked.
+    """
+    if subject_of(query) != "securities" or not all(is_literal(query.get(key, "")) for key in SESSION_RANGE):
+        return
+    resolved = _check(query, is_literal)
+    if "start" in resolved and not has_session(*days_of(resolved)):
+        first, last = days_of(resolved)
+        warnings.warn(
+            f"{resolved['endpoint']}: the exchange does not trade from {first} to {last}; expect no rows.",
+            stacklevel=4,
+        )
 
 
 def resolve(query: Query) -> ResolvedQuery:
@@ -119,6 +142,22 @@ def window(query: Query) -> tuple[Any, Any] | None:
     return (resolved["start"], resolved["end"]) if "start" in resolved else None
 
 
+def days_of(resolved: ResolvedQuery | Mapping[str, Any]) -> tuple[date, date]:
+    """Return the first and the last exchange day of the range of a resolved query."""
+    start, end = resolved["start"], resolved["end"]
+    if isinstance(start, datetime):
+        return exchange_date(start), exchange_date(end - timedelta(microseconds=1))
+    return start, end - timedelta(days=1)
+
+
+def end_of(query: Query) -> datetime | None:
+    """Return the end of a rendered query's range, as it was written; aware, in UTC. None without a range."""
+    name = endpoint_of(query)
+    if SESSION in query:
+        return read_moment(check_session(name, SESSION, to_text(query[SESSION]))[1].isoformat())
+    return check_moment(name, "end", to_text(query["end"])) if "end" in query else None
+
+
 def is_repeatable(query: Query) -> bool:
     """Tell whether every call of a rendered query is safe to repeat."""
     name = endpoint_of(query)
@@ -147,18 +186,33 @@ def _check(query: Query, is_literal: Predicate) -> dict[str, Any]:
     name = endpoint_of(query)
     arguments = {key: to_list(value) for key, value in query.items() if key != "endpoint"}
     # Templates rendered as native objects, and upstream results, may be datetimes.
-    arguments |= {key: to_text(arguments[key]) for key in RANGE if key in arguments}
+    arguments |= {key: to_text(arguments[key]) for key in SESSION_RANGE if key in arguments}
     check_json(arguments, is_literal)
     allowed = _ARGUMENTS[name]
+    if SESSION in arguments and RANGE[0] in allowed:
+        arguments = _expand_session(name, arguments, is_literal)
     if unknown := arguments.keys() - set(allowed):
         raise OpenmarketsQueryError(
             f"{name}: unknown argument {', '.join(sorted(map(abbreviate, unknown)))}; "
             f"allowed are {', '.join(allowed) or 'none'}."
         )
     if missing := [key for key in allowed if key not in arguments]:
-        raise OpenmarketsQueryError(f"{name}: argument {', '.join(missing)} is missing.")
+        advice = " Set start and end, or session." if {*RANGE}.intersection(missing) else ""
+        raise OpenmarketsQueryError(f"{name}: argument {', '.join(missing)} is missing.{advice}")
     resolved = check_request(arguments, is_literal) if name == "request" else _check_typed(name, arguments, is_literal)
     return {"endpoint": name, **resolved}
+
+
+def _expand_session(name: str, arguments: Mapping[str, Any], is_literal: Predicate) -> dict[str, Any]:
+    """Put the range of a session in its place; a template stands for both bounds."""
+    others = {key: value for key, value in arguments.items() if key != SESSION}
+    if any(others.get(key) is not None for key in RANGE):
+        raise OpenmarketsQueryError(f"{name}: session and start or end exclude each other; set session only.")
+    session = arguments[SESSION]
+    bounds = check_session(name, SESSION, session) if is_literal(session) else (session, session)
+    if arguments.get("frequency") == "Weekly":
+        raise OpenmarketsQueryError(f"{name}: session is one trading day, and frequency 'Weekly' needs weeks.")
+    return others | dict(zip(RANGE, map(to_text, bounds), strict=True))
 
 
 def _check_typed(name: str, arguments: Mapping[str, Any], is_literal: Predicate) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any
 
 from openmarkets_provider.query.batch import Column, Scaled
-from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE, to_utc
+from openmarkets_provider.query.exchange_time import to_utc
 from openmarkets_provider.query.schema import Kind
+from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
 
 _NO_TIME = re.compile(r"0001-01-01([T ][0:.]+(Z|[+-]\d\d:?\d\d)?)?")
 """What servers on .NET, which this one is inferred to be, may write for "no date" and "no time"."""

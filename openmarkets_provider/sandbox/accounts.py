@@ -15,7 +15,6 @@ from openmarkets_provider.sandbox import data
 from openmarkets_provider.sandbox.chance import share_of
 from openmarkets_provider.sandbox.securities import COMPANIES, EXCHANGE, POINTS_PER_DOLLAR, SECURITIES, Record, Security
 from openmarkets_provider.sandbox.sessions import (
-    SESSION_START,
     Trade,
     close_price,
     current_session,
@@ -25,7 +24,7 @@ from openmarkets_provider.sandbox.sessions import (
     to_gmt,
     worth,
 )
-from openmarkets_provider.sandbox.trading_days import trading_day_before, trading_days
+from openmarkets_provider.sessions.calendar import ASX, OPEN_TIME
 
 _OPENED = date(2024, 7, 1)
 _HOLDINGS = 4
@@ -169,7 +168,7 @@ def position_record(portfolio: Portfolio, security: Security, now: datetime) -> 
     last = session.trade(len(session.prices) - 1)
     volume = _volume(portfolio, security)
     bought = close_price(security, _OPENED)
-    previous = close_price(security, trading_day_before(session.day))
+    previous = close_price(security, ASX.previous_session(session.day))
     option = security.option
     return {
         "accountCode": portfolio.account,
@@ -228,14 +227,14 @@ def cash_record(portfolio: Portfolio, now: datetime) -> Record:
 
 
 def _opened() -> str:
-    return stamp(datetime.combine(_OPENED, SESSION_START))
+    return stamp(datetime.combine(_OPENED, OPEN_TIME))
 
 
 def fills(account: Account, first: datetime, last: datetime) -> Iterator[Fill]:
     """Yield the account's own trades from first to last, both included."""
-    if account.traded is None:
+    if account.traded is None or last.date() < _OPENED:
         return
-    for day in trading_days(max(first.date(), _OPENED), last.date()):
+    for day in ASX.sessions_in_range(max(first.date(), _OPENED), last.date()):
         # the whole one, so that the same trades are picked while it is open
         session = session_of(account.traded, day)
         half = session.planned // 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from openmarkets_provider.sandbox.sessions import EXCHANGE_ZONE
+from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
 
 YEARS = 2001, 2099
 

@@ -33,7 +33,7 @@ from openmarkets_provider.sandbox.sessions import (
     trades_between,
     worth,
 )
-from openmarkets_provider.sandbox.trading_days import trading_day_before, trading_days
+from openmarkets_provider.sessions.calendar import ASX
 
 DEPTH_LEVELS = 20
 UNKNOWN_FIELD = {"sandboxField": "a field that no documentation lists"}
@@ -151,7 +151,7 @@ def _best_prices(session: Session, security: Security) -> tuple[int, int]:
     if session.prices:
         middle, below = session.prices[-1], session.volumes[-1] % 2
     else:
-        middle, below = close_price(security, trading_day_before(session.day)), 1
+        middle, below = close_price(security, ASX.previous_session(session.day)), 1
     step = tick(middle)
     bid = middle - step * below
     return (bid, bid + step) if bid > 0 else (step, 2 * step)
@@ -183,7 +183,7 @@ _NO_TRADES: Record = {
 def _traded(security: Security, session: Session) -> Record:
     """Return what a quote says about the session's trades."""
     bar = _bar(security, session.prices, session.volumes)
-    previous = close_price(security, trading_day_before(session.day))
+    previous = close_price(security, ASX.previous_session(session.day))
     last = session.trade(len(session.prices) - 1)
     return {
         "totalVolume": bar["totalVolume"],
@@ -261,7 +261,7 @@ def announcements(securities: Iterable[Security], now: datetime) -> list[Record]
             f"Sandbox announcement for {security.code}",
             share_of(security.code, day, "sensitive") < 0.25,
         )
-        for day in reversed(list(trading_days(now.date() - timedelta(days=6), now.date())))
+        for day in reversed(ASX.sessions_in_range(now.date() - timedelta(days=6), now.date()))
         for security in securities
         if (at := datetime.combine(day, time(8, int(share_of(security.code, day, "minute") * 60)))) <= now
     ]

@@ -19,7 +19,8 @@ from openmarkets_provider.sandbox import data, wire
 from openmarkets_provider.sandbox.accounts import ACCOUNTS, Account, fills
 from openmarkets_provider.sandbox.clock import Clock
 from openmarkets_provider.sandbox.securities import DATA_SOURCE, EXCHANGE, SECURITIES, Record, Security
-from openmarkets_provider.sandbox.sessions import SESSION_START, current_session, snap, stamp
+from openmarkets_provider.sandbox.sessions import current_session, snap, stamp
+from openmarkets_provider.sessions.calendar import OPEN_TIME
 
 SIDES = ("Buy", "Sell", "Short")
 LIFETIMES = ("EndOfDay", "Date", "FillAndKill", "FillOrKill")
@@ -234,7 +235,7 @@ def _terms(account: Account, security: Security, side: str, price: float | None,
 
 def filled(account: Account, now: datetime) -> Iterator[Order]:
     """Yield the finished orders behind the account's last fills, newest first."""
-    start = datetime.combine(now.date() - timedelta(days=DAYS), SESSION_START)
+    start = datetime.combine(now.date() - timedelta(days=DAYS), OPEN_TIME)
     for fill in reversed(list(fills(account, start, now))):
         price, volume = fill.security.native(fill.trade.price), fill.trade.volume
         yield Order(

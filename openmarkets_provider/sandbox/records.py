@@ -19,7 +19,7 @@ from openmarkets_provider.sandbox.securities import (
     find,
     well_formed,
 )
-from openmarkets_provider.sandbox.sessions import EXCHANGE_ZONE
+from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
 
 
 class Kind(NamedTuple):

@@ -11,19 +11,16 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from operator import mul
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 from openmarkets_provider.sandbox.chance import share_of
 from openmarkets_provider.sandbox.securities import LISTED, Security
-from openmarkets_provider.sandbox.trading_days import is_trading_day, trading_day_before, trading_days
+from openmarkets_provider.sessions.calendar import ASX, EXCHANGE_ZONE, OPEN_TIME
 
-EXCHANGE_ZONE = ZoneInfo("Australia/Sydney")
 FIRST_DAY = date.fromisoformat(LISTED)
-SESSION_START = time(10)
 
 _SESSION_MILLISECONDS = 6 * 3600 * 1000
 _MILLISECOND = timedelta(milliseconds=1)
@@ -50,7 +47,7 @@ class Session(NamedTuple):
     @property
     def start(self) -> datetime:
         """When the exchange opens."""
-        return datetime.combine(self.day, SESSION_START)
+        return datetime.combine(self.day, OPEN_TIME)
 
     def until(self, moment: datetime) -> Session:
         """Return the session as it was at a moment."""
@@ -127,7 +124,7 @@ def session_of(security: Security, day: date) -> Session:
         return Session(day, 0, [], [])
     noise = hashlib.shake_128(f"{security.code} {day}".encode()).digest(2 + 2 * _MOST_TRADES)
     count = _FEWEST_TRADES + noise[0] * (_MOST_TRADES - _FEWEST_TRADES) // 256
-    before = trading_day_before(day)
+    before = ASX.previous_session(day)
     change = float(security.factor(before) / security.factor(day))
     opening = close_price(security, before) * change * (1 + (noise[1] - 128) / 32_000)
     closing = close_price(security, day)
@@ -147,7 +144,8 @@ def session_of(security: Security, day: date) -> Session:
 
 def sessions(security: Security, first: date, last: date, now: datetime) -> Iterator[Session]:
     """Yield the sessions from first to last, both included, as far as they have got."""
-    for day in trading_days(max(first, FIRST_DAY), min(last, now.date())):
+    first, last = max(first, FIRST_DAY), min(last, now.date())
+    for day in ASX.sessions_in_range(first, last) if first <= last else ():
         session = session_of(security, day)
         yield session.until(now) if day == now.date() else session
 
@@ -155,8 +153,8 @@ def sessions(security: Security, first: date, last: date, now: datetime) -> Iter
 def current_session(security: Security, now: datetime) -> Session:
     """Return the session that is open, as far as it has got, or the last one."""
     day = now.date()
-    if not is_trading_day(day) or now.time() < SESSION_START:
-        day = trading_day_before(day)
+    if not ASX.is_session(day) or now.time() < OPEN_TIME:
+        day = ASX.previous_session(day)
     return session_of(security, day).until(now)
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from openmarkets_provider.sandbox import securities
-from openmarkets_provider.sandbox.sessions import EXCHANGE_ZONE
+from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 

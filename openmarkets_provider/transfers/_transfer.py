@@ -25,9 +25,8 @@ from openmarkets_provider.exceptions import (
 )
 from openmarkets_provider.landing.incremental import NothingNew, check_query, load_incrementally
 from openmarkets_provider.operators.base import QueryOperator
-from openmarkets_provider.query.arguments import check_moment, is_literal
-from openmarkets_provider.query.exchange_time import to_text
-from openmarkets_provider.query.query import check_reads_only, endpoint_of
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.query import check_reads_only, end_of
 from openmarkets_provider.transfers._lineage import Dataset, Lineage
 
 if TYPE_CHECKING:
@@ -325,5 +324,5 @@ def _check_airflow() -> None:
 
 def _settled(query: Query) -> float:
     """Return the time from which on the replies to a rendered query do not change, in seconds since the epoch."""
-    name = endpoint_of(query)
-    return check_moment(name, "end", to_text(query["end"])).timestamp() if "end" in query else math.inf
+    end = end_of(query)
+    return end.timestamp() if end else math.inf

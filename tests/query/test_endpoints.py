@@ -412,5 +412,5 @@ def test_request_ids_are_fresh(server: HostileServer, make_client: MakeClient, r
     client = make_client(market_data_url=f"{server.url}/market_data")
     run(client, queries.trades("BHP", raw=True, **WEEK))
     ids = [hostile.header(request, "x-request-id") for request in server.requests]
-    assert len(set(ids)) == len(ids) == 7
+    assert len(set(ids)) == len(ids) == 5
     assert None not in ids

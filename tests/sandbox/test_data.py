@@ -13,7 +13,7 @@ import pytest
 
 from openmarkets_provider.sandbox import data, sessions
 from openmarkets_provider.sandbox.securities import COMPANIES, SECURITIES, Security, find, isin
-from openmarkets_provider.sandbox.trading_days import trading_day_before
+from openmarkets_provider.sessions.calendar import ASX
 
 BHP, LKE, MSB = (SECURITIES[code] for code in ("BHP", "LKE", "MSB"))
 SOME = [*COMPANIES, "BHPXA7", "BHPXB7", *(f"Z{number:04}" for number in range(1, 41))]
@@ -58,7 +58,7 @@ def test_securities_are_found_by_their_full_name_only() -> None:
 def test_quotes_are_of_the_open_or_of_the_last_session(moment: datetime, session: date) -> None:
     quote = data.quote(BHP, moment)
     assert str(quote["tradeDateTime"]).startswith(session.isoformat())
-    before = trading_day_before(session)
+    before = ASX.previous_session(session)
     (bar,) = data.time_series(BHP, before, before, weekly=False, now=moment)
     assert quote["previousClosePrice"] == bar["closePrice"]
 
@@ -201,7 +201,7 @@ def test_the_book_never_reaches_a_price_of_zero() -> None:
 )
 def test_shares_with_a_split_a_dividend_and_a_consolidation(code: str, first_day: str, factor: float) -> None:
     security, day = SECURITIES[code], date.fromisoformat(first_day)
-    before = trading_day_before(day)
+    before = ASX.previous_session(day)
     assert day.isoweekday() == 1
 
     def bars(now: datetime) -> list[data.Record]:

@@ -1,25 +1,26 @@
-"""The days on which the ASX trades, by rule.
+"""The rules of the exchange's calendar: on which weekdays it is closed, and on which it closes early.
 
-The rules give the days on which the exchange was closed from 2000 on and those that it is to be closed on until
-2030; a closure that is yet to be decreed is in no rule. Days on which it closes early count as whole ones.
+Sources: the exchange's trading calendars of 2003 to 2026, as the ``holidays`` package cites them; the tests compare
+all years with ``holidays`` and with ``exchange_calendars``. They disagree about half days: see :func:`half_days`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from datetime import date, timedelta
 from functools import lru_cache
 
 _DAY = timedelta(days=1)
 _MONDAY, _SATURDAY = 0, 5
 
-# what no rule gives
+# Closures that no rule gives.
 _SPECIAL_CLOSURES = (
     date(2010, 4, 26),  # for Anzac Day, a Sunday
     date(2011, 4, 26),  # for Anzac Day, which was Easter Monday
     date(2022, 9, 22),  # National Day of Mourning
 )
+_SPECIAL_HALF_DAYS = (date(2004, 1, 2),)
+_LAST_EASTER_THURSDAY = 2008
+_LAST_SHIFTED_HALF_DAYS = 2021
 
 
 @lru_cache(maxsize=128)
@@ -37,39 +38,35 @@ def closures(year: int) -> frozenset[date]:
         *(day for day in _SPECIAL_CLOSURES if day.year == year),
     }
     anzac_day = date(year, 4, 25)
-    # nothing stands in for it when it is on a weekend
+    # On a weekend it has no substitute.
     return frozenset(days | {anzac_day} if anzac_day.weekday() < _SATURDAY else days)
 
 
-def is_trading_day(day: date) -> bool:
-    """Whether the exchange trades on a day."""
-    return day.weekday() < _SATURDAY and day not in closures(day.year)
-
-
-def trading_days(first: date, last: date) -> Iterator[date]:
-    """Yield the trading days from first to last, both included."""
-    for year in range(first.year, last.year + 1):
-        days = _of_year(year)
-        yield from days[bisect_left(days, first) : bisect_right(days, last)]
-
-
-def trading_day_before(day: date) -> date:
-    """Return the last trading day before a day."""
-    day -= _DAY
-    while not is_trading_day(day):
-        day -= _DAY
-    return day
-
-
 @lru_cache(maxsize=128)
-def _of_year(year: int) -> tuple[date, ...]:
-    first, last = date(year, 1, 1).toordinal(), date(year, 12, 31).toordinal()
-    return tuple(filter(is_trading_day, map(date.fromordinal, range(first, last + 1))))
+def half_days(year: int) -> frozenset[date]:
+    """Return the trading days of a year on which the exchange closes early.
+
+    They are 24 and 31 December. Up to 2021 the Friday before took their place if they were on a weekend. From 2022 on
+    they have no substitute: the exchange traded in full on 23 and 30 December 2022. ``exchange_calendars`` treats 2022
+    as an exception and has half days on 22 and 29 December of 2023 and 2028, and on such Fridays of 2033 and 2034.
+    Where sources disagree, the later close counts here: a task that waits for it does not run too early.
+    """
+    eves = [date(year, 12, 24), date(year, 12, 31)]
+    if year <= _LAST_SHIFTED_HALF_DAYS:
+        eves = [_last_weekday(eve) for eve in eves]
+    days = {eve for eve in eves if eve.weekday() < _SATURDAY}
+    days.update(day for day in _SPECIAL_HALF_DAYS if day.year == year)
+    return frozenset(days | {_easter_sunday(year) - 3 * _DAY} if year <= _LAST_EASTER_THURSDAY else days)
 
 
 def _first_weekday(day: date) -> date:
     """Return the day, or the Monday after it when it is on a weekend."""
     return day + (7 - day.weekday()) * _DAY if day.weekday() >= _SATURDAY else day
+
+
+def _last_weekday(day: date) -> date:
+    """Return the day, or the Friday before it when it is on a weekend."""
+    return day - max(day.weekday() - _SATURDAY + 1, 0) * _DAY
 
 
 def _kings_birthday(year: int) -> date:

@@ -1,0 +1,1 @@
+"""Trading days and sessions of the exchange. Pure: it depends on the standard library and pendulum only."""
