@@ -236,7 +236,7 @@ def time_series(
     :param securities: see the module.
     :param start: the first exchange day or week; a time means the day or week that it is in at the exchange.
     :param end: the exchange day or week after the last one; a time means the day or week that it is in.
-    :param session: one trading day, instead of ``start`` and ``end``; see the module.
+    :param session: one trading day, instead of ``start`` and ``end``.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param frequency: ``Daily`` or ``Weekly``. Weeks go from Saturday to Friday, and a range contains whole weeks. A
         weekly bar may be dated on any day from Monday to Friday; which one the API uses is not known. One that is dated
@@ -277,7 +277,7 @@ def intraday_time_series(
     :param securities: see the module.
     :param start: bars from the bar on that this time is in.
     :param end: bars before the bar that this time is in, which may not be complete yet.
-    :param session: one trading day, instead of ``start`` and ``end``; see the module.
+    :param session: one trading day, instead of ``start`` and ``end``.
     :param interval: length of a bar in minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
@@ -311,7 +311,7 @@ def trades(
     :param securities: see the module.
     :param start: trades from this time on.
     :param end: trades before this time.
-    :param session: one trading day, instead of ``start`` and ``end``; see the module.
+    :param session: one trading day, instead of ``start`` and ``end``.
     :param exchange: all securities of an exchange, instead of ``securities``.
     :param on_invalid: for an unknown security: ``error``, or ``warn``, which leaves it out and logs a warning. A 404
         means unknown (OpenmarketsNotFound; inferred). So does a security without rows that security information lacks
@@ -455,7 +455,7 @@ def order_trades(
     :param accounts: see the module.
     :param start: trades from this time on.
     :param end: trades before this time.
-    :param session: one trading day, instead of ``start`` and ``end``; see the module.
+    :param session: one trading day, instead of ``start`` and ``end``.
     :param portfolios: instead of ``accounts``.
     :param on_missing_multiplier: see the module.
     :param on_missing_field: see the module.

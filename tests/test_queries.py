@@ -252,7 +252,7 @@ def test_a_range_may_be_what_airflow_renders(start: str, end: str, times: tuple[
         ),
         (lambda: queries.intraday_time_series("BHP", interval=7, **RANGE), "intraday_time_series: interval must be"),
         (lambda: queries.trades("BHP", start=RANGE["end"], end=RANGE["start"]), "trades: .*empty or reversed range"),
-        (lambda: queries.trades("BHP", start=None, end="2026-01-05"), "trades: start must be a date"),
+        (lambda: queries.trades("BHP", start=None, end="2026-01-05"), "trades: a range is missing; set start and end"),
         (lambda: queries.portfolio_details("A1", include_same_cash_account=1), "include_same_cash_account must be"),
         (lambda: queries.cash("A1", portfolios="P1"), "cash: accounts and portfolios exclude each other"),
         (lambda: queries.cash(portfolios=[]), "cash: portfolios is empty"),
@@ -315,6 +315,8 @@ def test_every_argument_may_be_a_template_or_an_upstream_result_and_is_kept_as_i
     others = {"securities": "exchange", "exchange": "securities", "accounts": "portfolios", "portfolios": "accounts"}
     if others.get(argument) in given:
         given[others[argument]] = None
+    if argument == "session":
+        given |= {"start": None, "end": None}
     assert FUNCTIONS[name](**given)[argument] is later
 
 

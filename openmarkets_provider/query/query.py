@@ -197,8 +197,9 @@ def _check(query: Query, is_literal: Predicate) -> dict[str, Any]:
             f"allowed are {', '.join(allowed) or 'none'}."
         )
     if missing := [key for key in allowed if key not in arguments]:
-        advice = " Set start and end, or session." if {*RANGE}.intersection(missing) else ""
-        raise OpenmarketsQueryError(f"{name}: argument {', '.join(missing)} is missing.{advice}")
+        if {*RANGE}.intersection(missing):
+            raise OpenmarketsQueryError(f"{name}: a range is missing; set start and end, or session.")
+        raise OpenmarketsQueryError(f"{name}: argument {', '.join(missing)} is missing.")
     resolved = check_request(arguments, is_literal) if name == "request" else _check_typed(name, arguments, is_literal)
     return {"endpoint": name, **resolved}
 

@@ -76,8 +76,8 @@ def test_a_template_is_checked_when_it_is_rendered() -> None:
         ({"session": "2026-04-02", "start": "2026-04-01"}, "exclude each other"),
         ({"session": "{{ partition_key }}", "end": "{{ end }}"}, "exclude each other"),
         ({"session": "2026-04-02", "frequency": "Weekly"}, "needs weeks"),
-        ({}, "start, end is missing. Set start and end, or session"),
-        ({"start": "2026-04-02"}, "end is missing. Set start and end, or session"),
+        ({}, "a range is missing; set start and end, or session"),
+        ({"start": "2026-04-02"}, "a range is missing; set start and end, or session"),
     ],
 )
 def test_what_is_no_session_is_refused_at_parse_time(arguments: dict[str, Any], message: str) -> None:
