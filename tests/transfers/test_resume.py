@@ -99,9 +99,18 @@ def test_2000_calls_killed_ten_times(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 requests += server.counts()["requests"]
             load.kill()
             assert load.outcome() is signal.SIGKILL
+            requests += server.counts()["requests"]
+            # Replies wait in one folder of the load. At the destination there is at most what the next load deletes.
+            (folder,) = {file.parent for file in stored()}
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            beside = [f"{file.name[-5:]} of {file.stat().st_size:,} bytes" for file in tmp_path.glob(".*")]
+            print(f"kill {number + 1}: {requests} calls; {size:,} bytes of replies wait; at the destination {beside}")
             assert not path.exists()
-        assert load_again(arguments)["rows"] == count * 20
+        rows = load_again(arguments)["rows"]
         requests += server.counts()["requests"]
+        print(f"landed: {requests} calls ({undisturbed} undisturbed), {rows} rows")
+    assert rows == count * 20
+    assert list(tmp_path.glob(".*")) == []
     assert requests <= undisturbed + kills * DEFAULT_CONCURRENCY
     assert without_loaded_at(path.read_bytes()) == whole
     assert stored() == []
