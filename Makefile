@@ -1,9 +1,11 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything is installed into .venv.
 
+.DEFAULT_GOAL := help
+
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
-SOURCES := openmarkets_provider tests example_dags docs release noxfile.py
+SOURCES := openmarkets_provider tests example_dags docs dev noxfile.py
 
 # Where it is set, as in many images, each of the many processes would compile the whole of Airflow anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -13,13 +15,24 @@ SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb mariadb-server-core=/usr/s
 
 FUZZ_MINUTES ?= 5
 
-.PHONY: coverage fuzz demo ui screenshots test slow-half quick-half test-matrix smoke unit lint format bench docs constraints version release audit clean system
+# Prints the names of what the package and its extras need.
+define DIRECT
+import re, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print(*{re.match("[A-Za-z0-9-]+", each)[0] for each in sum(project["optional-dependencies"].values(), project["dependencies"])})
+endef
+export DIRECT
 
-demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
-	$(BIN)/python -m tests.demo
+.PHONY: help coverage fuzz demo ui screenshots test slow-half quick-half test-matrix smoke unit lint format bench docs constraints version release audit clean system
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
+
+demo: .venv/demo ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
+	$(BIN)/python -m dev.demo
 
 ui: .venv/installed ## a real Airflow to look at, with the sandbox and a connection to it, until Ctrl-C; DAGS=folder shows yours, too
-	$(BIN)/python -m tests.ui $(if $(DAGS),--dags "$(DAGS)")
+	$(BIN)/python -m dev.ui $(if $(DAGS),--dags "$(DAGS)")
 
 # Two halves that mostly wait, so they go side by side.
 test: .venv/installed system ## run every test; what those in a real Airflow and the slow ones say is shown at the end
@@ -65,7 +78,7 @@ screenshots: .venv/installed system ## take pictures of Airflow's pages into scr
 	for image in docs/images/*.png; do cp "screenshots/$${image##*/}" docs/images/ || exit 1; done
 
 bench: .venv/installed system ## measure, as ratios of pairs in one run
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m dev.bench
 
 docs: .venv/installed ## write docs/queries.md from the code, and build the site: docs/_build/html/index.html
 	$(BIN)/python docs/generate.py
@@ -73,20 +86,32 @@ docs: .venv/installed ## write docs/queries.md from the code, and build the site
 
 constraints: .venv/installed ## resolve the pinned versions anew
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
-		--group dev --group sbom --all-extras --output-file constraints.txt pyproject.toml
+		--group dev --all-extras --output-file constraints.txt pyproject.toml
 	for older in $(basename $(wildcard constraints/*.in)); do $(UV) pip compile --quiet --universal --upgrade \
 		--no-header --no-annotate --python-version 3.11 --group pyproject.toml:test --group pyproject.toml:demo \
 		--all-extras --output-file $$older.txt pyproject.toml $$older.in || exit 1; done
 
-version: .venv/installed ## give the next release its version: make version VERSION=0.2.0
-	$(BIN)/python -m release.version "$(VERSION)"
+version: .venv/installed ## set the version of the next release: make version VERSION=0.2.0
+	$(BIN)/hatchling version "$(VERSION)"
 
-release: .venv/installed ## build the last commit twice, check it, run it from a clean environment; into dist/
-	$(BIN)/python -m release
+# The wheel is built from the sdist and from the tree; both must have the same bytes. Then it runs without this folder.
+release: .venv/installed ## build the last commit into dist/, check it, and install it in a clean environment
+	@test -z "$$(git status --porcelain)" || { echo "Commit or remove what git status lists."; exit 1; }
+	@grep -q "^## $$($(BIN)/hatchling version) " CHANGELOG.md || { echo "CHANGELOG.md has no section for this version."; exit 1; }
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --wheel --outdir dist/again
+	cmp dist/*.whl dist/again/*.whl && rm -r dist/again
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents --toplevel openmarkets_provider dist/*.whl
+	$(UV) venv --quiet dist/clean && $(UV) pip install --quiet --python dist/clean --constraint constraints.txt dist/*.whl
+	cd dist && AIRFLOW_HOME=$$PWD/clean clean/bin/airflow providers get airflow-provider-openmarkets
+	rm -r dist/clean
 
-audit: .venv/installed ## check the licences of what the package needs, and ask for advisories about all pins
-	$(BIN)/python -m release.licences
-	$(BIN)/python -m release.audit
+# A package index of one's own may know no advisories, so OSV is asked.
+audit: .venv/installed ## check the licences of what the package needs, and known advisories about all that is installed
+	$(BIN)/pip-licenses --from mixed --partial-match --allow-only "Apache;BSD;ISC;MIT;PSF" --packages $$($(BIN)/python -c "$$DIRECT")
+	$(BIN)/pip-audit --local --skip-editable --vulnerability-service osv
 
 system: ## install the system packages that the tests need, or say which are missing
 	@missing=""; for part in $(SYSTEM); do ls $${part#*=} >/dev/null 2>&1 || missing="$$missing $${part%%=*}"; done; \
@@ -96,6 +121,12 @@ system: ## install the system packages that the tests need, or say which are mis
 
 clean:
 	rm -rf .venv .nox dist demo_output screenshots slow-tests.log docs/_build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# What the demo needs, and no more, unless everything is installed.
+.venv/demo: pyproject.toml constraints.txt | .venv/bin/python
+	@test -e .venv/installed || { $(BIN)/python -m pip install --quiet --constraint constraints.txt uv && \
+		$(UV) pip install --quiet --constraint constraints.txt --group demo --editable '.[sandbox,parquet,sql]'; }
+	@touch $@
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv

@@ -23,7 +23,7 @@ OWN = "3.3"
 """The version that ``constraints.txt`` pins."""
 RESULTS = Path(".nox/results")
 EXTRAS = "sandbox,parquet,sql,zstd,redis,s3,delta,iceberg"
-WITHOUT = [f"--ignore=tests/test_{name}.py" for name in ("contributing", "docs_site", "release")]
+WITHOUT = [f"--ignore=tests/test_{name}.py" for name in ("contributing", "docs_site")]
 """They try the tools of the checkout, for which the version of Airflow makes no difference."""
 
 nox.needs_version = ">=2026"

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "openmarkets_provider"
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-MODULES = sorted(path for folder in (PACKAGE, ROOT / "release") for path in folder.rglob("*.py"))
+MODULES = sorted(path for folder in (PACKAGE, ROOT / "dev") for path in folder.rglob("*.py"))
 
 
 def section(heading: str) -> str:

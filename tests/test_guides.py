@@ -626,11 +626,3 @@ async def test_its_trigger_takes_no_class_of_requests(by_http, openmarkets_sandb
     events = [event.payload async for event in trigger.run()]
     assert [event["status"] for event in events] == ["error"]
     assert openmarkets_sandbox.stats()["requests"]["market_data"] == 0
-
-
-def test_the_benchmark_prints_the_figures_of_imports():
-    from tests import bench
-
-    assert bench.ROUNDS == 9
-    assert "median of 9" in PAGES["comparison"]
-    assert "apache http operator and sensor" in inspect.getsource(bench.parse_cost)

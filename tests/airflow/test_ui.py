@@ -19,7 +19,7 @@ from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, PLACEHOLDE
 from tests.support.airflow import free_port
 from tests.support.browser import Browser, Connections, rendered_template
 from tests.support.ui_process import UiProcess, answers, with_environment
-from tests.ui import EXAMPLES
+from dev.ui import EXAMPLES
 
 pytestmark = pytest.mark.airflow
 
@@ -534,7 +534,7 @@ def test_ctrl_c_ends_and_removes_all_of_it(ui: UiProcess, everything: dict[str, 
 
 def test_a_term_while_it_starts_ends_and_removes_all_of_it(tmp_path: Path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-m", "tests.ui"], env=env, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-m", "dev.ui"], env=env, stdout=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.glob("airflow-*/db-migrate.log")):
             assert process.poll() is None
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""``python -m tests.ui`` as a process of its own, and what it has started."""
+"""``python -m dev.ui`` as a process of its own, and what it has started."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UiProcess(AirflowApi, ServerProcess):
 
     def __init__(self, dags: Path) -> None:
         AirflowApi.__init__(self)
-        ServerProcess.__init__(self, "tests.ui", "--dags", str(dags))
+        ServerProcess.__init__(self, "dev.ui", "--dags", str(dags))
         self.sandbox = SandboxControl()
         self.output = ""
 

@@ -11,7 +11,7 @@ from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.client import OpenmarketsClient
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsRateLimited
-from tests.bench_throttle import TASKS, tasks_outcomes
+from dev.bench.throttle import TASKS, tasks_outcomes
 from tests.support.limited_server import LimitedServer
 from tests.support.processes import NoMasker, in_processes
 

@@ -1,4 +1,4 @@
-"""The benchmark of waiting: a thousand deferred sensors in one triggerer. See :mod:`tests.bench`.
+"""The benchmark of waiting: a thousand deferred sensors in one triggerer. See :mod:`dev.bench`.
 
 Real trigger instances on one event loop, with the log lines that a triggerer writes, against a server in a process of
 its own. Apache's are measured in the same run, in turns: `HttpTrigger` as it can be used to wait, in a loop, and

@@ -1,4 +1,4 @@
-"""The benchmark of bulk work: many securities' daily rows through ``hook.stream``. See :mod:`tests.bench`.
+"""The benchmark of bulk work: many securities' daily rows through ``hook.stream``. See :mod:`dev.bench`.
 
 The server is a process of its own and waits 50 ms before each reply, as a server far away would.
 """

@@ -132,7 +132,7 @@ def show_requests(tasks: int, stats: dict[str, Any]) -> None:
 def show_landed() -> bool:
     """Print, compare and draw what was landed, as it is found there; return whether files and table are the same."""
     # Slow to import, and not needed before.
-    from tests.chart import draw
+    from dev.chart import draw
 
     files, in_files = bars_in_files()
     in_table = bars_in_table()

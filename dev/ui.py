@@ -28,7 +28,7 @@ AIRFLOW_PORT, SANDBOX_PORT = 8080, 8765
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.ui", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dev.ui", description=__doc__)
     parser.add_argument("--dags", type=Path, metavar="FOLDER", help="DAGs to show beside the examples")
     options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):

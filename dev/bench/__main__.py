@@ -1,6 +1,6 @@
 """The benchmark: pairs measured in one run, printed as ratios with their spread. See ``make bench``.
 
-``python -m tests.bench bulk sql`` runs some parts. ``history`` takes ten minutes, and runs only when it is named.
+``python -m dev.bench bulk sql`` runs some parts. ``history`` takes ten minutes, and runs only when it is named.
 
 Absolute times depend on the machine; a ratio of two things measured in turn does not. Every figure is the median over
 several rounds, with the smallest and the largest beside it.
@@ -73,12 +73,12 @@ print(first, (time.process_time() - started) / 1000)
 def main(chosen: Sequence[str]) -> None:
     """Run parts of the benchmark, all but the long one by default, and print their figures and the missed goals."""
     # Here, and not above: they use what is above.
-    from tests.bench_bulk import bulk
-    from tests.bench_etl import etl
-    from tests.bench_history import history
-    from tests.bench_sql import sql
-    from tests.bench_throttle import throttle
-    from tests.bench_triggers import triggers
+    from dev.bench.bulk import bulk
+    from dev.bench.etl import etl
+    from dev.bench.history import history
+    from dev.bench.sql import sql
+    from dev.bench.throttle import throttle
+    from dev.bench.triggers import triggers
 
     # The last one sends what is logged elsewhere.
     parts = {each.__name__: each for each in (parse_cost, small_calls, bulk, etl, sql, throttle, triggers)}

@@ -1,4 +1,4 @@
-"""The benchmark of loads into a table: a year's daily bars of 300 securities into PostgreSQL. See :mod:`tests.bench`.
+"""The benchmark of loads into a table: a year's daily bars of 300 securities into PostgreSQL. See :mod:`dev.bench`.
 
 The rows are there already; what is measured is the step that puts them into the table, from the file where they wait.
 """
@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tests.bench_bulk import Cost, turns
+from dev.bench.bulk import Cost, turns
 from tests.support.batches import values_of
 from tests.support.figures import ratios, show
 from tests.support.postgres import Postgres

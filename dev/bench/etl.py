@@ -1,6 +1,6 @@
-"""The benchmark of loads: many securities' daily rows into a Parquet file. See :mod:`tests.bench`.
+"""The benchmark of loads: many securities' daily rows into a Parquet file. See :mod:`dev.bench`.
 
-The server and its latency are those of :mod:`tests.bench_bulk`. What is measured is the work of a task without
+The server and its latency are those of :mod:`dev.bench.bulk`. What is measured is the work of a task without
 Airflow's own: the query, the rows, the file.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.bench_bulk import CONCURRENCY, FEW, LATENCY, MANY, ROUNDS, SECURITIES, YEAR, connect, turns
+from dev.bench.bulk import CONCURRENCY, FEW, LATENCY, MANY, ROUNDS, SECURITIES, YEAR, connect, turns
 from tests.support.bulk_server import BulkServer
 from tests.support.figures import ratios, show
 from tests.support.postgres import Postgres
@@ -121,7 +121,7 @@ def added_work(server: BulkServer, folder: Path) -> None:
     def stream() -> int:
         return sum(len(batch) for batch in hook.stream(query))
 
-    # As in tests/bench_bulk.py. It makes no rows: native prices stay floats and dates stay texts.
+    # As in dev/bench/bulk.py. It makes no rows: native prices stay floats and dates stay texts.
     def bare() -> int:
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             return sum(pool.map(lambda path: len(client.get(path, params=params).json()), paths))

@@ -1,4 +1,4 @@
-"""How many 429s fifty tasks meet that start at once, with holds shared and not: ``python -m tests.bench_throttle``.
+"""How many 429s fifty tasks meet that start at once, with holds shared and not: ``python -m dev.bench.throttle``.
 
 Each task is a process of its own and makes three calls; the server answers ten a second.
 """

@@ -1,4 +1,4 @@
-"""The benchmark of a long load: five years of daily bars of a whole exchange. See :mod:`tests.bench`.
+"""The benchmark of a long load: five years of daily bars of a whole exchange. See :mod:`dev.bench`.
 
 The sandbox makes the bars up on the same machine, which takes most of the seconds. Each load is a task of its own
 process, without a real Airflow around it.
