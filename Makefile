@@ -68,11 +68,11 @@ lint: .venv/installed ## check format, rules, types, layers and dependencies
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 
-format: .venv/installed ## format, and mend what can be mended by itself
+format: .venv/installed ## format, and fix what ruff can fix
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-screenshots: .venv/installed system ## take pictures of Airflow's pages into screenshots/, and anew those in docs/images/
+screenshots: .venv/installed system ## take pictures of Airflow's pages into screenshots/, and update those in docs/images/
 	mkdir -p screenshots
 	OPENMARKETS_PICTURES=screenshots $(BIN)/python -m pytest tests/airflow/test_ui.py
 	for image in docs/images/*.png; do cp "screenshots/$${image##*/}" docs/images/ || exit 1; done
@@ -84,7 +84,7 @@ docs: .venv/installed ## write docs/queries.md from the code, and build the site
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m sphinx -EW --keep-going -q -j auto -b html -d docs/_build/doctrees -c docs . docs/_build/html
 
-constraints: .venv/installed ## resolve the pinned versions anew
+constraints: .venv/installed ## update the pinned versions
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
 		--group dev --all-extras --output-file constraints.txt pyproject.toml
 	for older in $(basename $(wildcard constraints/*.in)); do $(UV) pip compile --quiet --universal --upgrade \

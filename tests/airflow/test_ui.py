@@ -15,11 +15,11 @@ from urllib.parse import quote, quote_plus, urlsplit
 
 import pytest
 
+from dev.ui import EXAMPLES
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, PLACEHOLDERS, RELABELING
 from tests.support.airflow import free_port
 from tests.support.browser import Browser, Connections, rendered_template
 from tests.support.ui_process import UiProcess, answers, with_environment
-from dev.ui import EXAMPLES
 
 pytestmark = pytest.mark.airflow
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from dev.bench.throttle import TASKS, tasks_outcomes
 from openmarkets_provider import queries
 from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.client import OpenmarketsClient
 from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsRateLimited
-from dev.bench.throttle import TASKS, tasks_outcomes
 from tests.support.limited_server import LimitedServer
 from tests.support.processes import NoMasker, in_processes
 
