@@ -189,6 +189,7 @@ class Transfer(QueryOperator):
     def _load_incrementally(self, source: Source, destination: Destination, context: Context) -> LoadResult:
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
+        _check_run(context)
         self._check_limits(destination, context)
         assets = self._assets()
         asset = next((asset for asset in assets if asset.uri == self._asset_uri), assets[0])
@@ -204,7 +205,6 @@ class Transfer(QueryOperator):
                 owner=f"{self.dag_id}.{self.task_id}",
                 run=instance_id(context),
                 overlap=self.overlap,
-                interval=_interval_of(context),
                 full_refresh=_read_flag(self.full_refresh),
             )
         except NothingNew as nothing:
@@ -311,22 +311,19 @@ def resume_folder() -> Path:
     return Path(folder).expanduser() if folder else Path(tempfile.gettempdir()) / f"openmarkets-{os.geteuid()}"
 
 
-def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
-    """Return the data interval of a backfill's run; None for any other run.
+def _check_run(context: Context) -> None:
+    """Refuse a run that has a range of its own.
 
-    :raises OpenmarketsError: it has none.
+    :raises OpenmarketsError: it has a partition key, or is part of a backfill.
     """
     # In some versions Airflow's enum is not one of texts.
     run_type = context["dag_run"].run_type
-    if getattr(run_type, "value", run_type) != "backfill":
-        return None
-    start, end = context.get("data_interval_start"), context.get("data_interval_end")
-    if start is None or end is None:
+    if context.get("partition_key") is not None or getattr(run_type, "value", run_type) == "backfill":
         raise OpenmarketsError(
-            "A backfill loads the data interval of its run, and this run has none. Take a timetable whose runs have "
-            "data intervals, such as CronDataIntervalTimetable."
+            "incremental: a run with a partition key, or of a backfill, has a range of its own and needs no watermark. "
+            'Leave incremental out, and ask for that range: session="{{ partition_key }}", or '
+            'start="{{ data_interval_start }}" and end="{{ data_interval_end }}".'
         )
-    return start, end
 
 
 def _read_flag(value: Any) -> bool:
