@@ -176,7 +176,8 @@ class TradingDayTimetable(Timetable):
     def _run(self, session: date) -> DagRunInfo:
         run_after = self.run_after(session)
         if not PARTITIONS:
-            return DagRunInfo(run_after=run_after, data_interval=_data_interval(session))
+            # Airflow 3.2 has further fields, without defaults.
+            return DagRunInfo.interval(*_data_interval(session))._replace(run_after=run_after)
         return DagRunInfo(
             run_after=run_after,
             data_interval=None,
