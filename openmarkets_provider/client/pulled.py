@@ -63,6 +63,7 @@ class Pulled:
     :param load: identifies the load.
     :param settled: the time from which on replies do not change, in seconds since the epoch. An attempt that began
         before counts for :data:`MAX_AGE_OF_STATE` after its last reply.
+    :ivar since: no reply is older than this, in seconds since the epoch.
     :ivar earlier: number of calls that were answered by replies of earlier attempts.
     :ivar new: number of replies that this attempt has added.
     """
@@ -76,6 +77,7 @@ class Pulled:
         self._readers: list[IO[bytes]] = []
         self._writer: IO[bytes] | None = None
         self._is_usable = True
+        self.since = time.time()
         self.earlier = self.new = 0
 
     def __enter__(self) -> Self:
@@ -85,7 +87,9 @@ class Pulled:
             _sweep(self._root)
             make_private_folder(self._folder, OPTION)
             for path in sorted(self._folder.iterdir()):
-                if (name := _FILE.fullmatch(path.name)) and self._is_good(int(name[1]) / 1e9, path.lstat().st_mtime):
+                name = _FILE.fullmatch(path.name)
+                if name and self._is_good(begun := int(name[1]) / 1e9, path.lstat().st_mtime):
+                    self.since = min(self.since, begun)
                     self._read(path)
         except OSError as error:
             self._give_up(error)

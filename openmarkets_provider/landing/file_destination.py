@@ -20,7 +20,7 @@ from openmarkets_provider.landing.destination import LoadResult, Moment, Source,
 from openmarkets_provider.landing.errors import explain_errors
 from openmarkets_provider.landing.folders import Folder
 from openmarkets_provider.landing.formats import FileFormat
-from openmarkets_provider.landing.kept import read_rows, select_kept
+from openmarkets_provider.landing.kept import select_kept
 from openmarkets_provider.landing.layout import Columns, Layout, layout_of
 from openmarkets_provider.landing.partitions import Partition, Sorter, list_partitions, widen_range
 from openmarkets_provider.landing.places import Place
@@ -203,7 +203,7 @@ class FileDestination:
                     explain_errors(f"Cannot read {self.folder.url(names[each])}"),
                     self.folder.open(names[each]) as file,
                 ):
-                    rows = read_rows(self.file_format, file, layout)
+                    rows = self.file_format.read(file, layout)
                     yield from select_kept(rows, spool.batches(each), layout, kept)
 
         more = [] if kept is None else [each for each in names if each is not None and names[each] in stored]

@@ -1,4 +1,4 @@
-"""File formats: CSV and JSON lines here, Parquet in its own module.
+"""File formats, by name: how rows become the bytes of a file, and rows again.
 
 Every file has all columns of its layout, also when there are no rows. The same rows give the same bytes.
 """
@@ -6,15 +6,13 @@ Every file has all columns of its layout, also when there are no rows. The same 
 from __future__ import annotations
 
 import re
-import sys
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
-from typing import IO, Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, NamedTuple, Protocol
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.landing.layout import Columns, Layout, Storage
+from openmarkets_provider.landing.layout import Columns, Layout
 from openmarkets_provider.landing.places import redact
+from openmarkets_provider.landing.text_formats import TextWriter, read_text
 
 FORMATS = ("parquet", "csv", "jsonl")
 COMPRESSIONS = ("gzip", "zstd", "snappy")
@@ -41,7 +39,6 @@ _CONTENT_TYPES: Mapping[str, str] = {
 }
 _FOREIGN_ENDS = ("bz2", "xz", "lz4", "zip", "tar", "tgz", "xlsx", "feather", "arrow", "avro", "orc")
 _TEMPLATE_ENDS = re.compile(r"}}|%}|#}")
-_MOST_DIGITS = 1000
 
 
 class Writer(Protocol):
@@ -93,8 +90,19 @@ class FileFormat(NamedTuple):
                     "format='parquet' needs the package pyarrow: pip install 'airflow-provider-openmarkets[parquet]'"
                 ) from error
             return ParquetWriter(file, layout, self.compression)
-        head, encode = _TEXT_FORMATS[self.name]
-        return _TextWriter(file, layout, _compressor(self.compression), head(layout), encode)
+        return TextWriter(file, layout, self.name, self.compression)
+
+    def read(self, file: IO[bytes], layout: Layout) -> Iterator[Columns]:
+        """Yield the rows of a file as :meth:`Layout.values` gave them; a column that the file lacks is None.
+
+        :param file: written by :meth:`open`. It may be closed at the end.
+        :raises Exception: the reader's own: it was not.
+        """
+        if self.name == "parquet":
+            from openmarkets_provider.landing.parquet import read_batches
+
+            return read_batches(file, layout)
+        return read_text(file, layout, self.name, self.compression)
 
 
 def choose_format(name: str, compression: str | None, file_name: str | None) -> FileFormat:
@@ -152,154 +160,3 @@ def _ends(file_name: str | None) -> list[str]:
     """Return what follows each point in a file's name, as far as it is literal."""
     literal = _TEMPLATE_ENDS.split(file_name or "")[-1]
     return literal.lower().split(".")[1:]
-
-
-class _Compressor(Protocol):
-    """The compressors of the standard library and of zstandard."""
-
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
-class _Plain:
-    """Leaves the bytes as they are."""
-
-    def compress(self, data: bytes, /) -> bytes:
-        return data
-
-    def flush(self) -> bytes:
-        return b""
-
-
-def _compressor(compression: str | None) -> _Compressor:
-    if compression is None:
-        return _Plain()
-    if compression == "gzip":
-        # Its header has no time and no name: the same rows give the same bytes.
-        return zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
-    if sys.version_info >= (3, 14):
-        from compression.zstd import ZstdCompressor
-
-        return ZstdCompressor()
-    try:
-        import zstandard
-    except ImportError as error:
-        raise OpenmarketsConfigurationError(
-            "compression='zstd' needs the package zstandard: pip install 'airflow-provider-openmarkets[zstd]'"
-        ) from error
-    return zstandard.ZstdCompressor().compressobj()
-
-
-class _TextWriter:
-    """Writes lines.
-
-    :param head: what comes before the first row.
-    :param encode: makes lines of a layout, values by column, and the number of rows before them.
-    """
-
-    def __init__(
-        self,
-        file: IO[bytes],
-        layout: Layout,
-        compressor: _Compressor,
-        head: bytes,
-        encode: Callable[[Layout, Columns, int], bytes],
-    ) -> None:
-        self._file = file
-        self._layout = layout
-        self._compressor = compressor
-        self._encode = encode
-        self._rows = 0
-        self._put(head)
-
-    def write(self, columns: Columns) -> None:
-        self._put(self._encode(self._layout, columns, self._rows))
-        self._rows += len(columns[0])
-
-    def close(self) -> None:
-        self._file.write(self._compressor.flush())
-
-    def discard(self) -> None:
-        pass
-
-    def _put(self, data: bytes) -> None:
-        self._file.write(self._compressor.compress(data))
-
-
-_NEEDS_QUOTES = re.compile(r'[",\r\n]')
-
-
-def _csv_head(layout: Layout) -> bytes:
-    return (",".join(column.name for column in layout.columns) + "\n").encode()
-
-
-def _csv(layout: Layout, columns: Columns, before: int) -> bytes:
-    """Return lines of CSV (RFC 4180) that end in a line feed.
-
-    The csv module writes None and an empty text alike, and before Python 3.13 a carriage return without quotes.
-    """
-    texts = []
-    for column, cells in zip(layout.columns, columns, strict=True):
-        to_text = _CSV_TEXT[column.storage]
-        try:
-            texts.append(["" if cell is None else to_text(cell) for cell in cells])
-        except OverflowError:
-            row = next(row for row, cell in enumerate(cells) if cell is not None and _is_endless(cell))
-            problem = f"has more than {_MOST_DIGITS} digits when it is written out. JSON lines hold it."
-            raise layout.unfit(columns, column, row, before, problem) from None
-    return "".join(f"{line}\n" for line in map(",".join, zip(*texts, strict=True))).encode()
-
-
-def _quote(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if not text or _NEEDS_QUOTES.search(text) else text
-
-
-def _write_out(number: Decimal) -> str:
-    """Write a number without an exponent, all digits of it."""
-    text = str(number)
-    # The user's decimal context may have small ones.
-    if "E" not in text and "e" not in text:
-        return text
-    if _is_endless(number):
-        raise OverflowError
-    return f"{number:f}"
-
-
-def _is_endless(number: Decimal) -> bool:
-    exponent = number.as_tuple().exponent
-    return not isinstance(exponent, int) or abs(exponent) > _MOST_DIGITS
-
-
-_CSV_TEXT: Mapping[Storage, Callable[[Any], str]] = {
-    Storage.TEXT: _quote,
-    Storage.INTEGER: str,
-    Storage.DECIMAL: _write_out,
-    Storage.BOOLEAN: lambda value: "true" if value else "false",
-    Storage.DATE: lambda value: value.isoformat(),
-    Storage.TIME: lambda value: value.isoformat(),
-    Storage.JSON: _quote,
-}
-
-
-def _json_lines(layout: Layout, columns: Columns, before: int) -> bytes:
-    """Return one JSON object per line; a record without a schema is the line itself."""
-    if not layout.has_schema:
-        return "".join(f"{record}\n" for record in columns[0]).encode()
-    from msgspec import Raw
-    from msgspec.json import Encoder
-
-    names = [column.name for column in layout.columns]
-    encoded = [
-        [None if cell is None else Raw(cell.encode()) for cell in cells] if column.storage is Storage.JSON else cells
-        for column, cells in zip(layout.columns, columns, strict=True)
-    ]
-    rows = (dict(zip(names, row, strict=True)) for row in zip(*encoded, strict=True))
-    # All digits: the reader decides what they become.
-    return Encoder(decimal_format="number").encode_lines(rows)
-
-
-_TEXT_FORMATS: Mapping[str, tuple[Callable[[Layout], bytes], Callable[[Layout, Columns, int], bytes]]] = {
-    "csv": (_csv_head, _csv),
-    "jsonl": (lambda layout: b"", _json_lines),
-}

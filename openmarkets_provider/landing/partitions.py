@@ -15,9 +15,11 @@ from openmarkets_provider.exceptions import OpenmarketsQueryError
 from openmarkets_provider.landing.destination import Moment
 from openmarkets_provider.query.batch import Batch
 from openmarkets_provider.query.exchange_time import exchange_date, to_text, to_utc
+from openmarkets_provider.sessions.calendar import ASX
 
 PARTITIONS = ("day", "month", "year")
 _LONGEST = {"day": 1, "month": 31, "year": 366}
+_DAY = timedelta(days=1)
 _NAMES = {"day": "exchange_date=%Y-%m-%d", "month": "exchange_month=%Y-%m", "year": "exchange_year=%Y"}
 
 
@@ -58,6 +60,22 @@ def list_partitions(by: str, start: Moment, end: Moment, *, open_end: bool = Fal
             f"Australia/Sydney), such as start='{first}', end='{day}'."
         )
     return partitions
+
+
+def list_sessions(start: Moment, end: Moment, moment: datetime) -> list[date]:
+    """Return the sessions whose whole day is in a half-open range, and that have closed, in order.
+
+    :param moment: aware; a session that closes later is left out.
+    :raises OpenmarketsQueryError: the range is not within the years of the calendar.
+    """
+    first, last = _day(start), _day(end) - _DAY
+    if _moment(first, start) < start:
+        first += _DAY
+    try:
+        sessions = ASX.sessions_in_range(first, last)
+    except ValueError as error:
+        raise OpenmarketsQueryError(f"emit_partitions: {error}") from None
+    return [session for session in sessions if ASX.session_close(session) <= moment]
 
 
 def widen_range(by: str, start: Moment, end: Moment, reached: Moment | None) -> tuple[Moment, Moment]:

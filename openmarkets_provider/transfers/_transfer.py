@@ -10,7 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,9 +24,11 @@ from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
 )
 from openmarkets_provider.landing.incremental import NothingNew, check_query, load_incrementally
+from openmarkets_provider.landing.partitions import list_sessions
 from openmarkets_provider.operators.base import QueryOperator
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.query import check_reads_only, end_of
+from openmarkets_provider.query.endpoints import ENDPOINTS
+from openmarkets_provider.query.query import check_reads_only, end_of, window
 from openmarkets_provider.transfers._lineage import Dataset, Lineage
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OVERLAP = timedelta(days=1)
 SINCE = (3, 3)
-"""The first Airflow with state stores."""
+"""The first Airflow with state stores, and with partitions of assets."""
 _USE_RANGES = (
     "Ask for the range of the run instead, in a DAG whose timetable has data intervals (such as "
     'CronDataIntervalTimetable): queries.time_series("BHP", start="{{ data_interval_start }}", '
@@ -60,6 +62,7 @@ class Transfer(QueryOperator):
     :param incremental: pull only what is new since the last load of the destination.
     :param overlap: how far before the end of the last load an incremental one begins.
     :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or its text. Templated.
+    :param emit_partitions: one asset event for each session in the query's range, with its date as partition key.
     """
 
     template_fields: Sequence[str] = (*QueryOperator.template_fields, "full_refresh")
@@ -75,13 +78,22 @@ class Transfer(QueryOperator):
         incremental: bool = False,
         overlap: timedelta = DEFAULT_OVERLAP,
         full_refresh: bool | str = False,
+        emit_partitions: bool = False,
         **kwargs: Any,
     ) -> None:
         query = kwargs["query"]
         if is_literal(query):
             check_reads_only(query, "a transfer", is_literal)
+        if emit_partitions:
+            _check_airflow("emit_partitions=True needs Airflow 3.3 or later (partitions of assets)", "Leave it out.")
+            _check_takes_range(query)
+            if incremental:
+                raise ValueError(
+                    "emit_partitions does not go with incremental: each load would emit the sessions of its overlap "
+                    "again. Load the range of the run instead."
+                )
         if incremental:
-            _check_airflow()
+            _check_airflow("incremental=True needs Airflow 3.3 or later (its asset state store)", _USE_RANGES)
             check_query(query)
             if not isinstance(overlap, timedelta) or overlap < timedelta(0):
                 raise ValueError(f"overlap must be a timedelta of 0 or more, not {overlap!r}.")
@@ -95,6 +107,7 @@ class Transfer(QueryOperator):
         self.incremental = incremental
         self.overlap = overlap
         self.full_refresh = full_refresh
+        self.emit_partitions = emit_partitions
         own = None if is_mapped or asset_uri is None else Asset(asset_uri)
         self._asset_uri = own.uri if own else None
         # All tasks that load a destination incrementally must find the same state, whatever assets they name.
@@ -125,11 +138,13 @@ class Transfer(QueryOperator):
                 self._cancel = destination.cancel
                 load = self._load_incrementally if self.incremental else self._load
                 with self._open_pulled(hook, destination, context) as pulled:
+                    keys = self._list_keys(pulled.since)
                     result = _land_all(pulled, lambda: load(_Source(hook, pulled), destination, context))
                     earlier = pulled.earlier
         finally:
             self._cancel = None
         self._report(context, result, time.monotonic() - started, earlier)
+        self._emit(context, result, keys)
         try:
             self._lineage = Lineage.of(hook, self.query, describe(), result)
             self._lineage.collect(self)
@@ -174,7 +189,7 @@ class Transfer(QueryOperator):
     def _load_incrementally(self, source: Source, destination: Destination, context: Context) -> LoadResult:
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
-        _check_airflow()
+        _check_run(context)
         self._check_limits(destination, context)
         assets = self._assets()
         asset = next((asset for asset in assets if asset.uri == self._asset_uri), assets[0])
@@ -190,7 +205,6 @@ class Transfer(QueryOperator):
                 owner=f"{self.dag_id}.{self.task_id}",
                 run=instance_id(context),
                 overlap=self.overlap,
-                interval=_interval_of(context),
                 full_refresh=_read_flag(self.full_refresh),
             )
         except NothingNew as nothing:
@@ -213,9 +227,32 @@ class Transfer(QueryOperator):
         )
         if earlier:
             self.log.info("%d of its replies came from earlier attempts.", earlier)
+
+    def _list_keys(self, since: float) -> list[str]:
+        """Return the partition keys to emit.
+
+        :param since: when the replies were pulled, in seconds since the epoch.
+        """
+        if not self.emit_partitions:
+            return []
+        _check_takes_range(self.query)
+        start, end = window(self.query) or (None, None)
+        keys = [str(day) for day in list_sessions(start, end, datetime.fromtimestamp(since, UTC))]
+        if not keys:
+            self.log.warning("emit_partitions: no session in %s to %s has closed; the event has no key.", start, end)
+        return keys
+
+    def _emit(self, context: Context, result: LoadResult, keys: list[str]) -> None:
+        """Describe the load in the events of its assets.
+
+        :param keys: partition keys, one event each; none for one event, with the key of the run if it has one.
+        """
         extra = {name: value for name, value in result._asdict().items() if name != "files"}
         for asset in self._assets():
-            context["outlet_events"][asset].extra.update(extra)
+            event: Any = context["outlet_events"][asset]
+            event.extra.update(extra)
+            if keys:
+                event.add_partitions(keys)
 
     def _assets(self) -> list[Any]:
         return [outlet for outlet in self.outlets if isinstance(outlet, Asset)]
@@ -274,22 +311,19 @@ def resume_folder() -> Path:
     return Path(folder).expanduser() if folder else Path(tempfile.gettempdir()) / f"openmarkets-{os.geteuid()}"
 
 
-def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
-    """Return the data interval of a backfill's run; None for any other run.
+def _check_run(context: Context) -> None:
+    """Refuse a run that has a range of its own.
 
-    :raises OpenmarketsError: it has none.
+    :raises OpenmarketsError: it has a partition key, or is part of a backfill.
     """
     # In some versions Airflow's enum is not one of texts.
     run_type = context["dag_run"].run_type
-    if getattr(run_type, "value", run_type) != "backfill":
-        return None
-    start, end = context.get("data_interval_start"), context.get("data_interval_end")
-    if start is None or end is None:
+    if context.get("partition_key") is not None or getattr(run_type, "value", run_type) == "backfill":
         raise OpenmarketsError(
-            "A backfill loads the data interval of its run, and this run has none. Take a timetable whose runs have "
-            "data intervals, such as CronDataIntervalTimetable."
+            "incremental: a run with a partition key, or of a backfill, has a range of its own and needs no watermark. "
+            'Leave incremental out, and ask for that range: session="{{ partition_key }}", or '
+            'start="{{ data_interval_start }}" and end="{{ data_interval_end }}".'
         )
-    return start, end
 
 
 def _read_flag(value: Any) -> bool:
@@ -308,18 +342,25 @@ def _do_nothing() -> None:
     """Cancel a load whose destination is not open yet."""
 
 
-def _check_airflow() -> None:
-    """Refuse an Airflow without state stores.
+def _check_airflow(need: str, advice: str) -> None:
+    """Refuse an Airflow before :data:`SINCE`.
 
     :raises ValueError: likewise.
     """
     from airflow import __version__ as version
 
     if tuple(map(int, version.split(".")[:2])) < SINCE:
-        raise ValueError(
-            f"incremental=True needs Airflow {'.'.join(map(str, SINCE))} or later (its asset state store); this is "
-            f"{version}. {_USE_RANGES}"
-        )
+        raise ValueError(f"{need}; this is {version}. {advice}")
+
+
+def _check_takes_range(query: Query) -> None:
+    """Refuse a query whose rows belong to no session. What is not literal yet is not checked.
+
+    :raises OpenmarketsQueryError: likewise.
+    """
+    name = query.get("endpoint") if isinstance(query, dict) else None
+    if is_literal(name) and name is not None and (name not in ENDPOINTS or ENDPOINTS[name].time is None):
+        raise OpenmarketsQueryError(f"{name}: emit_partitions needs a query with a range (start and end, or session).")
 
 
 def _settled(query: Query) -> float:

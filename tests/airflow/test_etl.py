@@ -1,4 +1,4 @@
-"""Transfers in a real Airflow: what is landed after crashes, clears and backfills, and what Airflow is told of it."""
+"""Transfers in a real Airflow: what is landed after crashes and clears, and what Airflow is told of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow.parquet as pq
 import pytest
 
@@ -155,40 +154,6 @@ def test_the_watermarks_are_kept_with_the_assets(airflow, incremental, lake):
         (f"file://{lake}/trades", "2026-03-05T13:00:00+00:00"),
         ("etl_db/trades", "2026-03-05T13:00:00+00:00"),
     }
-
-
-@pytest.fixture(scope="module")
-def backfilled(airflow: RealAirflow) -> DagRun:
-    airflow.wait_until("the DAG", lambda: airflow.api("GET", "/api/v2/dags/etl_backfilled")[0] == 200, 60)
-    airflow.call("PATCH", "/api/v2/dags/etl_backfilled", {"is_paused": False})
-    asked = {
-        "dag_id": "etl_backfilled",
-        "from_date": "2026-03-03T00:00:00+11:00",
-        "to_date": "2026-03-03T00:00:00+11:00",
-        "reprocess_behavior": "none",
-    }
-
-    def taken() -> bool:
-        # With SQLite, Airflow answers so while something else writes.
-        status, answer = airflow.api("POST", "/api/v2/backfills", asked)
-        assert status == httpx.codes.OK or "concurrent access" in answer["detail"], answer
-        return status == httpx.codes.OK
-
-    airflow.wait_until("the backfill's turn", taken, 60)
-    path = "/api/v2/dags/etl_backfilled/dagRuns"
-
-    def made() -> list[str]:
-        runs = airflow.call("GET", path)["dag_runs"]
-        return [run["dag_run_id"] for run in runs if run["run_type"] == "backfill"]
-
-    return airflow.wait_for_run("etl_backfilled", airflow.wait_until("the backfill", made, 60)[0])
-
-
-@pytest.mark.parametrize("task_id", ["incremental", "by_interval"])
-def test_a_backfill_lands_its_own_interval(backfilled, task_id):
-    landed = backfilled.xcom(task_id)
-    assert landed["rows"] == 1
-    assert landed["range"] == {"start": "2026-03-03", "end": "2026-03-04"}
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from openmarkets_provider.exceptions import (
     OpenmarketsQueryError,
 )
 from openmarkets_provider.hooks._connection_settings import make_settings
-from openmarkets_provider.landing.incremental import check_claim, check_state, make_claim
+from openmarkets_provider.landing.claims import make_claim
+from openmarkets_provider.landing.load_state import check_claim, check_state
 from openmarkets_provider.query.plan import plan
 from openmarkets_provider.query.query import check
 from tests.client.conftest import token_reply

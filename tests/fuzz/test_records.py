@@ -18,7 +18,8 @@ from openmarkets_provider.client.cache.file import FileStore
 from openmarkets_provider.client.cache.store import MAX_BYTES
 from openmarkets_provider.client.ratelimit.hold import MAX_HOLD, Hold
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsServerError, from_dict
-from openmarkets_provider.landing.incremental import check_claim, check_state, make_claim, restore_claim
+from openmarkets_provider.landing.claims import make_claim, restore_claim
+from openmarkets_provider.landing.load_state import check_claim, check_state
 from openmarkets_provider.triggers._seen_keys import SeenKeys, canonical, digest
 from tests.fuzz.bounds import SHORT, bounded, check_error
 from tests.fuzz.strategies import changed, nested, python_values, scalars, texts, values

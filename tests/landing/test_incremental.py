@@ -12,19 +12,15 @@ from hypothesis import strategies as st
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.landing.claims import Claim, extend, make_claim, restore_claim
 from openmarkets_provider.landing.destination import LoadResult, with_range
-from openmarkets_provider.landing.incremental import (
-    KEPT_CLAIMS,
-    Claim,
-    NothingNew,
-    extend,
-    fingerprint,
-    load_incrementally,
-    make_claim,
-    restore_claim,
-)
+from openmarkets_provider.landing.incremental import NothingNew, load_incrementally
+from openmarkets_provider.landing.load_state import KEPT_CLAIMS, fingerprint
 from openmarkets_provider.query.exchange_time import read_moment, to_text
 from openmarkets_provider.query.query import window
+
+# Bounds are any days here.
+pytestmark = pytest.mark.filterwarnings("ignore:.* does not trade")
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 3, 20, 1, 30, tzinfo=UTC)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openmarkets_provider.landing.formats import FORMATS, FileFormat
-from openmarkets_provider.landing.kept import read_rows, select_kept
+from openmarkets_provider.landing.kept import select_kept
 from openmarkets_provider.landing.layout import Column, Columns, Layout, Storage
 
 COMPRESSIONS = {
@@ -67,7 +67,7 @@ def bar(code: str, days: int, price: str) -> tuple[Any, ...]:
 @settings(max_examples=20)
 @given(rows=ROWS)
 def test_rows_are_read_as_they_were_written(form: FileFormat, rows: list[tuple[Any, ...]]):
-    found = rows_of(read_rows(form, written(form, KINDS, columns_of(rows, KINDS)), KINDS))
+    found = rows_of(form.read(written(form, KINDS, columns_of(rows, KINDS)), KINDS))
     assert found == rows
     assert [[type(value) for value in row] for row in found] == [[type(value) for value in row] for row in rows]
 
@@ -75,7 +75,7 @@ def test_rows_are_read_as_they_were_written(form: FileFormat, rows: list[tuple[A
 @pytest.mark.parametrize("form", ALL, ids=str)
 def test_many_rows_are_read_in_pieces(form: FileFormat):
     rows = [bar("BHP", number, "1.5") for number in range(20_000)]
-    pieces = list(read_rows(form, written(form, BARS, columns_of(rows, BARS)), BARS))
+    pieces = list(form.read(written(form, BARS, columns_of(rows, BARS)), BARS))
     assert len(pieces) > 1
     assert rows_of(pieces) == rows
 
@@ -84,7 +84,7 @@ def test_many_rows_are_read_in_pieces(form: FileFormat):
 def test_a_column_that_an_older_file_lacks_is_none(form: FileFormat):
     file = written(form, BARS, columns_of([bar("BHP", 0, "1.5")], BARS))
     newer = Layout("bars", (*BARS.columns[:2], Column("currency", Storage.TEXT), *BARS.columns[2:]))
-    assert rows_of(read_rows(form, file, newer)) == [("BHP", "ASX", None, DAY, Decimal("1.5"))]
+    assert rows_of(form.read(file, newer)) == [("BHP", "ASX", None, DAY, Decimal("1.5"))]
 
 
 @pytest.mark.parametrize("form", ALL, ids=str)
@@ -92,7 +92,7 @@ def test_what_is_no_such_file_is_an_error(form: FileFormat):
     content = b'security_code\n"what\n'
     file = io.BytesIO(gzip.compress(content) if form.compression == "gzip" else content)
     with pytest.raises(Exception):  # noqa: B017, PT011 (whatever the reader raises)
-        list(read_rows(form, file, BARS))
+        list(form.read(file, BARS))
 
 
 def test_rows_of_some_securities_stay_whatever_their_data_source_and_case():

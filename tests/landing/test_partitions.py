@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmarkets_provider.exceptions import OpenmarketsQueryError
-from openmarkets_provider.landing.partitions import Partition, Sorter, list_partitions, widen_range
+from openmarkets_provider.landing.partitions import Partition, Sorter, list_partitions, list_sessions, widen_range
 from tests.support.batches import batch_of
 
 SYDNEY = ZoneInfo("Australia/Sydney")
@@ -146,3 +146,17 @@ def test_a_widened_range_holds_the_claimed_one_and_what_was_loaded_of_its_partit
     last = list_partitions(by, *pulled, open_end=True)[-1]
     assert pulled[1] in (last.end, max(end, reached))
     assert last.start < end
+
+
+def test_sessions_of_a_range_are_those_whose_whole_day_is_in_it_and_that_have_closed():
+    close = datetime(2026, 4, 8, 6, 10, tzinfo=UTC)
+    easter = date(2026, 4, 2), date(2026, 4, 9)
+    assert list_sessions(*easter, close) == [date(2026, 4, 2), date(2026, 4, 7), date(2026, 4, 8)]
+    assert list_sessions(*easter, close - timedelta(seconds=1)) == [date(2026, 4, 2), date(2026, 4, 7)]
+    # Midnight in Sydney, on both sides of the end of summer time.
+    start, end = datetime(2026, 4, 1, 13, tzinfo=UTC), datetime(2026, 4, 7, 14, tzinfo=UTC)
+    second = timedelta(seconds=1)
+    assert list_sessions(start, end, close) == [date(2026, 4, 2), date(2026, 4, 7)]
+    assert list_sessions(start + second, end, close) == [date(2026, 4, 7)]
+    assert list_sessions(start, end - second, close) == [date(2026, 4, 2)]
+    assert list_sessions(start, start + second, close) == []

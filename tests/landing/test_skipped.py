@@ -15,8 +15,12 @@ from hypothesis import strategies as st
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.landing.destination import LoadResult
-from openmarkets_provider.landing.incremental import MAX_SKIPPED, NothingNew, load_incrementally
+from openmarkets_provider.landing.incremental import NothingNew, load_incrementally
+from openmarkets_provider.landing.skipped import MAX_SKIPPED
 from openmarkets_provider.query.query import resolve, window
+
+# Days are any days here.
+pytestmark = pytest.mark.filterwarnings("ignore:.* does not trade")
 
 DAY = timedelta(days=1)
 FIRST = date(2000, 1, 1)

@@ -31,6 +31,7 @@ FILES_SINCE = {
     "test_events_docs.py": "3.3",
     "test_examples.py": "3.3",
     "transfers/test_incremental.py": "3.3",
+    "transfers/test_sessions.py": "3.3",
     "transfers/test_skipped.py": "3.3",
     "triggers/test_events.py": "3.3",
 }

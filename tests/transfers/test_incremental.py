@@ -6,10 +6,9 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import airflow
 import pyarrow.parquet as pq
@@ -222,8 +221,8 @@ def test_a_destination_that_is_gone_is_not_filled_with_its_end_only(openmarkets_
 
 
 def test_a_folder_that_never_had_a_row_is_not_missed(openmarkets_sandbox, deployment, lake):
-    # Saturday and Sunday
-    weekend = queries.trades("BHP", start="2026-03-07", end="2026-03-08")
+    # It begins with a Saturday and a Sunday.
+    weekend = queries.trades("BHP", start="2026-03-07", end="2026-03-10")
     for day in ("2026-03-08", "2026-03-09", "2026-03-10"):
         deployment.run(to_files(lake, weekend | {"end": day}), day)
     assert landed(lake) == pulled(weekend | {"end": "2026-03-10"}) != []
@@ -313,45 +312,17 @@ def test_a_first_load_that_ends_after_a_later_one_moves_no_watermark(openmarkets
         deployment.run(early, "early")
 
 
-def interval(first: int, last: int) -> dict[str, datetime]:
-    """Return the data interval of a run: days of March, both at the exchange's midnight."""
-    start, end = (datetime(2026, 3, day, tzinfo=ZoneInfo("Australia/Sydney")) for day in (first, last))
-    return {"data_interval_start": start, "data_interval_end": end}
-
-
-def test_a_backfill_loads_its_own_interval_and_leaves_the_watermark_alone(
-    openmarkets_sandbox, deployment, database, lake
-):
-    for task in (to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))):
-        deployment.run(task, "first")
-    before = {name: dict(store.values) for name, store in deployment.assets.items()}
-    first = to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))
-    for days, rendered in (
-        (interval(3, 4), "2026-03-09"),
-        (interval(2, 3), "2026-02-01"),
-        (interval(9, 10), "2026-03-09"),
-    ):
-        asked = pulled(queries.trades("BHP", start=days["data_interval_start"], end=days["data_interval_end"]))
-        for task in first:
-            task.query = {**task.query, "end": rendered}
-            assert deployment.run(task, "past", "backfill", **days)["rows"] == len(asked) > 0
-    assert {name: store.values for name, store in deployment.assets.items()} == before
-    everything = pulled(trades("2026-03-05")) + asked
-    assert landed(lake) == in_table(database) == everything
-
-
-def test_a_backfill_within_a_partition_writes_all_of_it(openmarkets_sandbox, deployment, lake):
-    query = queries.trades("BHP", start="2026-03-01", end="2026-03-06")
-    deployment.run(to_files(lake, query, partition="month"), "first")
-    deployment.run(to_files(lake, query, partition="month"), "past", "backfill", **interval(2, 3))
-    assert landed(lake) == pulled(query)
-
-
-@pytest.mark.parametrize("days", [{}, interval(3, 3)], ids=["none", "empty"])
-def test_a_backfill_without_an_interval_is_refused(openmarkets_sandbox, deployment, lake, days):
-    with pytest.raises(AirflowFailException, match=r"data interval of its run.*CronDataIntervalTimetable"):
-        deployment.run(to_files(lake, trades("2026-03-04")), "first", "backfill", **days)
+@pytest.mark.parametrize(
+    ("run_type", "more"),
+    [("scheduled", {"partition_key": "2026-03-03"}), ("backfill", {}), ("backfill", {"partition_key": "2026-03-03"})],
+    ids=["partition", "backfill", "both"],
+)
+def test_a_run_with_a_range_of_its_own_is_refused(openmarkets_sandbox, deployment, lake, run_type, more):
+    with pytest.raises(AirflowFailException, match=r"needs no watermark.*session=\"\{\{ partition_key \}\}\""):
+        deployment.run(to_files(lake, trades("2026-03-04")), "run", run_type, **more)
     assert openmarkets_sandbox.stats()["by_path"] == {}
+    # As Airflow gives it to other runs.
+    assert deployment.run(to_files(lake, trades("2026-03-04")), "run", partition_key=None)["rows"] > 0
 
 
 class TestFullRefresh:

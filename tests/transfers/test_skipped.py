@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from openmarkets_provider import queries
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-from openmarkets_provider.landing.incremental import MAX_ADDED
+from openmarkets_provider.landing.skipped import MAX_ADDED
 from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator

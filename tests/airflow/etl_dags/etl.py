@@ -1,4 +1,4 @@
-"""Transfers as Airflow runs them: incremental loads that are killed, cleared and backfilled; mapped ones; assets."""
+"""Transfers as Airflow runs them: incremental loads that are killed and cleared; mapped ones; assets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Asset, CronDataIntervalTimetable, Param, dag, task
+from airflow.sdk import Asset, Param, dag, task
 
 from openmarkets_provider import queries
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
@@ -66,19 +66,6 @@ def etl_incremental() -> None:
     ToTable(task_id="table", query=query, table="trades", conn_id="etl_db", incremental=True)
 
 
-@dag(
-    schedule=CronDataIntervalTimetable("0 0 * * *", timezone="Australia/Sydney"),
-    start_date=START,
-    catchup=False,
-    is_paused_upon_creation=True,
-    default_args={"retries": 0},
-)
-def etl_backfilled() -> None:
-    query = queries.time_series("BHP", start="{{ data_interval_start }}", end="{{ data_interval_end }}")
-    OpenmarketsToSqlOperator(task_id="incremental", query=query, table="backfilled", conn_id="etl_db", incremental=True)
-    OpenmarketsToSqlOperator(task_id="by_interval", query=query, table="by_interval", conn_id="etl_db")
-
-
 BARS = Asset("bars")
 
 
@@ -130,7 +117,6 @@ def etl_stopped() -> None:
 
 
 etl_incremental()
-etl_backfilled()
 etl()
 etl_consumer()
 etl_stopped()

@@ -1,0 +1,196 @@
+"""The state of incremental loads: how far a destination is loaded, and the claims of its last runs.
+
+All of it is stored with the destination. Airflow deletes what is stored with a task when the task is cleared, and a
+cleared load takes its range again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.landing.claims import Claim, resolve_open
+from openmarkets_provider.landing.destination import Destination
+from openmarkets_provider.query.arguments import describe, is_security
+from openmarkets_provider.query.exchange_time import read_moment
+from openmarkets_provider.query.query import Query
+
+T = TypeVar("T")
+
+KEY = "openmarkets"
+"""The beginning of all keys."""
+KEPT_CLAIMS = 100
+"""The store keeps the claims of so many runs for each state."""
+
+
+class StateStore(Protocol):
+    """Stores JSON-able data by key."""
+
+    def get(self, key: str) -> Any:
+        """Return the data, or None."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Store the data."""
+
+    def delete(self, key: str) -> None:
+        """Delete the data, if there is any."""
+
+
+class LoadState:
+    """The state of a destination, or of one query of a destination that several queries load.
+
+    :param store: shared by all loads of the destination.
+    :param store_name: names the store in messages, such as ``asset 'lake'``.
+    :param owner: the task, such as ``dag.task``.
+    :param run: the run of the task, such as ``dag/run/task/map index``; the same when it is retried or cleared.
+    """
+
+    def __init__(
+        self, store: StateStore, destination: Destination, query: Query, *, store_name: str, owner: str, run: str
+    ) -> None:
+        self._store = store
+        self._store_name = store_name
+        self._run = run
+        self._own = {
+            "destination": destination.name,
+            "owner": owner,
+            "query": fingerprint(query),
+            "format": destination.format,
+        }
+        self._key = _key(self._own, per_query=not destination.is_exclusive)
+        self._claim_key = f"{self._key}_{_digest(run)}"
+
+    def read(self) -> dict[str, Any]:
+        """Return the state; empty when there is none.
+
+        :raises OpenmarketsError: a load did not write it.
+        """
+        return self._read(check_state, self._key)
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Store the state, as that of this task."""
+        self._store.set(self._key, self._own | dict(state))
+
+    def read_claim(self) -> dict[str, str] | None:
+        """Return the data of the claim of this run; None when there is none.
+
+        :raises OpenmarketsError: a load did not write it.
+        """
+        return self._read(check_claim, self._claim_key)
+
+    def write_claim(self, claim: Claim) -> None:
+        """Store the claim of this run, and delete those before the last :data:`KEPT_CLAIMS`.
+
+        A store does not list its keys. Each claim has a key of its own, so that loads that begin at the same time lose
+        none. One of them may be missing in the list; its claim then stays.
+        """
+        self._store.set(self._claim_key, {"run": self._run, **claim.as_data()})
+        listed = self._store.get(f"{self._key}_claims")
+        keys = [key for key in listed if key != self._claim_key] if isinstance(listed, list) else []
+        keys.append(self._claim_key)
+        for key in keys[:-KEPT_CLAIMS]:
+            self._store.delete(str(key))
+        self._store.set(f"{self._key}_claims", keys[-KEPT_CLAIMS:])
+
+    def check_owner(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state that another task, query or format wrote.
+
+        :raises OpenmarketsError: likewise.
+        """
+        # Until something is loaded the query may still be corrected.
+        names = ("owner", "query", "format") if state.get("watermark") else ("owner",)
+        if state and any(state[name] != self._own[name] for name in names):
+            raise OpenmarketsError(
+                f"{self._own['destination']} is loaded by task {state['owner']}, or was loaded with another query "
+                "(securities, interval...), partition or format: rows would be missing or there twice. Give this load "
+                "a destination of its own; or, to begin anew, empty it and run the task with full_refresh=True."
+            )
+
+    def check_refresh(self, state: Mapping[str, Any], destination: Destination) -> None:
+        """Refuse to begin anew where files of another query or format would stay.
+
+        :raises OpenmarketsError: likewise.
+        """
+        is_other = state and any(state[name] != self._own[name] for name in ("query", "format"))
+        if is_other and destination.exists():
+            raise OpenmarketsError(
+                f"full_refresh: {destination.name} was loaded with another query (securities, interval...), partition "
+                "or format, and its files would stay beside the new ones. Empty it first."
+            )
+
+    def _read(self, check: Callable[[Any], T], key: str) -> T:
+        try:
+            return check(self._store.get(key))
+        except ValueError as error:
+            # Users can write to the store, too.
+            raise OpenmarketsError(
+                f"The state of this incremental load is damaged: {error}. To begin anew, delete the key {key!r} in the "
+                f"state store of {self._store_name}."
+            ) from None
+
+
+def fingerprint(query: Query) -> str:
+    """Return a short text, the same for queries that differ only in range, order of codes, and what is an error."""
+    others = ("start", "end", "on_invalid", "on_missing_field")
+    arguments = {name: value for name, value in resolve_open(query).items() if name not in others}
+    plain = {name: sorted(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    return _digest(json.dumps(plain, sort_keys=True))
+
+
+def _key(own: Mapping[str, str], *, per_query: bool) -> str:
+    """Return the key of the state of a destination, or of a query where several queries load the destination."""
+    text = f"{own['destination']} {own['query']}" if per_query else own["destination"]
+    return f"{KEY}_{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_state(data: Any) -> dict[str, Any]:
+    """Return the state of a destination as a store holds it; empty when there is none.
+
+    :raises ValueError: a load did not write it.
+    """
+    match data:
+        case {"destination": str(), "owner": str(), "query": str(), "format": str()}:
+            if "first" in data or "watermark" in data:
+                _check_moments(data, "first", "watermark")
+            _check_skipped(data.get("skipped", {}))
+            return dict(data)
+    if data is None or data == {}:
+        return {}
+    raise ValueError(f"expected the state of an incremental load, got {describe(data)}")
+
+
+def _check_skipped(skipped: Any) -> None:
+    if not isinstance(skipped, dict) or not all(isinstance(each, str) and is_security(each) for each in skipped):
+        raise ValueError(f"skipped: expected a moment for each security, got {describe(skipped)}")
+    _check_moments(skipped, *skipped)
+
+
+def check_claim(data: Any) -> dict[str, str] | None:
+    """Return the claim of a run as a store holds it; None when there is none.
+
+    :raises ValueError: it is not the data of a :class:`Claim`.
+    """
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise ValueError(f"expected the range of a run, got {describe(data)}")
+    _check_moments(data, "start", "end")
+    return data
+
+
+def _check_moments(data: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        moment = data.get(name)
+        if not isinstance(moment, str):
+            raise ValueError(f"{name}: expected a date or a time, got {describe(moment)}")
+        try:
+            read_moment(moment)
+        except ValueError:
+            raise ValueError(f"{name}: expected a date or a time, got {describe(moment)}") from None
