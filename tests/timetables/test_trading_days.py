@@ -12,7 +12,7 @@ from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
 
 from openmarkets_provider.sessions.calendar import ASX
 from openmarkets_provider.timetables.trading_days import TradingDayTimetable
-from tests.support.versions import at_least
+from tests.support.versions import at_least, moved
 
 SYDNEY = ZoneInfo("Australia/Sydney")
 PARTITIONED = at_least("3.3")
@@ -231,10 +231,11 @@ class TestParameters:
             TradingDayTimetable(extra_closures="2027-03-02", extra_half_days=["2027-03-03", "2027-03-04"]),
         ],
     )
-    def test_they_are_serialized(self, timetable: TradingDayTimetable) -> None:
-        data = json.loads(json.dumps(timetable.serialize()))
-        again = TradingDayTimetable.deserialize(data)
-        assert again.serialize() == data
+    def test_airflow_stores_them_with_the_dag(self, timetable: TradingDayTimetable) -> None:
+        encoders = moved("airflow.serialization.encoders", "airflow.serialization.serialized_objects")
+        decoders = moved("airflow.serialization.decoders", "airflow.serialization.serialized_objects")
+        again = decoders.decode_timetable(json.loads(json.dumps(encoders.encode_timetable(timetable))))
+        assert again.serialize() == timetable.serialize()
         start, end = utc("2027-03-01"), utc("2027-03-05")
         assert runs(again, start, end) == runs(timetable, start, end)
 
