@@ -341,7 +341,9 @@ def cases(name: str) -> dict[str, Query]:
     function = getattr(queries, name)
     parameters = inspect.signature(function).parameters
     required = {
-        each.name: SAMPLES[each.name] for each in parameters.values() if each.default is each.empty or each.name in RANGE
+        each.name: SAMPLES[each.name]
+        for each in parameters.values()
+        if each.default is each.empty or each.name in RANGE
     }
     ways: dict[str, dict[str, Any]] = {"always": {}}
     if "securities" in parameters:
