@@ -40,7 +40,7 @@ def into_a_table(server: Postgres) -> None:
     from openmarkets_provider.landing.layout import layout_of
     from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
     from openmarkets_provider.landing.table_load import Loader
-    from openmarkets_provider.transfers.openmarkets_to_sql import _open_engine
+    from openmarkets_provider.transfers.openmarkets_to_sql import open_engine
 
     layout = layout_of(queries.time_series(exchange="ASX", start="2025-01-01", end="2026-01-01"))
     names = [column.name for column in layout.columns]
@@ -58,7 +58,7 @@ def into_a_table(server: Postgres) -> None:
             for row in rows:
                 into.write_row(row)
 
-    with _open_engine(hook) as engine, open_scratch() as file, open_scratch() as empty_file:
+    with open_engine(hook) as engine, open_scratch() as file, open_scratch() as empty_file:
         database, nothing = Database(engine, "bars"), Spool(empty_file, scratch_folder())
         spool = Spool(file, scratch_folder())
         for batch in batches:

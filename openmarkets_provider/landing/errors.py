@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from openmarkets_provider.exceptions import OpenmarketsError
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 
 MAX_REASON = 300
 """Characters of an object store's own message that a message of ours quotes."""
@@ -42,3 +42,8 @@ def explain_errors(problem: str, *, sent: bool = False) -> Iterator[None]:
             transient=not (is_permanent or getattr(error, "errno", None) in _PERMANENT_NUMBERS),
             sent=sent,
         ) from error
+
+
+def no_table(name: str) -> OpenmarketsConfigurationError:
+    """Return the error for a table that is read and does not exist."""
+    return OpenmarketsConfigurationError(f"There is no table {name}. Correct the name, or load the table first.")

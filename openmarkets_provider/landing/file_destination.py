@@ -13,7 +13,7 @@ from functools import partial
 from io import BytesIO
 from itertools import chain
 from shutil import copyfileobj
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
 from openmarkets_provider.landing.destination import LoadResult, Moment, Source, keep_last, range_texts, with_range
@@ -33,8 +33,7 @@ from openmarkets_provider.query.query import Query, resolve, window
 
 log = logging.getLogger(__name__)
 
-REPLACE, ERROR, SKIP = "replace", "error", "skip"
-IF_EXISTS = (REPLACE, ERROR, SKIP)
+REPLACE, MERGE, ERROR, SKIP = IF_EXISTS = ("replace", "merge", "error", "skip")
 
 SORTED_AT_ONCE = 50_000
 """Rows that are sorted into partitions together."""
@@ -100,9 +99,9 @@ class FileDestination:
         """Pull the rows into temporary files, and publish these when all of them are complete.
 
         A partition without rows has no file, and loses the one it had. Rows of securities that the query left out stay
-        in the partitions that are replaced.
+        in the partitions that are replaced. With ``if_exists="merge"`` as :meth:`add`.
         """
-        return self._land(source, query, keeps_all=False)
+        return self._land(source, query, keeps_all=self.if_exists == MERGE)
 
     def add(self, source: Source, query: Query) -> LoadResult:
         """Pull the rows, and write the partitions that they are in anew, with the other rows that these had."""
@@ -142,7 +141,12 @@ class FileDestination:
     def _names(self, query: Query) -> Names:
         if self.partition is None:
             return {None: self.place.name}
-        partitions = partitions_of(query, self.partition, open_end=self.open_end)
+        if self.if_exists == MERGE:
+            bounds: Any = window(query)
+            start, end = widen_range(self.partition, bounds[0], bounds[1], None)
+            partitions = list_partitions(self.partition, start, end, open_end=True)
+        else:
+            partitions = partitions_of(query, self.partition, open_end=self.open_end)
         return {each: f"{each.name}/part-0{self.file_format.suffix}" for each in partitions}
 
     def _select(self, names: Names) -> Names:
@@ -150,7 +154,7 @@ class FileDestination:
 
         :raises OpenmarketsError: one exists, and must not.
         """
-        if self.if_exists == REPLACE:
+        if self.if_exists in (REPLACE, MERGE):
             return names
         existing = self.folder.find(names.values())
         if self.if_exists == ERROR and self.published is not None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
@@ -25,7 +24,7 @@ from openmarkets_provider.landing.partitions import PARTITIONS, first_day
 from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.batch import Batch
-from openmarkets_provider.query.exchange_time import exchange_date
+from openmarkets_provider.query.exchange_time import day_of
 from openmarkets_provider.query.query import Query, subject_of
 
 if TYPE_CHECKING:
@@ -282,7 +281,7 @@ def _sort(batch: Batch, layout: Layout, partitioning: Partitioning) -> Iterator[
         return
     rows: dict[date, list[int]] = defaultdict(list)
     for row, moment in enumerate(batch.columns[str(layout.time)]):
-        rows[first_day(by, _day(moment))].append(row)
+        rows[first_day(by, day_of(moment))].append(row)
     for day, those in rows.items():
         yield day, batch.take(those)
 
@@ -291,20 +290,9 @@ def _complete(batch: Batch, layout: Layout, plain: Layout, partitioning: Partiti
     """Return rows with the columns that are added."""
     more: dict[str, list[Any]] = {}
     if partitioning.column is not None:
-        more[partitioning.column.name] = [partitioning.value(_day(moment)) for moment in batch.columns[str(plain.time)]]
+        more[partitioning.column.name] = [
+            partitioning.value(day_of(moment)) for moment in batch.columns[str(plain.time)]
+        ]
     if layout.columns[-1].name == LOAD_ID:
         more[LOAD_ID] = [load_id] * len(batch)
     return Batch({**batch.columns, **more})
-
-
-@lru_cache(maxsize=4096)
-def _day_at(hour: datetime) -> date:
-    return exchange_date(hour)
-
-
-def _day(moment: date) -> date:
-    """Return the exchange day; of a time the one in Sydney."""
-    if not isinstance(moment, datetime):
-        return moment
-    # Sydney's midnight is on a full hour of UTC.
-    return _day_at(moment.replace(minute=0, second=0, microsecond=0))

@@ -80,7 +80,7 @@ class OpenmarketsToDeltaOperator(Transfer):
     ) -> None:
         check_lake_query(mode, query, partition, incremental=incremental)
         if is_literal(destination):
-            _read_place(destination)
+            read_table_place(destination)
         asset_uri = static_url(destination) if isinstance(destination, str) else None
         super().__init__(query=query, incremental=incremental, asset_uri=asset_uri, **kwargs)
         self.destination = destination
@@ -97,19 +97,23 @@ class OpenmarketsToDeltaOperator(Transfer):
             raise OpenmarketsConfigurationError(
                 f"{error}. A Delta table needs: pip install 'airflow-provider-openmarkets[delta]'."
             ) from error
-        place = _read_place(self.destination)
+        place = read_table_place(self.destination)
         conn_id = self.conn_id or place.conn_id
         destination = DeltaDestination(
             place.path if place.scheme == LOCAL else place.url,
             mode=self.mode,
             partition=self.partition,
             load_id=instance_id(context),
-            storage_options=(lambda: _storage_options(conn_id)) if conn_id and place.scheme != LOCAL else dict,
+            storage_options=(lambda: storage_options(conn_id)) if conn_id and place.scheme != LOCAL else dict,
         )
         yield destination, lambda: Dataset(place.url, *place.lineage)
 
 
-def _read_place(destination: str) -> Place:
+def read_table_place(destination: str) -> Place:
+    """Read where a rendered destination is.
+
+    :raises OpenmarketsConfigurationError: it is not on a disk or in S3.
+    """
     place = read_place(destination, is_folder=True)
     if place.scheme not in _SCHEMES:
         raise OpenmarketsConfigurationError(
@@ -119,7 +123,7 @@ def _read_place(destination: str) -> Place:
     return place
 
 
-def _storage_options(conn_id: str) -> dict[str, str]:
+def storage_options(conn_id: str) -> dict[str, str]:
     """Return what a connection of type ``aws`` says, as ``deltalake`` takes it."""
     try:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook

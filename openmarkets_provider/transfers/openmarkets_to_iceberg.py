@@ -86,7 +86,7 @@ class OpenmarketsToIcebergOperator(Transfer):
         check_lake_query(mode, query, partition, incremental=incremental)
         asset_uri = None
         if all(map(is_literal, (table, conn_id, warehouse))):
-            _check_place(table, conn_id, warehouse)
+            check_place(table, conn_id, warehouse)
             asset_uri = _dataset_of(table, conn_id, warehouse).uri
         super().__init__(query=query, incremental=incremental, asset_uri=asset_uri, **kwargs)
         self.table = table
@@ -98,14 +98,14 @@ class OpenmarketsToIcebergOperator(Transfer):
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[IcebergDestination, Callable[[], Dataset]]]:
         """Give the table; its catalog is closed at the end."""
-        _check_place(self.table, self.conn_id, self.warehouse)
+        check_place(self.table, self.conn_id, self.warehouse)
         try:
             from openmarkets_provider.landing.iceberg import IcebergDestination
         except ImportError as error:
             raise OpenmarketsConfigurationError(
                 f"{error}. An Iceberg table needs: pip install 'airflow-provider-openmarkets[iceberg]'."
             ) from error
-        catalog = _open_folder(self.warehouse) if self.warehouse else _open_catalog(str(self.conn_id))
+        catalog = open_catalog(self.conn_id, self.warehouse)
         try:
             destination = IcebergDestination(
                 catalog,
@@ -120,7 +120,8 @@ class OpenmarketsToIcebergOperator(Transfer):
             catalog.close()
 
 
-def _check_place(table: Any, conn_id: Any, warehouse: Any) -> None:
+def check_place(table: Any, conn_id: Any, warehouse: Any) -> None:
+    """Refuse a rendered name that is not an Iceberg table's, or a catalog that is not named once."""
     if not isinstance(table, str) or not _TABLE.fullmatch(table):
         raise OpenmarketsConfigurationError(
             f"table must be 'namespace.table', of letters, digits and underscores, not {table!r:.200}. Was it rendered "
@@ -145,6 +146,11 @@ def _dataset_of(table: str, conn_id: str | None, warehouse: str | None) -> Datas
     return Dataset(f"{catalog}/{quote(table)}", catalog, table)
 
 
+def open_catalog(conn_id: str | None, warehouse: str | None) -> Catalog:
+    """Return the catalog of a connection of type ``iceberg``, or else of a folder. The caller closes it."""
+    return _open_folder(warehouse) if warehouse else _open_connection(str(conn_id))
+
+
 def _open_folder(warehouse: str) -> Catalog:
     try:
         from pyiceberg.catalog.sql import SqlCatalog
@@ -158,7 +164,7 @@ def _open_folder(warehouse: str) -> Catalog:
         return SqlCatalog(CATALOG, uri=f"sqlite:///{folder / CATALOG_FILE}", warehouse=folder.as_uri())
 
 
-def _open_catalog(conn_id: str) -> Catalog:
+def _open_connection(conn_id: str) -> Catalog:
     from airflow.providers.apache.iceberg.hooks.iceberg import IcebergHook
     from airflow.providers.common.compat.sdk import BaseHook
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
 from openmarkets_provider.landing.file_destination import (
     IF_EXISTS,
+    MERGE,
     REPLACE,
     FileDestination,
     check_partition,
@@ -74,7 +75,10 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         query's range must cover whole partitions; a partition without rows loses the file it had. A new
         file keeps rows of securities that ``on_invalid="warn"`` left out, with ``if_exists="replace"``. A folder holds
         files of one format, compression and query.
-    :param if_exists: what to do about an existing file: ``replace`` it, ``error``, or ``skip`` it. With ``skip`` and
+    :param if_exists: what to do about an existing file: ``replace`` it, ``merge``, ``error``, or ``skip`` it. With
+        ``merge``, which needs ``partition``, the file keeps its rows; those with the key of a new one are replaced. So
+        a range may begin and end within a partition. Sets ``max_active_tis_per_dag=1``; mapped tasks that merge into
+        the same partitions need it in ``.partial()``. With ``skip`` and
         ``partition`` the task pulls from the first missing partition to the last one (of weekly bars the whole range),
         and writes the missing files. A partition without rows has no file, so it is pulled again each time. With
         ``error`` a task instance that runs again replaces its own files.
@@ -124,6 +128,10 @@ class OpenmarketsToObjectStorageOperator(Transfer):
                 "('day', 'month' or 'year') and if_exists='replace' for that. To land the range of each run in a file "
                 "of its own, put a template into the destination instead, such as s3://bucket/bars/{{ ds }}.parquet."
             )
+        if if_exists == MERGE:
+            if partition is None:
+                raise ValueError("if_exists='merge' needs partition ('day', 'month' or 'year').")
+            kwargs.setdefault("max_active_tis_per_dag", 1)
         scheme = None
         if is_literal(destination) or is_path(destination):
             scheme = _read_place(destination, conn_id if is_literal(conn_id) else None, partition).scheme
@@ -139,7 +147,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         )
         if isinstance(query, dict) and is_literal(query.get("endpoint")):
             check_partition(partition, query)
-            if partition is not None and not incremental and _is_literal_throughout(query):
+            is_whole = not incremental and if_exists != MERGE
+            if partition is not None and is_whole and _is_literal_throughout(query):
                 partitions_of(query, partition, open_end=False)
         self.destination = destination
         self.format = format
@@ -174,21 +183,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         check_object_options(added, place.scheme)
         if place.scheme == LOCAL:
             return LocalFolder(place)
-        from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath
-
-        conn_id = self.conn_id or place.conn_id
-        if conn_id is not None:
-            # Amazon's provider goes on without a connection that does not exist.
-            BaseHook.get_connection(conn_id)
-        try:
-            fs = ObjectStoragePath(f"{place.scheme}://{place.bucket}", conn_id=conn_id).fs
-        except (ImportError, ValueError) as error:
-            package = OBJECT_STORES[place.scheme].package
-            # The text of a missing package names another one than ours, or none.
-            reason = "a package is missing" if isinstance(error, ImportError) else str(error).rstrip(".")
-            raise OpenmarketsConfigurationError(
-                f"destination: {place.scheme}:// can't be opened: {reason}. Is it installed? pip install '{package}'"
-            ) from error
+        fs = open_file_system(place, self.conn_id)
         return RemoteFolder(place, fs, upload_options(place.scheme, file_format.content_type, added))
 
     def _check_mapping(self, context: Context) -> None:
@@ -197,6 +192,14 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         if _OF_TASK.search(self._template) or index is None or index < 0:
             return
         task: Any = context["dag"].get_task(self.task_id)
+        if self.if_exists == MERGE:
+            # A mapped task has the limit of its .partial().
+            if task.max_active_tis_per_dag != 1:
+                raise OpenmarketsConfigurationError(
+                    "if_exists='merge': mapped tasks could merge into the same file at once. Set "
+                    "max_active_tis_per_dag=1 in .partial()."
+                )
+            return
         # A task in a mapped group is not mapped itself.
         if not hasattr(task, "expand_input"):
             raise self._shared_file()
@@ -236,6 +239,28 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             "Put something of each into it, such as {{ ti.map_index }}, or map it with the query: "
             ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
         )
+
+
+def open_file_system(place: Place, conn_id: str | None) -> Any:
+    """Return the fsspec file system of an object store, with the credentials of a connection or of the worker.
+
+    :raises OpenmarketsConfigurationError: a package is missing.
+    """
+    from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath
+
+    conn_id = conn_id or place.conn_id
+    if conn_id is not None:
+        # Amazon's provider goes on without a connection that does not exist.
+        BaseHook.get_connection(conn_id)
+    try:
+        return ObjectStoragePath(f"{place.scheme}://{place.bucket}", conn_id=conn_id).fs
+    except (ImportError, ValueError) as error:
+        package = OBJECT_STORES[place.scheme].package
+        # The text of a missing package names another one than ours, or none.
+        reason = "a package is missing" if isinstance(error, ImportError) else str(error).rstrip(".")
+        raise OpenmarketsConfigurationError(
+            f"destination: {place.scheme}:// can't be opened: {reason}. Is it installed? pip install '{package}'"
+        ) from error
 
 
 def _read_place(destination: Any, conn_id: str | None, partition: str | None) -> Place:

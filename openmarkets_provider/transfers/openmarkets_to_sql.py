@@ -97,9 +97,9 @@ class OpenmarketsToSqlOperator(Transfer):
             raise ValueError(f"schema_policy must be {EVOLVE!r} or {FREEZE!r}, not {schema_policy!r}.")
         check_columns(columns, query)
         if is_literal(table):
-            _check_table(table)
+            check_table(table)
         if is_literal(conn_id):
-            _check_conn_id(conn_id)
+            check_conn_id(conn_id)
         asset_uri = _asset_uri(conn_id, table) if is_literal(table) and is_literal(conn_id) else None
         super().__init__(query=query, incremental=incremental, asset_uri=asset_uri, **kwargs)
         self.table = table
@@ -112,13 +112,13 @@ class OpenmarketsToSqlOperator(Transfer):
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[TableDestination, Callable[[], Dataset]]]:
         """Give the table; its connections are closed at the end."""
-        _check_table(self.table)
-        _check_conn_id(self.conn_id)
-        hook = _hook_of(self.conn_id)
-        # Needs SQLAlchemy, which _hook_of looks for.
+        check_table(self.table)
+        check_conn_id(self.conn_id)
+        hook = hook_of(self.conn_id)
+        # Needs SQLAlchemy, which hook_of looks for.
         from openmarkets_provider.landing.table_destination import TableDestination
 
-        with _open_engine(hook) as engine:
+        with open_engine(hook) as engine:
             destination = TableDestination(
                 engine,
                 self.table,
@@ -133,7 +133,8 @@ class OpenmarketsToSqlOperator(Transfer):
             yield destination, lambda: _dataset_of(hook, self.table, engine.dialect.default_schema_name)
 
 
-def _check_table(table: str) -> None:
+def check_table(table: str) -> None:
+    """Refuse a rendered name that is not a table's."""
     # A template without a value renders as the text None. Some databases ignore case.
     is_name = isinstance(table, str) and _TABLE.fullmatch(table) and table != "None"
     if not is_name or table.rpartition(".")[2].casefold() == STAGE.casefold():
@@ -143,14 +144,19 @@ def _check_table(table: str) -> None:
         )
 
 
-def _check_conn_id(conn_id: str) -> None:
+def check_conn_id(conn_id: str) -> None:
+    """Refuse a rendered id that is empty."""
     if not isinstance(conn_id, str) or not conn_id.strip():
         raise OpenmarketsConfigurationError(
             f"conn_id must be the id of a connection to a database, not {conn_id!r:.200}."
         )
 
 
-def _hook_of(conn_id: str) -> DbApiHook:
+def hook_of(conn_id: str) -> DbApiHook:
+    """Return the hook of a connection to a database.
+
+    :raises OpenmarketsConfigurationError: it is of another type, or a package is missing.
+    """
     from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 
     try:
@@ -179,7 +185,7 @@ def _hook_of(conn_id: str) -> DbApiHook:
 
 
 @contextmanager
-def _open_engine(hook: DbApiHook) -> Iterator[Engine]:
+def open_engine(hook: DbApiHook) -> Iterator[Engine]:
     """Yield an engine whose connections the hook opens, with its tokens, TLS and settings."""
     from sqlalchemy.exc import NoSuchModuleError
     from sqlalchemy.pool import NullPool

@@ -1,0 +1,1 @@
+"""Checks: tasks that compare what was landed with what must be there."""

@@ -1,0 +1,228 @@
+"""The check of which sessions of which securities a destination lacks."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, date, datetime
+from importlib import import_module
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
+from openmarkets_provider.landing.columns import check_columns
+from openmarkets_provider.landing.completeness import BY_API, COMPARE, Landed, Report, check_query, find_missing
+from openmarkets_provider.landing.places import LOCAL, read_place
+from openmarkets_provider.operators.base import QueryOperator
+from openmarkets_provider.transfers.openmarkets_to_delta import read_table_place, storage_options
+from openmarkets_provider.transfers.openmarkets_to_iceberg import check_place, open_catalog
+from openmarkets_provider.transfers.openmarkets_to_object_storage import open_file_system
+from openmarkets_provider.transfers.openmarkets_to_sql import check_conn_id, check_table, hook_of, open_engine
+from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+    from openmarkets_provider.queries import Query
+
+PARQUET, DELTA = FORMATS = ("parquet", "delta")
+FAIL, WARN = ON_MISSING = ("fail", "warn")
+ICEBERG = "iceberg"
+"""The type of a connection to an Iceberg catalog."""
+MAX_LISTED = 1000
+"""Most rows of the table of what is missing, in XCom."""
+MAX_LOGGED = 50
+"""Likewise in the log."""
+_NAMED = 3
+
+
+class OpenmarketsCompletenessCheck(QueryOperator):
+    """Finds the sessions of securities that a destination lacks, and the queries that load them.
+
+    A row of each security is expected on each session of the query's range that is over, and on which the security is
+    listed (first and last listed date of ``queries.securities``). A security that the list lacks counts as listed. A
+    table or folder may have more: other securities, sessions and lengths of bars are not looked at. A session of
+    intraday bars or trades is there when one row of it is: a load writes all of them or none.
+
+    A listed security need not trade on a session: it may be suspended, or nobody deals in it. ``compare`` says what
+    then counts as missing:
+
+    - ``api``: what the API has a row of, exactly. So a session without trading is not missing, whatever its reason, nor
+      is a security that the API does not know. Only securities with an absent session are looked up: for daily bars one
+      call each, whatever the range. If nothing is absent, the check makes one call.
+    - ``calendar``: all that is absent. It makes one call. For securities that trade on every session.
+
+    The result, in XCom, is a list of queries, which a mapped transfer loads; empty if nothing is missing. They make as
+    few calls as possible: for daily bars one for each security, whatever the range. The XCom ``missing`` lists what is
+    missing, a dict with ``session`` (ISO 8601 date) and ``security`` (in full form) for each, 1,000 at most; so does
+    the log.
+
+    :param query: what was loaded: the result of ``queries.time_series`` (daily bars), ``intraday_time_series`` or
+        ``trades``. Its range says what to check. Templated.
+    :param destination: the folder of Parquet files or of a Delta table, as the transfers take it. Templated.
+    :param format: ``parquet`` or ``delta``: what is at the destination.
+    :param table: instead of ``destination``: ``schema.table`` of a database, or ``namespace.table`` of Iceberg.
+        Templated.
+    :param conn_id: id of the connection to the object store, the database, or the Iceberg catalog (type ``iceberg``).
+        Templated.
+    :param warehouse: instead of ``conn_id`` the folder of an Iceberg table with a catalog of its own. Templated.
+    :param columns: as :class:`~openmarkets_provider.transfers.openmarkets_to_sql.OpenmarketsToSqlOperator` takes them.
+    :param compare: ``api`` or ``calendar``.
+    :param on_missing: ``fail`` the task at once, without retries, or ``warn`` in its log.
+    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
+    :param deferrable: defer the task when the server asks for a long wait. None is Airflow's
+        ``[operators] default_deferrable``.
+    :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
+    """
+
+    template_fields: Sequence[str] = (*QueryOperator.template_fields, "destination", "table", "conn_id", "warehouse")
+
+    def __init__(
+        self,
+        *,
+        query: Query,
+        destination: str | None = None,
+        format: str = PARQUET,  # noqa: A002
+        table: str | None = None,
+        conn_id: str | None = None,
+        warehouse: str | None = None,
+        columns: dict[str, str] | None = None,
+        compare: str = BY_API,
+        on_missing: str = FAIL,
+        **kwargs: Any,
+    ) -> None:
+        for name, value, allowed in (
+            ("format", format, FORMATS),
+            ("compare", compare, COMPARE),
+            ("on_missing", on_missing, ON_MISSING),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+        if (destination is None) == (table is None):
+            raise ValueError("Give either destination (a folder) or table.")
+        if destination is not None and (warehouse or columns):
+            raise ValueError("warehouse and columns go with table.")
+        check_query(query)
+        check_columns(columns, query)
+        super().__init__(query=query, **kwargs)
+        self.destination = destination
+        self.format = format
+        self.table = table
+        self.conn_id = conn_id
+        self.warehouse = warehouse
+        self.columns = columns
+        self.compare = compare
+        self.on_missing = on_missing
+
+    def answer(self, hook: OpenmarketsHook, context: Context) -> list[Query]:
+        """Return the queries for what is missing.
+
+        :raises OpenmarketsError: something is missing, with ``on_missing="fail"``.
+        """
+        with self._open() as landed:
+            report = find_missing(hook.client, self.query, landed, compare=self.compare, now=datetime.now(UTC))
+        self._log(report)
+        listed = [{"session": str(day), "security": each} for day, each in _first(report, MAX_LISTED)]
+        context["ti"].xcom_push(key="missing", value=listed)
+        if report.missing and self.on_missing == FAIL:
+            raise OpenmarketsError(f"{self._summary(report)} The XCom 'missing' and the log list it.")
+        ensure_fits_xcom(report.queries, DEFAULT_MAX_XCOM_BYTES)
+        return report.queries
+
+    def _log(self, report: Report) -> None:
+        if not report.sessions:
+            self.log.warning("The range has no session that is over: nothing was checked.")
+        if report.strange:
+            self.log.warning(
+                "There are rows of %d days on which the exchange does not trade, such as %s. They do not count.",
+                len(report.strange),
+                report.strange[0],
+            )
+        if not report.missing:
+            self.log.info(
+                "Nothing is missing: %d sessions, %d securities, %d rows expected, %d of them not traded.",
+                len(report.sessions),
+                report.securities,
+                report.expected,
+                report.untraded,
+            )
+            return
+        lines = [f"{day}  {security}" for day, security in _first(report, MAX_LOGGED)]
+        more = f"\n... and {report.total - MAX_LOGGED} more" if report.total > MAX_LOGGED else ""
+        self.log.warning("%s\nsession     security\n%s%s", self._summary(report), "\n".join(lines), more)
+
+    def _summary(self, report: Report) -> str:
+        where = self.table or read_place(self.destination, is_folder=True).url
+        examples = ", ".join(f"{security} on {day}" for day, security in _first(report, _NAMED))
+        return (
+            f"{where}: {report.total} of {report.expected} sessions of securities are missing ({examples}"
+            f"{', ...' if report.total > _NAMED else ''})."
+        )
+
+    @contextmanager
+    def _open(self) -> Iterator[Landed]:
+        """Give what reads the destination of the rendered arguments."""
+        if self.destination is not None:
+            yield self._open_delta(self.destination) if self.format == DELTA else self._open_files(self.destination)
+        elif self.warehouse or _conn_type(self.conn_id) == ICEBERG:
+            check_place(self.table, self.conn_id, self.warehouse)
+            _require(ICEBERG, "pyarrow", "pyiceberg")
+            from openmarkets_provider.landing.landed_arrow import LandedIceberg
+
+            with closing(open_catalog(self.conn_id, self.warehouse)) as catalog:
+                yield LandedIceberg(catalog, str(self.table))
+        else:
+            table, conn_id = str(self.table), str(self.conn_id)
+            check_table(table)
+            hook = hook_of(conn_id)
+            # Needs SQLAlchemy, which hook_of looks for.
+            from openmarkets_provider.landing.landed_table import LandedTable
+
+            with open_engine(hook) as engine:
+                yield LandedTable(engine, table, query=self.query, columns=self.columns, conn_id=conn_id)
+
+    def _open_files(self, destination: str) -> Landed:
+        place = read_place(destination, is_folder=True)
+        _require(PARQUET, "pyarrow")
+        from openmarkets_provider.landing.landed_arrow import LandedFiles
+
+        fs = None if place.scheme == LOCAL else open_file_system(place, self.conn_id)
+        return LandedFiles(place.url, posixpath.join(place.bucket, place.path), fs)
+
+    def _open_delta(self, destination: str) -> Landed:
+        place = read_table_place(destination)
+        _require(DELTA, "pyarrow", "deltalake")
+        from openmarkets_provider.landing.landed_arrow import LandedDelta
+
+        conn_id = self.conn_id or place.conn_id
+        if place.scheme == LOCAL:
+            return LandedDelta(place.path)
+        return LandedDelta(place.url, (lambda: storage_options(conn_id)) if conn_id else dict)
+
+
+def _first(report: Report, count: int) -> list[tuple[date, str]]:
+    return list(islice(report.rows(), count))
+
+
+def _conn_type(conn_id: Any) -> str | None:
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    check_conn_id(conn_id)
+    conn_type: str | None = BaseHook.get_connection(conn_id).conn_type
+    return conn_type
+
+
+def _require(extra: str, *modules: str) -> None:
+    """Refuse to read what needs a package that is missing.
+
+    :raises OpenmarketsConfigurationError: likewise.
+    """
+    try:
+        for module in modules:
+            import_module(module)
+    except ImportError as error:
+        raise OpenmarketsConfigurationError(
+            f"{error}. The check needs: pip install 'airflow-provider-openmarkets[{extra}]'."
+        ) from error

@@ -1,0 +1,298 @@
+"""Which sessions of which securities a destination lacks, and the queries that load them.
+
+What must be there is a row of each security on each session on which it is listed. A security that is listed need not
+trade: it may be suspended, or nobody deals in it. So a session of a security without a row at the destination is at
+first only *absent*. With :data:`BY_API` the API is asked for all that is absent, and what it has a row of is *missing*:
+exactly what a load would add. With :data:`BY_CALENDAR` all that is absent counts as missing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import date, datetime, timedelta
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
+
+from openmarkets_provider.exceptions import OpenmarketsQueryError
+from openmarkets_provider.landing.destination import Moment, Source, with_range
+from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider.query.endpoints import BAR_LENGTH, ENDPOINTS, Endpoint
+from openmarkets_provider.query.exchange_time import day_of, exchange_date, read_moment
+from openmarkets_provider.query.expand import expand, lookup_query
+from openmarkets_provider.query.query import Query, ResolvedQuery, days_of, endpoint_of, resolve
+from openmarkets_provider.query.rows import Listing, to_listing
+from openmarkets_provider.sessions.calendar import ASX
+
+BY_API, BY_CALENDAR = COMPARE = ("api", "calendar")
+"""What decides whether something absent is missing."""
+MAX_QUERIES = 50
+"""Most queries for a repair, unless each has a call of its own anyway: a mapped task has one for each."""
+Missing = Mapping[str, Sequence[date]]
+"""Sessions in order, by security in full form."""
+_DAY = timedelta(days=1)
+KEY = ("security_code", "exchange")
+"""The columns that identify a security, whatever its data source: rows of one query may have several."""
+
+
+class Wanted(NamedTuple):
+    """The rows at a destination that count.
+
+    :ivar time: the column of the range.
+    :ivar start: the first date or time in the range, as the column has it: an exchange date, or an aware time in UTC.
+    :ivar end: the first one after it.
+    :ivar length: the column with the length of bars, and its value; None for trades.
+    """
+
+    time: str
+    start: Moment
+    end: Moment
+    length: tuple[str, str | int] | None
+
+
+class Landed(Protocol):
+    """Reads what was landed."""
+
+    def read_keys(self, wanted: Wanted) -> Iterator[tuple[date, str, str]]:
+        """Yield the exchange date, the security's code and its exchange of the rows; each key once or more.
+
+        :raises OpenmarketsError: the destination cannot be read, or a table does not exist.
+        """
+
+
+class Report(NamedTuple):
+    """What is missing.
+
+    :ivar sessions: those that were checked, in order: the sessions of the query's range that are over.
+    :ivar securities: number of securities that were checked.
+    :ivar expected: number of sessions x securities that are listed then.
+    :ivar missing: what is missing.
+    :ivar untraded: number of those of which the API has no row, either.
+    :ivar strange: exchange dates of rows, in order, on which there is no session.
+    :ivar queries: they load what is missing. Each call is for one security, and in no more than one of them.
+    """
+
+    sessions: Sequence[date]
+    securities: int
+    expected: int
+    missing: Missing
+    untraded: int
+    strange: Sequence[date]
+    queries: list[Query]
+
+    @property
+    def total(self) -> int:
+        """Number of sessions x securities that are missing."""
+        return _count(self.missing)
+
+    def rows(self) -> Iterator[tuple[date, str]]:
+        """Yield what is missing as session and security, in order."""
+        return iter(sorted((day, security) for security, days in self.missing.items() for day in days))
+
+
+def check_query(query: Query) -> None:
+    """Refuse a query whose rows cannot be checked. What is not literal yet is not checked.
+
+    :raises OpenmarketsQueryError: its rows are not of a security and a session, or it has adjusted prices.
+    """
+    if not isinstance(query, dict) or not is_literal(query.get("endpoint")):
+        return
+    name = endpoint_of(query)
+    endpoint = ENDPOINTS.get(name)
+    is_of_sessions = endpoint is not None and endpoint.subject == "securities" and endpoint.time is not None
+    if not is_of_sessions or query.get("frequency") == "Weekly" or query.get("raw") in (True, "True"):
+        raise OpenmarketsQueryError(
+            f"{name}: a completeness check needs rows of securities and sessions: daily bars (time_series), "
+            "intraday_time_series or trades, without raw."
+        )
+    if query.get("adjusted") not in (None, False, "False"):
+        raise OpenmarketsQueryError(
+            f"{name}: adjusted does not go with a completeness check: prices that a repair adjusts today have another "
+            "basis than those beside them. Leave adjusted out of the check, and load the whole range again if "
+            "something is missing."
+        )
+
+
+def find_missing(source: Source, query: Query, landed: Landed, *, compare: str, now: datetime) -> Report:
+    """Compare what was landed with what must be there.
+
+    Makes one call of ``GET securities/v1`` for each exchange, for the dates of the listings. With :data:`BY_API` it
+    makes the calls of the query for securities with something absent, and no others; none if nothing is absent.
+
+    :param query: rendered.
+    :param compare: one of :data:`COMPARE`.
+    :param now: aware. A session counts once it is over.
+    :raises OpenmarketsError: the API or the destination fails, or the query does not go with a check.
+    """
+    check_query(query)
+    resolved = resolve(query)
+    sessions = _sessions_of(resolved, now)
+    if not sessions:
+        return Report([], 0, 0, {}, 0, [], [])
+    names, periods = _list_securities(source, query, exchange_date(now))
+    seen, strange = _read(landed, _wanted(resolved, sessions), sessions)
+    absent: dict[str, list[date]] = {}
+    expected = 0
+    for security in names:
+        listing = to_listing(security)
+        flags = seen.get(listing, b"")
+        days = sessions if listing not in periods else [day for day in sessions if _is_in(day, periods[listing])]
+        expected += len(days)
+        if lacking := _lacking(days, sessions, flags):
+            absent[security] = lacking
+    missing = _confirm(source, query, absent) if compare == BY_API else absent
+    return Report(
+        sessions,
+        len(names),
+        expected,
+        missing,
+        _count(absent) - _count(missing),
+        strange,
+        queries_for(query, missing),
+    )
+
+
+def queries_for(query: Query, missing: Missing, most: int = MAX_QUERIES) -> list[Query]:
+    """Return queries for what is missing, with the fewest calls: one for a security and as many days as a call takes.
+
+    Securities with the same ranges are in one query. Rows between two sessions of a range come along.
+
+    :param query: whose other arguments they have.
+    :param most: where there would be more of them, the ranges are the same for all securities.
+    """
+    longest = _days_in_call(ENDPOINTS[query["endpoint"]], resolve(query))
+    groups: dict[tuple[date, date], list[str]] = defaultdict(list)
+    for security, days in missing.items():
+        for span in _cut(days, longest):
+            groups[span].append(security)
+    if len(groups) > most:
+        spans = list(_cut(sorted(set(chain.from_iterable(missing.values()))), longest))
+        groups = {
+            (first, last): [each for each, days in missing.items() if any(first <= day <= last for day in days)]
+            for first, last in spans
+        }
+    return [
+        with_range({**query, "securities": securities, "exchange": None}, first, last + _DAY)
+        for (first, last), securities in sorted(groups.items())
+    ]
+
+
+def _sessions_of(query: ResolvedQuery, now: datetime) -> Sequence[date]:
+    """Return the sessions of the query's range that are over."""
+    try:
+        days = ASX.sessions_in_range(*days_of(query))
+    except ValueError as error:
+        raise OpenmarketsQueryError(f"{query['endpoint']}: {error}") from None
+    today = exchange_date(now)
+    return [day for day in days if day < today or ASX.session_close(day) <= now]
+
+
+def _list_securities(
+    source: Source, query: Query, today: date
+) -> tuple[Sequence[str], Mapping[Listing, Sequence[tuple[date, date]]]]:
+    """Return the query's securities in full form, and from when to when each was listed, as far as the API knows it.
+
+    A code may have several listings, one after the other.
+    """
+    lookup = lookup_query(query)
+    resolved = resolve(query)
+    exchanges = [resolved["exchange"]] if lookup else {to_listing(each)[1]: None for each in resolved["securities"]}
+    periods: dict[Listing, list[tuple[date, date]]] = defaultdict(list)
+    rows: list[Any] = []
+    for exchange in exchanges:
+        rows = source.run({"endpoint": "securities", "exchange": exchange, "on_missing_field": "warn", "raw": False})
+        for row in rows:
+            period = row["first_listed_date"] or date.min, row["last_listed_date"] or date.max
+            periods[_listing(row["security_code"], row["exchange"] or exchange)].append(period)
+    return (expand(query, rows, today) if lookup else resolved)["securities"], dict(periods)
+
+
+def _wanted(query: ResolvedQuery, sessions: Sequence[date]) -> Wanted:
+    """Return the rows of whole sessions, from the first to the last."""
+    endpoint = ENDPOINTS[query["endpoint"]]
+    start, end = sessions[0], sessions[-1] + _DAY
+    if isinstance(query["start"], datetime):
+        start, end = (read_moment(day.isoformat()) for day in (start, end))
+    length = next(((name, query[name]) for name in BAR_LENGTH if name in query), None)
+    return Wanted(str(endpoint.time), start, end, length)
+
+
+def _read(landed: Landed, wanted: Wanted, sessions: Sequence[date]) -> tuple[dict[Listing, bytearray], Sequence[date]]:
+    """Return by security which sessions have a row, a byte each; and the other dates that rows have."""
+    numbers = {day: number for number, day in enumerate(sessions)}
+    seen: dict[Listing, bytearray] = {}
+    strange = set()
+    for day, code, exchange in landed.read_keys(wanted):
+        number = numbers.get(day)
+        if number is None:
+            strange.add(day)
+        else:
+            seen.setdefault(_listing(code, exchange), bytearray(len(sessions)))[number] = True
+    return seen, sorted(strange)
+
+
+def _lacking(days: Sequence[date], sessions: Sequence[date], flags: Sequence[int]) -> list[date]:
+    if not flags:
+        return list(days)
+    without = {day for day, flag in zip(sessions, flags, strict=True) if not flag}
+    return [day for day in days if day in without] if without else []
+
+
+def _confirm(source: Source, query: Query, absent: Missing) -> dict[str, list[date]]:
+    """Return what of the absent the API has a row of."""
+    names = {to_listing(security): security for security in absent}
+    pairs = {security: set(days) for security, days in absent.items()}
+    found: dict[str, set[date]] = defaultdict(set)
+    time = str(ENDPOINTS[query["endpoint"]].time)
+    for part in queries_for(query, absent, most=1):
+        for day, code, exchange in _pull_keys(source, part, time):
+            security = names.get(_listing(code, exchange))
+            if security is not None and day in pairs[security]:
+                found[security].add(day)
+    return {security: sorted(found[security]) for security in absent if security in found}
+
+
+def _pull_keys(source: Source, query: Query, time: str) -> Iterable[tuple[date, str, str]]:
+    """Yield the exchange date, the code and the exchange of the rows that the API has."""
+    try:
+        with closing(source.stream_columns({**query, "on_invalid": "warn"})) as batches:
+            for batch in batches:
+                for moment, code, exchange in set(batch.keys((time, *KEY))):
+                    yield day_of(moment), code, exchange
+    except OpenmarketsQueryError as error:
+        # The API knows none of them.
+        if error.securities is None or not set(query["securities"]).issubset(error.securities):
+            raise
+
+
+def _cut(days: Sequence[date], longest: int | None) -> Iterator[tuple[date, date]]:
+    """Yield the first and the last of the days that fit into one call.
+
+    :param days: in order.
+    :param longest: days in a call; None for any number.
+    """
+    first = last = days[0]
+    for day in days:
+        if longest is not None and (day - first).days >= longest:
+            yield first, last
+            first = day
+        last = day
+    yield first, last
+
+
+def _days_in_call(endpoint: Endpoint, query: ResolvedQuery) -> int | None:
+    days = endpoint.max_days
+    return days[query["interval"]] if isinstance(days, Mapping) else days
+
+
+def _listing(code: str | None, exchange: str | None) -> Listing:
+    return (code or "").upper(), (exchange or "").upper()
+
+
+def _is_in(day: date, periods: Sequence[tuple[date, date]]) -> bool:
+    return any(first <= day <= last for first, last in periods)
+
+
+def _count(missing: Missing) -> int:
+    return sum(map(len, missing.values()))
