@@ -23,7 +23,7 @@ from openmarkets_provider.sandbox.trading_days import is_trading_day, trading_da
 
 EXCHANGE_ZONE = ZoneInfo("Australia/Sydney")
 FIRST_DAY = date.fromisoformat(LISTED)
-SESSION_START = time(10)
+SESSION_START, SESSION_END = time(10), time(16)
 
 _SESSION_MILLISECONDS = 6 * 3600 * 1000
 _MILLISECOND = timedelta(milliseconds=1)
@@ -158,6 +158,19 @@ def current_session(security: Security, now: datetime) -> Session:
     if not is_trading_day(day) or now.time() < SESSION_START:
         day = trading_day_before(day)
     return session_of(security, day).until(now)
+
+
+def last_price(security: Security, now: datetime) -> int:
+    """Return the price of the last trade, in points; one that has never been traded has a price all the same."""
+    session = current_session(security, now)
+    return session.prices[-1] if session.prices else close_price(security, trading_day_before(session.day))
+
+
+def next_close(moment: datetime) -> datetime:
+    """Return when the exchange next closes."""
+    days = trading_days(moment.date(), moment.date() + timedelta(days=14))
+    closes = (datetime.combine(day, SESSION_END) for day in days)
+    return next(close for close in closes if moment < close)
 
 
 def trades_between(security: Security, first: datetime, last: datetime) -> Iterator[Trade]:
