@@ -18,10 +18,10 @@ from openmarkets_provider.sandbox.sessions import (
     Trade,
     close_price,
     current_session,
+    last_price,
     lot,
     session_of,
     stamp,
-    to_gmt,
     worth,
 )
 from openmarkets_provider.sessions.calendar import ASX, OPEN_TIME
@@ -106,6 +106,14 @@ class Directory(NamedTuple):
     portfolios: Mapping[str, Portfolio]
     links: Sequence[Link]
 
+    def booked(self, portfolio: Portfolio) -> list[str]:
+        """Return the accounts whose fills move a portfolio: those that it is the first one of."""
+        firsts: dict[str, str] = {}
+        for link in sorted(self.links, key=lambda link: link.sequence):
+            if not link.removed:
+                firsts.setdefault(link.account, link.portfolio)
+        return [account for account, code in firsts.items() if code == portfolio.code]
+
     @classmethod
     def of(cls, records: Iterable[Record]) -> Self:
         """Return the directory of the accounts that records list, each with one portfolio of the same code."""
@@ -162,11 +170,14 @@ def _volume(portfolio: Portfolio, security: Security) -> int:
     return lots * lot(security)
 
 
-def position_record(portfolio: Portfolio, security: Security, now: datetime) -> Record:
-    """Return one holding, valued at the last price."""
-    session = current_session(security, now)
-    last = session.trade(len(session.prices) - 1)
-    volume = _volume(portfolio, security)
+def position_record(portfolio: Portfolio, security: Security, now: datetime, volume: int | None = None) -> Record:
+    """Return one holding, valued at the last price.
+
+    :param volume: of the holding; None is the made-up one.
+    """
+    session, last = current_session(security, now), last_price(security, now)
+    updated = session.trade(len(session.prices) - 1).at if session.prices else session.start
+    volume = _volume(portfolio, security) if volume is None else volume
     bought = close_price(security, _OPENED)
     previous = close_price(security, ASX.previous_session(session.day))
     option = security.option
@@ -178,7 +189,7 @@ def position_record(portfolio: Portfolio, security: Security, now: datetime) -> 
         "underlyingSecurityCode": option and option.underlying,
         "underlyingExchange": option and EXCHANGE,
         "createDateTime": _opened(),
-        "updateDateTime": stamp(last.at),
+        "updateDateTime": stamp(updated),
         "volumeStartOfDay": volume,
         "averagePriceStartOfDay": security.native(bought),
         "averagePrice": security.native(bought),
@@ -186,9 +197,9 @@ def position_record(portfolio: Portfolio, security: Security, now: datetime) -> 
         "sellVolume": 0,
         "availableVolume": volume,
         "costValue": bought * volume / POINTS_PER_DOLLAR,
-        "marketValue": last.price * volume / POINTS_PER_DOLLAR,
-        "totalProfit": (last.price - bought) * volume / POINTS_PER_DOLLAR,
-        "todayProfit": (last.price - previous) * volume / POINTS_PER_DOLLAR,
+        "marketValue": last * volume / POINTS_PER_DOLLAR,
+        "totalProfit": (last - bought) * volume / POINTS_PER_DOLLAR,
+        "todayProfit": (last - previous) * volume / POINTS_PER_DOLLAR,
         "closedProfit": 0,
         "actualVolume": volume,
         "shortSellVolume": 0,
@@ -244,24 +255,3 @@ def fills(account: Account, first: datetime, last: datetime) -> Iterator[Fill]:
         for side, trade in (("Buy", purchase), ("Sell", sale)):
             if first <= trade.at <= last:
                 yield Fill(account, account.traded, side, trade)
-
-
-def trade_record(fill: Fill) -> Record:
-    """Return a fill as the list of trades has it."""
-    trade, security = fill.trade, fill.security
-    return {
-        "tradeNumber": fill.order_number,
-        "orderNumber": fill.order_number,
-        "accountCode": fill.account.code,
-        "securityCode": security.code,
-        "exchange": EXCHANGE,
-        "destination": EXCHANGE,
-        "tradeVolume": trade.volume,
-        "tradePrice": security.native(trade.price),
-        "tradeValue": trade.price * trade.volume / POINTS_PER_DOLLAR,
-        "tradeDateTime": stamp(trade.at),
-        "destinationTradeNumber": str(trade.number),
-        "side": fill.side,
-        "priceMultiplier": data.number(security.multiplier),
-        "tradeDateTimeGmt": to_gmt(trade.at),
-    }

@@ -148,9 +148,11 @@ class Gateway:
 
         try:
             fault = self._state.faults.take(target, path, _identify(scope, body)) if target else None
+            first = fault is not None and fault.process_first
+            answer = await _process(self._app, scope, replay) if first else self._app
             await self._wait(self._latency + (fault.seconds if fault else 0))
             if fault is None or fault.kind == "delay":
-                await self._app(scope, replay, reply)
+                await answer(scope, replay, reply)
             elif fault.kind == "reset":
                 visit.close("reset")
                 await _cut(fault.content(), scope, receive, send)
@@ -169,6 +171,21 @@ def _identify(scope: Scope, body: bytes) -> str:
     """Return what tells a request from others: all of it but its headers."""
     query = scope["query_string"].decode("latin-1")
     return f"{scope['method']} {scope['path']}?{query} {hashlib.blake2b(body).hexdigest()}"
+
+
+async def _process(app: ASGIApp, scope: Scope, receive: Receive) -> ASGIApp:
+    """Have a request processed, and return what sends its answer."""
+    messages: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        messages.append(message)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    await app(scope, receive, keep)
+    return answer
 
 
 def _fault_response(fault: Fault) -> Response:

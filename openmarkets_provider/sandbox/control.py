@@ -1,4 +1,4 @@
-"""The control paths below `/_sandbox`: time, counts, failures, replies, data of a user's own, credentials, reset.
+"""The control paths below `/_sandbox`: time, counts, failures, replies, data and orders, credentials, reset.
 
 They need no token. What is wrong with a body is answered with 400, in the words of the Python methods.
 """
@@ -130,6 +130,28 @@ async def set_cash(request: Request) -> Response:
     return Response(status_code=204)
 
 
+async def list_orders(request: Request) -> JSONResponse:
+    """Return every order that a client created, listed or not."""
+    return JSONResponse({"orders": state_of(request).orders.created()})
+
+
+async def set_order_behaviour(request: Request) -> Response:
+    """Set how orders behave that are created from now on."""
+    fields = await wire.json_object(request)
+    with _refusal():
+        state_of(request).set_order_behaviour(fields)
+    return Response(status_code=204)
+
+
+async def fill_order(request: Request) -> Response:
+    """Fill an order, all of it that remains unless the body has a volume."""
+    fields = await wire.json_object(request)
+    with _refusal():
+        check_names(fields, ("volume", "price"))
+        state_of(request).orders.fill(request.path_params["number"], fields.get("volume"), fields.get("price"))
+    return Response(status_code=204)
+
+
 async def set_accounts(request: Request) -> Response:
     """Replace all accounts by empty ones."""
     fields = await _fields(request, "accounts")
@@ -173,6 +195,9 @@ ROUTES = [
     Route("/accounts", set_accounts, methods=["POST"]),
     Route("/portfolios/{portfolio}/positions", set_positions, methods=["POST"]),
     Route("/portfolios/{portfolio}/cash", set_cash, methods=["POST"]),
+    Route("/orders", list_orders),
+    Route("/orders/behaviour", set_order_behaviour, methods=["POST"]),
+    Route("/orders/{number:int}/fills", fill_order, methods=["POST"]),
     Route("/announcements", publish, methods=["POST"]),
     Route("/tokens", list_tokens),
     Route("/clients/{client_id}", change_secret, methods=["POST"]),

@@ -9,12 +9,13 @@ A fault is a JSON object. Every one has
     seconds      how long it waits before it acts (default 0)
     probability  how likely it acts on a matching request, from 0 to 1 (default 1)
     seed         an integer: the same one gives the same failures (default 0)
+    process_first  true: the request is processed at once, before the wait; only its answer is lost (default false)
 
 and the kinds are
 
     status  answers with `status` (200 to 599), `retry_after` (seconds or an HTTP date), `body`, `headers`
     body    answers 200 with `body` and `headers`; the content type is JSON unless the headers say else
-    delay   waits `seconds`, then the request is answered normally
+    delay   waits `seconds`, then the request is answered normally, with `process_first` too
     reset   cuts the TCP connection without an answer, or after the start of one when `body` is given
 
 A `body` that is a string is sent as it is, anything else as JSON. When several faults match a request, the
@@ -40,7 +41,7 @@ from openmarkets_provider.sandbox.fields import check_names
 TARGETS = ("identity", "market_data", "news", "oms")
 PREFIXES = ("/identity", "/market-data", "/news", "/oms")
 
-_COMMON = ("target", "kind", "times", "after", "seconds", "probability", "seed")
+_COMMON = ("target", "kind", "times", "after", "seconds", "probability", "seed", "process_first")
 _FIELDS = {
     "status": (*_COMMON, "status", "retry_after", "body", "headers"),
     "body": (*_COMMON, "body", "headers"),
@@ -62,6 +63,7 @@ class Fault:
     seconds: float = 0
     probability: float = 1
     seed: int = 0
+    process_first: bool = False
     status: int = 200
     retry_after: int | str | None = None
     body: Any = None
@@ -75,6 +77,7 @@ class Fault:
         check(is_number(self.seconds), "seconds must be a number, 0 or more")
         check(is_number(self.probability, 1), "probability must be a number from 0 to 1")
         check(type(self.seed) is int, "seed must be an integer")
+        check(type(self.process_first) is bool, "process_first must be true or false")
         if self.retry_after is not None and not is_whole(self.retry_after, 0):
             check(is_header_value(self.retry_after), "retry_after must be whole seconds or an HTTP date")
         check_answer(self.times, self.status, self.headers)

@@ -54,14 +54,13 @@ async def quotes(request: Request) -> JSONResponse:
     """Quote securities; unknown ones are listed as invalid."""
     texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
     state = state_of(request)
-    now = state.clock.exchange_time()
     records, invalid = [], []
     for text in dict.fromkeys(texts):
         security = state.records.find(text)
         if security is None:
             invalid.append(text)
         else:
-            records.append(data.quote(security, now) | state.overrides.current(text))
+            records.append(state.quote(security))
     return JSONResponse({"quotes": records, "invalidSecurities": invalid})
 
 

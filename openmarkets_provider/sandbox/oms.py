@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from openmarkets_provider.sandbox import accounts, wire
+from openmarkets_provider.sandbox import accounts, booking, wire
+from openmarkets_provider.sandbox.records import Own
 from openmarkets_provider.sandbox.securities import Record
-from openmarkets_provider.sandbox.state import state_of
+from openmarkets_provider.sandbox.state import State, state_of
 
 ORDER_FILTER = "AllOrdersForTheLast3Days"
 
@@ -56,7 +57,8 @@ async def cash(request: Request) -> JSONResponse:
     found: list[Record] = []
     for portfolio in _portfolios(request, await wire.json_object(request)):
         own = state.records.cash(portfolio)
-        found += [accounts.cash_record(portfolio, now)] if own is None else own
+        records = [accounts.cash_record(portfolio, now)] if own is None else own.records
+        found += booking.book_cash(records, _fills(state, portfolio, own), now)
     return JSONResponse(found)
 
 
@@ -68,8 +70,14 @@ async def positions(request: Request) -> JSONResponse:
     for portfolio in _portfolios(request, await wire.json_object(request)):
         own = state.records.positions(portfolio)
         made_up = (accounts.position_record(portfolio, security, now) for security in accounts.holdings(portfolio))
-        found += made_up if own is None else own
+        records = list(made_up) if own is None else own.records
+        found += booking.book_positions(portfolio, records, _fills(state, portfolio, own), now)
     return JSONResponse(found)
+
+
+def _fills(state: State, portfolio: accounts.Portfolio, own: Own | None) -> booking.Fills:
+    """Return what was filled since a user set what the portfolio has."""
+    return state.orders.executions(state.records.directory.booked(portfolio), own.moment if own else 0.0)
 
 
 async def list_orders(request: Request) -> JSONResponse:
@@ -84,8 +92,7 @@ async def list_trades(request: Request) -> JSONResponse:
     """List an account's trades of a range, both ends included."""
     account = _account(request)
     first, last = wire.period(request.query_params, "dateTimeFrom", "dateTimeTo")
-    fills = accounts.fills(account, first, min(last, state_of(request).clock.exchange_time()))
-    return JSONResponse([accounts.trade_record(fill) for fill in fills])
+    return JSONResponse(state_of(request).orders.trades(account, first, last))
 
 
 async def create_order(request: Request) -> JSONResponse:

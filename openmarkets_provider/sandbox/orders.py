@@ -1,25 +1,30 @@
 """The orders of the sandbox: those that clients created and some that are there at the start, and those behind fills.
 
-The first two stay in memory. An active order stays so until it is cancelled: nothing fills it.
+The first two stay in memory. An order that a client created does what its behaviour says: by default it is accepted at
+once and active until its close, and nothing fills it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from openmarkets_provider.sandbox import data, wire
+from openmarkets_provider.sandbox import wire
 from openmarkets_provider.sandbox.accounts import ACCOUNTS, Account, fills
+from openmarkets_provider.sandbox.answers import is_number, is_whole
+from openmarkets_provider.sandbox.behaviour import Behaviour
 from openmarkets_provider.sandbox.clock import Clock
+from openmarkets_provider.sandbox.order import FIXED, Execution, Now, Order
 from openmarkets_provider.sandbox.securities import DATA_SOURCE, EXCHANGE, SECURITIES, Record, Security
-from openmarkets_provider.sandbox.sessions import current_session, snap, stamp
+from openmarkets_provider.sandbox.sessions import snap
 from openmarkets_provider.sessions.calendar import OPEN_TIME
 
 SIDES = ("Buy", "Sell", "Short")
@@ -28,127 +33,147 @@ PRICING = ("Limit", "Market")
 DAYS = 3
 
 _FIRST_NUMBER = 100001
-_FIXED = ("accountCode", "securityCode", "exchange", "destination")
-
-
-@dataclass
-class Order:
-    """An order: the terms that the client gave, and what became of it.
-
-    One without a time was created when the session began, and not changed since.
-    """
-
-    number: int
-    security: Security
-    terms: dict[str, Any]
-    created: datetime | None
-    updated: datetime | None = field(init=False)
-    parent: int | None = None
-    state: str = "ACTIVE"
-    last_action: str = "CREATE"
-    status: str = "OK"
-    done: int = 0
-    done_price: int | float | None = None
-
-    def __post_init__(self) -> None:
-        """Take the creation for the last change so far."""
-        self.updated = self.created
-
-    @property
-    def changeable(self) -> bool:
-        """Whether the order can be amended and cancelled."""
-        ended = self.last_action in ("CANCEL", "PURGE") or self.done >= self.terms["orderVolume"]
-        return self.state == "ACTIVE" and not ended
-
-    def change(self, action: str, now: datetime) -> None:
-        """Note what was done to the order."""
-        self.last_action, self.updated = action, now
-
-    def record(self, now: datetime) -> Record:
-        """Return the order as the list of orders has it."""
-        terms = self.terms
-        volume: int = terms["orderVolume"]
-        multiplier, start = self.security.multiplier, current_session(self.security, now).start
-        done_value = Decimal(str(self.done_price or 0)) * multiplier * self.done
-        return {
-            "rootParentOrderNumber": self.parent or self.number,
-            "orderNumber": self.number,
-            "parentOrderNumber": self.parent,
-            **{name: terms[name] for name in _FIXED},
-            "subDestination": None,
-            "pricingInstructions": terms["pricingInstruction"],
-            "orderState": self.state,
-            "lastAction": self.last_action,
-            "actionStatus": self.status,
-            "orderVolume": volume,
-            "orderPrice": terms.get("orderPrice"),
-            "remainingVolume": volume - self.done,
-            "doneVolumeTotal": self.done,
-            "doneValueTotal": data.number(done_value),
-            "averagePrice": self.done_price,
-            "lifetime": terms["lifetime"],
-            "currency": "AUD",
-            "expiryDateTime": terms.get("expiryDateTime"),
-            "stateDescription": self.state.capitalize(),
-            "createDateTime": stamp(self.created or start),
-            "updateDateTime": stamp(self.updated or start),
-            "destinationOrderNumber": str(self.number),
-            "side": terms["side"],
-            "priceMultiplier": data.number(multiplier),
-            "postTradeStatus": None,
-            "notes": terms.get("notes"),
-        }
 
 
 class OrderBook:
-    """The orders that each account has at the start, and those created since then or since the last reset."""
+    """The orders that each account has at the start, and those created since then or since the last reset.
 
-    def __init__(self, clock: Clock, find: Callable[[str], Security | None]) -> None:
-        """Begin with the first orders; `find` returns the security written as a text, or None."""
-        self._clock, self._find = clock, find
+    What is due happens before anything is said about an order, or done to it.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        find: Callable[[str], Security | None],
+        market_price: Callable[[Security], float],
+    ) -> None:
+        """Begin with the first orders.
+
+        :param find: returns the security written as a text, or None.
+        :param market_price: returns the native price at which a market order is filled.
+        """
+        self._clock, self._find, self._market_price = clock, find, market_price
+        self._lock = threading.Lock()
         self.reset()
 
     def reset(self, accounts: Iterable[Account] = ACCOUNTS.values()) -> None:
-        """Restore the first orders of some accounts and forget all others."""
-        self._accounts = tuple(account.code for account in accounts)
-        first = (order for account in accounts for order in _first_orders(account))
-        self._orders = {order.number: order for order in first}
-        self._numbers = itertools.count(_FIRST_NUMBER)
+        """Restore the first orders of some accounts, and forget all others and all behaviours."""
+        with self._lock:
+            known = tuple(accounts)
+            self._accounts = tuple(account.code for account in known)
+            first = (order for account in known for order in _first_orders(account))
+            self._orders = {order.number: order for order in first}
+            self._numbers = itertools.count(_FIRST_NUMBER)
+            self._behaviours: dict[Security | None, Behaviour] = {}
+
+    def set_behaviour(self, fields: Mapping[str, Any], security: Security | None = None) -> None:
+        """Set how orders behave that are created from now on: those of a security, or all without one of their own.
+
+        :raises ValueError: a field is unknown, or has a value that can't be.
+        """
+        behaviour = Behaviour.parse(fields)
+        with self._lock:
+            self._behaviours[security] = behaviour
 
     def create(self, terms: dict[str, Any]) -> int:
         """Keep a new order and return its number."""
-        wire.choice(terms, "accountCode", self._accounts)
-        security = self._target(terms)
-        _check_terms(terms)
-        number = next(self._numbers)
-        self._orders[number] = Order(number, security, terms, self._clock.exchange_time())
-        return number
+        with self._present() as now:
+            wire.choice(terms, "accountCode", self._accounts)
+            security = self._target(terms)
+            _check_terms(terms)
+            number = next(self._numbers)
+            behaviour = self._behaviours.get(security) or self._behaviours.get(None) or Behaviour()
+            self._orders[number] = Order.new(number, security, terms, now, behaviour)
+            self._orders[number].advance(now, self._market_price)
+            return number
 
     def amend(self, number: int, changes: dict[str, Any]) -> None:
         """Change the terms of an active order; what the changes leave out stays."""
-        order = self._active(number)
-        fixed = {name: order.terms[name] for name in _FIXED}
-        terms = {**order.terms, **changes, **fixed}
-        if changes.get("pricingInstruction") == "Market" and "orderPrice" not in changes:
-            terms["orderPrice"] = None
-        _check_terms(terms)
-        if terms["orderVolume"] < order.done:
-            raise wire.bad_request(f"orderVolume must be {order.done} at least, which is done.")
-        order.terms = terms
-        order.change("AMEND", self._clock.exchange_time())
+        with self._present() as now:
+            order = self._active(number)
+            fixed = {name: order.terms[name] for name in FIXED}
+            terms = {**order.terms, **changes, **fixed}
+            if changes.get("pricingInstruction") == "Market" and "orderPrice" not in changes:
+                terms["orderPrice"] = None
+            _check_terms(terms)
+            if terms["orderVolume"] < order.done:
+                raise wire.bad_request(f"orderVolume must be {order.done} at least, which is done.")
+            order.change("AMEND", terms, now)
+            order.advance(now, self._market_price)
 
     def cancel(self, number: int) -> None:
         """Cancel an active order."""
-        order = self._active(number)
-        order.state = "INACTIVE"
-        order.change("CANCEL", self._clock.exchange_time())
+        with self._present() as now:
+            order = self._active(number)
+            order.change("CANCEL", order.terms, now)
+            order.advance(now, self._market_price)
+
+    def fill(self, number: int, volume: Any, price: Any) -> None:
+        """Fill an order that a client created, now.
+
+        :param volume: None is all that remains.
+        :param price: native; None is the order's own, or the market's.
+        :raises ValueError: names what is wrong.
+        """
+        if volume is not None and not is_whole(volume, 1):
+            raise ValueError("volume must be an integer above 0, or null")
+        if price is not None and not (is_number(price) and price):
+            raise ValueError("price must be a number above 0, in native units, or null")
+        with self._present() as now:
+            order = self._orders.get(number)
+            if order is None or number < _FIRST_NUMBER:
+                raise ValueError(f"no client has created an order {number}")
+            if order.state != "ACTIVE" or not order.live:
+                raise ValueError(f"order {number} can't be filled: it is {order.state}")
+            order.fill(volume, order.price(self._market_price) if price is None else price, now)
 
     def records(self, account: Account, *, children: bool) -> list[Record]:
         """Return the account's orders of the last days, newest first, with or without child orders."""
-        orders = [order for order in self._orders.values() if order.terms["accountCode"] == account.code]
-        now = self._clock.exchange_time()
-        orders = [*reversed(orders), *filled(account, now)]
-        return [order.record(now) for order in orders if children or order.parent is None]
+        with self._present() as now:
+            orders = [order for order in self._of([account.code]) if order.is_listed(now, DAYS)]
+            start = datetime.combine(now.at.date() - timedelta(days=DAYS), OPEN_TIME)
+            orders = [*reversed(orders), *reversed(list(filled(account, start, now.at)))]
+            return [order.record(now.at) for order in orders if children or order.parent is None]
+
+    def trades(self, account: Account, first: datetime, last: datetime) -> list[Record]:
+        """Return the account's own trades from first to last, both included, the oldest first."""
+        with self._present() as now:
+            orders = [*filled(account, first, min(last, now.at)), *self._of([account.code])]
+            trades = [trade for order in orders for trade in order.trades(first, last)]
+            return sorted(trades, key=lambda trade: str(trade["tradeDateTime"]))
+
+    def created(self) -> list[Record]:
+        """Return every order that a client created, the oldest first, listed or not.
+
+        Each is as in the list of orders, but with all of its notes, and with the body that created it as ``body``.
+        """
+        with self._present() as now:
+            orders = [order for number, order in self._orders.items() if number >= _FIRST_NUMBER]
+            return [order.record(now.at) | {"notes": order.terms.get("notes"), "body": order.body} for order in orders]
+
+    def executions(self, accounts: Iterable[str], since: float) -> list[tuple[Order, Execution]]:
+        """Return what was filled of the accounts' orders since a moment of ``time.monotonic()``, in order of time."""
+        with self._present():
+            found = [
+                (order, execution)
+                for order in self._of(accounts)
+                for execution in order.executions
+                if execution.at is not None and execution.moment >= since
+            ]
+            return sorted(found, key=lambda each: each[1].moment)
+
+    @contextmanager
+    def _present(self) -> Iterator[Now]:
+        """Hold the lock, and let everything happen that is due."""
+        with self._lock:
+            now = Now(time.monotonic(), self._clock.exchange_time())
+            for order in self._orders.values():
+                order.advance(now, self._market_price)
+            yield now
+
+    def _of(self, accounts: Iterable[str]) -> list[Order]:
+        codes = set(accounts)
+        return [order for order in self._orders.values() if order.terms["accountCode"] in codes]
 
     def _target(self, terms: dict[str, Any]) -> Security:
         """Check where a new order goes, which no amendment changes, and return its security."""
@@ -214,8 +239,7 @@ def _first_orders(account: Account) -> Iterator[Order]:
             state=first.state,
             last_action=first.last_action,
             status=first.status,
-            done=first.done,
-            done_price=price if first.done else None,
+            executions=[Execution(number, first.done, price, None)] if first.done else [],
         )
 
 
@@ -233,10 +257,9 @@ def _terms(account: Account, security: Security, side: str, price: float | None,
     }
 
 
-def filled(account: Account, now: datetime) -> Iterator[Order]:
-    """Yield the finished orders behind the account's last fills, newest first."""
-    start = datetime.combine(now.date() - timedelta(days=DAYS), OPEN_TIME)
-    for fill in reversed(list(fills(account, start, now))):
+def filled(account: Account, first: datetime, last: datetime) -> Iterator[Order]:
+    """Yield the finished orders behind the account's fills from first to last, both included, the oldest first."""
+    for fill in fills(account, first, last):
         price, volume = fill.security.native(fill.trade.price), fill.trade.volume
         yield Order(
             fill.order_number,
@@ -244,8 +267,7 @@ def filled(account: Account, now: datetime) -> Iterator[Order]:
             _terms(account, fill.security, fill.side, price, volume),
             fill.trade.at,
             state="INACTIVE",
-            done=volume,
-            done_price=price,
+            executions=[Execution(fill.order_number, volume, price, fill.trade.at)],
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -72,6 +73,13 @@ MULTIPLIERS = (1, 0.1, 0.01, 0.001, 0.0001)
 ACCOUNTS = Kind("accounts", _fields(accounts.account_record(accounts.ACCOUNTS["SBX0001"])), "accountCode", {})
 
 
+class Own(NamedTuple):
+    """Records that a user set, and the moment of ``time.monotonic()`` at which that was."""
+
+    records: list[Record]
+    moment: float
+
+
 class Records:
     """The records that a user set, and the accounts that there are."""
 
@@ -85,8 +93,8 @@ class Records:
         self._added: dict[str, Security] = {}
         self._information: dict[Security, Record] = {}
         self._bars: dict[tuple[Security, str], list[tuple[date, Record]]] = {}
-        self._positions: dict[str, list[Record]] = {}
-        self._cash: dict[str, list[Record]] = {}
+        self._positions: dict[str, Own] = {}
+        self._cash: dict[str, Own] = {}
 
     def add_security(self, text: str, fields: Mapping[str, Any]) -> None:
         """Add a security with fields of its information; the rest of it is made up.
@@ -151,9 +159,9 @@ class Records:
         """Set all positions of a portfolio."""
         portfolio = self._portfolio(code)
         owner = {"accountCode": portfolio.account, "portfolioCode": portfolio.code}
-        self._positions[code] = _checked(POSITIONS, records, owner)
+        self._positions[code] = Own(_checked(POSITIONS, records, owner), time.monotonic())
 
-    def positions(self, portfolio: Portfolio) -> list[Record] | None:
+    def positions(self, portfolio: Portfolio) -> Own | None:
         """Return the positions that were set, or None."""
         return self._positions.get(portfolio.code)
 
@@ -166,9 +174,9 @@ class Records:
             "portfolioCashCode": portfolio.cash,
             "portfolioCashName": portfolio.name,
         }
-        self._cash[code] = _checked(CASH, records, owner)
+        self._cash[code] = Own(_checked(CASH, records, owner), time.monotonic())
 
-    def cash(self, portfolio: Portfolio) -> list[Record] | None:
+    def cash(self, portfolio: Portfolio) -> Own | None:
         """Return the cash that was set, or None."""
         return self._cash.get(portfolio.code)
 
@@ -178,7 +186,7 @@ class Records:
         Each account has one portfolio, of the same code and empty.
         """
         self.directory = Directory.of(_checked(ACCOUNTS, records, {}))
-        self._positions, self._cash = {}, {code: [] for code in self.directory.portfolios}
+        self._positions, self._cash = {}, {code: Own([], time.monotonic()) for code in self.directory.portfolios}
 
     def _portfolio(self, code: str) -> Portfolio:
         portfolios = self.directory.portfolios

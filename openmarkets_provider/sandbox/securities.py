@@ -69,6 +69,11 @@ class Security:
         return Decimal(1)
 
     @property
+    def text(self) -> str:
+        """How requests write it."""
+        return f"{self.code}.{EXCHANGE}@{DATA_SOURCE}"
+
+    @property
     def type(self) -> str:
         """What the APIs call its kind."""
         return "Equity" if self.option is None else "Option"

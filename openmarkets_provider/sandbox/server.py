@@ -247,6 +247,32 @@ class SandboxServer:
         """
         self._state.records.set_cash(portfolio, cash)
 
+    def orders(self) -> list[dict[str, Any]]:
+        """Return every order that a client created since the last reset, the oldest first, listed or not.
+
+        Each has the fields of the list of orders, all of its ``notes``, and as ``body`` the body that created it.
+        """
+        return self._state.orders.created()
+
+    def set_order_behaviour(self, security: str | None = None, **fields: Any) -> None:
+        """Set how orders behave that are created from now on: when they are accepted, listed, filled or rejected.
+
+        :param security: of which security, such as ``BHP.ASX@TM``; None is all that have no behaviour of their own.
+        :param fields: ``accept_after``, ``list_after``, ``reject_after`` and ``change_after``, in seconds of the real
+            time; ``fills``, a list of ``[seconds, volume]`` steps, where a volume of None is all that remains; and
+            ``notes_length``. What is left out has its default. The module
+            ``openmarkets_provider.sandbox.behaviour`` describes them.
+        """
+        self._state.set_order_behaviour({"security": security, **fields})
+
+    def fill_order(self, number: int, volume: int | None = None, price: float | None = None) -> None:
+        """Fill an active order now, outside of sessions, too.
+
+        :param volume: no more than remains is filled; None is all that remains.
+        :param price: native; None is the order's own, or for a market order the last price of the quote.
+        """
+        self._state.orders.fill(number, volume, price)
+
     def publish(self, security: str, **fields: Any) -> dict[str, object]:
         """Publish an announcement of a company now, with `headline` and `priceSensitive`, and return it."""
         return self._state.announcements.publish({"security": security, **fields})

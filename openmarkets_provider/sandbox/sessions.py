@@ -11,7 +11,7 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from operator import mul
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from openmarkets_provider.sandbox.securities import LISTED, Security
 from openmarkets_provider.sessions.calendar import ASX, EXCHANGE_ZONE, OPEN_TIME
 
 FIRST_DAY = date.fromisoformat(LISTED)
+SESSION_END = time(16)
 
 _SESSION_MILLISECONDS = 6 * 3600 * 1000
 _MILLISECOND = timedelta(milliseconds=1)
@@ -156,6 +157,19 @@ def current_session(security: Security, now: datetime) -> Session:
     if not ASX.is_session(day) or now.time() < OPEN_TIME:
         day = ASX.previous_session(day)
     return session_of(security, day).until(now)
+
+
+def last_price(security: Security, now: datetime) -> int:
+    """Return the price of the last trade, in points; one that has never been traded has a price all the same."""
+    session = current_session(security, now)
+    return session.prices[-1] if session.prices else close_price(security, ASX.previous_session(session.day))
+
+
+def next_close(moment: datetime) -> datetime:
+    """Return when the exchange next closes."""
+    days = ASX.sessions_in_range(moment.date(), moment.date() + timedelta(days=14))
+    closes = (datetime.combine(day, SESSION_END) for day in days)
+    return next(close for close in closes if moment < close)
 
 
 def trades_between(security: Security, first: datetime, last: datetime) -> Iterator[Trade]:

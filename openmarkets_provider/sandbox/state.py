@@ -23,6 +23,7 @@ from openmarkets_provider.sandbox.fields import check_names, is_scalar
 from openmarkets_provider.sandbox.orders import OrderBook
 from openmarkets_provider.sandbox.records import Records
 from openmarkets_provider.sandbox.replies import Replies
+from openmarkets_provider.sandbox.sessions import last_price
 
 SCOPES = ("market-data-api", "news-api", "oms-api")
 
@@ -279,7 +280,7 @@ class State:
         self.records = Records()
         self.overrides = Overrides(self.records)
         self.announcements = Announcements(self.clock)
-        self.orders = OrderBook(self.clock, self.records.find)
+        self.orders = OrderBook(self.clock, self.records.find, self._market_price)
 
     def reset(self) -> None:
         """Zero the counts, drop all that a user set, restore time, orders and secrets; tokens stay valid."""
@@ -297,6 +298,23 @@ class State:
         """Replace all accounts, and what belongs to them, by empty ones."""
         self.records.set_accounts(records)
         self.orders.reset(self.records.directory.accounts.values())
+
+    def quote(self, security: securities.Security) -> securities.Record:
+        """Return the quote of a security, with what a user set."""
+        return data.quote(security, self.clock.exchange_time()) | self.overrides.current(security.text)
+
+    def _market_price(self, security: securities.Security) -> float:
+        """Return the native price at which a market order is filled: the last one, unless a user set what is none."""
+        price = self.quote(security)["lastPrice"]
+        if isinstance(price, int | float) and price > 0:
+            return price
+        return security.native(last_price(security, self.clock.exchange_time()))
+
+    def set_order_behaviour(self, fields: Mapping[str, Any]) -> None:
+        """Set how orders behave that are created from now on; ``security`` says of which security."""
+        text = fields.get("security")
+        behaviour = {name: value for name, value in fields.items() if name != "security"}
+        self.orders.set_behaviour(behaviour, None if text is None else self.records.require(text))
 
     def change_secret(self, client_id: str, fields: Mapping[str, Any]) -> None:
         """Give a client the `client_secret` of the fields."""

@@ -42,6 +42,7 @@ def test_a_status_with_a_wait(api: httpx.Client) -> None:
         "seconds": 0,
         "probability": 1,
         "seed": 0,
+        "process_first": False,
         "status": 429,
         "retry_after": 5,
         "body": None,

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from openmarkets_provider.sandbox.accounts import ACCOUNTS, fills, trade_record
+from openmarkets_provider.sandbox.accounts import ACCOUNTS
 from openmarkets_provider.sandbox.orders import filled
 
 ACCOUNT, PORTFOLIO = "SBX0001", "SBX0001P"
@@ -190,8 +190,9 @@ def test_finished_orders_are_behind_the_trades() -> None:
     # a Thursday noon: the fills of the three days before and some of the day itself
     now = datetime.fromisoformat("2026-01-08T12:00")
     for account in ACCOUNTS.values():
-        made = {fill.order_number: trade_record(fill) for fill in fills(account, now - timedelta(days=7), now)}
-        finished = [order.record(now) for order in filled(account, now)]
+        orders = list(filled(account, now - timedelta(days=3), now))
+        made = {trade["orderNumber"]: trade for order in orders for trade in order.trades(now - timedelta(days=3), now)}
+        finished = [order.record(now) for order in orders]
         assert 6 <= len(finished) <= 8
         for found in finished:
             assert set(found) == ORDER_FIELDS
