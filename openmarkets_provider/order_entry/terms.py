@@ -14,7 +14,7 @@ from decimal import Decimal, localcontext
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsOrderError
-from openmarkets_provider.query.exchange_time import EXCHANGE_ZONE
+from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
 
 _DIGITS = 60
 
