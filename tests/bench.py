@@ -1,6 +1,7 @@
 """The benchmark: pairs measured in one run, printed as ratios with their spread. See ``make bench``.
 
-``python -m tests.bench bulk sql`` runs some parts. ``history`` takes ten minutes, and runs only when it is named.
+``python -m tests.bench bulk sql`` runs some parts. ``history`` and ``sessions`` take ten minutes each, and
+run only when they are named.
 
 Absolute times depend on the machine; a ratio of two things measured in turn does not. Every figure is the median over
 several rounds, with the smallest and the largest beside it.
@@ -75,14 +76,14 @@ def main(chosen: Sequence[str]) -> None:
     # Here, and not above: they use what is above.
     from tests.bench_bulk import bulk
     from tests.bench_etl import etl
-    from tests.bench_history import history
+    from tests.bench_history import history, sessions
     from tests.bench_sql import sql
     from tests.bench_throttle import throttle
     from tests.bench_triggers import triggers
 
     # The last one sends what is logged elsewhere.
     parts = {each.__name__: each for each in (parse_cost, small_calls, bulk, etl, sql, throttle, triggers)}
-    long = {"history": history}
+    long = {"history": history, "sessions": sessions}
     if unknown := set(chosen) - set(parts | long):
         sys.exit(f"{', '.join(sorted(unknown))}: there are the parts {', '.join(parts | long)}.")
     print(
