@@ -1,6 +1,7 @@
 """The benchmark: pairs measured in one run, printed as ratios with their spread. See ``make bench``.
 
-``python -m dev.bench bulk sql`` runs some parts. ``history`` takes ten minutes, and runs only when it is named.
+``python -m dev.bench bulk sql`` runs some parts. ``history`` and ``sessions`` take ten minutes each, and
+run only when they are named.
 
 Absolute times depend on the machine; a ratio of two things measured in turn does not. Every figure is the median over
 several rounds, with the smallest and the largest beside it.
@@ -75,14 +76,14 @@ def main(chosen: Sequence[str]) -> None:
     # Here, and not above: they use what is above.
     from dev.bench.bulk import bulk
     from dev.bench.etl import etl
-    from dev.bench.history import history
+    from dev.bench.history import history, sessions
     from dev.bench.sql import sql
     from dev.bench.throttle import throttle
     from dev.bench.triggers import triggers
 
     # The last one sends what is logged elsewhere.
     parts = {each.__name__: each for each in (parse_cost, small_calls, bulk, etl, sql, throttle, triggers)}
-    long = {"history": history}
+    long = {"history": history, "sessions": sessions}
     if unknown := set(chosen) - set(parts | long):
         sys.exit(f"{', '.join(sorted(unknown))}: there are the parts {', '.join(parts | long)}.")
     print(

@@ -1,4 +1,4 @@
-"""The benchmark of a long load: five years of daily bars of a whole exchange. See :mod:`dev.bench`.
+"""The benchmark of long loads: daily bars of a whole exchange, five years, and two by session. See :mod:`dev.bench`.
 
 The sandbox makes the bars up on the same machine, which takes most of the seconds. Each load is a task of its own
 process, without a real Airflow around it.
@@ -14,10 +14,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from openmarkets_provider.sessions.calendar import ASX
 from tests.support.postgres import Postgres
 from tests.support.sandbox_process import SandboxProcess
 
 YEARS = {"start": "2021-01-01", "end": "2026-01-01"}
+TWO_YEARS = {"start": "2024-01-01", "end": "2026-01-01"}
+COUNTED = 3
+"""Sessions that are loaded one by one; the calls of the others are extrapolated."""
 
 TASK = """
 import json, sys, time
@@ -30,8 +34,10 @@ task = {"files": OpenmarketsToObjectStorageOperator, "table": OpenmarketsToSqlOp
     task_id="history", query=queries.time_series(exchange="ASX", **json.loads(sys.argv[2])), **arguments
 )
 cpu, wall = time.process_time(), time.monotonic()
-result = task.execute(context())
+told = context()
+result = task.execute(told)
 figures = {"rows": result["rows"], "files": len(result["files"]), "bytes": result["bytes"]}
+figures["keys"] = sum(len(event.partition_keys) for event in told["outlet_events"].values())
 figures |= {"cpu": time.process_time() - cpu, "wall": time.monotonic() - wall}
 # Not getrusage: its figure begins with the peak of the process that started this one.
 with open("/proc/self/status") as status:
@@ -54,13 +60,32 @@ def history() -> None:
             ("into a new table of PostgreSQL (upsert)", "table", {"table": "bars", "conn_id": "bench_db"}),
         ):
             sandbox.reset()
-            show_load(words, load(kind, arguments), sandbox.stats()["by_path"])
+            show_load(words, load(kind, arguments, YEARS), sandbox.stats()["by_path"])
         check(Path(folder) / "bars", server)
 
 
-def load(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def sessions() -> None:
+    """Load two years by session in one run, and some of them in a run each; ``AIRFLOW_HOME`` is set."""
+    days = ASX.sessions_in_range("2024-01-01", "2025-12-31")
+    with SandboxProcess() as sandbox, tempfile.TemporaryDirectory() as folder:
+        os.environ["AIRFLOW_CONN_OPENMARKETS_DEFAULT"] = sandbox.connection_json
+        lake = {"destination": f"{folder}/bars", "partition": "day"}
+        print(f"\nDaily bars of the sandbox's whole exchange, the {len(days)} sessions of 2024 and 2025, by day")
+        sandbox.reset()
+        figures = load("files", lake | {"emit_partitions": True}, TWO_YEARS)
+        show_load(f"one run, {figures['keys']} keys", figures, sandbox.stats()["by_path"])
+        sandbox.reset()
+        runs = [load("files", lake, {"session": str(day)}) for day in days[:COUNTED]]
+        calls = sum(sandbox.stats()["by_path"].values())
+        print(
+            f"  a run for each of {COUNTED} sessions: {calls} calls, {sum(run['wall'] for run in runs):.0f} s; "
+            f"extrapolated to {len(days)} sessions: {calls * len(days) // COUNTED} calls"
+        )
+
+
+def load(kind: str, arguments: dict[str, Any], days: dict[str, str]) -> dict[str, Any]:
     """Carry a task out in a fresh process, and return its figures."""
-    command = [sys.executable, "-c", TASK, json.dumps([kind, arguments]), json.dumps(YEARS)]
+    command = [sys.executable, "-c", TASK, json.dumps([kind, arguments]), json.dumps(days)]
     lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     # Airflow logs to the standard output, too.
     figures: dict[str, Any] = json.loads(next(line for line in lines if line.startswith("figures "))[8:])

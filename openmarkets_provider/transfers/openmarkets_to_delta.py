@@ -55,8 +55,10 @@ class OpenmarketsToDeltaOperator(Transfer):
         with ``append``.
     :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
         late; one day by default.
-    :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or a template such as
-        ``{{ params.full_refresh }}``. Only with ``incremental``.
+    :param full_refresh: with ``incremental``: load the query's whole range, as if nothing were loaded. A bool, or a
+        template such as ``{{ params.full_refresh }}``.
+    :param emit_partitions: emit one asset event for each session in the query's range, with its date as partition key
+        (``2026-04-02``), instead of one event. Needs Airflow 3.3; not with ``incremental``.
     :param outlets: assets that the task updates; by default the destination up to its first template.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's

@@ -17,7 +17,8 @@ class OutletEvents:
         for known, event in self._events:
             if known == asset:
                 return event
-        self._events.append((asset, SimpleNamespace(extra={})))
+        keys: list[str] = []
+        self._events.append((asset, SimpleNamespace(extra={}, partition_keys=keys, add_partitions=keys.extend)))
         return self._events[-1][1]
 
     def values(self) -> Iterator[SimpleNamespace]:

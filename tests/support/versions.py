@@ -22,6 +22,7 @@ FILES_SINCE = {
     "airflow/test_loops.py": "3.4",
     "airflow/test_real_airflow.py": "3.3",
     "airflow/test_retries.py": "3.3",
+    "airflow/test_sessions.py": "3.3",
     "airflow/test_ui.py": "3.3",
     "hooks/test_metrics.py": "3.3",
     "hooks/test_variable_store.py": "3.3",
