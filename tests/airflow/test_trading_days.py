@@ -26,7 +26,9 @@ def alarm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def airflow(alarm: Path) -> Iterator[RealAirflow]:
     folder = Path(__file__).parent / "trading_days_dags"
-    with RealAirflow(folder, env={"SESSION_ALARM": str(alarm)}, schedules=True) as airflow:
+    # The triggerer imports the alarm.
+    env = {"SESSION_ALARM": str(alarm), "PYTHONPATH": str(folder)}
+    with RealAirflow(folder, env=env, schedules=True) as airflow:
         airflow.wait_until("the DAGs", lambda: airflow.api("GET", "/api/v2/dags/late")[0] == httpx.codes.OK, 120)
         assert airflow.call("GET", "/api/v2/importErrors")["import_errors"] == []
         yield airflow

@@ -10,5 +10,5 @@ from typing import Any
 
 async def alarm(context: dict[str, Any]) -> None:
     run = context["dag_run"]
-    text = f"{run['dag_id']} {run.get('partition_key')}"
+    text = f"{run['dag_id']} {run['partition_key']}"
     await asyncio.to_thread(Path(os.environ["SESSION_ALARM"]).write_text, text)
