@@ -59,59 +59,62 @@ def times(found: list[dict[str, Any]]) -> dict[str, str]:
     return {run["partition_key"]: run["run_after"] for run in found}
 
 
-class TestScheduler:
-    @pytest.fixture(scope="class")
-    def easter(self, airflow: RealAirflow) -> list[dict[str, Any]]:
-        return ended(airflow, "easter", 4)
-
-    def test_easter_is_left_out_and_summer_time_ends(self, easter) -> None:
-        assert times(easter) == {
-            "2026-04-01": "2026-04-01T05:30:00Z",
-            "2026-04-02": "2026-04-02T05:30:00Z",
-            "2026-04-07": "2026-04-07T06:30:00Z",
-            "2026-04-08": "2026-04-08T06:30:00Z",
-        }
-        assert {run["state"] for run in easter} == {"success"}
-        assert {run["run_type"] for run in easter} == {"scheduled"}
-        assert all(run["dag_run_id"].startswith(f"scheduled__{run['partition_key']}__") for run in easter)
-
-    def test_tasks_see_the_session_and_the_macros(self, airflow, easter) -> None:
-        values = [airflow.wait_for_run("easter", run["dag_run_id"]).xcom("tell") for run in easter]
-        assert [(value["session"], value["previous"]) for value in values] == [
-            ("2026-04-01", "2026-03-31"),
-            ("2026-04-02", "2026-04-01"),
-            ("2026-04-07", "2026-04-02"),
-            ("2026-04-08", "2026-04-07"),
-        ]
-        assert not any(value["ds"] for value in values)
-
-    def test_events_carry_the_session(self, airflow, easter) -> None:
-        events = airflow.call("GET", "/api/v2/assets/events", limit=100)["asset_events"]
-        of_easter = {event["partition_key"] for event in events if event["source_dag_id"] == "easter"}
-        assert of_easter == set(keys(easter))
-
-    def test_a_paused_dag_catches_up_and_summer_time_starts(self, airflow) -> None:
-        assert runs(airflow, "summer_time") == []
-        airflow.call("PATCH", "/api/v2/dags/summer_time", {"is_paused": False})
-        assert times(ended(airflow, "summer_time", 4)) == {
-            "2026-10-01": "2026-10-01T06:30:00Z",
-            "2026-10-02": "2026-10-02T06:30:00Z",
-            "2026-10-05": "2026-10-05T05:30:00Z",
-            "2026-10-06": "2026-10-06T05:30:00Z",
-        }
+@pytest.fixture(scope="module")
+def easter(airflow: RealAirflow) -> list[dict[str, Any]]:
+    return ended(airflow, "easter", 4)
 
 
-class TestManualRuns:
-    def test_a_session_is_run(self, airflow) -> None:
-        request = {"logical_date": None, "partition_key": "2026-03-31"}
-        run = airflow.call("POST", "/api/v2/dags/easter/dagRuns", request)
-        assert airflow.wait_for_run("easter", run["dag_run_id"]).xcom("tell")["session"] == "2026-03-31"
+def test_easter_is_left_out_and_summer_time_ends(easter) -> None:
+    assert times(easter) == {
+        "2026-04-01": "2026-04-01T05:30:00Z",
+        "2026-04-02": "2026-04-02T05:30:00Z",
+        "2026-04-07": "2026-04-07T06:30:00Z",
+        "2026-04-08": "2026-04-08T06:30:00Z",
+    }
+    assert {run["state"] for run in easter} == {"success"}
+    assert {run["run_type"] for run in easter} == {"scheduled"}
+    assert all(run["dag_run_id"].startswith(f"scheduled__{run['partition_key']}__") for run in easter)
 
-    def test_a_day_without_trading_is_refused(self, airflow) -> None:
-        request = {"logical_date": None, "partition_key": "2026-04-03"}
-        status, answer = airflow.api("POST", "/api/v2/dags/easter/dagRuns", request)
-        assert status == httpx.codes.BAD_REQUEST
-        assert answer["detail"] == ("2026-04-03 (Friday) is no trading day; the nearest are 2026-04-02 and 2026-04-07.")
+
+def test_tasks_see_the_session_and_the_macros(airflow, easter) -> None:
+    values = [airflow.wait_for_run("easter", run["dag_run_id"]).xcom("tell") for run in easter]
+    assert [(value["session"], value["previous"]) for value in values] == [
+        ("2026-04-01", "2026-03-31"),
+        ("2026-04-02", "2026-04-01"),
+        ("2026-04-07", "2026-04-02"),
+        ("2026-04-08", "2026-04-07"),
+    ]
+    assert not any(value["ds"] for value in values)
+
+
+def test_events_carry_the_session(airflow, easter) -> None:
+    events = airflow.call("GET", "/api/v2/assets/events", limit=100)["asset_events"]
+    of_easter = {event["partition_key"] for event in events if event["source_dag_id"] == "easter"}
+    assert of_easter == set(keys(easter))
+
+
+def test_a_paused_dag_catches_up_and_summer_time_starts(airflow) -> None:
+    assert runs(airflow, "summer_time") == []
+    airflow.call("PATCH", "/api/v2/dags/summer_time", {"is_paused": False})
+    assert times(ended(airflow, "summer_time", 4)) == {
+        "2026-10-01": "2026-10-01T06:30:00Z",
+        "2026-10-02": "2026-10-02T06:30:00Z",
+        "2026-10-05": "2026-10-05T05:30:00Z",
+        "2026-10-06": "2026-10-06T05:30:00Z",
+    }
+
+
+def test_a_session_is_run(airflow) -> None:
+    request = {"logical_date": None, "partition_key": "2026-03-31"}
+    run = airflow.call("POST", "/api/v2/dags/easter/dagRuns", request)
+    assert airflow.wait_for_run("easter", run["dag_run_id"]).xcom("tell")["session"] == "2026-03-31"
+
+
+def test_a_day_without_trading_is_refused(airflow) -> None:
+    request = {"logical_date": None, "partition_key": "2026-04-03"}
+    status, answer = airflow.api("POST", "/api/v2/dags/easter/dagRuns", request)
+    assert status == httpx.codes.BAD_REQUEST
+    assert answer["detail"] == ("2026-04-03 (Friday) is no trading day; the nearest are 2026-04-02 and 2026-04-07.")
 
 
 def backfill(airflow: RealAirflow, reprocess: str) -> int:
@@ -138,55 +141,57 @@ def wait_for_backfill(airflow: RealAirflow, number: int) -> None:
     airflow.wait_until("the end of the backfill", lambda: airflow.call("GET", path)["completed_at"] is not None, 300)
 
 
-class TestBackfill:
-    @pytest.fixture(scope="class")
-    def resumed(self, airflow: RealAirflow) -> list[dict[str, Any]]:
-        """Kill the scheduler in the middle of a backfill, and start it again."""
-        number = backfill(airflow, "none")
-        ended(airflow, "backfilled", 3)
-        airflow.kill("scheduler")
-        interrupted = [run["state"] for run in runs(airflow, "backfilled")]
-        assert 3 <= interrupted.count("success") < len(APRIL)
-        airflow.start_scheduler()
-        wait_for_backfill(airflow, number)
-        return runs(airflow, "backfilled")
-
-    def test_april_has_twenty_runs_and_none_for_good_friday(self, resumed) -> None:
-        assert keys(resumed) == APRIL
-        assert len(APRIL) == 20
-        assert "2026-04-03" not in APRIL
-        assert {(run["run_type"], run["state"]) for run in resumed} == {("backfill", "success")}
-
-    def test_failed_sessions_only_are_run_again(self, airflow, resumed) -> None:
-        failed = next(run for run in resumed if run["partition_key"] == "2026-04-15")
-        airflow.call("PATCH", f"/api/v2/dags/backfilled/dagRuns/{failed['dag_run_id']}", {"state": "failed"})
-        wait_for_backfill(airflow, backfill(airflow, "failed"))
-        again = [run for run in runs(airflow, "backfilled") if run not in resumed]
-        assert [(run["partition_key"], run["state"]) for run in again] == [
-            ("2026-04-15", "failed"),
-            ("2026-04-15", "success"),
-        ]
+@pytest.fixture(scope="module")
+def resumed(airflow: RealAirflow) -> list[dict[str, Any]]:
+    """Kill the scheduler in the middle of a backfill, and start it again."""
+    number = backfill(airflow, "none")
+    ended(airflow, "backfilled", 3)
+    airflow.kill("scheduler")
+    interrupted = [run["state"] for run in runs(airflow, "backfilled")]
+    assert 3 <= interrupted.count("success") < len(APRIL)
+    airflow.start_scheduler()
+    wait_for_backfill(airflow, number)
+    return runs(airflow, "backfilled")
 
 
-class TestRollUps:
-    @pytest.fixture(scope="class")
-    def last_event(self, airflow: RealAirflow) -> str:
-        """Publish the sessions of April one by one; return when the last one was in."""
-        assets = airflow.call("GET", "/api/v2/assets")["assets"]
-        (asset,) = [each["id"] for each in assets if each["name"] == "returns_by_session"]
-        for session in APRIL:
-            event = airflow.call("POST", "/api/v2/assets/events", {"asset_id": asset, "partition_key": session})
-        return event["timestamp"]
+def test_april_has_twenty_runs_and_none_for_good_friday(resumed) -> None:
+    assert keys(resumed) == APRIL
+    assert len(APRIL) == 20
+    assert "2026-04-03" not in APRIL
+    assert {(run["run_type"], run["state"]) for run in resumed} == {("backfill", "success")}
 
-    def test_a_month_is_rolled_up_once_with_its_last_session(self, airflow, last_event) -> None:
-        (run,) = ended(airflow, "month", 1)
-        assert run["partition_key"] == "2026-04"
-        assert run["queued_at"] >= last_event
-        done = airflow.wait_for_run("month", run["dag_run_id"])
-        assert done.xcom("tell") == {"month": "2026-04", "sessions": APRIL}
 
-    def test_a_moving_window_has_a_run_per_session_from_the_third_on(self, airflow, last_event) -> None:
-        assert keys(ended(airflow, "trailing", 18)) == APRIL[2:]
+def test_failed_sessions_only_are_run_again(airflow, resumed) -> None:
+    failed = next(run for run in resumed if run["partition_key"] == "2026-04-15")
+    airflow.call("PATCH", f"/api/v2/dags/backfilled/dagRuns/{failed['dag_run_id']}", {"state": "failed"})
+    wait_for_backfill(airflow, backfill(airflow, "failed"))
+    again = [run for run in runs(airflow, "backfilled") if run not in resumed]
+    assert [(run["partition_key"], run["state"]) for run in again] == [
+        ("2026-04-15", "failed"),
+        ("2026-04-15", "success"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def last_event(airflow: RealAirflow) -> str:
+    """Publish the sessions of April one by one; return when the last one was in."""
+    assets = airflow.call("GET", "/api/v2/assets")["assets"]
+    (asset,) = [each["id"] for each in assets if each["name"] == "returns_by_session"]
+    for session in APRIL:
+        event = airflow.call("POST", "/api/v2/assets/events", {"asset_id": asset, "partition_key": session})
+    return event["timestamp"]
+
+
+def test_a_month_is_rolled_up_once_with_its_last_session(airflow, last_event) -> None:
+    (run,) = ended(airflow, "month", 1)
+    assert run["partition_key"] == "2026-04"
+    assert run["queued_at"] >= last_event
+    done = airflow.wait_for_run("month", run["dag_run_id"])
+    assert done.xcom("tell") == {"month": "2026-04", "sessions": APRIL}
+
+
+def test_a_moving_window_has_a_run_per_session_from_the_third_on(airflow, last_event) -> None:
+    assert keys(ended(airflow, "trailing", 18)) == APRIL[2:]
 
 
 def test_a_missed_deadline_raises_the_alarm(airflow, alarm) -> None:
