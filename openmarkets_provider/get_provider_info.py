@@ -143,6 +143,8 @@ def get_provider_info() -> dict[str, Any]:
             for target, module in TRANSFERS.items()
         ],
         "triggers": _modules("triggers", "events"),
+        # Since Airflow 3.2.
+        "cli": ["openmarkets_provider.cli.get_commands"],
         # Since Airflow 3.4.
         "retry-policies": [
             {"integration-name": INTEGRATION, "python-modules": ["openmarkets_provider.policies.retry"]}

@@ -38,6 +38,8 @@ NOTHING_WRONG = (
     "Access token obtained from",
     "ask Openmarkets, or choose only what is in it",
     "airflow-provider-openmarkets/",
+    # How a schedule describes itself.
+    "Trading days, ",
     # Units of columns that hold what has no schema.
     "as the API sends it",
     "fields that the schema does not know",

@@ -35,6 +35,21 @@ def test_what_dag_files_import_loads_nothing_but_the_standard_library_airflows_o
     assert [name for name in loaded if not name.startswith("openmarkets_provider")] == []
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "timetables.trading_days",
+        pytest.param("timetables.windows", marks=pytest.mark.since("3.3")),
+        pytest.param("timetables.deadline", marks=pytest.mark.since("3.3")),
+    ],
+)
+def test_schedules_load_what_airflow_makes_them_inherit_and_no_other_package(kind: str):
+    probe = PROBE.format(module=f"openmarkets_provider.{kind}")
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", probe], text=True).splitlines()[-1])
+    assert f"openmarkets_provider.{kind}" in loaded
+    assert [name for name in loaded if name.partition(".")[0] not in ("airflow", "openmarkets_provider")] == []
+
+
 def test_no_module_of_the_client_that_planning_needs_loads_httpx():
     probe = (
         "import sys, openmarkets_provider.queries; print(sorted(set(sys.modules) & {'httpx', 'msgspec', 'jmespath'}))"

@@ -53,12 +53,18 @@ class SessionCalendar:
     def with_extras(cls, extra_closures: Iterable[Day] = (), extra_half_days: Iterable[Day] = ()) -> SessionCalendar:
         """Return the calendar with further days, each in any form of a day.
 
-        :raises ValueError: a day is malformed, is not in the calendar, or is no session, so that it changes nothing.
+        :raises ValueError: a day is malformed or not in the calendar, a closure is on a weekend, or a half day is no
+            session.
         """
         closed, half = (frozenset(map(to_day, _many(days))) for days in (extra_closures, extra_half_days))
-        for argument, days in (("extra_closures", closed), ("extra_half_days", half - closed)):
-            if odd := sorted(day for day in days if not ASX.is_session(day)):
-                raise ValueError(f"{argument}: {odd[0]} is no trading day, even without it; leave it out.")
+        # A weekday that the rules have, too, is no mistake: a later version of the rules may have learned it.
+        wrong = {
+            "extra_closures": [day for day in closed if day.weekday() >= _SATURDAY],
+            "extra_half_days": [day for day in half - closed if not ASX.is_session(day)],
+        }
+        for argument, days in wrong.items():
+            if days:
+                raise ValueError(f"{argument}: {min(days)} is no trading day, even without it; leave it out.")
         return cls(closed, half - closed)
 
     def is_session(self, day: Day) -> bool:
@@ -71,10 +77,12 @@ class SessionCalendar:
 
     def sessions_in_range(self, start: Day, end: Day) -> Sequence[date]:
         """Return the sessions from start to end, both included, in order."""
-        first, last = to_day(start), to_day(end)
-        return [
-            day for year in range(first.year, last.year + 1) for day in _between(self._sessions_of(year), first, last)
-        ]
+        return self.known_sessions(to_day(start), to_day(end))
+
+    def known_sessions(self, first: date, last: date) -> Sequence[date]:
+        """Return the sessions from first to last, both included, in order, as far as the calendar reaches."""
+        years = range(max(first.year, FIRST_YEAR), min(last.year, LAST_YEAR) + 1)
+        return [day for year in years for day in _between(self._sessions_of(year), first, last)]
 
     def count_sessions(self, start: Day, end: Day) -> int:
         """Return the number of sessions from start to end, both included."""

@@ -1,0 +1,1 @@
+"""Schedules by trading days: a timetable, windows of sessions, and a deadline."""
