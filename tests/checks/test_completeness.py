@@ -216,6 +216,13 @@ class TestWhatIsNotMissing:
         assert "no session that is over: nothing was checked" in capsys.readouterr().out
         assert calls(openmarkets_sandbox) == []
 
+    @pytest.mark.parametrize("compare", ["api", "calendar"])
+    def test_a_day_on_which_the_exchange_was_closed_unexpectedly(self, files, openmarkets_sandbox, compare):
+        files.land(BARS)
+        for code in CODES:
+            files.delete(SESSIONS[5], code)
+        assert check(files, compare=compare, extra_closures=[SESSIONS[5]]).missing == []
+
     def test_a_session_that_is_not_over(self, files, openmarkets_sandbox):
         tomorrow = ASX.next_session(datetime.now(UTC))
         ahead = queries.time_series("BHP", start=tomorrow, end=tomorrow + timedelta(days=30))
