@@ -16,10 +16,14 @@ from openmarkets_provider.landing.completeness import BY_API, COMPARE, Landed, R
 from openmarkets_provider.landing.places import LOCAL, read_place
 from openmarkets_provider.operators.base import QueryOperator
 from openmarkets_provider.sessions.calendar import Day, SessionCalendar
-from openmarkets_provider.transfers.openmarkets_to_delta import read_table_place, storage_options
-from openmarkets_provider.transfers.openmarkets_to_iceberg import check_place, open_catalog
-from openmarkets_provider.transfers.openmarkets_to_object_storage import open_file_system
-from openmarkets_provider.transfers.openmarkets_to_sql import check_conn_id, check_table, hook_of, open_engine
+from openmarkets_provider.transfers._databases import check_conn_id, check_table, hook_of, open_engine
+from openmarkets_provider.transfers._stores import (
+    check_place,
+    open_catalog,
+    open_file_system,
+    read_table_place,
+    storage_options,
+)
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
