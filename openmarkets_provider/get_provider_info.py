@@ -132,7 +132,10 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "Delta Lake", "external-doc-url": "https://delta.io/", "tags": ["software"]},
         ],
         "hooks": _modules("hooks"),
-        "operators": _modules("operators"),
+        "operators": [
+            *_modules("operators"),
+            {"integration-name": INTEGRATION, "python-modules": ["openmarkets_provider.checks.completeness"]},
+        ],
         "sensors": _modules("sensors"),
         "transfers": [
             {

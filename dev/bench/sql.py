@@ -40,7 +40,7 @@ def into_a_table(server: Postgres) -> None:
     from openmarkets_provider.landing.layout import layout_of
     from openmarkets_provider.landing.spool import Spool, open_scratch, scratch_folder
     from openmarkets_provider.landing.table_load import Loader
-    from openmarkets_provider.transfers.openmarkets_to_sql import open_engine
+    from openmarkets_provider.transfers._databases import open_engine
 
     layout = layout_of(queries.time_series(exchange="ASX", start="2025-01-01", end="2026-01-01"))
     names = [column.name for column in layout.columns]

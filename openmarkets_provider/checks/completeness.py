@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from importlib import import_module
@@ -15,10 +15,15 @@ from openmarkets_provider.landing.columns import check_columns
 from openmarkets_provider.landing.completeness import BY_API, COMPARE, Landed, Report, check_query, find_missing
 from openmarkets_provider.landing.places import LOCAL, read_place
 from openmarkets_provider.operators.base import QueryOperator
-from openmarkets_provider.transfers.openmarkets_to_delta import read_table_place, storage_options
-from openmarkets_provider.transfers.openmarkets_to_iceberg import check_place, open_catalog
-from openmarkets_provider.transfers.openmarkets_to_object_storage import open_file_system
-from openmarkets_provider.transfers.openmarkets_to_sql import check_conn_id, check_table, hook_of, open_engine
+from openmarkets_provider.sessions.calendar import Day, SessionCalendar
+from openmarkets_provider.transfers._databases import check_conn_id, check_table, hook_of, open_engine
+from openmarkets_provider.transfers._stores import (
+    check_place,
+    open_catalog,
+    open_file_system,
+    read_table_place,
+    storage_options,
+)
 from openmarkets_provider.xcom import DEFAULT_MAX_XCOM_BYTES, ensure_fits_xcom
 
 if TYPE_CHECKING:
@@ -70,6 +75,8 @@ class OpenmarketsCompletenessCheck(QueryOperator):
     :param warehouse: instead of ``conn_id`` the folder of an Iceberg table with a catalog of its own. Templated.
     :param columns: as :class:`~openmarkets_provider.transfers.openmarkets_to_sql.OpenmarketsToSqlOperator` takes them.
     :param compare: ``api`` or ``calendar``.
+    :param extra_closures: weekdays on which the exchange is closed and that the calendar lacks, as of
+        :class:`~openmarkets_provider.timetables.trading_days.TradingDayTimetable`.
     :param on_missing: ``fail`` the task at once, without retries, or ``warn`` in its log.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: defer the task when the server asks for a long wait. None is Airflow's
@@ -90,6 +97,7 @@ class OpenmarketsCompletenessCheck(QueryOperator):
         warehouse: str | None = None,
         columns: dict[str, str] | None = None,
         compare: str = BY_API,
+        extra_closures: Iterable[Day] = (),
         on_missing: str = FAIL,
         **kwargs: Any,
     ) -> None:
@@ -106,6 +114,7 @@ class OpenmarketsCompletenessCheck(QueryOperator):
             raise ValueError("warehouse and columns go with table.")
         check_query(query)
         check_columns(columns, query)
+        calendar = SessionCalendar.with_extras(extra_closures)
         super().__init__(query=query, **kwargs)
         self.destination = destination
         self.format = format
@@ -114,6 +123,7 @@ class OpenmarketsCompletenessCheck(QueryOperator):
         self.warehouse = warehouse
         self.columns = columns
         self.compare = compare
+        self.calendar = calendar
         self.on_missing = on_missing
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> list[Query]:
@@ -121,8 +131,11 @@ class OpenmarketsCompletenessCheck(QueryOperator):
 
         :raises OpenmarketsError: something is missing, with ``on_missing="fail"``.
         """
+        now = datetime.now(UTC)
         with self._open() as landed:
-            report = find_missing(hook.client, self.query, landed, compare=self.compare, now=datetime.now(UTC))
+            report = find_missing(
+                hook.client, self.query, landed, compare=self.compare, now=now, calendar=self.calendar
+            )
         self._log(report)
         listed = [{"session": str(day), "security": each} for day, each in _first(report, MAX_LISTED)]
         context["ti"].xcom_push(key="missing", value=listed)

@@ -23,7 +23,7 @@ from openmarkets_provider.query.exchange_time import day_of, exchange_date, read
 from openmarkets_provider.query.expand import expand, lookup_query
 from openmarkets_provider.query.query import Query, ResolvedQuery, days_of, endpoint_of, resolve
 from openmarkets_provider.query.rows import Listing, to_listing
-from openmarkets_provider.sessions.calendar import ASX
+from openmarkets_provider.sessions.calendar import ASX, SessionCalendar
 
 BY_API, BY_CALENDAR = COMPARE = ("api", "calendar")
 """What decides whether something absent is missing."""
@@ -114,7 +114,9 @@ def check_query(query: Query) -> None:
         )
 
 
-def find_missing(source: Source, query: Query, landed: Landed, *, compare: str, now: datetime) -> Report:
+def find_missing(
+    source: Source, query: Query, landed: Landed, *, compare: str, now: datetime, calendar: SessionCalendar = ASX
+) -> Report:
     """Compare what was landed with what must be there.
 
     Makes one call of ``GET securities/v1`` for each exchange, for the dates of the listings. With :data:`BY_API` it
@@ -123,11 +125,12 @@ def find_missing(source: Source, query: Query, landed: Landed, *, compare: str, 
     :param query: rendered.
     :param compare: one of :data:`COMPARE`.
     :param now: aware. A session counts once it is over.
+    :param calendar: of the sessions.
     :raises OpenmarketsError: the API or the destination fails, or the query does not go with a check.
     """
     check_query(query)
     resolved = resolve(query)
-    sessions = _sessions_of(resolved, now)
+    sessions = _sessions_of(resolved, calendar, now)
     if not sessions:
         return Report([], 0, 0, {}, 0, [], [])
     names, periods = _list_securities(source, query, exchange_date(now))
@@ -178,14 +181,14 @@ def queries_for(query: Query, missing: Missing, most: int = MAX_QUERIES) -> list
     ]
 
 
-def _sessions_of(query: ResolvedQuery, now: datetime) -> Sequence[date]:
+def _sessions_of(query: ResolvedQuery, calendar: SessionCalendar, now: datetime) -> Sequence[date]:
     """Return the sessions of the query's range that are over."""
     try:
-        days = ASX.sessions_in_range(*days_of(query))
+        days = calendar.sessions_in_range(*days_of(query))
     except ValueError as error:
         raise OpenmarketsQueryError(f"{query['endpoint']}: {error}") from None
     today = exchange_date(now)
-    return [day for day in days if day < today or ASX.session_close(day) <= now]
+    return [day for day in days if day < today or calendar.session_close(day) <= now]
 
 
 def _list_securities(

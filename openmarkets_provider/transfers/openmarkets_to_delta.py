@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.landing.lake import check_lake_query
 from openmarkets_provider.landing.modes import REPLACE_RANGE
-from openmarkets_provider.landing.places import LOCAL, Place, read_place, redact, static_url
+from openmarkets_provider.landing.places import LOCAL, static_url
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.transfers._lineage import Dataset
+from openmarkets_provider.transfers._stores import read_table_place, storage_options
 from openmarkets_provider.transfers._transfer import Transfer, instance_id
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from openmarkets_provider.landing.delta import DeltaDestination
     from openmarkets_provider.queries import Query
-
-_SCHEMES = (LOCAL, "s3", "s3a")
 
 
 class OpenmarketsToDeltaOperator(Transfer):
@@ -109,43 +108,3 @@ class OpenmarketsToDeltaOperator(Transfer):
             storage_options=(lambda: storage_options(conn_id)) if conn_id and place.scheme != LOCAL else dict,
         )
         yield destination, lambda: Dataset(place.url, *place.lineage)
-
-
-def read_table_place(destination: str) -> Place:
-    """Read where a rendered destination is.
-
-    :raises OpenmarketsConfigurationError: it is not on a disk or in S3.
-    """
-    place = read_place(destination, is_folder=True)
-    if place.scheme not in _SCHEMES:
-        raise OpenmarketsConfigurationError(
-            f"destination: {redact(destination):.200} is not on a disk or in S3. Land files there instead "
-            "(OpenmarketsToObjectStorageOperator), and let its lakehouse load them."
-        )
-    return place
-
-
-def storage_options(conn_id: str) -> dict[str, str]:
-    """Return what a connection of type ``aws`` says, as ``deltalake`` takes it."""
-    try:
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-    except ImportError as error:
-        raise OpenmarketsConfigurationError(
-            f"{error}. A Delta table in S3 needs: pip install apache-airflow-providers-amazon."
-        ) from error
-    from airflow.providers.common.compat.sdk import BaseHook
-
-    # Amazon's provider goes on without a connection that does not exist.
-    BaseHook.get_connection(conn_id)
-    hook = S3Hook(aws_conn_id=conn_id)
-    credentials = hook.get_credentials()
-    endpoint = hook.conn_config.get_service_endpoint_url("s3")
-    options = {
-        "AWS_ACCESS_KEY_ID": credentials.access_key,
-        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
-        "AWS_SESSION_TOKEN": credentials.token,
-        "AWS_REGION": hook.region_name or hook.get_session().region_name,
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true" if endpoint and endpoint.startswith("http://") else None,
-    }
-    return {name: value for name, value in options.items() if value}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,24 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
-from openmarkets_provider.landing.errors import explain_errors
 from openmarkets_provider.landing.lake import check_lake_query
 from openmarkets_provider.landing.modes import REPLACE_RANGE
 from openmarkets_provider.landing.places import LOCAL
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.transfers._lineage import Dataset
+from openmarkets_provider.transfers._stores import check_place, open_catalog
 from openmarkets_provider.transfers._transfer import Transfer, instance_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from pyiceberg.catalog import Catalog
 
     from openmarkets_provider.landing.iceberg import IcebergDestination
     from openmarkets_provider.queries import Query
-
-CATALOG, CATALOG_FILE = "openmarkets", "catalog.db"
-"""Name and file of the catalog in a folder."""
-_TABLE = re.compile(r"\w+(\.\w+)+")
 
 
 class OpenmarketsToIcebergOperator(Transfer):
@@ -122,59 +116,9 @@ class OpenmarketsToIcebergOperator(Transfer):
             catalog.close()
 
 
-def check_place(table: Any, conn_id: Any, warehouse: Any) -> None:
-    """Refuse a rendered name that is not an Iceberg table's, or a catalog that is not named once."""
-    if not isinstance(table, str) or not _TABLE.fullmatch(table):
-        raise OpenmarketsConfigurationError(
-            f"table must be 'namespace.table', of letters, digits and underscores, not {table!r:.200}. Was it rendered "
-            "as you meant?"
-        )
-    if bool(conn_id) == bool(warehouse):
-        raise OpenmarketsConfigurationError(
-            "Give either conn_id (a connection of type iceberg) or warehouse (a folder with a catalog of its own)."
-        )
-    if warehouse and not (isinstance(warehouse, str) and warehouse.startswith("/")):
-        raise OpenmarketsConfigurationError(
-            f"warehouse must be an absolute path, not {warehouse!r:.200}. For a bucket take a catalog: a connection of "
-            "type iceberg, by conn_id."
-        )
-
-
 def _dataset_of(table: str, conn_id: str | None, warehouse: str | None) -> Dataset:
     if warehouse:
         folder = Path(warehouse, *table.split("."))
         return Dataset(folder.as_uri(), LOCAL, str(folder))
     catalog = f"iceberg://{quote(str(conn_id))}"
     return Dataset(f"{catalog}/{quote(table)}", catalog, table)
-
-
-def open_catalog(conn_id: str | None, warehouse: str | None) -> Catalog:
-    """Return the catalog of a connection of type ``iceberg``, or else of a folder. The caller closes it."""
-    return _open_folder(warehouse) if warehouse else _open_connection(str(conn_id))
-
-
-def _open_folder(warehouse: str) -> Catalog:
-    try:
-        from pyiceberg.catalog.sql import SqlCatalog
-    except ImportError as error:
-        raise OpenmarketsConfigurationError(
-            f"warehouse: {error}. Its catalog needs SQLAlchemy 2, which Airflow has since 3.2. Give conn_id instead."
-        ) from error
-    with explain_errors(f"Cannot open the catalog in {warehouse}"):
-        folder = Path(warehouse)
-        folder.mkdir(parents=True, exist_ok=True)
-        return SqlCatalog(CATALOG, uri=f"sqlite:///{folder / CATALOG_FILE}", warehouse=folder.as_uri())
-
-
-def _open_connection(conn_id: str) -> Catalog:
-    from airflow.providers.apache.iceberg.hooks.iceberg import IcebergHook
-    from airflow.providers.common.compat.sdk import BaseHook
-
-    conn_type = BaseHook.get_connection(conn_id).conn_type
-    if conn_type != IcebergHook.conn_type:
-        raise OpenmarketsConfigurationError(
-            f"conn_id: connection {conn_id!r} has the type {conn_type!r}; an Iceberg table needs one of type iceberg."
-        )
-    with explain_errors(f"Cannot open the catalog of connection {conn_id!r}"):
-        catalog: Catalog = IcebergHook(conn_id).get_conn()
-        return catalog

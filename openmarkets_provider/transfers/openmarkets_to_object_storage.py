@@ -21,7 +21,6 @@ from openmarkets_provider.landing.formats import FileFormat, choose_format
 from openmarkets_provider.landing.partitions import PARTITIONS
 from openmarkets_provider.landing.places import (
     LOCAL,
-    OBJECT_STORES,
     Place,
     check_object_options,
     is_path,
@@ -34,6 +33,7 @@ from openmarkets_provider.landing.published import Published
 from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.transfers._lineage import Dataset
 from openmarkets_provider.transfers._mapping import list_siblings
+from openmarkets_provider.transfers._stores import open_file_system
 from openmarkets_provider.transfers._transfer import Transfer, instance_id, resume_folder
 
 if TYPE_CHECKING:
@@ -241,28 +241,6 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             "Put something of each into it, such as {{ ti.map_index }}, or map it with the query: "
             ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
         )
-
-
-def open_file_system(place: Place, conn_id: str | None) -> Any:
-    """Return the fsspec file system of an object store, with the credentials of a connection or of the worker.
-
-    :raises OpenmarketsConfigurationError: a package is missing.
-    """
-    from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath
-
-    conn_id = conn_id or place.conn_id
-    if conn_id is not None:
-        # Amazon's provider goes on without a connection that does not exist.
-        BaseHook.get_connection(conn_id)
-    try:
-        return ObjectStoragePath(f"{place.scheme}://{place.bucket}", conn_id=conn_id).fs
-    except (ImportError, ValueError) as error:
-        package = OBJECT_STORES[place.scheme].package
-        # The text of a missing package names another one than ours, or none.
-        reason = "a package is missing" if isinstance(error, ImportError) else str(error).rstrip(".")
-        raise OpenmarketsConfigurationError(
-            f"destination: {place.scheme}:// can't be opened: {reason}. Is it installed? pip install '{package}'"
-        ) from error
 
 
 def _read_place(destination: Any, conn_id: str | None, partition: str | None) -> Place:

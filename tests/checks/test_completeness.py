@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.sessions.calendar import ASX
 from tests.support.context import context
 from tests.support.databases import PostgresDatabase, SqliteDatabase
+from tests.support.pages import ROOT
 from tests.support.stores import Delta, Files, FilesInS3, Iceberg, Sql, Store
 
 CODES = ["BHP", "CBA", "RIO"]
@@ -26,6 +28,7 @@ SESSIONS = [str(day) for day in ASX.sessions_in_range("2026-04-01", "2026-04-30"
 BARS = queries.time_series(CODES, **APRIL)
 GAPS = [("2026-04-02", "BHP"), ("2026-04-07", "CBA"), ("2026-04-10", "RIO")]
 """Between the first two there are Good Friday, a weekend and Easter Monday."""
+PAGE = ROOT / "docs" / "howto" / "completeness.md"
 LISTING = ("GET", "/market-data/securities/v1")
 
 
@@ -136,6 +139,16 @@ class TestThreeRowsDeletedByHand:
         assert store.keys() == everything
         assert check(store, on_missing="fail").missing == []
 
+    def test_the_log_has_the_table_that_the_page_shows(self, tmp_path, monkeypatch, openmarkets_sandbox, capsys):
+        monkeypatch.setenv("AIRFLOW_CONN_DB", SqliteDatabase(tmp_path / "test.db").airflow_connection)
+        store = Sql(SqliteDatabase(tmp_path / "test.db"))
+        store.land(BARS)
+        for session, code in GAPS:
+            store.delete(session, code)
+        check(store)
+        (shown,) = re.findall(r"```text\n(.*?)\n```", PAGE.read_text(), re.DOTALL)
+        assert shown.replace("bars_of_april", "bars") in capsys.readouterr().out
+
     def test_the_check_and_the_repair_make_a_call_for_each_security(self, files, openmarkets_sandbox):
         files.land(BARS)
         openmarkets_sandbox.reset()
@@ -215,6 +228,13 @@ class TestWhatIsNotMissing:
         assert check(files, easter, on_missing="fail").queries == []
         assert "no session that is over: nothing was checked" in capsys.readouterr().out
         assert calls(openmarkets_sandbox) == []
+
+    @pytest.mark.parametrize("compare", ["api", "calendar"])
+    def test_a_day_on_which_the_exchange_was_closed_unexpectedly(self, files, openmarkets_sandbox, compare):
+        files.land(BARS)
+        for code in CODES:
+            files.delete(SESSIONS[5], code)
+        assert check(files, compare=compare, extra_closures=[SESSIONS[5]]).missing == []
 
     def test_a_session_that_is_not_over(self, files, openmarkets_sandbox):
         tomorrow = ASX.next_session(datetime.now(UTC))

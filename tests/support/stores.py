@@ -12,8 +12,9 @@ from deltalake import DeltaTable
 from pyiceberg.expressions import And, EqualTo
 
 from openmarkets_provider.queries import Query
+from openmarkets_provider.transfers._stores import open_catalog
 from openmarkets_provider.transfers.openmarkets_to_delta import OpenmarketsToDeltaOperator
-from openmarkets_provider.transfers.openmarkets_to_iceberg import OpenmarketsToIcebergOperator, open_catalog
+from openmarkets_provider.transfers.openmarkets_to_iceberg import OpenmarketsToIcebergOperator
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.context import context

@@ -13,7 +13,8 @@ import pytest
 
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsQueryError
-from openmarkets_provider.transfers.openmarkets_to_iceberg import CATALOG, CATALOG_FILE, OpenmarketsToIcebergOperator
+from openmarkets_provider.transfers._stores import CATALOG, CATALOG_FILE
+from openmarkets_provider.transfers.openmarkets_to_iceberg import OpenmarketsToIcebergOperator
 from tests.support.context import context
 from tests.support.iceberg_rest import rest_catalog
 from tests.support.lake_process import PATIENCE, loads

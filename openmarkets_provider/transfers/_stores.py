@@ -1,0 +1,131 @@
+"""From a destination and a connection to the object store, the Delta table or the Iceberg catalog that they lead to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.landing.errors import explain_errors
+from openmarkets_provider.landing.places import LOCAL, OBJECT_STORES, Place, read_place, redact
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+
+CATALOG, CATALOG_FILE = "openmarkets", "catalog.db"
+"""Name and file of the catalog of Iceberg in a folder."""
+_DELTA_SCHEMES = (LOCAL, "s3", "s3a")
+_ICEBERG_TABLE = re.compile(r"\w+(\.\w+)+")
+
+
+def open_file_system(place: Place, conn_id: str | None) -> Any:
+    """Return the fsspec file system of an object store, with the credentials of a connection or of the worker.
+
+    :raises OpenmarketsConfigurationError: a package is missing.
+    """
+    from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath
+
+    conn_id = conn_id or place.conn_id
+    if conn_id is not None:
+        # Amazon's provider goes on without a connection that does not exist.
+        BaseHook.get_connection(conn_id)
+    try:
+        return ObjectStoragePath(f"{place.scheme}://{place.bucket}", conn_id=conn_id).fs
+    except (ImportError, ValueError) as error:
+        package = OBJECT_STORES[place.scheme].package
+        # The text of a missing package names another one than ours, or none.
+        reason = "a package is missing" if isinstance(error, ImportError) else str(error).rstrip(".")
+        raise OpenmarketsConfigurationError(
+            f"destination: {place.scheme}:// can't be opened: {reason}. Is it installed? pip install '{package}'"
+        ) from error
+
+
+def read_table_place(destination: str) -> Place:
+    """Read where a rendered destination is.
+
+    :raises OpenmarketsConfigurationError: it is not on a disk or in S3.
+    """
+    place = read_place(destination, is_folder=True)
+    if place.scheme not in _DELTA_SCHEMES:
+        raise OpenmarketsConfigurationError(
+            f"destination: {redact(destination):.200} is not on a disk or in S3. Land files there instead "
+            "(OpenmarketsToObjectStorageOperator), and let its lakehouse load them."
+        )
+    return place
+
+
+def storage_options(conn_id: str) -> dict[str, str]:
+    """Return what a connection of type ``aws`` says, as ``deltalake`` takes it."""
+    try:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    except ImportError as error:
+        raise OpenmarketsConfigurationError(
+            f"{error}. A Delta table in S3 needs: pip install apache-airflow-providers-amazon."
+        ) from error
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    # Amazon's provider goes on without a connection that does not exist.
+    BaseHook.get_connection(conn_id)
+    hook = S3Hook(aws_conn_id=conn_id)
+    credentials = hook.get_credentials()
+    endpoint = hook.conn_config.get_service_endpoint_url("s3")
+    options = {
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_SESSION_TOKEN": credentials.token,
+        "AWS_REGION": hook.region_name or hook.get_session().region_name,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true" if endpoint and endpoint.startswith("http://") else None,
+    }
+    return {name: value for name, value in options.items() if value}
+
+
+def check_place(table: Any, conn_id: Any, warehouse: Any) -> None:
+    """Refuse a rendered name that is not an Iceberg table's, or a catalog that is not named once."""
+    if not isinstance(table, str) or not _ICEBERG_TABLE.fullmatch(table):
+        raise OpenmarketsConfigurationError(
+            f"table must be 'namespace.table', of letters, digits and underscores, not {table!r:.200}. Was it rendered "
+            "as you meant?"
+        )
+    if bool(conn_id) == bool(warehouse):
+        raise OpenmarketsConfigurationError(
+            "Give either conn_id (a connection of type iceberg) or warehouse (a folder with a catalog of its own)."
+        )
+    if warehouse and not (isinstance(warehouse, str) and warehouse.startswith("/")):
+        raise OpenmarketsConfigurationError(
+            f"warehouse must be an absolute path, not {warehouse!r:.200}. For a bucket take a catalog: a connection of "
+            "type iceberg, by conn_id."
+        )
+
+
+def open_catalog(conn_id: str | None, warehouse: str | None) -> Catalog:
+    """Return the catalog of a connection of type ``iceberg``, or else of a folder. The caller closes it."""
+    return _open_folder(warehouse) if warehouse else _open_connection(str(conn_id))
+
+
+def _open_folder(warehouse: str) -> Catalog:
+    try:
+        from pyiceberg.catalog.sql import SqlCatalog
+    except ImportError as error:
+        raise OpenmarketsConfigurationError(
+            f"warehouse: {error}. Its catalog needs SQLAlchemy 2, which Airflow has since 3.2. Give conn_id instead."
+        ) from error
+    with explain_errors(f"Cannot open the catalog in {warehouse}"):
+        folder = Path(warehouse)
+        folder.mkdir(parents=True, exist_ok=True)
+        return SqlCatalog(CATALOG, uri=f"sqlite:///{folder / CATALOG_FILE}", warehouse=folder.as_uri())
+
+
+def _open_connection(conn_id: str) -> Catalog:
+    from airflow.providers.apache.iceberg.hooks.iceberg import IcebergHook
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    conn_type = BaseHook.get_connection(conn_id).conn_type
+    if conn_type != IcebergHook.conn_type:
+        raise OpenmarketsConfigurationError(
+            f"conn_id: connection {conn_id!r} has the type {conn_type!r}; an Iceberg table needs one of type iceberg."
+        )
+    with explain_errors(f"Cannot open the catalog of connection {conn_id!r}"):
+        catalog: Catalog = IcebergHook(conn_id).get_conn()
+        return catalog
