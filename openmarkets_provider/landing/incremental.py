@@ -24,10 +24,8 @@ from openmarkets_provider.landing.claims import Claim, extend, make_claim, resto
 from openmarkets_provider.landing.destination import Destination, LoadResult, Moment, Source, with_range
 from openmarkets_provider.landing.load_state import LoadState, StateStore
 from openmarkets_provider.landing.skipped import MAX_SKIPPED, add_skipped, combine, replace_skipped
-from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.endpoints import ENDPOINTS
 from openmarkets_provider.query.exchange_time import read_moment, to_text
-from openmarkets_provider.query.query import SESSION, Query
+from openmarkets_provider.query.query import SESSION, Query, lacks_range
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ def check_query(query: Query) -> None:
     if not isinstance(query, dict):
         return
     name = query.get("endpoint")
-    if is_literal(name) and name is not None and (name not in ENDPOINTS or ENDPOINTS[name].time is None):
+    if lacks_range(query):
         raise OpenmarketsQueryError(f"{name}: incremental needs a query with a range (start and end).")
     if SESSION in query:
         raise OpenmarketsQueryError(

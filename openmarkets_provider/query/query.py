@@ -158,6 +158,12 @@ def end_of(query: Query) -> datetime | None:
     return check_moment(name, "end", to_text(query["end"])) if "end" in query else None
 
 
+def lacks_range(query: Query) -> bool:
+    """Tell whether the rows of a query lie in no range, as far as its literal arguments decide it."""
+    name = query.get("endpoint") if isinstance(query, dict) else None
+    return name is not None and is_literal(name) and (name not in ENDPOINTS or ENDPOINTS[name].time is None)
+
+
 def is_repeatable(query: Query) -> bool:
     """Tell whether every call of a rendered query is safe to repeat."""
     name = endpoint_of(query)

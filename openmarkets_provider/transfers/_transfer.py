@@ -1,4 +1,4 @@
-"""What both transfers share: assets and lineage, incremental loads, and the end of a task that is killed."""
+"""What all transfers share: assets and lineage, loads by session, incremental loads, and the end of a killed task."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from openmarkets_provider.landing.incremental import NothingNew, check_query, lo
 from openmarkets_provider.landing.partitions import list_sessions
 from openmarkets_provider.operators.base import QueryOperator
 from openmarkets_provider.query.arguments import is_literal
-from openmarkets_provider.query.endpoints import ENDPOINTS
-from openmarkets_provider.query.query import check_reads_only, end_of, window
+from openmarkets_provider.query.query import check_reads_only, end_of, lacks_range, window
 from openmarkets_provider.transfers._lineage import Dataset, Lineage
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Transfer(QueryOperator):
             check_reads_only(query, "a transfer", is_literal)
         if emit_partitions:
             _check_airflow("emit_partitions=True needs Airflow 3.3 or later (partitions of assets)", "Leave it out.")
-            _check_takes_range(query)
+            _check_sessions(query)
             if incremental:
                 raise ValueError(
                     "emit_partitions does not go with incremental: each load would emit the sessions of its overlap "
@@ -235,7 +234,7 @@ class Transfer(QueryOperator):
         """
         if not self.emit_partitions:
             return []
-        _check_takes_range(self.query)
+        _check_sessions(self.query)
         start, end = window(self.query) or (None, None)
         keys = [str(day) for day in list_sessions(start, end, datetime.fromtimestamp(since, UTC))]
         if not keys:
@@ -353,14 +352,15 @@ def _check_airflow(need: str, advice: str) -> None:
         raise ValueError(f"{need}; this is {version}. {advice}")
 
 
-def _check_takes_range(query: Query) -> None:
-    """Refuse a query whose rows belong to no session. What is not literal yet is not checked.
+def _check_sessions(query: Query) -> None:
+    """Refuse a query whose rows belong to no session, as far as its literal arguments decide it.
 
     :raises OpenmarketsQueryError: likewise.
     """
-    name = query.get("endpoint") if isinstance(query, dict) else None
-    if is_literal(name) and name is not None and (name not in ENDPOINTS or ENDPOINTS[name].time is None):
-        raise OpenmarketsQueryError(f"{name}: emit_partitions needs a query with a range (start and end, or session).")
+    if lacks_range(query):
+        raise OpenmarketsQueryError(
+            f"{query['endpoint']}: emit_partitions needs a query with a range (start and end, or session)."
+        )
 
 
 def _settled(query: Query) -> float:

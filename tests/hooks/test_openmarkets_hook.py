@@ -277,6 +277,7 @@ class TestStream:
         assert [{row["security_code"] for row in batch} for batch in batches] == [{"BHP"}, {"Z0002"}, {"CBA"}]
         assert [row for batch in batches for row in batch] == hook.run(query)
 
+    @pytest.mark.filterwarnings("ignore:.* does not trade")
     def test_no_batch_is_empty(self, hook):
         sunday = {"start": "2026-03-01", "end": "2026-03-02"}
         assert list(hook.stream(queries.time_series(["BHP", "CBA"], **sunday))) == []
