@@ -249,6 +249,40 @@ class AirflowApi:
         self._progress(f"{dag_id} {state}")
         return DagRun(self, dag_id, run_id, state, tasks)
 
+    def runs_of(self, dag_id: str) -> list[dict[str, Any]]:
+        """Return the runs of a DAG with partitions, by key, and those of one key in their order."""
+        runs = self.call("GET", f"{self.api_path}/dags/{quote(dag_id, safe='')}/dagRuns", limit=PAGE)["dag_runs"]
+        return sorted(runs, key=lambda run: (run["partition_key"], run["queued_at"]))
+
+    def start_backfill(self, dag_id: str, first: str, last: str, reprocess: str = "none", active: int = 1) -> int:
+        """Start a backfill of a DAG that is parsed and not paused, and return its number.
+
+        :param first: the first day; ``last`` is the last one.
+        :param reprocess: ``none``, ``failed`` or ``completed``.
+        :param active: how many runs may go on at once.
+        """
+        request = {
+            "dag_id": dag_id,
+            "from_date": f"{first}T00:00:00Z",
+            "to_date": f"{last}T00:00:00Z",
+            "reprocess_behavior": reprocess,
+            "max_active_runs": active,
+        }
+
+        def accepted() -> int | None:
+            # With SQLite, Airflow answers so while something else writes.
+            status, answer = self.api("POST", f"{self.api_path}/backfills", request)
+            if status >= httpx.codes.BAD_REQUEST and "concurrent access" not in str(answer):
+                raise AirflowError(f"The backfill of {dag_id} answered {status}: {answer}")
+            return int(answer["id"]) if status < httpx.codes.BAD_REQUEST else None
+
+        return self.wait_until(f"the backfill of {dag_id}", accepted, 60)
+
+    def wait_for_backfill(self, number: int, timeout: float = 300) -> None:
+        """Wait for the end of a backfill."""
+        path = f"{self.api_path}/backfills/{number}"
+        self.wait_until("the end of the backfill", lambda: self.call("GET", path)["completed_at"], timeout)
+
     def run_path(self, dag_id: str, run_id: str) -> str:
         """Return where the REST API has a run."""
         return f"{self.api_path}/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
