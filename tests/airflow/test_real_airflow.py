@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -40,17 +40,9 @@ LONG = 62
 NEVER = 1_000_000
 """Seconds: longer than any test."""
 PRICES = ("open", "high", "low", "close")
-SCHEDULED = ("rows", "example_end_of_day_bars", "example_portfolio_snapshot", "example_etl_daily_bars")
+SCHEDULED = ("rows", "example_portfolio_snapshot", "example_etl_daily_bars")
 BY_HAND = {
     "quotes": ("example_quotes", {"logical_date": None}),
-    "bars without a date": (
-        "example_end_of_day_bars",
-        {"logical_date": None, "conf": {"watch_list": ["FMG", "Z0002"]}},
-    ),
-    "bars of a date": (
-        "example_end_of_day_bars",
-        {"logical_date": "2026-03-05T01:00:00Z", "conf": {"watch_list": ["BHP", "Z0002"]}},
-    ),
     "landed without a date": ("example_etl_daily_bars", {"logical_date": None, "conf": {"weeks": 2}}),
     "landed of a date": ("example_etl_daily_bars", {"logical_date": "2026-03-05T01:00:00Z"}),
 }
@@ -185,10 +177,6 @@ class RawApis:
         (information,) = self.post("market_data", "securities/information/v2", {"securities": [f"{code}.ASX@TM"]})
         return Decimal(information["priceMultiplier"])
 
-    def day_of_bars(self, codes: list[str], day: date) -> list[dict[str, Any]]:
-        """Return the prices that the daily bars of securities must have, in dollars."""
-        return list(self.bars(codes, day, day).values())
-
     def bars(self, codes: list[str], first: date, last: date) -> dict[tuple[str, date], dict[str, Any]]:
         """Return the prices that the daily bars must have, in dollars, by security and day."""
         multipliers = {code: self.multiplier(code) for code in codes}
@@ -221,15 +209,6 @@ def data_interval(airflow: RealAirflow, run: DagRun) -> list[datetime | None]:
     given = airflow.call("GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}")
     bounds = (given["data_interval_start"], given["data_interval_end"])
     return [bound and datetime.fromisoformat(bound).astimezone(SYDNEY) for bound in bounds]
-
-
-def bars_of(run: DagRun) -> list[dict[str, Any]]:
-    mapped = sorted(task.map_index for task in run.tasks if task.task_id == "bars")
-    return [bar for index in mapped for bar in value(run, "bars", index)]
-
-
-def prices_of(bars: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: bar[f"{name}_price"] for name in PRICES} for bar in bars]
 
 
 def in_files(lake: Path) -> list[tuple[tuple[str, date], tuple[Decimal, ...]]]:
@@ -432,52 +411,6 @@ class TestExamples:
             assert abs(row["move_percent"] - exact) <= Decimal("0.005")
         assert [row["move_percent"] for row in movers] == sorted((row["move_percent"] for row in movers), reverse=True)
         assert run.xcom("announcements")[0]["securityCode"] == "BHP"
-
-    def test_a_scheduled_run_of_end_of_day_bars_pulls_the_one_weekday_that_has_just_ended(
-        self, runs: dict[str, DagRun], airflow: RealAirflow, raw: RawApis
-    ):
-        run = runs["example_end_of_day_bars"]
-        assert run.state == "success"
-        start, end = data_interval(airflow, run)
-        assert (start.time(), end.time()) == (time(), time())
-        held = [start.date() + timedelta(days=n) for n in range((end.date() - start.date()).days)]
-        (day,) = [day for day in held if day.weekday() < 5]
-        assert day == held[-1]
-        bars = bars_of(run)
-        assert prices_of(bars) == raw.day_of_bars(["BHP", "CBA", "RIO"], day)
-        assert {bar["time_series_date"] for bar in bars} <= {day}
-
-    def test_a_run_of_end_of_day_bars_by_hand_pulls_the_day_before_its_logical_date(
-        self, runs: dict[str, DagRun], raw: RawApis
-    ):
-        run = runs["bars of a date"]
-        assert run.state == "success"
-        bars = bars_of(run)
-        assert [bar["security_code"] for bar in bars] == ["BHP", "Z0002"]
-        assert {bar["time_series_date"] for bar in bars} == {date(2026, 3, 4)}
-        assert prices_of(bars) == raw.day_of_bars(["BHP", "Z0002"], date(2026, 3, 4))
-        for row, bar in zip(value(run, "summary"), bars, strict=True):
-            assert row["day"] == date(2026, 3, 4)
-            assert (row["close"], row["range"]) == (bar["close_price"], bar["high_price"] - bar["low_price"])
-            exact = 100 * (bar["close_price"] - bar["open_price"]) / bar["open_price"]
-            assert abs(row["change_percent"] - exact) <= Decimal("0.005")
-
-    def test_a_run_of_end_of_day_bars_without_a_logical_date_pulls_the_last_weekday(
-        self, runs: dict[str, DagRun], airflow: RealAirflow, raw: RawApis
-    ):
-        run = runs["bars without a date"]
-        assert run.state == "success"
-        assert data_interval(airflow, run) == [None, None]
-        given = airflow.call("GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}")
-        today = datetime.fromisoformat(given["run_after"]).astimezone(SYDNEY).date()
-        day = max(day for day in (today - timedelta(days=n) for n in (1, 2, 3)) if day.weekday() < 5)
-        assert prices_of(bars_of(run)) == raw.day_of_bars(["FMG", "Z0002"], day)
-
-    def test_a_mapped_task_is_called_by_its_security(self, runs: dict[str, DagRun], airflow: RealAirflow):
-        run = runs["bars without a date"]
-        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/bars/listMapped"
-        names = [task["rendered_map_index"] for task in airflow.call("GET", path)["task_instances"]]
-        assert sorted(names) == ["FMG", "Z0002"]
 
     def test_a_scheduled_load_of_daily_bars_lands_the_days_of_its_interval(
         self, runs: dict[str, DagRun], airflow: RealAirflow, raw: RawApis, lake: Path
