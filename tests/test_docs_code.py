@@ -12,8 +12,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from importlib.metadata import metadata
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +30,7 @@ from airflow.sdk import Asset
 from packaging.requirements import Requirement
 
 from openmarkets_provider import queries
+from openmarkets_provider.cli import print_sessions
 from openmarkets_provider.client.auth import provider as token_source
 from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.hooks._connection_settings import make_settings
@@ -387,9 +391,17 @@ def check_log(text: str) -> None:
             assert part.strip() in source, part
 
 
+def check_sessions(text: str) -> None:
+    """The table is that of the command."""
+    with redirect_stdout(StringIO()) as output:
+        print_sessions(Namespace(first="2026-12-23", last="2026-12-29", output="table"))
+    assert [line.rstrip() for line in output.getvalue().splitlines() if line.strip()] == text.splitlines()
+
+
 SHOWN: dict[str, Callable[[str], None]] = {
     "CONTRIBUTING.md": lambda text: None,
     "docs/events.md": check_log,
+    "docs/howto/trading-days.md": check_sessions,
     "docs/queries.md": check_signature,
     START: lambda text: None,
 }

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PARTITIONS = hasattr(Timetable, "iter_partition_dagrun_infos")
 """Whether this Airflow has partitioned timetables: it is 3.3 or later."""
 AFTER_CLOSE = timedelta(minutes=20)
-_DAY = timedelta(days=1)
+_DAY, _MINUTE = timedelta(days=1), timedelta(minutes=1)
 
 
 class TradingDayTimetable(Timetable):
@@ -70,11 +70,9 @@ class TradingDayTimetable(Timetable):
     @property
     def summary(self) -> str:
         """What Airflow shows as the schedule of the DAG."""
-        return (
-            f"Trading days, {self._after_close} after the close"
-            if self._at is None
-            else f"Trading days, {self._at:%H:%M}"
-        )
+        if self._at is not None:
+            return f"Trading days, {self._at:%H:%M}"
+        return f"Trading days, {self._after_close / _MINUTE:g} min after the close"
 
     def serialize(self) -> dict[str, Any]:
         """Return the parameters as JSON."""

@@ -359,8 +359,7 @@ class RealAirflow(AirflowApi):
         self._spawn("api-server", "uvicorn", "airflow.api_fastapi.main:app", *address)
         self._migrate()
         self._spawn("dag-processor", "airflow", "dag-processor")
-        # The log servers of these two would listen on every address.
-        self._spawn("scheduler", "airflow", "scheduler", "--skip-serve-logs")
+        self.start_scheduler()
         self.start_triggerer()
         self.wait_until("the API server", self._health, START_TIMEOUT)
         # The first call builds the execution API; the first task must not have to wait for it.
@@ -409,6 +408,10 @@ class RealAirflow(AirflowApi):
         process = self._processes.pop(name)
         _kill_session(process.pid)
         process.wait()
+
+    def start_scheduler(self) -> None:
+        """Start a scheduler, with an empty log; its log server would listen on every address."""
+        self._spawn("scheduler", "airflow", "scheduler", "--skip-serve-logs")
 
     def start_triggerer(self, queue: str | None = None) -> None:
         """Start a triggerer, with an empty log.

@@ -260,5 +260,5 @@ class TestParameters:
             TradingDayTimetable(**parameters)
 
     def test_the_summary_tells_when(self) -> None:
-        assert TradingDayTimetable().summary == "Trading days, 0:20:00 after the close"
+        assert TradingDayTimetable().summary == "Trading days, 20 min after the close"
         assert TradingDayTimetable(at=time(18, 30)).summary == "Trading days, 18:30"
