@@ -75,8 +75,8 @@ class OpenmarketsCompletenessCheck(QueryOperator):
     :param warehouse: instead of ``conn_id`` the folder of an Iceberg table with a catalog of its own. Templated.
     :param columns: as :class:`~openmarkets_provider.transfers.openmarkets_to_sql.OpenmarketsToSqlOperator` takes them.
     :param compare: ``api`` or ``calendar``.
-    :param extra_closures: weekdays on which the exchange is closed and that the calendar lacks, as of
-        :class:`~openmarkets_provider.timetables.trading_days.TradingDayTimetable`.
+    :param extra_closures: weekdays on which the exchange is closed and that the calendar lacks, as
+        ``TradingDayTimetable`` takes them.
     :param on_missing: ``fail`` the task at once, without retries, or ``warn`` in its log.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: defer the task when the server asks for a long wait. None is Airflow's
