@@ -1,7 +1,7 @@
 """Incremental loads: pull what is new at a destination, and remember how far it is loaded.
 
-They are for runs without a range of their own. A run with a data interval or a partition key loads that, and Airflow
-knows which runs are missing.
+They are for runs without a range of their own. The run of a backfill loads its data interval and leaves the state as it
+is. A run with a partition key needs no state: Airflow knows which ones are missing.
 
 The state of a destination is one moment per query, the *watermark*: all rows before it are there. A load claims the
 range from a little before the watermark (the overlap, for data that came late) to the end of its query, or to now. The
@@ -20,12 +20,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsQueryError
-from openmarkets_provider.landing.claims import Claim, extend, make_claim, restore_claim
+from openmarkets_provider.landing.claims import FAR, Claim, align_moment, extend, make_claim, restore_claim
 from openmarkets_provider.landing.destination import Destination, LoadResult, Moment, Source, with_range
 from openmarkets_provider.landing.load_state import LoadState, StateStore
 from openmarkets_provider.landing.skipped import MAX_SKIPPED, add_skipped, combine, replace_skipped
 from openmarkets_provider.query.exchange_time import read_moment, to_text
-from openmarkets_provider.query.query import SESSION, Query, lacks_range
+from openmarkets_provider.query.query import SESSION, Query, lacks_range, resolve, window
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def load_incrementally(
     owner: str,
     run: str,
     overlap: timedelta,
+    interval: tuple[datetime, datetime] | None = None,
     full_refresh: bool = False,
 ) -> LoadResult:
     """Land what is new at a destination.
@@ -72,18 +73,26 @@ def load_incrementally(
     :param query: rendered; its start counts for the first load only.
     :param store: as :class:`LoadState` takes it, with ``store_name``, ``owner`` and ``run``.
     :param overlap: how far before the watermark to begin.
+    :param interval: two aware datetimes: load this half-open range instead, and leave the state as it is.
     :param full_refresh: load the query's whole range, as if nothing were loaded.
     :raises NothingNew: the destination is loaded up to the end of the query.
     :raises OpenmarketsError: rows would be missing or there twice.
     """
     check_query(query)
+    if interval is not None:
+        query = _with_interval(query, *interval)
     load_state = LoadState(store, destination, query, store_name=store_name, owner=owner, run=run)
     state = load_state.read()
-    if full_refresh:
+    if full_refresh and interval is None:
         load_state.check_refresh(state, destination)
         state = {}
     elif destination.is_exclusive:
         load_state.check_owner(state)
+    if interval is not None:
+        bounds: Any = window(query)
+        start, end = destination.range_to_pull(query, bounds[0], bounds[1], state.get("watermark"))
+        log.info("This run loads its own interval, %s to %s; the watermark stays.", start, end)
+        return destination.land(source, with_range(query, start, end))
     claim = _claim(load_state, state, query, destination, overlap)
     watermark = state.get("watermark")
     start, end = destination.range_to_pull(query, *claim, watermark)
@@ -100,6 +109,21 @@ def load_incrementally(
         load_state.write(state)
         result = combine(result, added) if added else result
     return result._replace(skipped=sorted(state["skipped"]))
+
+
+def _with_interval(query: Query, start: datetime, end: datetime) -> Query:
+    """Return the query with the range of a run.
+
+    :raises OpenmarketsError: the range is empty.
+    """
+    arguments = resolve({**query, "start": to_text(start), "end": FAR})
+    first, last = (align_moment(arguments, moment) for moment in (start, end))
+    if first >= last:
+        raise OpenmarketsError(
+            f"A backfill loads the data interval of its run, and {to_text(start)} to {to_text(end)} holds nothing of "
+            "this query. Take a timetable whose runs have data intervals, such as CronDataIntervalTimetable."
+        )
+    return with_range(query, first, last)
 
 
 def _claim(

@@ -188,7 +188,7 @@ class Transfer(QueryOperator):
     def _load_incrementally(self, source: Source, destination: Destination, context: Context) -> LoadResult:
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
-        _check_run(context)
+        interval = _interval_of(context)
         self._check_limits(destination, context)
         assets = self._assets()
         asset = next((asset for asset in assets if asset.uri == self._asset_uri), assets[0])
@@ -204,6 +204,7 @@ class Transfer(QueryOperator):
                 owner=f"{self.dag_id}.{self.task_id}",
                 run=instance_id(context),
                 overlap=self.overlap,
+                interval=interval,
                 full_refresh=_read_flag(self.full_refresh),
             )
         except NothingNew as nothing:
@@ -310,19 +311,27 @@ def resume_folder() -> Path:
     return Path(folder).expanduser() if folder else Path(tempfile.gettempdir()) / f"openmarkets-{os.geteuid()}"
 
 
-def _check_run(context: Context) -> None:
-    """Refuse a run that has a range of its own.
+def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
+    """Return the data interval of a backfill's run; None for any other run.
 
-    :raises OpenmarketsError: it has a partition key, or is part of a backfill.
+    :raises OpenmarketsError: the run has a partition key, or is part of a backfill and has no data interval.
     """
+    if context.get("partition_key") is not None:
+        raise OpenmarketsError(
+            "incremental: a run with a partition key has a range of its own and needs no watermark. Leave incremental "
+            'out, and set session="{{ partition_key }}" in the query.'
+        )
     # In some versions Airflow's enum is not one of texts.
     run_type = context["dag_run"].run_type
-    if context.get("partition_key") is not None or getattr(run_type, "value", run_type) == "backfill":
+    if getattr(run_type, "value", run_type) != "backfill":
+        return None
+    start, end = context.get("data_interval_start"), context.get("data_interval_end")
+    if start is None or end is None:
         raise OpenmarketsError(
-            "incremental: a run with a partition key, or of a backfill, has a range of its own and needs no watermark. "
-            'Leave incremental out, and ask for that range: session="{{ partition_key }}", or '
-            'start="{{ data_interval_start }}" and end="{{ data_interval_end }}".'
+            "A backfill loads the data interval of its run, and this run has none. Take a timetable whose runs have "
+            "data intervals, such as CronDataIntervalTimetable."
         )
+    return start, end
 
 
 def _read_flag(value: Any) -> bool:

@@ -6,9 +6,10 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import airflow
 import pyarrow.parquet as pq
@@ -312,14 +313,50 @@ def test_a_first_load_that_ends_after_a_later_one_moves_no_watermark(openmarkets
         deployment.run(early, "early")
 
 
-@pytest.mark.parametrize(
-    ("run_type", "more"),
-    [("scheduled", {"partition_key": "2026-03-03"}), ("backfill", {}), ("backfill", {"partition_key": "2026-03-03"})],
-    ids=["partition", "backfill", "both"],
-)
-def test_a_run_with_a_range_of_its_own_is_refused(openmarkets_sandbox, deployment, lake, run_type, more):
+def interval(first: int, last: int) -> dict[str, datetime]:
+    """Return the data interval of a run: days of March, both at the exchange's midnight."""
+    start, end = (datetime(2026, 3, day, tzinfo=ZoneInfo("Australia/Sydney")) for day in (first, last))
+    return {"data_interval_start": start, "data_interval_end": end}
+
+
+def test_a_backfill_loads_its_own_interval_and_leaves_the_watermark_alone(
+    openmarkets_sandbox, deployment, database, lake
+):
+    for task in (to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))):
+        deployment.run(task, "first")
+    before = {name: dict(store.values) for name, store in deployment.assets.items()}
+    first = to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))
+    for days, rendered in (
+        (interval(3, 4), "2026-03-09"),
+        (interval(2, 3), "2026-02-01"),
+        (interval(9, 10), "2026-03-09"),
+    ):
+        asked = pulled(queries.trades("BHP", start=days["data_interval_start"], end=days["data_interval_end"]))
+        for task in first:
+            task.query = {**task.query, "end": rendered}
+            assert deployment.run(task, "past", "backfill", **days)["rows"] == len(asked) > 0
+    assert {name: store.values for name, store in deployment.assets.items()} == before
+    everything = pulled(trades("2026-03-05")) + asked
+    assert landed(lake) == in_table(database) == everything
+
+
+def test_a_backfill_within_a_partition_writes_all_of_it(openmarkets_sandbox, deployment, lake):
+    query = queries.trades("BHP", start="2026-03-01", end="2026-03-06")
+    deployment.run(to_files(lake, query, partition="month"), "first")
+    deployment.run(to_files(lake, query, partition="month"), "past", "backfill", **interval(2, 3))
+    assert landed(lake) == pulled(query)
+
+
+@pytest.mark.parametrize("days", [{}, interval(3, 3)], ids=["none", "empty"])
+def test_a_backfill_without_an_interval_is_refused(openmarkets_sandbox, deployment, lake, days):
+    with pytest.raises(AirflowFailException, match=r"data interval of its run.*CronDataIntervalTimetable"):
+        deployment.run(to_files(lake, trades("2026-03-04")), "first", "backfill", **days)
+    assert openmarkets_sandbox.stats()["by_path"] == {}
+
+
+def test_a_run_with_a_partition_key_is_refused(openmarkets_sandbox, deployment, lake):
     with pytest.raises(AirflowFailException, match=r"needs no watermark.*session=\"\{\{ partition_key \}\}\""):
-        deployment.run(to_files(lake, trades("2026-03-04")), "run", run_type, **more)
+        deployment.run(to_files(lake, trades("2026-03-04")), "run", partition_key="2026-03-03")
     assert openmarkets_sandbox.stats()["by_path"] == {}
     # As Airflow gives it to other runs.
     assert deployment.run(to_files(lake, trades("2026-03-04")), "run", partition_key=None)["rows"] > 0
