@@ -118,6 +118,11 @@ class Transfer(QueryOperator):
                 "same for all tasks that load this destination: a mapped task has none of its own, nor has a "
                 "destination that begins with a template."
             )
+        if emit_partitions and not self._assets():
+            raise ValueError(
+                "emit_partitions: there is no asset to emit events of. Name one with outlets=[Asset(...)]: a mapped "
+                "task has none of its own, nor has a destination that begins with a template."
+            )
         # Set while a load is under way.
         self._cancel: Callable[[], None] | None = None
         self._lineage: Lineage | None = None

@@ -151,6 +151,17 @@ def test_emit_partitions_does_not_go_with_incremental(lake):
         to_files(lake, queries.time_series("BHP", **EASTER), incremental=True, emit_partitions=True)
 
 
+def test_without_an_asset_there_is_nothing_to_emit():
+    query = queries.time_series("BHP", **EASTER)
+    with pytest.raises(ValueError, match=r"emit_partitions: there is no asset.*outlets="):
+        to_files(Path("{{ params.lake }}"), query, emit_partitions=True)
+    with DAG("etl", schedule=None):
+        mapped = OpenmarketsToObjectStorageOperator.partial(task_id="files", partition="day", emit_partitions=True)
+        task = mapped.expand_kwargs([{"query": query, "destination": "/lake"}])
+    with pytest.raises(ValueError, match="emit_partitions: there is no asset"):
+        task.unmap({"query": query, "destination": "/lake"})
+
+
 @pytest.mark.parametrize("version", ["3.2.1", "2.11.2"])
 def test_before_airflow_3_3_emit_partitions_is_an_error_that_says_what_to_do(monkeypatch, lake, version):
     monkeypatch.setattr(airflow, "__version__", version)
