@@ -104,16 +104,14 @@ class TradingDayTimetable(Timetable):
     ) -> DagRunInfo | None:
         """Return the run after the last one, or the first run."""
         last = last_dagrun_info and _session_of(last_dagrun_info)
-        session = self._next_session(last, restriction)
-        return None if session is None else self._run(session)
+        return self._next_run(last, restriction)
 
     def next_dagrun_info(
         self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
     ) -> DagRunInfo | None:
         """Do the same for Airflow before 3.2."""
         last = last_automated_data_interval and _exchange_date(last_automated_data_interval.start)
-        session = self._next_session(last, restriction)
-        return None if session is None else self._run(session)
+        return self._next_run(last, restriction)
 
     def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterator[DagRunInfo]:
         """Yield the runs of a backfill: one per session from ``earliest`` to ``latest``, by their dates in Sydney.
@@ -154,8 +152,8 @@ class TradingDayTimetable(Timetable):
             return run_type.generate_run_id(suffix=f"{key}__{uuid4().hex[:8]}")
         return super().generate_run_id(run_type=run_type, **run)
 
-    def _next_session(self, last: date | None, restriction: TimeRestriction) -> date | None:
-        """Return the session of the next run; None if the schedule ends before."""
+    def _next_run(self, last: date | None, restriction: TimeRestriction) -> DagRunInfo | None:
+        """Return the run after that of a session, or the first one; None if the schedule ends before."""
         candidates = []
         if last is not None:
             candidates.append(last + _DAY)
@@ -164,7 +162,8 @@ class TradingDayTimetable(Timetable):
         if not restriction.catchup or not candidates:
             candidates.append(self._last_session(datetime.now(UTC)))
         latest = date.max if restriction.latest is None else _exchange_date(restriction.latest)
-        return next(iter(self._calendar.known_sessions(max(candidates), latest)), None)
+        sessions = self._calendar.known_sessions(max(candidates), latest)
+        return self._run(sessions[0]) if sessions else None
 
     def _last_session(self, moment: datetime) -> date:
         """Return the last session whose run is due at a moment."""
