@@ -59,7 +59,11 @@ class LandedTable:
             self._check_columns(connection, wanted)
             for statement, days in self._statements(wanted):
                 for day, code, exchange in connection.execute(statement):
-                    yield days[day] if days else day, code, exchange
+                    if days:
+                        yield days[day], code, exchange
+                    else:
+                        # A table that was made by hand may have times for dates.
+                        yield day.date() if isinstance(day, datetime) else day, code, exchange
 
     def _check_columns(self, connection: sa.Connection, wanted: Wanted) -> None:
         needed = [self._names[name] for name in (*KEY, wanted.time, *(wanted.length or ())[:1])]

@@ -251,13 +251,25 @@ class TestWhatElseIsThere:
         assert check(store).missing == full((SESSIONS[1], code) for code in CODES)
         assert "rows of 1 days on which the exchange does not trade, such as 2026-04-03" in capsys.readouterr().out
 
-    def test_bars_of_another_length_do_not_count(self, tmp_path, openmarkets_sandbox):
-        for store in (Delta(tmp_path / "bars"), Iceberg(tmp_path / "lake"), Files(tmp_path / "files", "day")):
+    def test_bars_of_another_length_do_not_count(self, tmp_path, monkeypatch, openmarkets_sandbox):
+        database = SqliteDatabase(tmp_path / "test.db")
+        monkeypatch.setenv("AIRFLOW_CONN_DB", database.airflow_connection)
+        lakes = Delta(tmp_path / "bars"), Iceberg(tmp_path / "lake")
+        for store in (*lakes, Files(tmp_path / "files", "day"), Sql(database)):
             store.land(queries.time_series("BHP", start="2026-04-04", end="2026-04-11", frequency="Weekly"))
             (_, code), *_ = store.keys()
             assert code == "BHP"
             week = queries.time_series("BHP", start="2026-04-06", end="2026-04-11")
             assert check(store, week).missing == full((day, "BHP") for day in SESSIONS[2:6])
+
+    def test_a_table_by_hand_may_have_timestamps_for_dates(self, postgres, monkeypatch, openmarkets_sandbox):
+        database = PostgresDatabase(postgres)
+        monkeypatch.setenv("AIRFLOW_CONN_DB", database.airflow_connection)
+        store = Sql(database)
+        store.land(BARS)
+        database.execute("ALTER TABLE bars ALTER COLUMN day TYPE TIMESTAMP")
+        store.delete(*GAPS[0])
+        assert check(store).missing == full(GAPS[:1])
 
     def test_files_of_other_partitions_are_not_opened(self, files, openmarkets_sandbox):
         files.land(BARS)
