@@ -154,7 +154,7 @@ def test_the_bounds_of_the_timeout_are_those_of_the_code():
     section = " ".join(SECTIONS["Timeout (seconds)"].split())
     assert f"more than 0, at most {settings.MAX_TIMEOUT:g}; the form takes 1 or more." in section
     assert CONNECTION_FIELDS["timeout"]["schema"]["minimum"] == 1
-    assert f"connecting may take {CONNECT_TIMEOUT:g} seconds of it" in section
+    assert f"connecting may take {CONNECT_TIMEOUT:g} seconds" in section
 
 
 @pytest.mark.parametrize("name", CONNECTION_FIELDS)
@@ -347,28 +347,28 @@ def failed(status: int, body: bytes = b"{}") -> OpenmarketsError:
 
 HOUR, MINUTE = 3600.0, 60.0
 FIGURES: list[tuple[str, Any, Any]] = [
-    ("The others wait for the connection's `timeout` and 5 seconds,", LOCK_GRACE, 5),
+    ("the connection's `timeout` plus 5 seconds", LOCK_GRACE, 5),
     ("at most 64 KiB of the reply are read", MAX_TOKEN_REPLY, 64 << 10),
     ("until 300 seconds are left", tokens.REFRESH_AHEAD, 300),
     ("until 30 seconds are left", tokens.MARGIN, 30),
-    ("the last fifth counts instead of 300 seconds, and the last tenth instead of 30:", tokens.REFRESH_AHEAD, 300),
-    ("0 or less, or more than 31 days", MAX_LIFETIME, 31 * 24 * HOUR),
-    ("a lifetime of 60 seconds is used", tokens.UNKNOWN_LIFETIME, MINUTE),
-    ("If the replacement is rejected, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
-    ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
-    ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
-    ("none that would have to wait for more than 60 seconds", exchange.MAX_SERVER_WAIT, 60),
-    ("is deleted an hour (3600 seconds) after its use", file_store.SWEEP_AFTER, HOUR),
+    ("the last fifth replaces 300 seconds and the last tenth replaces 30", tokens.REFRESH_AHEAD, 300),
+    ("or more than 31 days", MAX_LIFETIME, 31 * 24 * HOUR),
+    ("the lifetime is 60 seconds", tokens.UNKNOWN_LIFETIME, MINUTE),
+    ("rejects a replacement, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
+    ("up to an hour (3600 seconds)", tokens.MAX_FAILURE, HOUR),
+    ("4 attempts,", exchange.MAX_ATTEMPTS, 4),
+    ("would have to wait for more than 60 seconds", exchange.MAX_SERVER_WAIT, 60),
+    ("is deleted an hour (3600 seconds) after its last use", file_store.SWEEP_AFTER, HOUR),
     ("Redis deletes an entry 60 seconds after its end", redis_store.CLOCK_TOLERANCE, 60),
-    ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
+    ("looks a connection up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
     ("A time up to 60 seconds in the future", clock.CLOCK_SKEW, 60),
-    ("is tried again every 5 seconds", fallback_store.RETRY_SECONDS, 5),
-    ("may take 1 second;", redis_store.TIMEOUT, 1),
+    ("tries the store again every 5 seconds", fallback_store.RETRY_SECONDS, 5),
+    ("has 1 second to connect or answer;", redis_store.TIMEOUT, 1),
     ("a lock in it expires 5 seconds after its owner is gone", redis_store.LEASE, 5),
-    ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
-    ("a task that is alone sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
+    ("Airflow has 30 seconds to answer", _variable_store.TIMEOUT, 30),
+    ("A single task thus sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
 ]
-SHORT_LIFE = "a token of 60 seconds is refreshed from 12 seconds before its end, and not sent in the last 6"
+SHORT_LIFE = "A token of 60 seconds is refreshed from 12 seconds before its end, and not sent in the last 6"
 
 
 @pytest.mark.parametrize(("sentence", "figure", "value"), FIGURES)
