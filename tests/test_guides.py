@@ -362,7 +362,6 @@ FIGURES: list[tuple[str, Any, Any]] = [
     ("would have to wait for more than 60 seconds", exchange.MAX_SERVER_WAIT, 60),
     ("is deleted an hour (3600 seconds) after its last use", file_store.SWEEP_AFTER, HOUR),
     ("Redis deletes an entry 60 seconds after its end", redis_store.CLOCK_TOLERANCE, 60),
-    ("looks a connection up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
     ("A time up to 60 seconds in the future", clock.CLOCK_SKEW, 60),
     ("tries the store again every 5 seconds", fallback_store.RETRY_SECONDS, 5),
     ("has 1 second to connect or answer;", redis_store.TIMEOUT, 1),
@@ -501,6 +500,7 @@ def test_a_text_that_looks_like_a_formula_is_landed_as_it_is(openmarkets_sandbox
     [
         ("faq", "makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
         ("faq", "three in a row that are transient are tolerated", MAX_FAILURES, 3),
+        ("howto/rotate-secret", "looks up each connection every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
         ("howto/quotes", "a result of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),
         ("howto/retries", "Waits of up to 60 seconds happen within the task", exchange.MAX_SERVER_WAIT, 60),
         ("howto/retries", "up to 75 seconds", exchange.MAX_WAIT, 75),
