@@ -61,12 +61,13 @@ coverage: .venv/installed system ## check which lines the tests of make unit run
 fuzz: .venv/installed ## fuzz all that reads bytes from outside, each target for FUZZ_MINUTES
 	$(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES)
 
-lint: .venv/installed ## check format, rules, types, layers and dependencies
+lint: .venv/installed ## check format, rules, types, layers, dependencies and the English of the pages
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/python -m dev.prose
 
 format: .venv/installed ## format, and fix what ruff can fix
 	$(BIN)/ruff format $(SOURCES)

@@ -35,6 +35,7 @@ from openmarkets_provider.client.auth import provider as token_source
 from openmarkets_provider.conditions import Evaluator
 from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.triggers import events
 from openmarkets_provider.triggers._new_items import find_new_items
 from openmarkets_provider.triggers._seen_keys import SeenKeys
@@ -57,6 +58,7 @@ RUN_ELSEWHERE = ("docs/comparison.md",)
 """In ``test_guides.py``."""
 START = "docs/start.md"
 SANDBOX = "http://127.0.0.1:8765"
+DEFAULT_PORT = 8765
 DATABASE = "warehouse"
 
 
@@ -251,6 +253,28 @@ def test_workers_share_a_token_by_the_connections_shown(openmarkets_sandbox, emp
         assert client.keys("openmarkets:*")
 
 
+def test_containers_reach_the_sandbox_by_the_connection_shown():
+    (compose,) = map(yaml.safe_load, blocks("docs/howto/containers.md", "yaml"))
+    server, airflow = compose["services"]["sandbox"], compose["services"]["airflow"]
+    for line in server["build"]["dockerfile_inline"].splitlines():
+        if line.startswith("RUN pip"):
+            check_pip([word for word in shlex.split(line)[2:] if not word.startswith("-")])
+    program, *words = shlex.split(server["command"])
+    assert program == "python"
+    check_module(words)
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    sandbox = SandboxServer(
+        host=options["--host"], name=options["--name"], tls=Path(options["--tls"]), port=DEFAULT_PORT
+    )
+    shown = json.loads(airflow["environment"]["AIRFLOW_CONN_OPENMARKETS_DEFAULT"])
+    assert shown == sandbox.connection
+    # Where the folder of the authority is mounted.
+    assert f"tls:{options['--tls']}" in server["volumes"]
+    assert f"tls:{options['--tls']}:ro" in airflow["volumes"]
+    for name in airflow["environment"].keys() - {"AIRFLOW_CONN_OPENMARKETS_DEFAULT"}:
+        check_export(f"{name}={airflow['environment'][name]}")
+
+
 # What is checked by what would run it.
 
 
@@ -301,6 +325,13 @@ def check_module(words: list[str]) -> None:
     _parser().parse_args(words[2:])
 
 
+def check_docker(words: list[str]) -> None:
+    """Only what runs inside; Docker itself need not be here."""
+    assert words[0] in ("compose", "run")
+    if "python" in words:
+        check_module(words[words.index("python") + 1 :])
+
+
 def check_make(words: list[str]) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {word for word in words if "=" not in word} <= set(targets)
@@ -316,6 +347,7 @@ def check_pytest(words: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "airflow": check_airflow,
+    "docker": check_docker,
     "export": lambda words: [check_export(word) for word in words] and None,
     "make": check_make,
     "mkdir": check_mkdir,

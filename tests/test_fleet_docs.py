@@ -38,11 +38,11 @@ def test_the_connections_shown_have_fields_that_there_are():
     [
         ("The lock expires five seconds after", redis_store.LEASE, 5),
         ("try Redis again every five seconds", fallback_store.RETRY_SECONDS, 5),
-        ("`Retry-After` says (else 5 seconds;", hold.DEFAULT_HOLD, 5),
+        ("`Retry-After` (else 5 seconds;", hold.DEFAULT_HOLD, 5),
         ("an hour at most)", hold.MAX_HOLD, 3600),
         ("An event loop (the triggerer) reads the store once a second", hold.READ_EVERY, 1),
         ("When more than 60 seconds are left", MAX_SERVER_WAIT, 60),
-        ("uses at most 8 connections to each API", settings.MAX_ASYNC_CONCURRENCY, 8),
+        ("at most 8 connections to each API", settings.MAX_ASYNC_CONCURRENCY, 8),
         ("is looked up again once a minute", _connections.LOOK_UP_INTERVAL, 60),
         ("after three look-ups in a row", _connections.MAX_FAILURES, 3),
     ],

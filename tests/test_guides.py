@@ -13,6 +13,7 @@ import ssl
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from configparser import ConfigParser
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from openmarkets_provider.hooks import _variable_store
 from openmarkets_provider.hooks._connection_settings import make_settings
 from openmarkets_provider.hooks._token_cache import cache_dir, store_of
 from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+from openmarkets_provider.policies import _waits
 from openmarkets_provider.sandbox.server import SandboxServer
 from openmarkets_provider.sensors.openmarkets import MAX_FAILURES
 from openmarkets_provider.transfers.openmarkets_to_object_storage import OpenmarketsToObjectStorageOperator
@@ -154,7 +156,7 @@ def test_the_bounds_of_the_timeout_are_those_of_the_code():
     section = " ".join(SECTIONS["Timeout (seconds)"].split())
     assert f"more than 0, at most {settings.MAX_TIMEOUT:g}; the form takes 1 or more." in section
     assert CONNECTION_FIELDS["timeout"]["schema"]["minimum"] == 1
-    assert f"connecting may take {CONNECT_TIMEOUT:g} seconds of it" in section
+    assert f"connecting may take {CONNECT_TIMEOUT:g} seconds" in section
 
 
 @pytest.mark.parametrize("name", CONNECTION_FIELDS)
@@ -347,28 +349,27 @@ def failed(status: int, body: bytes = b"{}") -> OpenmarketsError:
 
 HOUR, MINUTE = 3600.0, 60.0
 FIGURES: list[tuple[str, Any, Any]] = [
-    ("The others wait for the connection's `timeout` and 5 seconds,", LOCK_GRACE, 5),
+    ("the connection's `timeout` plus 5 seconds", LOCK_GRACE, 5),
     ("at most 64 KiB of the reply are read", MAX_TOKEN_REPLY, 64 << 10),
     ("until 300 seconds are left", tokens.REFRESH_AHEAD, 300),
     ("until 30 seconds are left", tokens.MARGIN, 30),
-    ("the last fifth counts instead of 300 seconds, and the last tenth instead of 30:", tokens.REFRESH_AHEAD, 300),
-    ("0 or less, or more than 31 days", MAX_LIFETIME, 31 * 24 * HOUR),
-    ("a lifetime of 60 seconds is used", tokens.UNKNOWN_LIFETIME, MINUTE),
-    ("If the replacement is rejected, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
-    ("an hour (3600 seconds) is the most", tokens.MAX_FAILURE, HOUR),
-    ("4 attempts in all", exchange.MAX_ATTEMPTS, 4),
-    ("none that would have to wait for more than 60 seconds", exchange.MAX_SERVER_WAIT, 60),
-    ("is deleted an hour (3600 seconds) after its use", file_store.SWEEP_AFTER, HOUR),
+    ("the last fifth replaces 300 seconds and the last tenth replaces 30", tokens.REFRESH_AHEAD, 300),
+    ("or more than 31 days", MAX_LIFETIME, 31 * 24 * HOUR),
+    ("the lifetime is 60 seconds", tokens.UNKNOWN_LIFETIME, MINUTE),
+    ("rejects a replacement, too, within 30 seconds", tokens.REPLACEMENT_TRIAL, 30),
+    ("up to an hour (3600 seconds)", tokens.MAX_FAILURE, HOUR),
+    ("4 attempts,", exchange.MAX_ATTEMPTS, 4),
+    ("would have to wait for more than 60 seconds", exchange.MAX_SERVER_WAIT, 60),
+    ("is deleted an hour (3600 seconds) after its last use", file_store.SWEEP_AFTER, HOUR),
     ("Redis deletes an entry 60 seconds after its end", redis_store.CLOCK_TOLERANCE, 60),
-    ("a connection is looked up again every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
     ("A time up to 60 seconds in the future", clock.CLOCK_SKEW, 60),
-    ("is tried again every 5 seconds", fallback_store.RETRY_SECONDS, 5),
-    ("may take 1 second;", redis_store.TIMEOUT, 1),
+    ("tries the store again every 5 seconds", fallback_store.RETRY_SECONDS, 5),
+    ("has 1 second to connect or answer;", redis_store.TIMEOUT, 1),
     ("a lock in it expires 5 seconds after its owner is gone", redis_store.LEASE, 5),
-    ("Airflow gets 30 seconds to answer", _variable_store.TIMEOUT, 30),
-    ("a task that is alone sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
+    ("Airflow has 30 seconds to answer", _variable_store.TIMEOUT, 30),
+    ("A single task thus sends 4 token requests", exchange.MAX_ATTEMPTS, 4),
 ]
-SHORT_LIFE = "a token of 60 seconds is refreshed from 12 seconds before its end, and not sent in the last 6"
+SHORT_LIFE = "A token of 60 seconds is refreshed from 12 seconds before its end, and not sent in the last 6"
 
 
 @pytest.mark.parametrize(("sentence", "figure", "value"), FIGURES)
@@ -495,46 +496,29 @@ def test_a_text_that_looks_like_a_formula_is_landed_as_it_is(openmarkets_sandbox
 
 
 @pytest.mark.parametrize(
-    ("sentence", "figure", "value"),
+    ("page", "sentence", "figure", "value"),
     [
-        ("A wait of up to 60 seconds takes place in the task", exchange.MAX_SERVER_WAIT, 60),
-        ("at random: 75 seconds at most", exchange.MAX_WAIT, 75),
-        ("makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
-        ("three in a row are tolerated", MAX_FAILURES, 3),
-        ("of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),
+        ("faq", "makes up to 8 calls at a time", settings.DEFAULT_CONCURRENCY, 8),
+        ("faq", "three in a row that are transient are tolerated", MAX_FAILURES, 3),
+        ("howto/rotate-secret", "looks up each connection every 60 seconds", _connections.LOOK_UP_INTERVAL, 60),
+        ("howto/quotes", "a result of more than 1 MiB as JSON", DEFAULT_MAX_XCOM_BYTES, 1 << 20),
+        ("howto/retries", "Waits of up to 60 seconds happen within the task", exchange.MAX_SERVER_WAIT, 60),
+        ("howto/retries", "up to 75 seconds", exchange.MAX_WAIT, 75),
+        ("howto/retries", "**Jitter** of up to 15 seconds", exchange.MAX_WAIT - exchange.MAX_SERVER_WAIT, 15),
+        ("howto/retries", "runs again up to 10 times,", _waits.WAITS_AFTER_429, 10),
+        ("howto/retries", "or 100 times if", _waits.WAITS_FOR_HOLDS, 100),
+        ("howto/retries", "`Retry-After` of more than 24 hours", _waits.LONGEST_WAIT, timedelta(hours=24)),
     ],
 )
-def test_the_figures_of_the_answers_are_those_of_the_code(sentence: str, figure: float, value: float):
-    assert sentence in PROSE["faq"]
+def test_the_figures_of_the_answers_and_guides_are_those_of_the_code(page: str, sentence: str, figure: Any, value: Any):
+    assert sentence in " ".join((DOCS / f"{page}.md").read_text().split())
     assert figure == value
 
 
 @pytest.mark.since("3.2")
-def test_the_order_of_the_answers_is_placed_once(openmarkets_sandbox: SandboxServer):
-    buy = block_of("faq", "def one_order(")["one_order"]().get_task("buy")
-    assert buy.retries == 0
-    assert isinstance(buy.execute({})["orderNumber"], int)
-    assert openmarkets_sandbox.stats()["by_path"]["POST /oms/orders/v4"] == 1
-
-
-@pytest.mark.since("3.2")
-def test_the_answers_about_tasks_of_ones_own_hold(openmarkets_sandbox: SandboxServer):
+def test_the_task_of_the_answers_gets_accounts(openmarkets_sandbox: SandboxServer):
     accounts = block_of("faq", "def accounts_with_httpx(")["accounts_with_httpx"].function()
     assert accounts == ["SBX0001", "SBX0002", "SBX0003"]
-    last_prices = block_of("faq", "def last_prices(")["last_prices"].function
-    assert all(isinstance(price, Decimal) for price in last_prices(["BHP", "CBA"]).values())
-
-
-@pytest.mark.since("3.2")
-def test_the_week_in_which_the_clocks_change_has_its_days(openmarkets_sandbox: SandboxServer, capsys):
-    block_of("faq", "clocks went back")
-    # Of that week Friday is a public holiday.
-    assert re.findall(r"2026-\d\d-\d\d", capsys.readouterr().out) == [
-        "2026-03-30",
-        "2026-03-31",
-        "2026-04-01",
-        "2026-04-02",
-    ]
 
 
 # The HTTP provider

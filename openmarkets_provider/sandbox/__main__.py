@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_greeting(sandbox), flush=True)
             signal.sigwait(_STOP)
     except OSError as error:
-        print(f"Cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
+        reason = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+        print(f"Cannot listen on {options.host}:{options.port}: {reason}", file=sys.stderr)
         return 1
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -58,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--now", type=_moment, metavar="TIME", help="time at which the sandbox stands still, with an offset"
     )
+    parser.add_argument(
+        "--tls", type=Path, metavar="FOLDER", help="serve HTTPS, and write the authority to trust to FOLDER/ca.pem"
+    )
+    parser.add_argument("--name", help="host in the URLs and in the certificate, if not the address")
     return parser
 
 
@@ -102,7 +108,7 @@ def _greeting(sandbox: SandboxServer) -> str:
         "Market data URL": extra["market_data_url"],
         "News URL": extra["news_url"],
         "OMS URL": extra["oms_url"],
-    }
+    } | ({"CA bundle": extra["ca_bundle"]} if "ca_bundle" in extra else {})
     lines = [
         "Openmarkets sandbox: a stand-in made from public documentation, not the real service.",
         f"URL: {sandbox.url}",
@@ -111,7 +117,7 @@ def _greeting(sandbox: SandboxServer) -> str:
         "Or in the shell that starts Airflow:",
         f"export AIRFLOW_CONN_OPENMARKETS_DEFAULT={shlex.quote(json.dumps(sandbox.connection))}",
     ]
-    if not ipaddress.ip_address(str(urlsplit(sandbox.url).hostname)).is_loopback:
+    if not ipaddress.ip_address(sandbox.address).is_loopback:
         lines.insert(1, "Warning: other machines can reach this server, and its secret is public.")
     return "\n".join(lines)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import threading
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openmarkets_provider.sandbox.app import APIS, IDENTITY, create_app
+from openmarkets_provider.sandbox.certificate import write_certificate
 from openmarkets_provider.sandbox.state import CLIENTS, Client, State
 
 __all__ = ["Client", "SandboxServer"]
@@ -46,6 +49,10 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._closing.set()
         await super().shutdown(sockets)
+        # with TLS a close waits for the client's, which may not come before the loop ends
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
 
 class SandboxServer:
@@ -53,6 +60,9 @@ class SandboxServer:
 
     Use it as a context manager. It listens on loopback unless `host` says otherwise; `port` 0 picks a free
     port. The first of `clients` is the one that `connection` uses. `now` is the attribute's first value.
+
+    With `tls`, a folder, it serves HTTPS and writes the authority that clients must trust to `ca.pem` there, a new one
+    at each start. `name` is the host in the URLs and the certificate, if clients reach it by another name than `host`.
 
     Whatever a method sets, :meth:`reset` undoes. Records have the API's own fields, in its own units: prices are native
     ones, for most securities cents, and times without an offset are exchange time. Fields that are left out are null,
@@ -68,6 +78,8 @@ class SandboxServer:
         port: int = 0,
         host: str = "127.0.0.1",
         now: datetime | None = None,
+        tls: Path | None = None,
+        name: str | None = None,
     ) -> None:
         """Prepare a server; nothing starts yet."""
         self.client_id = clients[0].client_id
@@ -75,26 +87,36 @@ class SandboxServer:
         self._state = State(clients, token_lifetime, now)
         self._latency = latency
         self._address = (host, port)
+        self._authority = None if tls is None else tls / "ca.pem"
+        self._name = name
 
     def __enter__(self) -> Self:
         """Start, and wait until connections are accepted."""
         listener = socket.create_server(self._address)
         self._address = listener.getsockname()
         closing = asyncio.Event()
-        self._server = _Server(
-            uvicorn.Config(
-                create_app(self._state, self._latency, closing),
-                http=_Protocol,
-                loop="asyncio",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                server_header=False,
-                timeout_keep_alive=60,
-                timeout_graceful_shutdown=1,
-            ),
-            closing,
+        config = uvicorn.Config(
+            create_app(self._state, self._latency, closing),
+            http=_Protocol,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=1,
         )
+        with tempfile.TemporaryDirectory() as folder:
+            if self._authority is not None:
+                chain = Path(folder) / "server.pem"
+                try:
+                    write_certificate(self._host, self._authority, chain)
+                except OSError:
+                    listener.close()
+                    raise
+                config.ssl_certfile = chain
+            config.load()
+        self._server = _Server(config, closing)
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="openmarkets-sandbox", daemon=True
         )
@@ -113,8 +135,16 @@ class SandboxServer:
     @property
     def url(self) -> str:
         """The URL that everything is below."""
-        host, port = self._address
-        return f"http://{host}:{port}"
+        return f"{'https' if self._authority else 'http'}://{self._host}:{self._address[1]}"
+
+    @property
+    def address(self) -> str:
+        """The IP address that it listens on."""
+        return self._address[0]
+
+    @property
+    def _host(self) -> str:
+        return self._name or self.address
 
     @property
     def identity_url(self) -> str:
@@ -149,7 +179,8 @@ class SandboxServer:
                 "market_data_url": self.market_data_url,
                 "news_url": self.news_url,
                 "oms_url": self.oms_url,
-            },
+            }
+            | ({"ca_bundle": str(self._authority)} if self._authority else {}),
         }
 
     @property

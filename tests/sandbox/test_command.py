@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 import httpx
 import pytest
@@ -91,6 +92,21 @@ def test_it_stands_still_at_a_time() -> None:
     with running("--port", "0", "--now", "2026-03-05T10:30:00+11:00") as (_, lines):
         clock = httpx.get(f"{lines[1].removeprefix('URL: ')}/_sandbox/clock", trust_env=False).json()
     assert clock == {"now": "2026-03-05T10:30:00+11:00"}
+
+
+def test_it_serves_https_with_a_name_of_its_own(tmp_path: Path) -> None:
+    with running("--port", "0", "--host", "127.0.0.1", "--tls", str(tmp_path), "--name", "sandbox.test") as (_, lines):
+        (url,) = (line.removeprefix("URL: ") for line in lines if line.startswith("URL: "))
+        assert re.fullmatch(r"https://sandbox\.test:[1-9][0-9]+", url)
+        made = json.loads(shlex.split(lines[-1])[1].partition("=")[2])
+        assert made["extra"]["ca_bundle"] == str(tmp_path / "ca.pem")
+        assert make_settings(Connection.from_json(json.dumps(made), conn_id="om")).identity_url == f"{url}/identity"
+
+
+def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--port", "0", "--tls", str(tmp_path / "file")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 def test_only_loopback_is_listened_on() -> None:

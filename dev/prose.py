@@ -1,0 +1,88 @@
+"""Check the English of pages and docstrings: short sentences, no phrase with a plainer one. See ``make lint``."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parent.parent
+MAX_WORDS = 30
+_DATA = tomllib.loads((ROOT / "dev" / "prose.toml").read_text(encoding="utf-8"))
+NOT_YET = tuple(_DATA["not_yet"])
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
+_PHRASES = {re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE): plain for phrase, plain in _DATA["plainer"].items()}
+
+
+class Text(NamedTuple):
+    """A paragraph, heading or cell without its code.
+
+    :ivar line: of the file that it begins in.
+    """
+
+    line: int
+    words: str
+
+
+def texts(markdown: str, line: int = 1) -> Iterator[Text]:
+    """Return the texts of a page, or of a docstring that begins in a line of its file."""
+    for token in _MARKDOWN.parse(markdown):
+        if token.type == "inline" and token.map:
+            plain = "".join(
+                "\n" if part.type in ("softbreak", "hardbreak") else "X" if part.type == "code_inline" else part.content
+                for part in token.children or ()
+                if part.type != "html_inline"
+            )
+            yield Text(line + token.map[0], plain)
+
+
+def docstrings(source: str) -> Iterator[Text]:
+    """Return the texts of a module's docstrings; each of their fields is one."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if docstring := ast.get_docstring(node):
+            for text in texts(docstring, node.body[0].lineno):
+                for field in re.finditer(r"(?:^:[^:\n]*:)?(.*?)(?=\n:|\Z)", text.words, re.DOTALL | re.MULTILINE):
+                    yield Text(text.line + text.words.count("\n", 0, field.start(1)), field[1])
+
+
+def problems(text: Text) -> Iterator[tuple[int, str]]:
+    """Return what should be written otherwise, with the line that it begins in."""
+    for sentence in re.finditer(r"\S.*?(?:[.!?](?=\s)|\Z)", text.words, re.DOTALL):
+        if (count := len(re.findall(r"\w\S*", sentence[0]))) > MAX_WORDS:
+            yield _line(text, sentence), f"a sentence of {count} words (at most {MAX_WORDS}): {sentence[0][:50]!r}"
+    for phrase, plain in _PHRASES.items():
+        for match in phrase.finditer(text.words):
+            yield _line(text, match), f"{match[0]!r}; write: {plain}"
+
+
+def _line(text: Text, match: re.Match[str]) -> int:
+    return text.line + text.words.count("\n", 0, match.start())
+
+
+def main() -> int:
+    """Print the problems of all files that are not excepted; return the exit status."""
+    pages = chain(ROOT.glob("*.md"), (path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts))
+    found = False
+    for path in sorted(chain(pages, ROOT.glob("openmarkets_provider/**/*.py"))):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(NOT_YET):
+            continue
+        source = path.read_text(encoding="utf-8")
+        for text in docstrings(source) if path.suffix == ".py" else texts(source):
+            for line, problem in problems(text):
+                print(f"{name}:{line}: {problem}")
+                found = True
+    return int(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

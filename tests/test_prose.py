@@ -1,0 +1,61 @@
+"""The linter of prose finds long sentences and phrases, in pages and docstrings, and names the line."""
+
+from __future__ import annotations
+
+import inspect
+
+from dev import prose
+from tests.support.pages import ROOT
+
+LONG = " ".join(["word"] * 20)
+PAGE = f"""# A title
+
+A sentence that is short. Another
+one that was told of.
+
+{LONG}
+{LONG}. Short.
+
+- `{LONG} {LONG}` is code, and so is
+  this:
+
+  ```text
+  told {LONG} {LONG}
+  ```
+
+| head | other |
+|---|---|
+| told | {LONG} {LONG} |
+"""
+
+
+def found(texts) -> list[tuple[int, str]]:
+    return [(line, problem.split()[0]) for text in texts for line, problem in prose.problems(text)]
+
+
+def test_a_page_is_checked_without_its_code():
+    assert found(prose.texts(PAGE)) == [(4, "'told';"), (6, "a"), (18, "'told';"), (18, "a")]
+
+
+def test_docstrings_are_checked_field_by_field():
+    source = inspect.cleandoc(
+        f'''
+        """It is told.
+
+        {LONG}
+        """
+
+        def function(first, second):
+            """Do it.
+
+            :param first: {LONG}
+            :param second: {LONG} told
+            """
+            told = {LONG!r}
+        '''
+    )
+    assert found(prose.docstrings(source)) == [(1, "'told';"), (10, "'told';")]
+
+
+def test_files_that_are_not_checked_yet_are_there():
+    assert [name for name in prose.NOT_YET if not (ROOT / name).exists()] == []
