@@ -58,25 +58,24 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
             "type": ["string", "null"],
             "enum": ["off", "test", "on"],
             "values_display": {"off": "Off", "test": "Test environment only", "on": "On"},
-            "default": "off",
-            "section": "Orders",
+            "section": "Advanced",
         },
     },
     "order_accounts": {
         "label": "Accounts for orders",
         "description": "Account codes, one a line, that orders may be for. Empty: any account.",
-        "schema": {"type": ["array", "null"], "items": {"type": "string"}, "section": "Orders"},
+        "schema": {"type": ["array", "null"], "items": {"type": "string"}, "section": "Advanced"},
     },
     "max_order_value": {
         "label": "Largest order (dollars)",
         "description": "Most that one order may be worth: volume x price. Empty: no limit.",
-        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "section": "Orders"},
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "section": "Advanced"},
     },
     "max_day_value": {
         "label": "Most in a day (dollars)",
         "description": "Most that the orders of one account may be worth on one exchange day, as far as the list of "
         "orders shows them. Empty: no limit.",
-        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "section": "Orders"},
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "section": "Advanced"},
     },
     "market_data_url": {
         "label": "Market data URL",

@@ -105,7 +105,6 @@ class OrderOperator(BaseOperator):
     def _sender(self, hook: OpenmarketsHook, context: Context, limits: Limits = Limits()) -> Orders:  # noqa: B008
         """Return what sends orders, with the journal that this Airflow has."""
         from openmarkets_provider.client.journals import Journal, MemoryJournal
-        from openmarkets_provider.hooks.journal import StateStoreJournal
 
         # Airflow's type of a context does not have them in every version.
         stores: Any = context
@@ -113,7 +112,7 @@ class OrderOperator(BaseOperator):
         journal: Journal = MemoryJournal()
         if task_store is not None:
             own = [stores["asset_state_store"][assets[0]]] if assets and "asset_state_store" in stores else []
-            journal = StateStoreJournal(task_store, *own)
+            journal = hook.journal(task_store, *own)
         return hook.orders.with_journal(journal, limits=limits)
 
 
@@ -123,7 +122,7 @@ class OpenmarketsOrderOperator(OrderOperator):
     Retries, clears, killed workers and a second scheduler place no second order: the intent is stored before the order
     is sent, in the state stores of the task and of the account's asset (Airflow 3.3 and later), and the order carries a
     tag in its notes by which it is found again. When it can't be known whether the order was placed, the task fails and
-    says so. ``docs/howto/orders.md`` has what is and what is not guaranteed.
+    says so. The guide on orders has what is and what is not guaranteed.
 
     The task returns ``order_number``, ``tag``, ``account`` and ``found`` (an earlier try had placed it); with
     ``wait_for`` also ``outcome`` (``working``, ``filled``, ``partly_filled``, ``cancelled``, ``expired``), volumes, and

@@ -352,7 +352,10 @@ class TestTestConnection:
     def test_good_credentials(self, monkeypatch, openmarkets_sandbox):
         good, message = self.check(monkeypatch, openmarkets_sandbox)
         assert good
-        assert message.endswith("for: market-data-api, news-api, oms-api.")
+        assert (
+            "for: market-data-api, news-api, oms-api. Orders: allowed in the test environment for all accounts."
+            in message
+        )
 
     def test_it_asks_anew_although_a_token_is_cached(self, monkeypatch, openmarkets_sandbox):
         self.check(monkeypatch, openmarkets_sandbox)
@@ -375,7 +378,7 @@ class TestTestConnection:
         good, message = self.check(monkeypatch, openmarkets_sandbox)
         assert not good
         assert message.startswith("Not in the plan: news-api; ask Openmarkets, or choose only")
-        assert message.endswith("for: market-data-api, oms-api.")
+        assert "for: market-data-api, oms-api. Orders: " in message
 
     def test_an_unreachable_host(self, monkeypatch, openmarkets_sandbox):
         good, message = self.check(monkeypatch, openmarkets_sandbox, host="http://127.0.0.1:9")
