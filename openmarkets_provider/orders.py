@@ -87,27 +87,28 @@ def market(
 
 
 def amend(
-    order_number: int | str, *, account: str, volume: Volume | None = None, price: Price | None = None
+    order_number: int | str,
+    *,
+    account: str,
+    volume: Volume | None = None,
+    price: Price | None = None,
+    order_giver: str | None = None,
+    order_taker: str | None = None,
 ) -> Instruction:
     """Change the terms of a working order: ``PUT orders/{orderNumber}/v4``.
 
-    Volume and price are absolute: the order has them afterwards. What is None stays, and so do all other terms.
+    Volume and price are absolute: the order has them afterwards. What is None stays, and so do all other terms that the
+    list of orders has.
 
     :param order_number: as the API numbers it.
     :param account: the order's account.
     :param volume: the whole volume of the order, of which a part may be done.
     :param price: limit in the currency's main unit.
+    :param order_giver: the list of orders does not have it: set it again where the order has one.
+    :param order_taker: the same.
     :raises OpenmarketsOrderError: an argument is malformed.
     """
-    return check(
-        {
-            "action": "amend",
-            "order_number": order_number,
-            "account": account,
-            "volume": volume,
-            "price": to_plain(price),
-        }
-    )
+    return check({"action": "amend"} | {name: to_plain(value) for name, value in locals().items()})
 
 
 def cancel(order_number: int | str, *, account: str) -> Instruction:

@@ -186,13 +186,13 @@ _ARGUMENTS: Mapping[str, Mapping[str, Callable[[str, Any], Any]]] = {
         "order_giver": _text,
         "order_taker": _text,
     },
-    "amend": {**_ORDER, "volume": _volume, "price": read_price},
+    "amend": {**_ORDER, "volume": _volume, "price": read_price, "order_giver": _text, "order_taker": _text},
     "cancel": _ORDER,
 }
 """Action to its arguments, each with its check."""
 _OPTIONAL = {
     "place": ("price", "expiry_date_time", "destination", "notes", "order_giver", "order_taker"),
-    "amend": ("volume", "price"),
+    "amend": ("volume", "price", "order_giver", "order_taker"),
     "cancel": (),
 }
 """Arguments that may be None."""

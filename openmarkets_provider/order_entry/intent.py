@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from openmarkets_provider.exceptions import OpenmarketsOrderError
@@ -58,7 +58,7 @@ class Intent:
     :ivar attempt: number of sends so far.
     :ivar began: when the last attempt began, in seconds since 1970.
     :ivar send_before: the time after which the last attempt sends nothing, in seconds since 1970.
-    :ivar highest: the highest order number of the account before the last attempt.
+    :ivar alike: numbers of the account's orders with the same terms before the last attempt.
     :ivar number: the order's number.
     :ivar epoch: what changes when the task is cleared, and not when it is retried.
     :ivar approved_by: who approved the order.
@@ -73,7 +73,7 @@ class Intent:
     attempt: int = 0
     began: float = 0.0
     send_before: float = 0.0
-    highest: int = 0
+    alike: list[str] = field(default_factory=list)
     body: dict[str, Any] | None = None
     number: str | None = None
     epoch: int | None = None
@@ -81,9 +81,14 @@ class Intent:
     approved_at: str | None = None
     outcome: str | None = None
 
+    @property
+    def is_unsent(self) -> bool:
+        """Whether the order is certainly not in the market."""
+        return self.state in (State.NEW, State.READY, State.REFUSED)
+
     def to_data(self) -> dict[str, Any]:
         """Return what a journal stores."""
-        return asdict(self) | {"state": self.state.value}
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"state": self.state.value}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Intent:

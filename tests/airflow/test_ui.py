@@ -133,7 +133,7 @@ class TestMakeUi:
         connections.browser.picture("test_green")
         assert (title, colour) == (GOOD, "green")
         scopes = "market-data-api, news-api, oms-api"
-        assert text == f"Access token obtained from {ui.sandbox.url}/identity for: {scopes}."
+        assert text.startswith(f"Access token obtained from {ui.sandbox.url}/identity for: {scopes}. Orders: ")
 
     def test_its_connection_shows_all_fields_when_it_is_edited(self, connections: Connections):
         connections.go()
@@ -201,7 +201,9 @@ class TestForm:
         assert connection(ui, "by_hand") == before | {"extra": before["extra"] | {"timeout": 20}}
         title, text, colour = connections.test("by_hand")
         assert (title, colour) == (GOOD, "green")
-        assert text == f"Access token obtained from {ui.sandbox.url}/identity for: market-data-api, oms-api."
+        assert text.startswith(
+            f"Access token obtained from {ui.sandbox.url}/identity for: market-data-api, oms-api. Orders: "
+        )
 
     def test_editing_shows_what_extra_holds_and_what_is_added_to_it_as_json(
         self, ui: UiProcess, connections: Connections
