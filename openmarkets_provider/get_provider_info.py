@@ -132,7 +132,7 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "Delta Lake", "external-doc-url": "https://delta.io/", "tags": ["software"]},
         ],
         "hooks": _modules("hooks"),
-        "operators": _modules("operators"),
+        "operators": _modules("operators", "reconciliation"),
         "sensors": _modules("sensors"),
         "transfers": [
             {

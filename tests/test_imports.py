@@ -22,6 +22,7 @@ print(json.dumps([name for name in names if name.partition(".")[0] not in sys.st
     "kind",
     [
         "operators.openmarkets",
+        "operators.reconciliation",
         "sensors.openmarkets",
         "transfers.openmarkets_to_object_storage",
         "transfers.openmarkets_to_sql",
