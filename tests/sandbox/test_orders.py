@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -431,6 +432,16 @@ def test_only_active_orders_of_clients_are_filled(sandbox: SandboxServer, api: h
         sandbox.fill_order(1001)
 
 
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Let threads take turns a thousand times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("frequent_switches")
 def test_orders_that_threads_create_are_all_kept(sandbox: SandboxServer, api: httpx.Client) -> None:
     sandbox.set_order_behaviour(fills=[[0, 1], [0.01, None]])
 
