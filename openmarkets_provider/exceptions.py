@@ -62,6 +62,29 @@ class OpenmarketsQueryError(OpenmarketsError, ValueError):
     securities: list[Any] | None = None
 
 
+class OpenmarketsOrderError(OpenmarketsError, ValueError):
+    """An order instruction is malformed, or a limit, the connection or the state of the order forbids it.
+
+    Nothing was sent. The text names the argument or the limit.
+    """
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class OpenmarketsOrderUnknown(OpenmarketsError):
+    """It is not known whether an order was placed, amended or cancelled. A person has to look.
+
+    :ivar tag: the text that begins the order's notes, if it is in the market.
+    :ivar account: the order's account.
+    :ivar absent: the tag would have been listed by now: the order is most likely not in the market.
+    :ivar candidates: orders with the same terms that may be it, each with ``order_number`` and ``state``.
+    """
+
+    tag: str | None = None
+    account: str | None = None
+    absent: bool = False
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsTransportError(OpenmarketsError):
     """No answer: host not found, connection refused or lost, time-out.

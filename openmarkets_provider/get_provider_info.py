@@ -50,6 +50,34 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Seconds that one HTTP request may take in total, its whole reply included. Default: 30.",
         "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
     },
+    "orders": {
+        "label": "Orders",
+        "description": "Whether tasks may place, amend and cancel orders: off (the default), test (in the test "
+        "environment only) or on. No DAG can allow what this and the next three fields forbid.",
+        "schema": {
+            "type": ["string", "null"],
+            "enum": ["off", "test", "on"],
+            "values_display": {"off": "Off", "test": "Test environment only", "on": "On"},
+            "default": "off",
+            "section": "Orders",
+        },
+    },
+    "order_accounts": {
+        "label": "Accounts for orders",
+        "description": "Account codes, one a line, that orders may be for. Empty: any account.",
+        "schema": {"type": ["array", "null"], "items": {"type": "string"}, "section": "Orders"},
+    },
+    "max_order_value": {
+        "label": "Largest order (dollars)",
+        "description": "Most that one order may be worth: volume x price. Empty: no limit.",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "section": "Orders"},
+    },
+    "max_day_value": {
+        "label": "Most in a day (dollars)",
+        "description": "Most that the orders of one account may be worth on one exchange day, as far as the list of "
+        "orders shows them. Empty: no limit.",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "section": "Orders"},
+    },
     "market_data_url": {
         "label": "Market data URL",
         "description": "Base URL to use instead of the environment's, for a gateway or the sandbox.",

@@ -90,6 +90,7 @@ NOTHING_WRONG = (
     "Watching \0 (",
     "\0 is \0; the result ",
     "\0 \0 from \0 on",
+    "(state == ",
     # What Airflow says, which is looked for.
     "Trigger timeout",
     "Trigger/execution timeout",

@@ -23,7 +23,7 @@ from openmarkets_provider.exceptions import (
 
 KINDS = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, OpenmarketsError)]
 NAMES = ["transient", "sent", "status", "error", "error_description", "scope", "request_id", "title", "detail"]
-NAMES += ["endpoint", "retry_after", "row", "key"]
+NAMES += ["endpoint", "retry_after", "row", "key", "tag", "account"]
 
 
 def details_of(kind: type[OpenmarketsError]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def assert_same(one: OpenmarketsError, other: OpenmarketsError) -> None:
 
 
 def test_every_kind_of_error_is_looked_at():
-    assert len(KINDS) == 14
+    assert len(KINDS) == 16
     assert all(issubclass(kind, OpenmarketsError) and inspect.getdoc(kind) for kind in KINDS)
 
 

@@ -28,6 +28,7 @@ from openmarkets_provider.client.settings import (
     Settings,
 )
 from openmarkets_provider.get_provider_info import CONNECTION_FIELDS, get_provider_info
+from openmarkets_provider.order_entry.guards import MODES
 from tests.support.versions import at_least, secrets_masker
 
 INFO = get_provider_info()
@@ -168,6 +169,7 @@ def test_the_fields_are_the_settings_that_the_standard_fields_do_not_hold():
     [
         ("environment", ENVIRONMENTS, DEFAULT_ENVIRONMENT, DEFAULT_ENVIRONMENT),
         ("client_auth_encoding", CLIENT_AUTH_ENCODINGS, CLIENT_AUTH_ENCODINGS[0], CLIENT_AUTH_ENCODINGS[0]),
+        ("orders", MODES, MODES[0], MODES[0]),
         # What this default is, airflow.cfg may say.
         ("cache_backend", CACHE_BACKENDS, CACHE_BACKENDS[0], ""),
     ],

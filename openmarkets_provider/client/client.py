@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from openmarkets_provider.client.auth.bearer import send_authorized
@@ -18,7 +20,7 @@ from openmarkets_provider.client.auth.token_request import fetch_token, secret_f
 from openmarkets_provider.client.cache.crypto import EntryCipher, entry_key
 from openmarkets_provider.client.cache.store import Store
 from openmarkets_provider.client.environments import SCOPES
-from openmarkets_provider.client.exchange import Exchange
+from openmarkets_provider.client.exchange import Exchange, Received
 from openmarkets_provider.client.http.clients import (
     AsyncHttpClient,
     HttpClient,
@@ -33,14 +35,23 @@ from openmarkets_provider.client.pulled import Pulled
 from openmarkets_provider.client.ratelimit.hold import Holds
 from openmarkets_provider.client.run import Run
 from openmarkets_provider.client.settings import DEFAULT_CONCURRENCY, MAX_ASYNC_CONCURRENCY, Settings
-from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError, OpenmarketsQueryError
+from openmarkets_provider.exceptions import (
+    OpenmarketsConfigurationError,
+    OpenmarketsError,
+    OpenmarketsOrderError,
+    OpenmarketsQueryError,
+    OpenmarketsRateLimited,
+)
 from openmarkets_provider.query.batch import RECORD, Batch
+from openmarkets_provider.query.endpoints import is_order_call
 from openmarkets_provider.query.plan import ApiCall, plan
 from openmarkets_provider.query.query import Query, endpoint_of
 from openmarkets_provider.query.rows import Listing
 
 if TYPE_CHECKING:
     import httpx
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -76,6 +87,7 @@ class OpenmarketsClient:
         self.settings = settings
         self.store = store
         self._concurrency = concurrency
+        self._metrics = metrics
         self._masker = masker
         self._options = Options(settings.timeout, settings.ca_bundle, user_agent)
         cipher = EntryCipher(settings.client_secret)
@@ -110,13 +122,13 @@ class OpenmarketsClient:
         :raises OpenmarketsError: what went wrong, see :mod:`openmarkets_provider.exceptions`.
         """
         if endpoint_of(query) == "request":
-            return run_blocking(self._blocking.ask(_call(query)))
+            return run_blocking(self._blocking.ask(self._request(query)))
         return [row for batch in self.stream(query) for row in batch]
 
     async def arun(self, query: Query) -> Any:
         """Answer a query on an event loop, as :meth:`run`."""
         if endpoint_of(query) == "request":
-            return await self._async.ask(_call(query))
+            return await self._async.ask(self._request(query))
         run = Run(query, self._async, self._currencies)
         batches = run.rows(min(self._concurrency, MAX_ASYNC_CONCURRENCY), TaskGroup)
         async with aclosing(batches):
@@ -131,7 +143,7 @@ class OpenmarketsClient:
         :raises OpenmarketsError: while it is iterated, what went wrong.
         """
         if endpoint_of(query) == "request":
-            return iterate_blocking(_one_batch(self._blocking, _call(query)))
+            return iterate_blocking(_one_batch(self._blocking, self._request(query)))
         run = Run(query, self._blocking, self._currencies, skipped)
         return iterate_blocking(run.rows(self._concurrency, ThreadGroup))
 
@@ -149,6 +161,15 @@ class OpenmarketsClient:
             return (Batch({RECORD: records}) for records in self.stream(query))
         run = Run(query, self._blocking.resumed(pulled), self._currencies, skipped)
         return iterate_blocking(run.batches(self._concurrency, ThreadGroup))
+
+    def send_order(self, call: ApiCall, before_send: Callable[[], None]) -> Received:
+        """Send a call for an order, once. :class:`openmarkets_provider.client.orders.Orders` uses it.
+
+        :param before_send: called right before the first byte leaves; what it raises ends the call.
+        :raises OpenmarketsError: what went wrong.
+        """
+        self.settings.policy.check_mode()
+        return run_blocking(Exchange(_OrderIo(self, before_send), self.holds, self._metrics).attempt(call))
 
     def http(self, api: str) -> HttpClient:
         """Return this process's client of an API."""
@@ -172,6 +193,8 @@ class OpenmarketsClient:
             # Looked up each time: a forked process has connections of its own.
             http = self.http(api)
             http.check_origin(request)
+            path = request.url.target.decode().partition("?")[0]
+            self._check_order_call(api, request.method, path.removeprefix(urlsplit(self.base_url(api)).path))
             return run_blocking(io.authorize(api, http, request))
 
         return open_httpx_client(self.base_url(api), self._options, send, self.close)
@@ -231,6 +254,29 @@ class OpenmarketsClient:
             client = self._clients.setdefault(key, client)
         return client
 
+    def _request(self, query: Query) -> ApiCall:
+        """Return the only call of a ``request``.
+
+        :raises OpenmarketsOrderError: it is for an order, and the connection forbids it.
+        """
+        (call,) = plan(query)
+        self._check_order_call(call.api, call.method, call.path)
+        return call
+
+    def _check_order_call(self, api: str, method: str, path: str) -> None:
+        if not is_order_call(api, method, path):
+            return
+        policy, label = self.settings.policy, f"{method} {api} {path}"
+        policy.check_mode()
+        if policy.has_limits:
+            raise OpenmarketsOrderError(
+                f"{label}: the connection limits accounts or values of orders, which can't be checked here. Use "
+                "OpenmarketsOrderOperator and its siblings, or hook.orders."
+            )
+        log.warning(
+            "%s: OpenmarketsOrderOperator and its siblings check, tag and find orders; this call does not.", label
+        )
+
     def _require_scope(self, scope: str) -> None:
         if scope not in self.settings.scopes:
             raise OpenmarketsConfigurationError(
@@ -271,6 +317,25 @@ class _BlockingIo:
         self._client.holds.record(api, seconds)
 
 
+class _OrderIo(_BlockingIo):
+    """Sends an order: not when it is too late, and not after a wait."""
+
+    def __init__(self, client: OpenmarketsClient, before_send: Callable[[], None]) -> None:
+        super().__init__(client)
+        self._before_send = before_send
+
+    async def authorize(self, api: str, http: HttpClient, request: HttpRequest) -> Reply:
+        return await super().authorize(api, http, request._replace(before_send=self._before_send))
+
+    async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
+        raise OpenmarketsRateLimited(
+            "The order was not sent, since the oms API told another call to wait (429).",
+            status=429,
+            retry_after=seconds,
+            on_hold=True,
+        )
+
+
 class _AsyncIo:
     """Waits on the running event loop."""
 
@@ -305,12 +370,6 @@ def _request(http: HttpClient | AsyncHttpClient, call: ApiCall, request_id: str)
         )
     except OpenmarketsQueryError as error:
         raise OpenmarketsQueryError(f"{call.label}: {error}") from None
-
-
-def _call(query: Query) -> ApiCall:
-    """Return the only call of a ``request``."""
-    (call,) = plan(query)
-    return call
 
 
 async def _one_batch(exchange: Exchange, call: ApiCall) -> AsyncGenerator[list[Any], None]:

@@ -132,7 +132,7 @@ class Exchange:
         """
         if self._pulled is not None and (reply := self._pulled.find(call)) is not None:
             return _read(call, reply, "")
-        return await self.persist(lambda: self._attempt(call), safe_to_repeat=call.safe_to_repeat)
+        return await self.persist(lambda: self.attempt(call), safe_to_repeat=call.safe_to_repeat)
 
     async def compute(self, records: int, work: Callable[[], T]) -> T:
         """Do work on the records of a reply, and return its result.
@@ -160,8 +160,11 @@ class Exchange:
                 rate_limited = isinstance(error, OpenmarketsRateLimited)
             await self._io.sleep(wait, rate_limited=rate_limited)
 
-    async def _attempt(self, call: ApiCall) -> Received:
-        """Send a call once, and read its reply."""
+    async def attempt(self, call: ApiCall) -> Received:
+        """Send a call once, and read its reply.
+
+        :raises OpenmarketsError: what went wrong.
+        """
         request_id = str(uuid.uuid4())
         reply = await self._send(call, request_id)
         try:

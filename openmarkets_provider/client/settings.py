@@ -7,11 +7,14 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from openmarkets_provider.client.environments import ENVIRONMENTS, SCOPES
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError
+from openmarkets_provider.order_entry.guards import MODES, Policy
 
 MAX_CONCURRENCY = 16
 """Most requests of one query at the same time, and connections to one host."""
@@ -51,6 +54,10 @@ class Settings:
     :ivar cache_backend: where tokens and holds are stored: ``file`` (shared by the processes of the host), ``redis``
         or ``variable`` (shared by all hosts), or ``memory`` (not shared). Empty: the default of the deployment.
     :ivar redis_conn_id: id of the Airflow connection of ``redis``.
+    :ivar orders: ``off``: no order is placed, amended or cancelled; ``test``: in the test environment only; ``on``.
+    :ivar order_accounts: the accounts that orders may be for; empty for any.
+    :ivar max_order_value: most that one order may be worth, in dollars; None for any.
+    :ivar max_day_value: the same for all orders of one account that were created on one exchange day.
     :raises OpenmarketsConfigurationError: a value is not allowed; the text names the field.
     """
 
@@ -67,6 +74,10 @@ class Settings:
     client_auth_encoding: str = CLIENT_AUTH_ENCODINGS[0]
     cache_backend: str = ""
     redis_conn_id: str = ""
+    orders: str = MODES[0]
+    order_accounts: tuple[str, ...] = ()
+    max_order_value: Decimal | float | None = None
+    max_day_value: Decimal | float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "client_id", self.client_id.strip())
@@ -85,6 +96,9 @@ class Settings:
         _one_of("environment", self.environment, ENVIRONMENTS)
         _one_of("client_auth_encoding", self.client_auth_encoding, CLIENT_AUTH_ENCODINGS)
         self._check_cache()
+        _one_of("orders", self.orders, MODES)
+        for name in ("max_order_value", "max_day_value"):
+            object.__setattr__(self, name, _amount(name, getattr(self, name)))
         if not self.scopes:
             raise OpenmarketsConfigurationError(f"scopes is empty; allowed are {', '.join(SCOPES.values())}.")
         for scope in self.scopes:
@@ -119,6 +133,14 @@ class Settings:
         return url
 
     @property
+    def policy(self) -> Policy:
+        """What of orders the connection allows."""
+        production = urlsplit(ENVIRONMENTS["production"].api_urls["oms"]).hostname
+        is_test = self.environment == "test" and urlsplit(self.oms_url).hostname != production
+        values: list[Any] = [self.max_order_value, self.max_day_value]
+        return Policy(self.orders, is_test, self.order_accounts, *values)
+
+    @property
     def token_url(self) -> str:
         """The token endpoint (RFC 6749, section 3.2)."""
         return self.identity_url + _ENDPOINT
@@ -127,6 +149,18 @@ class Settings:
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     if value not in (values := list(allowed)):
         raise OpenmarketsConfigurationError(f"{name}: {value!r} is not allowed; allowed are {', '.join(values)}.")
+
+
+def _amount(name: str, value: Any) -> Decimal | None:
+    if value is None:
+        return None
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount <= 0:
+        raise OpenmarketsConfigurationError(f"{name}: {value!r} is not allowed; give dollars, more than 0.")
+    return amount
 
 
 def _is_file(path: str) -> bool:

@@ -66,7 +66,7 @@ def _coerce(name: str, value: Any) -> Any:
                 raise ValueError
             return float(value)
         except (TypeError, ValueError, OverflowError):
-            raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a number of seconds.") from None
+            raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a number.") from None
     if kind == "array":
         items = value.replace(",", " ").split() if isinstance(value, str) else value
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):

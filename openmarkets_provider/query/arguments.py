@@ -112,7 +112,7 @@ def check_moment(name: str, argument: str, value: Any) -> datetime:
 
 
 def _check_securities(name: str, argument: str, value: Any) -> list[str] | None:
-    return _check_codes(name, argument, value, "BHP", _full_security)
+    return _check_codes(name, argument, value, "BHP", check_security)
 
 
 def _check_accounts(name: str, argument: str, value: Any) -> list[str] | str | None:
@@ -120,7 +120,7 @@ def _check_accounts(name: str, argument: str, value: Any) -> list[str] | str | N
 
 
 def _check_portfolios(name: str, argument: str, value: Any) -> list[str] | None:
-    return _check_codes(name, argument, value, "12345", _code)
+    return _check_codes(name, argument, value, "12345", check_code)
 
 
 def _check_codes(
@@ -141,7 +141,11 @@ def _check_codes(
     return list(dict.fromkeys(read(name, argument, code) for code in value))
 
 
-def _full_security(name: str, argument: str, value: Any) -> str:
+def check_security(name: str, argument: str, value: Any) -> str:
+    """Return a security in full form.
+
+    :raises OpenmarketsQueryError: it is malformed.
+    """
     match = _SECURITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise OpenmarketsQueryError(
@@ -151,7 +155,11 @@ def _full_security(name: str, argument: str, value: Any) -> str:
     return f"{code}.{exchange or DEFAULT_EXCHANGE}@{source or DEFAULT_DATA_SOURCE}"
 
 
-def _code(name: str, argument: str, value: Any) -> str:
+def check_code(name: str, argument: str, value: Any) -> str:
+    """Return the code of an account or a portfolio.
+
+    :raises OpenmarketsQueryError: it is malformed.
+    """
     code = value.strip() if isinstance(value, str) else ""
     # Cut, since text that was encoded very often takes as many rounds.
     plain = decode_percent(code[:_MAX_CODE])

@@ -332,12 +332,26 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 """Every public endpoint, by name."""
 
 
+def is_order_call(api: str, method: str, path: str) -> bool:
+    """Tell whether a call creates, amends or cancels an order, in whatever version of the call."""
+    parts = _parts(path)
+    if api != "oms" or not parts or parts[0] != "orders":
+        return False
+    is_create = len(parts) == 2 and re.fullmatch(r"v\d+", parts[1]) is not None
+    return is_create if method == "POST" else method != "GET"
+
+
+def _parts(path: str) -> list[str]:
+    """Return the segments of a path. Case, percent-encoding and extra slashes may make no difference to a server."""
+    return [part for part in unquote(path).lower().split("/") if part]
+
+
 def find_endpoint(api: str, method: str, path: str) -> Endpoint | None:
     """Return the public endpoint that a concrete path belongs to, or None.
 
     Letter case, percent-encoding and extra slashes make no difference, because a server may ignore them too.
     """
-    path = "/".join(part for part in unquote(path).split("/") if part).lower()
+    path = "/".join(_parts(path))
     for endpoint in ENDPOINTS.values():
         if (endpoint.api, endpoint.method) == (api, method) and endpoint.path_pattern.fullmatch(path):
             return endpoint

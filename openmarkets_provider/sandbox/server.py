@@ -149,6 +149,7 @@ class SandboxServer:
                 "market_data_url": self.market_data_url,
                 "news_url": self.news_url,
                 "oms_url": self.oms_url,
+                "orders": "test",
             },
         }
 

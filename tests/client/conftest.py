@@ -127,6 +127,7 @@ def make_client(
             "market_data_url": sandbox.market_data_url,
             "news_url": sandbox.news_url,
             "oms_url": sandbox.oms_url,
+            "orders": "test",
             "timeout": 10.0,
         }
         checked = Settings(**defaults | settings)

@@ -12,7 +12,7 @@ import re
 import ssl
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from json import dumps
 from typing import Any, NamedTuple
@@ -114,6 +114,8 @@ class HttpRequest(NamedTuple):
 
     :ivar timeouts: of the steps, in seconds, as httpcore names them; None takes the client's.
     :ivar max_bytes: most bytes of the decoded reply.
+    :ivar before_send: called on an open connection, right before the first byte of the request is written; what it
+        raises ends the request. For blocking clients.
     """
 
     method: str
@@ -122,6 +124,7 @@ class HttpRequest(NamedTuple):
     content: bytes = b""
     max_bytes: int = MAX_REPLY
     timeouts: Mapping[str, float | None] | None = None
+    before_send: Callable[[], None] | None = None
 
     def with_header(self, name: bytes, value: bytes) -> HttpRequest:
         """Return the request with one more header."""
@@ -223,12 +226,15 @@ class _Host:
 
     def _core_request(self, request: HttpRequest) -> httpcore.Request:
         self.check_origin(request)
+        extensions: dict[str, Any] = {"timeout": request.timeouts or self._timeouts}
+        if request.before_send is not None:
+            extensions["trace"] = functools.partial(_call_before_send, request.before_send)
         return httpcore.Request(
             request.method,
             request.url,
             headers=list(request.headers),
             content=request.content,
-            extensions={"timeout": request.timeouts or self._timeouts},
+            extensions=extensions,
         )
 
 
@@ -342,6 +348,12 @@ class AsyncHttpClient(_Host):
     async def _close_expired(self) -> None:
         for expired in self._idle.pop_expired():
             await expired.aclose()
+
+
+def _call_before_send(before_send: Callable[[], None], event: str, info: Mapping[str, Any]) -> None:
+    """Take httpcore's events of a request. A proxy's CONNECT has the same ones, and comes first."""
+    if event.endswith(".send_request_headers.started"):
+        before_send()
 
 
 def _origin(url: httpcore.URL) -> tuple[bytes, bytes, int | None]:

@@ -1,0 +1,153 @@
+"""What is looked up before an order is sent: the list of orders, the security, and what limits need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from openmarkets_provider.client.exchange import Received
+from openmarkets_provider.client.settings import Settings
+from openmarkets_provider.exceptions import OpenmarketsOrderError
+from openmarkets_provider.order_entry.guards import (
+    Limits,
+    check_collar,
+    check_day_value,
+    check_reduces,
+    check_value,
+    reference_price,
+)
+from openmarkets_provider.order_entry.instruction import Instruction, action_of, resolve
+from openmarkets_provider.order_entry.terms import Facts, Terms, make_terms
+from openmarkets_provider.query.plan import ApiCall
+
+
+class OmsClient(Protocol):
+    """What of a client the sender uses."""
+
+    settings: Settings
+
+    def run(self, query: dict[str, Any]) -> Any:
+        """Answer a query."""
+
+    def get_access_token(self, scope: str) -> str:
+        """Return a token, so that the send need not wait for one."""
+
+    def send_order(self, call: ApiCall, before_send: Callable[[], None]) -> Received:
+        """Send a call once.
+
+        :param before_send: called right before the first byte leaves.
+        """
+
+
+class OrderChecks:
+    """Looks up and checks, with the rights and limits of one client, and sends nothing."""
+
+    def __init__(self, client: OmsClient, limits: Limits, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._policy = client.settings.policy
+        self._limits = limits
+        self._clock = clock
+
+    def _arguments(self, order: Instruction, action: str) -> dict[str, Any]:
+        if action_of(order) != action:
+            raise OpenmarketsOrderError(f"order: {action_of(order)!r} can't be carried out here, but {action!r}.")
+        arguments = resolve(order)
+        self._policy.check_account(arguments["account"])
+        return arguments
+
+    def _list(self, account: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._client.run(
+            {
+                "endpoint": "orders",
+                "accounts": [account],
+                "portfolios": None,
+                # A child may have the notes of its parent.
+                "include_child_orders": False,
+                "on_missing_multiplier": "cents",
+                "on_missing_field": "warn",
+                "raw": False,
+            }
+        )
+        return rows
+
+    def _require(self, rows: Sequence[dict[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        row = find_order(rows, arguments["order_number"])
+        if row is None:
+            raise OpenmarketsOrderError(
+                f"order_number: account {arguments['account']} has no order {arguments['order_number']} in the list of "
+                "the last 3 days."
+            )
+        return row
+
+    def _make_terms(self, arguments: Mapping[str, Any]) -> Terms:
+        rows = self._client.run(
+            {
+                "endpoint": "security_information",
+                "securities": [arguments["security"]],
+                "exchange": None,
+                "on_invalid": "error",
+                "on_missing_multiplier": "cents",
+                "on_missing_field": "warn",
+                "raw": False,
+            }
+        )
+        if not rows:
+            raise OpenmarketsOrderError(f"security: the API says nothing of {arguments['security']}.")
+        row = rows[0]
+        is_assumed = bool(row.get("price_multiplier_assumed"))
+        facts = Facts(None if is_assumed else row["price_multiplier"], row["lot_size"], row["minimum_price_step"])
+        return make_terms(arguments, facts)
+
+    def _quote(self, terms: Terms) -> dict[str, Any] | None:
+        """Return a quote where a limit needs one."""
+        needs_value = terms.price is None and (
+            self._policy.max_order_value or self._policy.max_day_value or self._limits.max_value
+        )
+        if not needs_value and self._limits.price_collar is None:
+            return None
+        rows = self._client.run(
+            {
+                "endpoint": "quotes",
+                "securities": [f"{terms.code}.{terms.exchange}"],
+                "exchange": None,
+                "on_invalid": "error",
+                "on_missing_multiplier": "error",
+                "on_missing_field": "warn",
+                "raw": False,
+            }
+        )
+        return rows[0] if rows else None
+
+    def _check(
+        self, terms: Terms, quote: Mapping[str, Any] | None, rows: Iterable[Mapping[str, Any]], *, is_new: bool = True
+    ) -> None:
+        """Check all limits.
+
+        :param is_new: the order is not in the market yet.
+        """
+        now, price = datetime.fromtimestamp(self._clock(), UTC), reference_price(terms, quote)
+        check_value(terms, price, self._limits.max_value, "max_value")
+        check_value(terms, price, self._policy.max_order_value, "max_order_value")
+        check_day_value(terms, price, self._policy.max_day_value, rows, now)
+        check_collar(terms, quote, self._limits, now)
+        if self._limits.reduce_only and is_new:
+            check_reduces(terms, self._positions(terms.account))
+
+    def _positions(self, account: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._client.run(
+            {
+                "endpoint": "positions",
+                "accounts": [account],
+                "portfolios": None,
+                "on_missing_multiplier": "cents",
+                "on_missing_field": "warn",
+                "raw": False,
+            }
+        )
+        return rows
+
+
+def find_order(rows: Iterable[dict[str, Any]], number: str | None) -> dict[str, Any] | None:
+    """Return the order with a number, if the list has it."""
+    return next((row for row in rows if row["order_number"] == number), None)

@@ -1,0 +1,1 @@
+"""What an order is, and what is known of it: terms, tag, limits, states. Pure."""
