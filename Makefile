@@ -12,8 +12,9 @@ export PYTHONDONTWRITEBYTECODE :=
 SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb mariadb-server-core=/usr/sbin/mariadbd redis-server=/usr/bin/redis-server chromium=/usr/bin/chromium
 
 FUZZ_MINUTES ?= 5
+SOAK_ORDERS ?= 1000
 
-.PHONY: coverage fuzz demo ui screenshots test slow-half quick-half test-matrix smoke unit lint format bench docs constraints version release audit clean system
+.PHONY: coverage fuzz soak-orders demo ui screenshots test slow-half quick-half test-matrix smoke unit lint format bench docs constraints version release audit clean system
 
 demo: .venv/installed ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
 	$(BIN)/python -m tests.demo
@@ -47,6 +48,9 @@ coverage: .venv/installed system ## check which lines the tests of make unit run
 
 fuzz: .venv/installed ## fuzz all that reads bytes from outside, each target for FUZZ_MINUTES
 	$(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES)
+
+soak-orders: .venv/installed ## place SOAK_ORDERS orders by processes that are killed at random instants, and count them in the sandbox
+	$(BIN)/python -m tests.soak_orders --orders $(SOAK_ORDERS)
 
 lint: .venv/installed ## check format, rules, types, layers and dependencies
 	$(BIN)/ruff format --check $(SOURCES)
