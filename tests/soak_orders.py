@@ -40,8 +40,6 @@ ACCOUNTS = 20
 TAG_LENGTH = 18
 PRELOADED = ("httpx", "msgspec", "openmarkets_provider.client.http.httpx_client")
 """Modules that each process would load anew."""
-KILLS = 3
-"""Tries of a task that may be killed; the first one always is, unless it ends before."""
 _BEGIN = time.time()
 _FORK = multiprocessing.get_context("fork")
 
@@ -82,7 +80,10 @@ def intent_of(number: int) -> list[str]:
 
 @dataclass
 class Task:
-    """An order that is to be placed, and the process that is at it."""
+    """An order that is to be placed, and the process that is at it.
+
+    :ivar is_killed: its first process is killed, unless it ends before.
+    """
 
     number: int
     is_killed: bool = True
@@ -94,7 +95,10 @@ class Task:
 
 @dataclass
 class Soak:
-    """Runs tasks side by side, kills them, and starts them again."""
+    """Runs tasks side by side, kills them, and starts them again.
+
+    :ivar durations: seconds of the processes that were not to be killed: within as many the others are.
+    """
 
     connection: dict[str, Any]
     folder: Path
@@ -109,7 +113,7 @@ class Soak:
         while waiting or running:
             while waiting and len(running) < concurrency:
                 running.append(self._start(waiting.pop()))
-            time.sleep(0.001)
+            time.sleep(0.004)
             for task in list(running):
                 if time.monotonic() >= task.end and task.process.is_alive():
                     os.kill(task.process.pid, signal.SIGKILL)
@@ -119,8 +123,8 @@ class Soak:
                 running.remove(task)
                 self.kills += task.process.exitcode == -signal.SIGKILL
                 if not (self.folder / f"{task.number}.json").exists():
-                    waiting.insert(0, task)
-                elif task.tries == 1:
+                    waiting.append(task)
+                elif not (task.is_killed and task.tries == 1):
                     self.durations.append(time.monotonic() - task.started)
 
     def _start(self, task: Task) -> Task:
@@ -129,8 +133,8 @@ class Soak:
         task.process = _FORK.Process(target=place, args=(task.number, self.connection, self.folder))
         task.process.start()
         task.started = time.monotonic()
-        if task.is_killed and task.tries <= KILLS:
-            task.end = task.started + self.chance.uniform(0, statistics.median(self.durations))
+        if task.is_killed and task.tries == 1:
+            task.end = task.started + self.chance.uniform(0, statistics.median(self.durations[-50:]))
         return task
 
     def result(self, number: int) -> dict[str, Any]:

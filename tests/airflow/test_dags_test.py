@@ -49,7 +49,8 @@ def run_dag(folder: Path, dag_id: str) -> subprocess.CompletedProcess[str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
     }
-    for command in (["db", "migrate"], ["dags", "test", dag_id]):
+    commands = [["db", "migrate"], ["dags", "test", dag_id]]
+    for command in commands[(folder / "airflow.db").exists() :]:
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *command],
             cwd=folder,
