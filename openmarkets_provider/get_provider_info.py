@@ -160,7 +160,7 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "Delta Lake", "external-doc-url": "https://delta.io/", "tags": ["software"]},
         ],
         "hooks": _modules("hooks"),
-        "operators": _modules("operators", "reconciliation"),
+        "operators": _modules("operators", "orders", "reconciliation"),
         "sensors": _modules("sensors"),
         "transfers": [
             {

@@ -91,6 +91,18 @@ NOTHING_WRONG = (
     "\0 is \0; the result ",
     "\0 \0 from \0 on",
     "(state == ",
+    "[?order_number == ",
+    "limit or orders.market",
+    # What a page says of an order.
+    "\0 \0 \0 for account \0?",
+    "Price (dollars)",
+    "Price (native units)",
+    "Value (dollars)",
+    "Last price (dollars)",
+    "Collar (dollars)",
+    "Orders: ",
+    "all accounts",
+    "; at most \0 dollars",
     # What Airflow says, which is looked for.
     "Trigger timeout",
     "Trigger/execution timeout",

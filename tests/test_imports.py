@@ -22,11 +22,13 @@ print(json.dumps([name for name in names if name.partition(".")[0] not in sys.st
     "kind",
     [
         "operators.openmarkets",
+        "operators.orders",
         "operators.reconciliation",
         "sensors.openmarkets",
         "transfers.openmarkets_to_object_storage",
         "transfers.openmarkets_to_sql",
         "queries",
+        "orders",
     ],
 )
 def test_what_dag_files_import_loads_nothing_but_the_standard_library_airflows_own_and_ours(kind: str):

@@ -81,6 +81,17 @@ class Placing(OrderSending):
             "body": terms.body(wanted.tag),
         }
 
+    def approve(self, order: Instruction, intent: Sequence[object], **facts: Any) -> None:
+        """Store who has approved an order, and when, unless it may have been sent already.
+
+        :param facts: ``approved_by``, ``approved_at`` and ``epoch``.
+        :raises OpenmarketsError: it can't be stored.
+        """
+        wanted = self.intend(order, intent)
+        stored = self.load(wanted.tag) or wanted
+        if stored.is_unsent:
+            self._store(replace(stored, state=State.READY, **facts))
+
     def place(
         self,
         order: Instruction,
@@ -101,7 +112,7 @@ class Placing(OrderSending):
             the order; ``resend`` sends it again, once, when the
             list of orders would have had it.
         :param may_have_sent: an earlier try of which the journal knows nothing may have sent the order.
-        :param facts: stored with the intent: ``epoch``, ``approved_by``, ``approved_at``.
+        :param facts: stored with the intent: ``epoch``.
         :return: ``order_number``, ``tag``, ``account``, and ``found``: whether an earlier attempt had placed it.
         :raises OpenmarketsOrderError: it is malformed, or a limit forbids it. Nothing was sent.
         :raises OpenmarketsOrderUnknown: see ``on_unknown``.

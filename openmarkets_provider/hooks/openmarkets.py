@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from openmarkets_provider.client.cache.store import Store
     from openmarkets_provider.client.client import OpenmarketsClient
+    from openmarkets_provider.client.orders import Orders
     from openmarkets_provider.client.settings import Settings
     from openmarkets_provider.queries import Query
     from openmarkets_provider.query.batch import Batch
@@ -171,6 +172,19 @@ class OpenmarketsHook(BaseHook):
         """Run a query on an event loop, as :meth:`run` does. Call :meth:`aclose` when done."""
         return await (await self.aclient()).arun(query)
 
+    @property
+    def orders(self) -> Orders:
+        """Places, amends and cancels orders, as far as the connection allows: ``hook.orders.place(order, intent=...)``.
+
+        Nothing is stored beyond this process. ``hook.orders.with_journal(...)`` takes another journal:
+        :class:`~openmarkets_provider.hooks.journal.StateStoreJournal` of a task, or
+        :class:`~openmarkets_provider.client.journals.FileJournal`.
+        """
+        from openmarkets_provider.client.journals import MemoryJournal
+        from openmarkets_provider.client.orders import Orders
+
+        return Orders(self.client, self.__dict__.setdefault("_order_journal", MemoryJournal()))
+
     def get_access_token(self, scope: str) -> str:
         """Return a valid access token for a scope, from the cache if there is one.
 
@@ -254,7 +268,7 @@ class OpenmarketsHook(BaseHook):
         if not_in_plan:
             advice = "ask Openmarkets, or choose only what is in it under 'APIs in your plan' (scopes)"
             return False, f"Not in the plan: {', '.join(not_in_plan)}; {advice}. {success}"
-        return True, success
+        return True, f"{success} {client.settings.policy.describe()}"
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:

@@ -37,6 +37,18 @@ class Policy:
         """Whether it looks at an order's terms."""
         return bool(self.accounts) or self.max_order_value is not None or self.max_day_value is not None
 
+    def describe(self) -> str:
+        """Say in a sentence what is allowed, for the button Test."""
+        if self.mode == "off" or (self.mode == "test" and not self.is_test):
+            return f"Orders: not allowed (orders is {self.mode})."
+        accounts = f"accounts {', '.join(self.accounts)}" if self.accounts else "all accounts"
+        most = "".join(
+            f"; at most {limit:,f} dollars {each}"
+            for limit, each in ((self.max_order_value, "an order"), (self.max_day_value, "a day"))
+            if limit is not None
+        )
+        return f"Orders: allowed in the {'test' if self.is_test else 'production'} environment for {accounts}{most}."
+
     def check_mode(self) -> None:
         """Check that orders may be sent at all.
 

@@ -81,6 +81,11 @@ class Intent:
     approved_at: str | None = None
     outcome: str | None = None
 
+    @property
+    def is_unsent(self) -> bool:
+        """Whether the order is certainly not in the market."""
+        return self.state in (State.NEW, State.READY, State.REFUSED)
+
     def to_data(self) -> dict[str, Any]:
         """Return what a journal stores."""
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"state": self.state.value}

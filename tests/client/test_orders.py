@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from decimal import Decimal
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from openmarkets_provider import orders
+from openmarkets_provider import orders, queries
 from openmarkets_provider.client.journals import FileJournal, MemoryJournal
 from openmarkets_provider.client.order_sending import SEND_WINDOW
 from openmarkets_provider.client.orders import Orders
@@ -22,7 +23,9 @@ from openmarkets_provider.exceptions import (
     OpenmarketsTransportError,
 )
 from openmarkets_provider.order_entry.guards import Limits
+from openmarkets_provider.order_entry.instruction import resolve
 from openmarkets_provider.order_entry.intent import make_tag
+from openmarkets_provider.order_entry.terms import Facts, make_terms
 from openmarkets_provider.sandbox.server import SandboxServer
 from tests.client.conftest import MakeClient
 
@@ -411,6 +414,45 @@ def test_what_the_connection_forbids(make_client, sandbox, settings, words):
     with pytest.raises(OpenmarketsOrderError, match=words):
         place(sender)
     assert sends(sandbox) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"orders": "off"}, "is off"),
+        ({"environment": "production"}, "test environment only"),
+        ({"max_order_value": 10**9}, "limits accounts or values"),
+        ({"order_accounts": (ACCOUNT,)}, "limits accounts or values"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "orders/v4"), ("post", "Orders//v9"), ("PUT", "orders/1/v4"), ("DELETE", "orders/1/v1")],
+)
+def test_a_request_for_an_order_is_refused_where_the_connection_forbids_or_limits_it(
+    make_client, sandbox, settings, words, method, path
+):
+    client = make_client(**settings)
+    query = queries.request("oms", method, path, json={} if method != "DELETE" else None)
+    with pytest.raises(OpenmarketsOrderError, match=words):
+        client.run(query)
+    with pytest.raises(OpenmarketsOrderError, match=words):
+        list(client.stream(query))
+    with pytest.raises(OpenmarketsOrderError, match=words):
+        asyncio.run(client.arun(query))
+    with pytest.raises(OpenmarketsOrderError, match=words), client.httpx("oms") as http:
+        http.request(method, f"/{path}")
+    assert not any("orders" in request for request in sandbox.stats()["by_path"])
+
+
+def test_a_request_for_an_order_is_sent_with_a_warning_where_nothing_is_limited(make_client, sandbox, caplog):
+    body = orders_body()
+    assert make_client().run(queries.request("oms", "POST", "orders/v4", json=body))["orderNumber"]
+    assert "OpenmarketsOrderOperator and its siblings check, tag and find orders" in caplog.text
+
+
+def orders_body() -> dict[str, Any]:
+    return make_terms(resolve(ORDER), Facts(Decimal("0.01"))).body("")
 
 
 def test_the_value_of_a_day_counts_earlier_orders(make_client, sandbox):
