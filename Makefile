@@ -14,6 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb mariadb-server-core=/usr/sbin/mariadbd redis-server=/usr/bin/redis-server chromium=/usr/bin/chromium
 
 FUZZ_MINUTES ?= 5
+SOAK_ORDERS ?= 1000
 
 # Prints the names of what the package and its extras need.
 define DIRECT
@@ -23,7 +24,7 @@ print(*{re.match("[A-Za-z0-9-]+", each)[0] for each in sum(project["optional-dep
 endef
 export DIRECT
 
-.PHONY: help coverage fuzz demo ui screenshots test slow-half quick-half test-matrix smoke unit lint format bench docs constraints version release audit clean system
+.PHONY: help coverage fuzz soak-orders demo ui screenshots test slow-half quick-half test-matrix smoke unit lint format bench docs constraints version release audit clean system
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
@@ -60,6 +61,9 @@ coverage: .venv/installed system ## check which lines the tests of make unit run
 
 fuzz: .venv/installed ## fuzz all that reads bytes from outside, each target for FUZZ_MINUTES
 	$(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES)
+
+soak-orders: .venv/installed ## place SOAK_ORDERS orders by processes that are killed at random instants, and count them in the sandbox
+	$(BIN)/python -m dev.soak_orders --orders $(SOAK_ORDERS)
 
 lint: .venv/installed ## check format, rules, types, layers, dependencies and the English of the pages
 	$(BIN)/ruff format --check $(SOURCES)

@@ -160,7 +160,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": _modules("hooks"),
         "operators": [
-            *_modules("operators", "orders"),
+            *_modules("operators", "orders", "reconciliation"),
             {"integration-name": INTEGRATION, "python-modules": ["openmarkets_provider.checks.completeness"]},
         ],
         "sensors": _modules("sensors"),

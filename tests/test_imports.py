@@ -23,6 +23,7 @@ print(json.dumps([name for name in names if name.partition(".")[0] not in sys.st
     [
         "operators.openmarkets",
         "operators.orders",
+        "operators.reconciliation",
         "sensors.openmarkets",
         "transfers.openmarkets_to_object_storage",
         "transfers.openmarkets_to_sql",

@@ -42,6 +42,19 @@ class SandboxControl:
         published: dict[str, Any] = self._control("POST", "announcements", {"security": security, **fields})
         return published
 
+    def set_accounts(self, accounts: list[dict[str, Any]]) -> None:
+        """Replace all accounts."""
+        self._control("POST", "accounts", {"accounts": accounts})
+
+    def set_order_behaviour(self, **fields: Any) -> None:
+        """Set how orders behave that are created from now on."""
+        self._control("POST", "orders/behaviour", fields)
+
+    def orders(self) -> list[dict[str, Any]]:
+        """Return every order that a client created."""
+        orders: list[dict[str, Any]] = self._control("GET", "orders")["orders"]
+        return orders
+
     def change_secret(self, client_id: str, client_secret: str) -> None:
         """Have the identity server refuse a client's secret from now on, and take another one."""
         self._control("POST", f"clients/{client_id}", {"client_secret": client_secret})
