@@ -62,6 +62,8 @@ NOTHING_WRONG = (
     "0 picks",
     "how long a token",
     "delay of answers",
+    "serve HTTPS",
+    "host in the URLs",
     "time at which the sandbox",
     "Openmarkets sandbox: a stand-in",
     "Connection Type",

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--now", type=_moment, metavar="TIME", help="time at which the sandbox stands still, with an offset"
     )
     parser.add_argument(
-        "--tls", type=Path, metavar="FOLDER", help="serve HTTPS, and write the authority to trust to FOLDER/ca.pem"
+        "--tls", type=Path, metavar="FOLDER", help="serve HTTPS, with the authority to trust in FOLDER/ca.pem"
     )
     parser.add_argument("--name", help="host in the URLs and in the certificate, if not the address")
     return parser
