@@ -320,13 +320,13 @@ class TestNothingIsThere:
         assert {name: query[name] for name in APRIL} == {"start": "2026-04-01", "end": "2026-05-01"}
 
 
-WEEK = {"start": "2026-04-02", "end": "2026-04-09"}
+WEEK = {"start": "2026-03-31", "end": "2026-04-08"}
 
 
 class TestTimes:
-    """Rows with times: of trades and intraday bars. Clocks go back on 5 April 2026."""
+    """Rows with times: of trades and intraday bars. Until 5 April 2026 a session begins on the day before, in UTC."""
 
-    DAYS = ("2026-04-02", "2026-04-07", "2026-04-08")
+    DAYS = ("2026-03-31", "2026-04-01", "2026-04-02", "2026-04-07")
 
     @pytest.mark.parametrize(
         "query",
@@ -334,13 +334,13 @@ class TestTimes:
         ids=["trades", "intraday"],
     )
     def test_a_session_without_a_row_is_missing(self, timed, query, openmarkets_sandbox):
-        for day in (self.DAYS[0], self.DAYS[2]):
+        for day in (self.DAYS[0], *self.DAYS[2:]):
             timed.land({**query, "start": day, "end": str(date.fromisoformat(day) + timedelta(days=1))})
         timed.land({**query, "securities": ["BHP"], "start": self.DAYS[1], "end": self.DAYS[2]})
         found = check(timed, query)
         assert found.missing == full([(self.DAYS[1], "CBA")])
         (repair,) = found.queries
-        assert (repair["securities"], repair["start"], repair["end"]) == (["CBA.ASX@TM"], *self.DAYS[1:])
+        assert (repair["securities"], repair["start"], repair["end"]) == (["CBA.ASX@TM"], *self.DAYS[1:3])
         timed.add(repair)
         assert check(timed, query).missing == []
 
