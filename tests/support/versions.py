@@ -15,6 +15,7 @@ AIRFLOW = tuple(int(part) for part in version("apache-airflow").split(".")[:2])
 FILES_SINCE = {
     # What their helpers take from Airflow's inside, or what they test, came with this version.
     "airflow/test_celery.py": "3.3",
+    "airflow/test_completeness.py": "3.3",
     "airflow/test_etl.py": "3.3",
     "airflow/test_events.py": "3.3",
     "airflow/test_fleet.py": "3.3",
