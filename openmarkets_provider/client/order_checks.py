@@ -99,12 +99,12 @@ class OrderChecks:
         facts = Facts(None if is_assumed else row["price_multiplier"], row["lot_size"], row["minimum_price_step"])
         return make_terms(arguments, facts)
 
-    def _quote(self, terms: Terms) -> dict[str, Any] | None:
-        """Return a quote where a limit needs one."""
+    def _quote(self, terms: Terms, *, always: bool = False) -> dict[str, Any] | None:
+        """Return a quote where a limit needs one, or always."""
         needs_value = terms.price is None and (
             self._policy.max_order_value or self._policy.max_day_value or self._limits.max_value
         )
-        if not needs_value and self._limits.price_collar is None:
+        if not always and not needs_value and self._limits.price_collar is None:
             return None
         rows = self._client.run(
             {

@@ -63,7 +63,7 @@ class Placing(OrderSending):
         wanted = self.intend(order, intent)
         arguments = resolve(order)
         terms = self._make_terms(arguments)
-        quote = self._quote(terms)
+        quote = self._quote(terms, always=True)
         self._check(terms, quote, self._list(terms.account))
         price, last, collar = reference_price(terms, quote), (quote or {}).get("last_price"), self._limits.price_collar
         return {

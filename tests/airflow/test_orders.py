@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def test_the_page_shows_the_terms(parked, page) -> None:
     assert approve.startswith("Approve ")
     for words in ("SBX0001", "BHP", "45.5", "4,550", approve, reject):
         assert words in page
+    assert re.search(r"Last price \(dollars\)\s+\d+\.\d+", page)
 
 
 def test_nothing_is_sent_before_an_answer(sandbox, parked) -> None:
