@@ -92,7 +92,6 @@ def test_a_price_multiplier_that_is_missing_is_looked_up(run, make_client: MakeC
     assert {row["price_multiplier"] for row in rows} == {Decimal("0.01")}
 
 
-@pytest.mark.filterwarnings("ignore:.* does not trade")
 def test_without_records_nothing_is_known(run, make_client: MakeClient, sandbox, caplog):
     weekend = queries.time_series("BHP", start="2026-03-07", end="2026-03-09", on_missing_field="error")
     assert run(make_client(), weekend) == []

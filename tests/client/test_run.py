@@ -746,7 +746,7 @@ def both_ends(asked: str, body: Any) -> bytes:
         queries.trades("BHP, CBA", start="2026-03-31T12:00", end="2026-04-08T12:00"),
         queries.intraday_time_series("BHP, CBA", start="2026-03-20T12:00", end="2026-04-20T12:00", interval=1),
         queries.intraday_time_series("BHP, CBA", start="2025-09-20", end="2026-01-20", interval=30),
-        queries.trades("BHP, CBA", start="2025-10-04T22:00:00+00:00", end="2025-10-06T22:00:00+00:00"),
+        queries.trades("BHP, CBA", start="2025-10-05T22:00:00+00:00", end="2025-10-07T22:00:00+00:00"),
     ],
     ids=["trades over the change in April", "bars over it", "bars over the change in October", "trades after it"],
 )

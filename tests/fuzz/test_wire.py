@@ -166,7 +166,7 @@ def test_replies_of_an_api(reply):
     exchange = Exchange(_WithoutHolds(there.client), there.client.holds, NO_METRICS)
     with bounded(len(reply) + (3 << 19 if BOMB in reply else 200_000)):
         try:
-            run_blocking(exchange._attempt(CALL))
+            run_blocking(exchange.attempt(CALL))
         except OpenmarketsError as error:
             check_error(error, "t0ken")
 

@@ -304,7 +304,6 @@ class TestEveryQuery:
             assert found == sent
         hook.close()
 
-    @pytest.mark.filterwarnings("ignore:.* does not trade")
     @pytest.mark.parametrize("form", ALL, ids=ids)
     def test_a_result_without_rows_has_all_columns(self, form: FileFormat, openmarkets_sandbox):
         query = queries.time_series("BHP", start="2026-03-07", end="2026-03-09")

@@ -69,7 +69,6 @@ def test_the_types_are_those_of_the_documentation(openmarkets_sandbox):
     assert kinds[LOADED_AT] == pa.timestamp("us", "UTC")
 
 
-@pytest.mark.filterwarnings("ignore:.* does not trade")
 def test_a_table_without_rows_has_all_columns(openmarkets_sandbox):
     hook = OpenmarketsHook()
     sunday = queries.time_series("BHP", start="2026-03-07", end="2026-03-08")

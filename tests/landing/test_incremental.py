@@ -20,7 +20,6 @@ from openmarkets_provider.query.exchange_time import read_moment, to_text
 from openmarkets_provider.query.query import window
 
 # Bounds are any days here.
-pytestmark = pytest.mark.filterwarnings("ignore:.* does not trade")
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 3, 20, 1, 30, tzinfo=UTC)

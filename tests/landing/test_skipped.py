@@ -20,7 +20,6 @@ from openmarkets_provider.landing.skipped import MAX_SKIPPED
 from openmarkets_provider.query.query import resolve, window
 
 # Days are any days here.
-pytestmark = pytest.mark.filterwarnings("ignore:.* does not trade")
 
 DAY = timedelta(days=1)
 FIRST = date(2000, 1, 1)

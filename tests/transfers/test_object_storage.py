@@ -117,7 +117,6 @@ class TestOneFile:
             result = land(here / f"{name}.{kind}", query, format=kind)
             assert result["rows"] == len(hook.run(query)), name
 
-    @pytest.mark.filterwarnings("ignore:.* does not trade")
     def test_no_rows_give_a_file_with_columns(self, openmarkets_sandbox, here):
         weekend = queries.time_series("BHP", start="2026-03-07", end="2026-03-09")
         assert land(here / "x.parquet", weekend)["rows"] == 0
@@ -249,7 +248,6 @@ class TestPartitions:
             ]
         )
 
-    @pytest.mark.filterwarnings("ignore:.* does not trade")
     def test_no_rows_at_all_write_nothing_and_take_away_what_was_there(self, openmarkets_sandbox, here):
         weekend = queries.time_series("BHP", start="2026-03-07", end="2026-03-09")
         (here / "exchange_date=2026-03-07").mkdir()
@@ -383,7 +381,6 @@ class TestIfExists:
         assert s3.read("x.csv") == b"of another task"
         assert openmarkets_sandbox.stats()["requests"]["market_data"] == 4
 
-    @pytest.mark.filterwarnings("ignore:.* does not trade")
     def test_a_partition_without_rows_that_appears_meanwhile_stays(self, openmarkets_sandbox, s3):
         weekend = queries.time_series("BHP", start="2026-03-07", end="2026-03-09")
         key = "exchange_date=2026-03-07/part-0.csv"
