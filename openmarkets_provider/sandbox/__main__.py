@@ -105,6 +105,7 @@ def _greeting(sandbox: SandboxServer) -> str:
         "Client secret": sandbox.client_secret,
         "Identity port": str(urlsplit(sandbox.url).port),
         "Environment": "Test (stage, UAT)",
+        "Orders": "Test environment only",
         "Market data URL": extra["market_data_url"],
         "News URL": extra["news_url"],
         "OMS URL": extra["oms_url"],
@@ -112,7 +113,7 @@ def _greeting(sandbox: SandboxServer) -> str:
     lines = [
         "Openmarkets sandbox: a stand-in made from public documentation, not the real service.",
         f"URL: {sandbox.url}",
-        "In Airflow's form (Admin > Connections > Add Connection), the last three under Advanced:",
+        "In Airflow's form (Admin > Connections > Add Connection), the last four under Advanced:",
         *(f"  {label}: {value}" for label, value in fields.items()),
         "Or in the shell that starts Airflow:",
         f"export AIRFLOW_CONN_OPENMARKETS_DEFAULT={shlex.quote(json.dumps(sandbox.connection))}",

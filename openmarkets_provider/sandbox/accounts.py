@@ -18,6 +18,7 @@ from openmarkets_provider.sandbox.sessions import (
     Trade,
     close_price,
     current_session,
+    day_before,
     last_price,
     lot,
     session_of,
@@ -179,7 +180,7 @@ def position_record(portfolio: Portfolio, security: Security, now: datetime, vol
     updated = session.trade(len(session.prices) - 1).at if session.prices else session.start
     volume = _volume(portfolio, security) if volume is None else volume
     bought = close_price(security, _OPENED)
-    previous = close_price(security, ASX.previous_session(session.day))
+    previous = close_price(security, day_before(session.day))
     option = security.option
     return {
         "accountCode": portfolio.account,

@@ -25,6 +25,7 @@ from openmarkets_provider.sandbox.sessions import (
     Trade,
     close_price,
     current_session,
+    day_before,
     lot,
     sessions,
     stamp,
@@ -151,7 +152,7 @@ def _best_prices(session: Session, security: Security) -> tuple[int, int]:
     if session.prices:
         middle, below = session.prices[-1], session.volumes[-1] % 2
     else:
-        middle, below = close_price(security, ASX.previous_session(session.day)), 1
+        middle, below = close_price(security, day_before(session.day)), 1
     step = tick(middle)
     bid = middle - step * below
     return (bid, bid + step) if bid > 0 else (step, 2 * step)
@@ -183,7 +184,7 @@ _NO_TRADES: Record = {
 def _traded(security: Security, session: Session) -> Record:
     """Return what a quote says about the session's trades."""
     bar = _bar(security, session.prices, session.volumes)
-    previous = close_price(security, ASX.previous_session(session.day))
+    previous = close_price(security, day_before(session.day))
     last = session.trade(len(session.prices) - 1)
     return {
         "totalVolume": bar["totalVolume"],

@@ -105,6 +105,11 @@ def worth(prices: Iterable[int], volumes: Iterable[int]) -> int:
     return sum(map(mul, prices, volumes))
 
 
+def day_before(day: date) -> date:
+    """Return the last trading day before a day, or the first day itself: nothing is invented before it."""
+    return ASX.previous_session(day) if day > FIRST_DAY else FIRST_DAY
+
+
 @lru_cache(maxsize=16_384)
 def close_price(security: Security, day: date) -> int:
     """Return the day's last price: two slow waves and some noise around the base price."""
@@ -125,7 +130,7 @@ def session_of(security: Security, day: date) -> Session:
         return Session(day, 0, [], [])
     noise = hashlib.shake_128(f"{security.code} {day}".encode()).digest(2 + 2 * _MOST_TRADES)
     count = _FEWEST_TRADES + noise[0] * (_MOST_TRADES - _FEWEST_TRADES) // 256
-    before = ASX.previous_session(day)
+    before = day_before(day)
     change = float(security.factor(before) / security.factor(day))
     opening = close_price(security, before) * change * (1 + (noise[1] - 128) / 32_000)
     closing = close_price(security, day)
@@ -155,14 +160,14 @@ def current_session(security: Security, now: datetime) -> Session:
     """Return the session that is open, as far as it has got, or the last one."""
     day = now.date()
     if not ASX.is_session(day) or now.time() < OPEN_TIME:
-        day = ASX.previous_session(day)
+        day = day_before(day)
     return session_of(security, day).until(now)
 
 
 def last_price(security: Security, now: datetime) -> int:
     """Return the price of the last trade, in points; one that has never been traded has a price all the same."""
     session = current_session(security, now)
-    return session.prices[-1] if session.prices else close_price(security, ASX.previous_session(session.day))
+    return session.prices[-1] if session.prices else close_price(security, day_before(session.day))
 
 
 def next_close(moment: datetime) -> datetime:

@@ -185,6 +185,7 @@ def test_the_server_says_what_it_is() -> None:
                 "market_data_url": f"{sandbox.url}/market-data",
                 "news_url": f"{sandbox.url}/news",
                 "oms_url": f"{sandbox.url}/oms",
+                "orders": "test",
             },
         }
         port = int(sandbox.url.rpartition(":")[2])

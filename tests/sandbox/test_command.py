@@ -81,8 +81,9 @@ def test_the_fields_of_the_form_give_the_same_connection_as_the_environment() ->
     standard = {name: fields.pop(label) for name, label in RELABELING.items()}
     extra = {name: fields.pop(field["label"]) for name, field in CONNECTION_FIELDS.items() if field["label"] in fields}
     assert not fields
-    shown = CONNECTION_FIELDS["environment"]["schema"]["values_display"]
-    extra["environment"] = next(value for value, text in shown.items() if text == extra["environment"])
+    for name in ("environment", "orders"):
+        shown = CONNECTION_FIELDS[name]["schema"]["values_display"]
+        extra[name] = next(value for value, text in shown.items() if text == extra[name])
     typed = Connection(conn_id="typed", conn_type="openmarkets", extra=json.dumps(extra), **standard)
     pasted = Connection.from_json(json.dumps(sandbox.connection), conn_id="pasted")
     assert make_settings(typed) == make_settings(pasted)
