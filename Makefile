@@ -24,7 +24,7 @@ print(*{re.match("[A-Za-z0-9-]+", each)[0] for each in sum(project["optional-dep
 endef
 export DIRECT
 
-.PHONY: help coverage fuzz soak-orders demo ui screenshots test slow-half quick-half test-matrix smoke unit lint format bench docs constraints version release audit clean system
+.PHONY: help coverage fuzz soak-orders demo ui screenshots test slow-half quick-half test-nightly test-matrix smoke unit lint format bench docs constraints version release audit clean system
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
@@ -36,15 +36,18 @@ ui: .venv/installed ## a real Airflow to look at, with the sandbox and a connect
 	$(BIN)/python -m dev.ui $(if $(DAGS),--dags "$(DAGS)")
 
 # Two halves that mostly wait, so they go side by side.
-test: .venv/installed system ## run every test; what those in a real Airflow and the slow ones say is shown at the end
+test: .venv/installed system ## run the tests, but for the longest; what those in a real Airflow and the slow ones say is shown at the end
 	$(MAKE) --no-print-directory --jobs=2 --keep-going slow-half quick-half; \
 		status=$$?; cat slow-tests.log; exit $$status
 
 slow-half:
-	@$(BIN)/python -m pytest -m "airflow or slow" >slow-tests.log 2>&1
+	@$(BIN)/python -m pytest -m "(airflow or slow) and not nightly" >slow-tests.log 2>&1
 
 quick-half:
 	@$(BIN)/python -m pytest -m "not airflow and not slow"
+
+test-nightly: .venv/installed system ## run the tests that take too long for every change
+	$(BIN)/python -m pytest -m nightly
 
 test-matrix: .venv/installed system ## run the tests on every supported Airflow, and print a table
 	$(BIN)/nox --tags matrix

@@ -18,7 +18,7 @@ from tests.support.postgres import Postgres
 from tests.support.redis_server import RedisServer
 from tests.support.sandbox_process import SandboxProcess
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.nightly]
 
 DAG = "celery_tokens"
 TASKS, TASKS_WHILE_REDIS_FAILS = 200, 120

@@ -14,7 +14,7 @@ from tests.support.airflow import DagRun, RealAirflow
 from tests.support.pages import ROOT
 from tests.support.sandbox_process import SandboxProcess
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.nightly]
 
 APRIL = [str(day) for day in ASX.sessions_in_range("2026-04-01", "2026-04-30")]
 LOADED = APRIL[:2]

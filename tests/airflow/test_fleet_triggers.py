@@ -14,7 +14,7 @@ from tests.airflow.fleet_dags.waiting import SECURITIES
 from tests.support.airflow import DagRun, RealAirflow
 from tests.support.sandbox_process import SandboxProcess
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.nightly]
 
 DAG = "waiting"
 SETTINGS = {
