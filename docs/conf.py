@@ -52,6 +52,7 @@ nitpick_ignore = [
     ("py:class", "openmarkets_provider.hooks.openmarkets.T"),
     ("py:class", "openmarkets_provider.client.client.OpenmarketsClient"),
     ("py:class", "openmarkets_provider.landing.destination.Source"),
+    ("py:class", "openmarkets_provider.order_entry.intent.Intent"),
     ("py:exc", "AirflowNotFoundException"),
 ]
 autodoc_member_order = "bysource"

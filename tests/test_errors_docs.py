@@ -70,6 +70,7 @@ NOTHING_WRONG = (
     "Connection Type",
     "Identity port",
     "Test (stage, UAT)",
+    "Test environment only",
     "Market data URL",
     "In Airflow's form",
     "Or in the shell",
