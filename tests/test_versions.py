@@ -17,6 +17,7 @@ from packaging.version import Version
 from openmarkets_provider import queries
 from openmarkets_provider.exceptions import OpenmarketsRateLimited
 from openmarkets_provider.sensors.openmarkets import OpenmarketsSensor
+from openmarkets_provider.timetables.trading_days import TradingDayTimetable
 from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOperator
 from tests.support.databases import POSTGRES_DRIVERS
 from tests.support.versions import FILES_SINCE, at_least, has_module, what_airflow_says_of_a_timeout
@@ -52,6 +53,24 @@ def incremental() -> None:
     OpenmarketsToSqlOperator(task_id="load", query=bars, table="bars", conn_id="db", incremental=True)
 
 
+def emit_partitions() -> None:
+    bars = queries.time_series("BHP", start="2026-03-02", end="2026-03-09")
+    OpenmarketsToSqlOperator(task_id="load", query=bars, table="bars", conn_id="db", emit_partitions=True)
+
+
+def partitions() -> None:
+    assert TradingDayTimetable().partitioned
+
+
+def windows() -> None:
+    importlib.import_module("openmarkets_provider.timetables.windows")
+    importlib.import_module("openmarkets_provider.timetables.deadline")
+
+
+def command() -> None:
+    assert "cli" in inspect.getsource(importlib.import_module("airflow.providers_manager"))
+
+
 def retry_policy() -> None:
     importlib.import_module("openmarkets_provider.policies.retry")
 
@@ -82,8 +101,12 @@ CHECKS: dict[str, Callable[[], None]] = {
     "PostgreSQL with psycopg 3": psycopg,
     "a deferrable sensor's timeout that skips with `soft_fail`, and is final without": deferred_timeout,
     "`incremental=True`": incremental,
+    "`emit_partitions=True`": emit_partitions,
     "`OpenmarketsRetryPolicy`, which operators and transfers have by default": retry_policy,
     "a call that is not safe to repeat, sent once whatever ends its task": task_state_store,
+    "runs by trading days as partitions": partitions,
+    "`TradingMonthWindow` and the other windows, `TrailingSessionsMapper`, `SessionCloseDeadline`": windows,
+    "`airflow openmarkets sessions`": command,
     "a rate limit that uses no try, without a triggerer": reschedule,
     "watchers whose memory outlives the triggerer": memory,
     "`queue=` of `OpenmarketsEventTrigger`": queue,
