@@ -98,9 +98,11 @@ def sandbox_connection(conn_id: str, connection: dict[str, Any]) -> dict[str, An
         "connection_id": conn_id,
         **{name: connection[name] for name in ("conn_type", "login", "password", "host")},
         "port": urlsplit(connection["host"]).port,
-        # With every field, as the form saves it: opened again, it shows those that are named. No environment: all URLs
-        # are there, and Airflow warns in the log of every task of a value as short as "test".
-        "extra": json.dumps(dict.fromkeys(CONNECTION_FIELDS) | connection["extra"] | {"environment": None}),
+        # With every field, as the form saves it: opened again, it shows those that are named. No environment and no
+        # orders: all URLs are there, and Airflow warns in each task's log of a value as short as "test".
+        "extra": json.dumps(
+            dict.fromkeys(CONNECTION_FIELDS) | connection["extra"] | {"environment": None, "orders": None}
+        ),
         "description": "The Openmarkets sandbox on this machine",
     }
 

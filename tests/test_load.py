@@ -65,6 +65,7 @@ def sent() -> Iterator[Sent]:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
     with FaultyServer() as running:
         extra = {"market_data_url": running.url, "oms_url": running.url, "scopes": ["market-data-api", "oms-api"]}
+        extra["orders"] = "on"
         connection = {"conn_type": "openmarkets", "host": running.url, "login": "load", "password": "load-secret"}
         monkeypatch.setenv("AIRFLOW_CONN_OPENMARKETS_DEFAULT", json.dumps({**connection, "extra": extra}))
         yield running

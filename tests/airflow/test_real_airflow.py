@@ -73,7 +73,8 @@ def airflow(
     sandbox.fault(target="/oms/portfolios/details", kind="status", status=429, retry_after=LONG)
     sandbox.fault(target="/oms/trades/by-account", kind="delay", seconds=NEVER, times=None)
     dags = tmp_path_factory.mktemp("dags")
-    for source in (*(Path(__file__).parent / "dags").glob("*.py"), *EXAMPLES.glob("*.py")):
+    examples = {dag_id for dag_id in (*SCHEDULED, *(dag_id for dag_id, _ in BY_HAND.values())) if "example" in dag_id}
+    for source in (*(Path(__file__).parent / "dags").glob("*.py"), *(EXAMPLES / f"{name}.py" for name in examples)):
         (dags / source.name).write_text(source.read_text())
 
     def connection(**extra: Any) -> str:

@@ -324,6 +324,7 @@ def test_there_are_never_two_orders_whenever_a_try_is_killed(on_unknown, echoes)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("echoes", [True, False])
 def test_nor_when_one_is_frozen_while_another_takes_over(echoes):
     states, tries = explore(World(echoes), "ask", may_freeze=True)

@@ -13,6 +13,8 @@ from openmarkets_provider.timetables.trading_days import TradingDayTimetable
 MIDNIGHT = datetime(2026, 3, 5, 13, tzinfo=UTC)
 """In Sydney: the end of a Thursday."""
 BAG = DagBag()
+SKIPPED = {("check_april", "repair")}
+"""Nothing is missing after a load."""
 PARTITIONED = (TradingDayTimetable, PartitionedAssetTimetable)
 
 
@@ -27,5 +29,6 @@ def test_every_file_can_be_parsed():
 def test_it_succeeds(dag_id: str):
     run = BAG.dags[dag_id].test(logical_date=MIDNIGHT)
     assert {f"{task.task_id}: {task.state}" for task in run.get_task_instances()} == {
-        f"{task_id}: success" for task_id in BAG.dags[dag_id].task_dict
+        f"{task_id}: {'skipped' if (dag_id, task_id) in SKIPPED else 'success'}"
+        for task_id in BAG.dags[dag_id].task_dict
     }
