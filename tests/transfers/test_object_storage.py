@@ -510,7 +510,7 @@ class TestParsing:
             ({"object_options": "Tagging=a"}, "object_options must be a dict"),
             ({"object_options": {"Tag": "a"}, "destination": "s3://b/x.parquet"}, "Tag can't be set for s3://"),
             ({"partition": "week"}, "partition must be None or one of day, month, year, not 'week'"),
-            ({"if_exists": "append"}, "if_exists must be one of replace, error, skip, not 'append'"),
+            ({"if_exists": "append"}, "if_exists must be one of replace, merge, error, skip, not 'append'"),
             ({"destination": "s3://a@b/x.parquet", "conn_id": "c"}, "conn_id: 'c' differs from the connection"),
             ({"incremental": True}, "incremental: each load replaces the partitions.*needs partition"),
             (
