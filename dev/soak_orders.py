@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ SPEED = 3
 ACCOUNTS = 20
 TAG_LENGTH = 18
 PRELOADED = ("httpx", "msgspec", "openmarkets_provider.client.http.httpx_client")
-"""Modules that each process would load anew."""
+"""Modules that each process would load again."""
 _BEGIN = time.time()
 _FORK = multiprocessing.get_context("fork")
 
@@ -49,11 +50,11 @@ def fast_clock() -> float:
 
 
 def place(number: int, connection: dict[str, Any], folder: Path) -> None:
-    """Be the process of a task: place an order, and write what came of it into a file; none after a transient error."""
+    """Be the process of a task: place an order, and write its outcome to a file; none after a transient error."""
     login, password = connection["login"], connection["password"]
     client = connect(login, password, identity_url=connection["host"], timeout=5.0, **connection["extra"])
     book = Orders(
-        client, FileJournal(folder / "journal"), clock=fast_clock, sleep=lambda wait: time.sleep(wait / SPEED)
+        client, FileJournal(folder / "journal"), clock=fast_clock, sleep=lambda seconds: time.sleep(seconds / SPEED)
     )
     order = orders.limit("BHP", account=account_of(number), buy=number + 1, price="45.50")
     try:
@@ -113,7 +114,9 @@ class Soak:
         while waiting or running:
             while waiting and len(running) < concurrency:
                 running.append(self._start(waiting.pop()))
-            time.sleep(0.004)
+            # Until a process ends or the next one has to be killed.
+            due = min(task.end for task in running) - time.monotonic()
+            wait([task.process.sentinel for task in running], None if due == float("inf") else max(due, 0.0))
             for task in list(running):
                 if time.monotonic() >= task.end and task.process.is_alive():
                     os.kill(task.process.pid, signal.SIGKILL)
@@ -138,7 +141,7 @@ class Soak:
         return task
 
     def result(self, number: int) -> dict[str, Any]:
-        """Return what came of an order."""
+        """Return the outcome of an order."""
         found: dict[str, Any] = json.loads((self.folder / f"{number}.json").read_text())
         return found
 

@@ -109,7 +109,7 @@ def example_trading_month() -> None:
     repair = OpenmarketsToObjectStorageOperator.partial(
         task_id="repair",
         if_exists="merge",
-        # Each merge reads a file and writes it anew.
+        # Each merge rewrites a file.
         max_active_tis_per_dag=1,
         map_index_template="{{ task.query.start }}: {{ task.query.securities | join(', ') }}",
         **FOLDER,

@@ -137,6 +137,36 @@ TRANSFERS = {
 }
 """Where rows can be landed, by the names that Airflow's providers have for it, and by which module."""
 
+CONFIG_OPTIONS: dict[str, dict[str, Any]] = {
+    "token_cache_dir": {
+        "description": "Directory in which the task processes of a host share access tokens, "
+        "encrypted. It must be on a local disk and belong to the user that runs tasks. Empty: "
+        "openmarkets_token_cache in AIRFLOW_HOME.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "/var/cache/airflow/openmarkets",
+        "default": "",
+    },
+    "resume_folder": {
+        "description": "Folder in which a load keeps the replies that it has pulled until its rows "
+        "have landed, so that its next attempt goes on from there; private to the user. Workers of "
+        "several hosts may share it. Empty: openmarkets-<user id> in the temporary folder of the host.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "/mnt/shared/openmarkets",
+        "default": "",
+    },
+    "token_store": {
+        "description": "Import path of a class of your own in which tasks share access tokens, "
+        "encrypted, for all connections that leave cache_backend empty. Empty: files.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "my_company.stores.VaultStore",
+        "default": "",
+    },
+}
+"""The section ``[openmarkets]`` of ``airflow.cfg``."""
+
 
 def _modules(kind: str, *others: str) -> list[dict[str, Any]]:
     names = [f"openmarkets_provider.{kind}.{name}" for name in ("openmarkets", *others)]
@@ -197,34 +227,7 @@ def get_provider_info() -> dict[str, Any]:
         "config": {
             "openmarkets": {
                 "description": "Settings of the Openmarkets provider.",
-                "options": {
-                    "token_cache_dir": {
-                        "description": "Directory in which the task processes of a host share access tokens, "
-                        "encrypted. It must be on a local disk and belong to the user that runs tasks. Empty: "
-                        "openmarkets_token_cache in AIRFLOW_HOME.",
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "/var/cache/airflow/openmarkets",
-                        "default": "",
-                    },
-                    "resume_folder": {
-                        "description": "Folder in which a load keeps the replies that it has pulled until its rows "
-                        "have landed, so that its next attempt goes on from there; private to the user. Workers of "
-                        "several hosts may share it. Empty: openmarkets-<user id> in the temporary folder of the host.",
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "/mnt/shared/openmarkets",
-                        "default": "",
-                    },
-                    "token_store": {
-                        "description": "Import path of a class of your own in which tasks share access tokens, "
-                        "encrypted, for all connections that leave cache_backend empty. Empty: files.",
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "my_company.stores.VaultStore",
-                        "default": "",
-                    },
-                },
+                "options": CONFIG_OPTIONS,
             }
         },
     }

@@ -24,7 +24,7 @@ RATE = 10
 
 
 def tasks_outcomes(server: LimitedServer, *, shared: bool, calls: int = CALLS) -> Counter[str]:
-    """Run so many tasks at once, each with an empty memory, and count what became of them."""
+    """Run so many tasks at once, each with an empty memory, and count their outcomes."""
     with tempfile.TemporaryDirectory() as directory:
 
         def work() -> str:

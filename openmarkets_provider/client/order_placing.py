@@ -1,4 +1,4 @@
-"""Places orders: never twice by itself, and finds again what it has sent.
+"""Places orders: never twice on its own, and finds again what it has sent.
 
 The table in ``order_entry/machine.py`` says what follows what. Here is what the actions do: read the list of orders,
 write the intent, send, wait. The list is read before every send, and the intent is stored before the first byte

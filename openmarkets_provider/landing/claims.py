@@ -71,7 +71,7 @@ def restore_claim(query: Query, data: Mapping[str, str], watermark: str | None, 
     """Return a claim from its data, or None where a new one must be made.
 
     That is when nothing is loaded, since the query may have been corrected; and when there would be a gap between the
-    claim and what is loaded, since a user has begun anew or another run was first.
+    claim and what is loaded, since a user has started over or another run was first.
     """
     if watermark is None:
         return None

@@ -1,4 +1,4 @@
-"""Rows that stay when a file is written anew."""
+"""Rows that stay when a file is rewritten."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class LoadState:
             )
 
     def check_refresh(self, state: Mapping[str, Any], destination: Destination) -> None:
-        """Refuse to begin anew where files of another query or format would stay.
+        """Refuse to start over where files of another query or format would stay.
 
         :raises OpenmarketsError: likewise.
         """

@@ -63,7 +63,7 @@ class Intent:
     :ivar epoch: what changes when the task is cleared, and not when it is retried.
     :ivar approved_by: who approved the order.
     :ivar approved_at: when, as ISO 8601 text.
-    :ivar outcome: what became of the order, once it is known.
+    :ivar outcome: the outcome of the order, once it is known.
     """
 
     tag: str

@@ -20,7 +20,7 @@ class State(StrEnum):
     SENDING = "sending"
     """It may be on its way: stored before the first byte leaves."""
     UNKNOWN = "unknown"
-    """It was sent or may have been, and nothing says what came of it."""
+    """It was sent or may have been, and its outcome is not known."""
     ABSENT = "absent"
     """The same, and the list of orders would have had it by now."""
     PLACED = "placed"

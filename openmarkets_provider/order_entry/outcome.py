@@ -1,4 +1,4 @@
-"""What became of an order, read off its row in ``queries.orders``."""
+"""The outcome of an order, read from its row in ``queries.orders``."""
 
 from __future__ import annotations
 

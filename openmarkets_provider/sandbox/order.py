@@ -51,7 +51,7 @@ class _Change(NamedTuple):
 
 @dataclass
 class Order:
-    """An order: the terms that the client gave, and what became of it.
+    """An order: the terms that the client gave, and its outcome.
 
     One without a time was created when the session began, and not changed since; it never expires.
     """

@@ -1,4 +1,4 @@
-"""Transfers in a real Airflow: what is landed after crashes and clears, and what Airflow is told of it."""
+"""Transfers in a real Airflow: what is landed after crashes and clears, and the asset events."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.support.airflow import RealAirflow
@@ -41,7 +40,7 @@ def airflow(sandbox: SandboxProcess, lake: Path) -> Iterator[RealAirflow]:
 def runs_of(airflow: RealAirflow, dag_id: str) -> dict[str, list[dict[str, Any]]]:
     """Return the runs of a DAG by partition key, in their order."""
     runs = defaultdict(list)
-    for run in airflow.call("GET", f"/api/v2/dags/{dag_id}/dagRuns", limit=100, order_by="id")["dag_runs"]:
+    for run in airflow.runs_of(dag_id):
         runs[run["partition_key"]].append(run)
     return runs
 
@@ -59,22 +58,7 @@ def wait_for_keys(airflow: RealAirflow, dag_id: str, keys: list[str]) -> dict[st
 
 def backfill(airflow: RealAirflow, reprocess: str) -> None:
     """Backfill seven days, of which three are sessions, one after the other; wait for its end."""
-    asked = {
-        "dag_id": "daily_bars",
-        "from_date": "2026-04-01T00:00:00+11:00",
-        "to_date": "2026-04-07T00:00:00+10:00",
-        "reprocess_behavior": reprocess,
-        "max_active_runs": 1,
-    }
-
-    def create() -> Any:
-        # With SQLite, Airflow answers so while something else writes.
-        status, answer = airflow.api("POST", "/api/v2/backfills", asked)
-        assert status == httpx.codes.OK or "concurrent access" in str(answer), answer
-        return status == httpx.codes.OK and answer["id"]
-
-    path = f"/api/v2/backfills/{airflow.wait_until('the backfill', create, 60)}"
-    airflow.wait_until("the end of the backfill", lambda: airflow.call("GET", path)["completed_at"], 240)
+    airflow.wait_for_backfill(airflow.start_backfill("daily_bars", "2026-04-01", "2026-04-07", reprocess))
 
 
 def calls(sandbox: SandboxProcess) -> int:

@@ -34,20 +34,14 @@ def airflow(alarm: Path) -> Iterator[RealAirflow]:
         yield airflow
 
 
-def runs(airflow: RealAirflow, dag_id: str) -> list[dict[str, Any]]:
-    """Return the runs of a DAG by their keys."""
-    found = airflow.call("GET", f"/api/v2/dags/{dag_id}/dagRuns", limit=100)["dag_runs"]
-    return sorted(found, key=lambda run: (run["partition_key"], run["queued_at"]))
-
-
 def ended(airflow: RealAirflow, dag_id: str, count: int, timeout: float = 300) -> list[dict[str, Any]]:
     """Wait until this many runs of a DAG have ended."""
 
     def enough() -> bool:
-        return sum(run["state"] in ("success", "failed") for run in runs(airflow, dag_id)) >= count
+        return sum(run["state"] in ("success", "failed") for run in airflow.runs_of(dag_id)) >= count
 
     airflow.wait_until(f"{count} runs of {dag_id}", enough, timeout)
-    return runs(airflow, dag_id)
+    return airflow.runs_of(dag_id)
 
 
 def keys(found: list[dict[str, Any]]) -> list[str]:
@@ -94,7 +88,7 @@ def test_events_carry_the_session(airflow, easter) -> None:
 
 
 def test_a_paused_dag_catches_up_and_summer_time_starts(airflow) -> None:
-    assert runs(airflow, "summer_time") == []
+    assert airflow.runs_of("summer_time") == []
     airflow.call("PATCH", "/api/v2/dags/summer_time", {"is_paused": False})
     assert times(ended(airflow, "summer_time", 4)) == {
         "2026-10-01": "2026-10-01T06:30:00Z",
@@ -118,27 +112,7 @@ def test_a_day_without_trading_is_refused(airflow) -> None:
 
 
 def backfill(airflow: RealAirflow, reprocess: str) -> int:
-    """Start a backfill of April, and return its id."""
-    request = {
-        "dag_id": "backfilled",
-        "from_date": "2026-04-01T00:00:00Z",
-        "to_date": "2026-04-30T00:00:00Z",
-        "reprocess_behavior": reprocess,
-        "max_active_runs": 1,
-    }
-
-    def accepted() -> int | None:
-        # With SQLite, Airflow answers so while something else writes.
-        status, answer = airflow.api("POST", "/api/v2/backfills", request)
-        assert status == httpx.codes.OK or "concurrent access" in str(answer), answer
-        return answer["id"] if status == httpx.codes.OK else None
-
-    return airflow.wait_until("the backfill's turn", accepted, 60)
-
-
-def wait_for_backfill(airflow: RealAirflow, number: int) -> None:
-    path = f"/api/v2/backfills/{number}"
-    airflow.wait_until("the end of the backfill", lambda: airflow.call("GET", path)["completed_at"] is not None, 300)
+    return airflow.start_backfill("backfilled", "2026-04-01", "2026-04-30", reprocess)
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +121,11 @@ def resumed(airflow: RealAirflow) -> list[dict[str, Any]]:
     number = backfill(airflow, "none")
     ended(airflow, "backfilled", 3)
     airflow.kill("scheduler")
-    interrupted = [run["state"] for run in runs(airflow, "backfilled")]
+    interrupted = [run["state"] for run in airflow.runs_of("backfilled")]
     assert 3 <= interrupted.count("success") < len(APRIL)
     airflow.start_scheduler()
-    wait_for_backfill(airflow, number)
-    return runs(airflow, "backfilled")
+    airflow.wait_for_backfill(number)
+    return airflow.runs_of("backfilled")
 
 
 def test_april_has_twenty_runs_and_none_for_good_friday(resumed) -> None:
@@ -164,8 +138,8 @@ def test_april_has_twenty_runs_and_none_for_good_friday(resumed) -> None:
 def test_failed_sessions_only_are_run_again(airflow, resumed) -> None:
     failed = next(run for run in resumed if run["partition_key"] == "2026-04-15")
     airflow.call("PATCH", f"/api/v2/dags/backfilled/dagRuns/{failed['dag_run_id']}", {"state": "failed"})
-    wait_for_backfill(airflow, backfill(airflow, "failed"))
-    again = [run for run in runs(airflow, "backfilled") if run not in resumed]
+    airflow.wait_for_backfill(backfill(airflow, "failed"))
+    again = [run for run in airflow.runs_of("backfilled") if run not in resumed]
     assert [(run["partition_key"], run["state"]) for run in again] == [
         ("2026-04-15", "failed"),
         ("2026-04-15", "success"),

@@ -158,7 +158,7 @@ class FallbackStore:
         if outage.may_try(self._clock()):
             try:
                 result = primary()
-            except Exception as error:  # noqa: BLE001 (the code of a site may fail in any way)
+            except Exception as error:  # noqa: BLE001 (the code of a deployment may fail in any way)
                 if outage.begin(self._clock()):
                     self._log(outage, error)
             else:

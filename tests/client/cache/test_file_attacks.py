@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def use(store: FileStore) -> list[str]:
-    """Do all that a store can do, and return what became of each."""
+    """Do all that a store can do, and return the outcome of each."""
 
     def load() -> Any:
         return store.load(KEY)
