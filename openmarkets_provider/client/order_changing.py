@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from openmarkets_provider.client.environments import SCOPES
+from openmarkets_provider.client.order_checks import require_order
 from openmarkets_provider.client.order_sending import LOOKS, SEND_WINDOW, OrderSending, TooLate, is_refusal, too_late
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsOrderError, OpenmarketsOrderUnknown
 from openmarkets_provider.order_entry.instruction import Instruction
@@ -49,7 +50,7 @@ class Changing(OrderSending):
                     self._wait(stored, len(LOOKS))
             began = self._clock()
             rows = self._list(arguments["account"])
-            row = self._require(rows, arguments)
+            row = require_order(rows, arguments["account"], arguments["order_number"])
             before, after = _changeable(row), {**_changeable(row), **_changes(arguments)}
             if before == after:
                 return self._end_amend(stored or wanted, row)
@@ -108,7 +109,7 @@ class Changing(OrderSending):
         """
         self._policy.check_mode()
         arguments = self._arguments(order, "cancel")
-        row = self._require(self._list(arguments["account"]), arguments)
+        row = self._find(arguments)
         if outcome_of(row) not in _OPEN:
             return summary_of(row)
         call = ApiCall("oms", "DELETE", f"orders/{arguments['order_number']}/v1")
@@ -126,10 +127,14 @@ class Changing(OrderSending):
             raise failure
         return summary_of(row)
 
+    def _find(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        account = arguments["account"]
+        return require_order(self._list(account), account, arguments["order_number"])
+
     def _wait_for(self, arguments: Mapping[str, Any], is_met: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
         """Read an order until it is as it should be, for some seconds; return it as it is then."""
         for pause in (*LOOKS, 0.0):
-            row = self._require(self._list(arguments["account"]), arguments)
+            row = self._find(arguments)
             if is_met(row):
                 break
             self._sleep(pause)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -11,9 +11,11 @@ from openmarkets_provider.client.settings import Settings
 from openmarkets_provider.exceptions import OpenmarketsOrderError
 from openmarkets_provider.order_entry.guards import (
     Limits,
+    check_cash,
     check_collar,
     check_day_value,
     check_reduces,
+    check_trading_status,
     check_value,
     reference_price,
 )
@@ -71,15 +73,6 @@ class OrderChecks:
         )
         return rows
 
-    def _require(self, rows: Sequence[dict[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        row = find_order(rows, arguments["order_number"])
-        if row is None:
-            raise OpenmarketsOrderError(
-                f"order_number: account {arguments['account']} has no order {arguments['order_number']} in the list of "
-                "the last 3 days."
-            )
-        return row
-
     def _make_terms(self, arguments: Mapping[str, Any]) -> Terms:
         rows = self._client.run(
             {
@@ -96,15 +89,22 @@ class OrderChecks:
             raise OpenmarketsOrderError(f"security: the API says nothing of {arguments['security']}.")
         row = rows[0]
         is_assumed = bool(row.get("price_multiplier_assumed"))
-        facts = Facts(None if is_assumed else row["price_multiplier"], row["lot_size"], row["minimum_price_step"])
+        facts = Facts(
+            None if is_assumed else row["price_multiplier"],
+            row["lot_size"],
+            row["minimum_price_step"],
+            row["shares_per_contract"],
+            row["currency_code"],
+        )
         return make_terms(arguments, facts)
 
     def _quote(self, terms: Terms, *, always: bool = False) -> dict[str, Any] | None:
         """Return a quote where a limit needs one, or always."""
-        needs_value = terms.price is None and (
-            self._policy.max_order_value or self._policy.max_day_value or self._limits.max_value
+        limits = self._limits
+        needs_price = terms.price is None and (
+            self._policy.max_order_value or self._policy.max_day_value or limits.max_value or limits.check_cash
         )
-        if not always and not needs_value and self._limits.price_collar is None:
+        if not (always or needs_price or limits.trading_statuses or limits.price_collar is not None):
             return None
         rows = self._client.run(
             {
@@ -131,21 +131,37 @@ class OrderChecks:
         check_value(terms, price, self._policy.max_order_value, "max_order_value")
         check_day_value(terms, price, self._policy.max_day_value, rows, now)
         check_collar(terms, quote, self._limits, now)
+        check_trading_status(terms, quote, self._limits.trading_statuses)
         if self._limits.reduce_only and is_new:
-            check_reduces(terms, self._positions(terms.account))
+            check_reduces(terms, self._of_account("positions", terms, on_missing_multiplier="cents"))
+        if self._limits.check_cash and is_new:
+            check_cash(terms, price, self._of_account("cash", terms), self._limits.check_cash)
 
-    def _positions(self, account: str) -> list[dict[str, Any]]:
+    def _of_account(self, endpoint: str, terms: Terms, **more: Any) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self._client.run(
             {
-                "endpoint": "positions",
-                "accounts": [account],
+                "endpoint": endpoint,
+                "accounts": [terms.account],
                 "portfolios": None,
-                "on_missing_multiplier": "cents",
                 "on_missing_field": "warn",
                 "raw": False,
+                **more,
             }
         )
         return rows
+
+
+def require_order(rows: Iterable[dict[str, Any]], account: str, number: str) -> dict[str, Any]:
+    """Return the order with a number.
+
+    :raises OpenmarketsOrderError: the list does not have it.
+    """
+    row = find_order(rows, number)
+    if row is None:
+        raise OpenmarketsOrderError(
+            f"order_number: account {account} has no order {number} in the list of the last 3 days."
+        )
+    return row
 
 
 def find_order(rows: Iterable[dict[str, Any]], number: str | None) -> dict[str, Any] | None:

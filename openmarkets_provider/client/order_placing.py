@@ -15,7 +15,7 @@ from typing import Any
 
 from openmarkets_provider.client.environments import SCOPES
 from openmarkets_provider.client.exchange import Received
-from openmarkets_provider.client.order_checks import find_order
+from openmarkets_provider.client.order_checks import find_order, require_order
 from openmarkets_provider.client.order_sending import LOOKS, SEND_WINDOW, OrderSending, TooLate, list_key, too_late
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
@@ -57,7 +57,8 @@ class Placing(OrderSending):
     def preview(self, order: Instruction, intent: Sequence[object]) -> dict[str, Any]:
         """Do all but the send, and return what would be sent.
 
-        :return: ``tag``, ``body`` in native units, ``value`` in dollars, ``last_price`` and ``collar``.
+        :return: the terms, ``tag``, ``body`` in native units, ``value`` in dollars, and of a quote ``last_price``,
+            ``trading_status`` and ``collar``.
         :raises OpenmarketsOrderError: a limit forbids it.
         """
         wanted = self.intend(order, intent)
@@ -75,8 +76,9 @@ class Placing(OrderSending):
             "volume": terms.volume,
             "price": terms.price,
             "native_price": terms.native_price,
-            "value": None if price is None else terms.volume * price,
+            "value": None if price is None else terms.value(price),
             "last_price": last,
+            "trading_status": (quote or {}).get("trading_status"),
             "collar": None if collar is None or not last else (last * (1 - collar), last * (1 + collar)),
             "body": terms.body(wanted.tag),
         }
@@ -91,6 +93,43 @@ class Placing(OrderSending):
         stored = self.load(wanted.tag) or wanted
         if stored.is_unsent:
             self._store(replace(stored, state=State.READY, **facts))
+
+    def resolve(
+        self, order: Instruction, intent: Sequence[object], *, number: str | None, by: str | None = None, at: str = ""
+    ) -> None:
+        """Store what a person says of an order for which :meth:`place` raised OpenmarketsOrderUnknown.
+
+        The next :meth:`place` returns the number, or, where the order was not placed, looks at the list once more and
+        sends it.
+
+        :param order: of ``orders.limit`` or ``orders.market``.
+        :param intent: what identifies it.
+        :param number: of the order; None: it was not placed.
+        :param by: who says so.
+        :param at: when, as ISO 8601 text.
+        :raises OpenmarketsOrderError: the outcome is known, or the list has no such order.
+        :raises OpenmarketsError: transient: the order may still be on its way, or the answer can't be stored.
+        """
+        wanted = self.intend(order, intent)
+        with self._journal.lock(wanted.tag):
+            stored = self.load(wanted.tag) or replace(wanted, state=State.UNKNOWN)
+            stored.require_same_terms(wanted)
+            event = Event.DENIED if number is None else Event.IDENTIFIED
+            if (stored.state, event) not in TRANSITIONS:
+                raise OpenmarketsOrderError(
+                    f"The order {wanted.tag} has no unknown outcome (its state is {stored.state}). Nothing was changed."
+                )
+            if self._clock() < self._settled_at(stored):
+                raise OpenmarketsError(
+                    f"The order {wanted.tag} may still be on its way; say what became of it in a minute.", transient=True
+                )
+            if number is not None:
+                arguments = resolve(order)
+                row = require_order(self._list(arguments["account"]), arguments["account"], number)
+                if not _is_like(row, arguments):
+                    raise OpenmarketsOrderError(f"number: {describe_order(row)} has other terms. Nothing was changed.")
+            state, _ = TRANSITIONS[stored.state, event]
+            self._store(replace(stored, state=state, number=number, resolved_by=by, resolved_at=at))
 
     def place(
         self,
@@ -226,7 +265,8 @@ class Placing(OrderSending):
             said += f" It may be {' or '.join(map(describe_order, alike))}."
         return OpenmarketsOrderUnknown(
             f"It is not known whether the order {intent.tag} of account {account} was placed. {said} Nothing is sent "
-            "again. Check at Openmarkets. To place it once more, raise generation by one, or use another intent.",
+            "again. Check at Openmarkets. To place it once more, raise generation by one, or use another intent. "
+            "hook.orders.resolve stores what became of it.",
             tag=intent.tag,
             account=account,
             sent=True,

@@ -13,6 +13,8 @@ from openmarkets_provider.order_entry.terms import Terms
 from openmarkets_provider.query.exchange_time import exchange_date
 
 MODES = ("off", "test", "on")
+CASH_COLUMNS = ("cash_balance", "net_cash", "free_equity")
+"""Columns of ``queries.cash`` that may be the cash to buy with. Which of them the OMS goes by is not public."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,16 @@ class Limits:
     :ivar price_collar: how far its price may be from the last one, as a fraction of that.
     :ivar max_quote_age: seconds that the quote for the collar may be old.
     :ivar reduce_only: sell no more than the account holds, and buy no more than it is short.
+    :ivar check_cash: column of ``queries.cash`` that a purchase must not exceed, one of :data:`CASH_COLUMNS`.
+    :ivar trading_statuses: what the quote's trading status may be; empty for any.
     """
 
     max_value: Decimal | None = None
     price_collar: Decimal | None = None
     max_quote_age: float = 300.0
     reduce_only: bool = False
+    check_cash: str | None = None
+    trading_statuses: tuple[str, ...] = ()
 
 
 def reference_price(terms: Terms, quote: Mapping[str, Any] | None) -> Decimal | None:
@@ -114,7 +120,7 @@ def check_value(terms: Terms, price: Decimal | None, limit: Decimal | None, name
         return
     if price is None:
         raise OpenmarketsOrderError(f"{name}: the market order can't be valued, since no quote has a price for it.")
-    if (value := terms.volume * price) > limit:
+    if (value := terms.value(price)) > limit:
         raise OpenmarketsOrderError(f"{name}: the order is worth {value:,f} and the limit is {limit:,f}.")
 
 
@@ -132,7 +138,7 @@ def check_day_value(
     check_value(terms, price, limit, "max_day_value")
     today = exchange_date(now)
     day = sum((value_of(row) for row in rows if _is_of(row, today)), Decimal(0))
-    if day + terms.volume * (price or 0) > limit:
+    if day + terms.value(price or Decimal(0)) > limit:
         raise OpenmarketsOrderError(
             f"max_day_value: the orders of account {terms.account} are worth {day:,f} today; with this one it is more "
             f"than the limit of {limit:,f}."
@@ -175,6 +181,41 @@ def check_collar(terms: Terms, quote: Mapping[str, Any] | None, limits: Limits, 
         raise OpenmarketsOrderError(
             f"price_collar: {price} is too far from the last price {last}; allowed are {low:f} to {high:f}."
         )
+
+
+def check_trading_status(terms: Terms, quote: Mapping[str, Any] | None, statuses: tuple[str, ...]) -> None:
+    """Check the trading status of a security.
+
+    :param quote: a row of ``queries.quotes``; None when there is none.
+    :param statuses: those that are allowed; empty for any.
+    :raises OpenmarketsOrderError: it is another one, or not known.
+    """
+    status = quote.get("trading_status") if quote else None
+    if statuses and status not in statuses:
+        raise OpenmarketsOrderError(
+            f"trading_statuses: the trading status of {terms.code} is {status}; allowed: {', '.join(statuses)}."
+        )
+
+
+def check_cash(terms: Terms, price: Decimal | None, rows: Iterable[Mapping[str, Any]], column: str) -> None:
+    """Check that the account's cash pays for a purchase, without fees.
+
+    :param rows: of ``queries.cash`` for the account.
+    :param column: one of :data:`CASH_COLUMNS`.
+    :raises OpenmarketsOrderError: it does not, or it is not known which cash pays.
+    """
+    if terms.side != "Buy":
+        return
+    if price is None:
+        raise OpenmarketsOrderError("check_cash: the market order can't be valued, since no quote has a price for it.")
+    found = [row[column] for row in rows if row["currency_code"] == terms.currency]
+    if len(found) != 1 or found[0] is None:
+        raise OpenmarketsOrderError(
+            f"check_cash: account {terms.account} has {len(found)} cash balances in {terms.currency}; one with a "
+            f"{column} is needed. Order without check_cash."
+        )
+    if (value := terms.value(price)) > found[0]:
+        raise OpenmarketsOrderError(f"check_cash: the order is worth {value:,f}, and {column} is {found[0]:,f}.")
 
 
 def check_reduces(terms: Terms, positions: Iterable[Mapping[str, Any]]) -> None:

@@ -63,6 +63,8 @@ class Intent:
     :ivar epoch: what changes when the task is cleared, and not when it is retried.
     :ivar approved_by: who approved the order.
     :ivar approved_at: when, as ISO 8601 text.
+    :ivar resolved_by: who said what became of an attempt whose outcome was not known.
+    :ivar resolved_at: when, as ISO 8601 text.
     :ivar outcome: the outcome of the order, once it is known.
     """
 
@@ -79,6 +81,8 @@ class Intent:
     epoch: int | None = None
     approved_by: str | None = None
     approved_at: str | None = None
+    resolved_by: str | None = None
+    resolved_at: str | None = None
     outcome: str | None = None
 
     @property

@@ -53,7 +53,11 @@ class Event(StrEnum):
     DOUBT = "doubt"
     """No reply, or one that does not say whether the order is there."""
     RESEND = "resend"
-    """The user wants it to be sent again."""
+    """The user chose in advance that it is sent again."""
+    IDENTIFIED = "identified"
+    """A person says which order it is."""
+    DENIED = "denied"
+    """A person says that it was not placed."""
 
 
 class Action(StrEnum):
@@ -90,6 +94,10 @@ TRANSITIONS: Mapping[tuple[State, Event], tuple[State, Action]] = {
     (State.UNKNOWN, Event.SETTLED): (State.ABSENT, Action.ASK),
     (State.UNKNOWN, Event.UNPROVEN): (State.UNKNOWN, Action.ASK),
     (State.ABSENT, Event.RESEND): (State.SENDING, Action.SEND),
+    (State.UNKNOWN, Event.IDENTIFIED): (State.PLACED, Action.DONE),
+    (State.ABSENT, Event.IDENTIFIED): (State.PLACED, Action.DONE),
+    (State.UNKNOWN, Event.DENIED): (State.READY, Action.LOOK),
+    (State.ABSENT, Event.DENIED): (State.READY, Action.LOOK),
     (State.SENDING, Event.NUMBERED): (State.PLACED, Action.DONE),
     (State.SENDING, Event.REFUSAL): (State.REFUSED, Action.FAIL),
     (State.SENDING, Event.NOT_SENT): (State.READY, Action.FAIL),

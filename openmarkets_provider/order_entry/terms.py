@@ -26,11 +26,15 @@ class Facts:
     :ivar multiplier: price in dollars = native price x multiplier; None when it is not known.
     :ivar lot: number of shares that volumes are multiples of; None when it is not known.
     :ivar step: price step in dollars; None when it is not known.
+    :ivar contract: number of shares that one contract stands for; None for shares.
+    :ivar currency: of its prices, such as ``AUD``.
     """
 
     multiplier: Decimal | None
     lot: int | None = None
     step: Decimal | None = None
+    contract: int | None = None
+    currency: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Terms:
     :ivar price: in dollars; None for a market order.
     :ivar native_price: in the API's units; None for a market order.
     :ivar expiry: exchange time without an offset, as ISO 8601 text.
+    :ivar contract: number of shares that a volume of 1 stands for.
+    :ivar currency: of the price.
     """
 
     account: str
@@ -55,6 +61,12 @@ class Terms:
     notes: str | None = None
     order_giver: str | None = None
     order_taker: str | None = None
+    contract: int = 1
+    currency: str | None = None
+
+    def value(self, price: Decimal) -> Decimal:
+        """Return what the order is worth at a price in dollars, in dollars."""
+        return self.volume * self.contract * price
 
     @property
     def pricing(self) -> str:
@@ -113,6 +125,8 @@ def make_terms(arguments: Mapping[str, Any], facts: Facts) -> Terms:
         notes=arguments["notes"],
         order_giver=arguments["order_giver"],
         order_taker=arguments["order_taker"],
+        contract=max(facts.contract or 1, 1),
+        currency=facts.currency,
     )
 
 

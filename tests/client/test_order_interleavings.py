@@ -2,6 +2,7 @@
 
 The code that places orders is the real one. The world around it is a model: an OMS, a journal that outlives processes,
 and a clock. At each step of a process the model may go on, kill it, or freeze it until another try has run to its end.
+At any time a person may look at the OMS itself, and say what became of the order.
 What tries leave behind is one state; each state is explored once, and so is what a frozen process finds.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from decimal import Decimal
 from types import SimpleNamespace
@@ -34,6 +35,13 @@ from openmarkets_provider.order_entry.intent import make_tag
 
 ORDER = orders.limit("BHP", account="A", buy=100, price="45.50")
 TAG = make_tag("intent")
+SECURITY = {
+    "price_multiplier": Decimal("0.01"),
+    "lot_size": 1,
+    "minimum_price_step": Decimal("0.01"),
+    "shares_per_contract": None,
+    "currency_code": "AUD",
+}
 TIMEOUT = 10.0
 TAKE_OVER = SEND_WINDOW + 1.0
 """Seconds after which, at the earliest, another process takes over from one that has frozen."""
@@ -118,7 +126,11 @@ class World:
     def key(self) -> tuple[Any, ...]:
         """Return what later tries depend on."""
         intent = self.last
-        ages = [min(max(self.now - order["at"] - order["lag"], -1.0), 0.0) for order in self.placed]
+        ages = [
+            min(max(self.now - moment, -1.0), 0.0)
+            for order in self.placed
+            for moment in (order["at"], order["at"] + order["lag"])
+        ]
         until = intent.get("send_before", 0.0)
         due = self.now >= until, self.now >= until + TIMEOUT + SETTLE
         facts = [value["echoed"] for name, value in self.journal.items() if "echoed" in value]
@@ -153,6 +165,13 @@ class Process:
             return str(sender.place(ORDER, intent="intent", on_unknown=on_unknown)["order_number"])
         except (Killed, OpenmarketsError):
             return None
+
+    def answer(self) -> None:
+        """Say what a person sees in the book, unless the process is killed."""
+        placed = [order for order in self._world.placed if order["at"] <= self._world.now]
+        number = str(placed[0]["number"]) if placed else None
+        with suppress(Killed, OpenmarketsError):
+            Orders(self, self, clock=lambda: self._world.now, sleep=self._sleep).resolve(ORDER, "intent", number=number)
 
     def _step(self, name: str, can_fail: bool = False) -> bool:
         """Go on (False) or fail (True), unless the process is killed here."""
@@ -195,7 +214,7 @@ class Process:
 
     def run(self, query: dict[str, Any]) -> list[dict[str, Any]]:
         if query["endpoint"] == "security_information":
-            return [{"price_multiplier": Decimal("0.01"), "lot_size": 1, "minimum_price_step": Decimal("0.01")}]
+            return [SECURITY]
         if self._step("list", can_fail=True):
             raise OpenmarketsServerError("no list", status=503)
         return [
@@ -264,21 +283,27 @@ class Process:
 def explore(first: World, on_unknown: str, *, may_freeze: bool) -> tuple[int, int]:
     """Explore all states that tries lead to from a first one; return the numbers of states and of tries."""
     known, left, tries, explored = {first.key()}, [first], 0, set[Any]()
+    ends: list[World] = []
+    start = first
+
+    def try_once(choices: Choices) -> None:
+        world = start.copy()
+        world.sends = 0
+        try:
+            number = Process(world, choices, explored, may_freeze=may_freeze).place(on_unknown)
+        except Pruned:
+            return
+        check(world, number)
+        ends.append(world)
+
+    def answer(choices: Choices) -> None:
+        world = start.copy()
+        Process(world, choices, explored, may_freeze=False).answer()
+        ends.append(world)
+
     while left:
         start = left.pop()
-        ends: list[World] = []
-
-        def run(choices: Choices, start: World = start, ends: list[World] = ends) -> None:
-            world = start.copy()
-            world.sends = 0
-            try:
-                number = Process(world, choices, explored, may_freeze=may_freeze).place(on_unknown)
-            except Pruned:
-                return
-            check(world, number)
-            ends.append(world)
-
-        for _ in all_runs(run):
+        for _ in itertools.chain(all_runs(try_once), all_runs(answer)):
             tries += 1
             for pause, end in itertools.product((1.0, 1000.0), ends):
                 later = end.copy()
