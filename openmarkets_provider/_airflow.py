@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Asset", "BaseOperator", "BaseSensorOperator", "PokeReturnValue", "resolve_deferrable"]
+__all__ = ["Asset", "BaseOperator", "BaseSensorOperator", "PokeReturnValue", "can_ask_people", "resolve_deferrable"]
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, BaseOperator, BaseSensorOperator, PokeReturnValue
@@ -28,3 +28,10 @@ def resolve_deferrable(deferrable: bool | None) -> bool:
     from airflow.providers.common.compat.sdk import conf
 
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
+
+
+def can_ask_people() -> bool:
+    """Tell whether this Airflow has human-in-the-loop: 3.1 and later."""
+    from airflow import __version__
+
+    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 1)

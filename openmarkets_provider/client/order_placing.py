@@ -121,7 +121,8 @@ class Placing(OrderSending):
                 )
             if self._clock() < self._settled_at(stored):
                 raise OpenmarketsError(
-                    f"The order {wanted.tag} may still be on its way; say what became of it in a minute.", transient=True
+                    f"The order {wanted.tag} may still be on its way; say what became of it in a minute.",
+                    transient=True,
                 )
             if number is not None:
                 arguments = resolve(order)

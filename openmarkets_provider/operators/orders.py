@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from openmarkets_provider import queries
-from openmarkets_provider._airflow import Asset, BaseOperator, resolve_deferrable
-from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsOrderError, from_dict, without_frames
-from openmarkets_provider.operators._approval import Approval, ask, read_answer
-from openmarkets_provider.order_entry.guards import Limits
-from openmarkets_provider.order_entry.instruction import Instruction, action_of, check, read_price
-from openmarkets_provider.order_entry.outcome import ACCEPTED, FINAL, describe_order, outcome_of, summary_of
-from openmarkets_provider.query.arguments import is_literal
+from openmarkets_provider import orders
+from openmarkets_provider._airflow import can_ask_people, resolve_deferrable
+from openmarkets_provider.exceptions import (
+    OpenmarketsError,
+    OpenmarketsOrderError,
+    OpenmarketsOrderUnknown,
+    from_dict,
+)
+from openmarkets_provider.operators import _questions as questions
+from openmarkets_provider.operators._order_base import OrderOperator, epoch_of
+from openmarkets_provider.operators._questions import Approval
+from openmarkets_provider.order_entry.guards import CASH_COLUMNS, Limits
+from openmarkets_provider.order_entry.instruction import Instruction, read_price
+from openmarkets_provider.order_entry.outcome import WAIT_FOR, condition_of, describe_order, outcome_of, summary_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow.providers.common.compat.sdk import Context
 
     from openmarkets_provider.client.orders import Orders
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Approval", "OpenmarketsAmendOrderOperator", "OpenmarketsCancelOrderOperator", "OpenmarketsOrderOperator"]
 
-WAIT_FOR = {None: "", "accepted": ACCEPTED, "done": FINAL}
 ON_UNKNOWN = ("ask", "resend")
 MAX_RUN_AGE = timedelta(minutes=15)
 CANCEL_TIMEOUT = timedelta(minutes=5)
@@ -37,92 +39,13 @@ CANCEL_TIMEOUT = timedelta(minutes=5)
 _GRACE = timedelta(minutes=5)
 
 
-class OrderOperator(BaseOperator):
-    """What the operators have in common: the instruction, the journal, and how they fail.
-
-    :param order: what a function of :mod:`openmarkets_provider.orders` returned. Templated.
-    :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param kwargs: arguments of ``BaseOperator``.
-    """
-
-    template_fields: Sequence[str] = ("order", "openmarkets_conn_id")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"order": "json"}
-    ui_color = "#fdeee8"
-    action: ClassVar[str]
-
-    def __init__(self, *, order: Instruction, openmarkets_conn_id: str = "openmarkets_default", **kwargs: Any) -> None:
-        # A mapped task has the inlets that its DAG was parsed with. Airflow has no public name for this attribute.
-        is_mapped = getattr(self, "_BaseOperator__from_mapped", False)
-        super().__init__(**kwargs)
-        self.order = order
-        self.openmarkets_conn_id = openmarkets_conn_id
-        # Airflow before 3.3 has no retry policies.
-        if hasattr(self, "retry_policy") and self.retry_policy is None:
-            from openmarkets_provider.policies.retry import OpenmarketsRetryPolicy
-
-            self.retry_policy = OpenmarketsRetryPolicy()
-        if not is_literal(order):
-            return
-        check(order)
-        if action_of(order) != self.action:
-            raise OpenmarketsOrderError(
-                f"order: {type(self).__name__} takes what orders.{_MAKERS[self.action]} returns, not an instruction to "
-                f"{action_of(order)}."
-            )
-        account = order["account"]
-        if not is_mapped and is_literal(account) and not self._assets():
-            self.inlets = [
-                *self.inlets,
-                Asset(name=f"openmarkets_orders_{account}", uri=f"openmarkets://orders/{account}"),
-            ]
-
-    def _assets(self) -> list[Any]:
-        return [each for each in (*self.inlets, *self.outlets) if isinstance(each, Asset)]
-
-    def execute(self, context: Context) -> Any:
-        """Carry the instruction out."""
-        return self._run(lambda hook: self.carry_out(hook, context))
-
-    @abstractmethod
-    def carry_out(self, hook: OpenmarketsHook, context: Context) -> Any:
-        """Do the work and return the task's XCom. It may run twice: see :meth:`OpenmarketsHook.retry_on_rotation`."""
-
-    def _run(self, work: Callable[[OpenmarketsHook], Any]) -> Any:
-        from airflow.providers.common.compat.sdk import AirflowFailException
-
-        from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-
-        hook = OpenmarketsHook(self.openmarkets_conn_id)
-        try:
-            return hook.retry_on_rotation(lambda: work(hook))
-        except OpenmarketsError as error:
-            if error.transient:
-                raise
-            raise AirflowFailException(str(error)) from without_frames(error)
-        finally:
-            hook.close()
-
-    def _sender(self, hook: OpenmarketsHook, context: Context, limits: Limits = Limits()) -> Orders:  # noqa: B008
-        """Return what sends orders, with the journal that this Airflow has."""
-        from openmarkets_provider.client.journals import Journal, MemoryJournal
-
-        # Airflow's type of a context does not have them in every version.
-        stores: Any = context
-        task_store, assets = stores.get("task_state_store"), self._assets()
-        journal: Journal = MemoryJournal()
-        if task_store is not None:
-            own = [stores["asset_state_store"][assets[0]]] if assets and "asset_state_store" in stores else []
-            journal = hook.journal(task_store, *own)
-        return hook.orders.with_journal(journal, limits=limits)
-
-
 class OpenmarketsOrderOperator(OrderOperator):
     """Places an order, once.
 
     Retries, clears, killed workers and a second scheduler place no second order: the intent is stored before the order
     is sent, in the state stores of the task and of the account's asset (Airflow 3.3 and later), and the order carries a
-    tag in its notes by which it is found again. When it can't be known whether the order was placed, the task fails and
-    says so. The guide on orders has what is and what is not guaranteed.
+    tag in its notes by which it is found again. When it can't be known whether the order was placed, the task says so
+    and asks. The guide on orders has what is and what is not guaranteed.
 
     The task returns ``order_number``, ``tag``, ``account`` and ``found`` (an earlier try had placed it); with
     ``wait_for`` also ``outcome`` (``working``, ``filled``, ``partly_filled``, ``cancelled``, ``expired``), volumes, and
@@ -132,8 +55,8 @@ class OpenmarketsOrderOperator(OrderOperator):
     :param openmarkets_conn_id: id of a connection of type ``openmarkets`` whose field *Orders* allows them. Templated.
     :param wait_for: None, ``accepted`` or ``done``.
     :param poke_interval: seconds between two looks while the task waits.
-    :param timeout: how long it waits; then it fails, and the order stays as it is. At most 3 days: the list of orders
-        goes no further back.
+    :param timeout: how long it waits for the order, or for an answer about an unknown one; then it fails, and the order
+        stays as it is. At most 3 days: the list of orders goes no further back.
     :param cancel_after: cancel the order when it is not done by then; with ``wait_for="done"``.
     :param deferrable: wait in the triggerer. None is Airflow's ``[operators] default_deferrable``.
     :param max_value: most that volume x price may be, in dollars: a Decimal or a text. Templated.
@@ -141,9 +64,16 @@ class OpenmarketsOrderOperator(OrderOperator):
         before the send. Templated.
     :param max_quote_age: how old the quote for that may be.
     :param reduce_only: sell no more than the account holds, and buy no more than it is short.
-    :param approval: who has to approve the order.
-    :param on_unknown: ``ask`` fails the task when an earlier attempt is lost; ``resend`` sends the order again when
-        the list of orders would have had it. Where the list does not return tags, the task fails in both cases.
+    :param check_cash: column of ``queries.cash`` that a purchase must not exceed, before fees: ``cash_balance``,
+        ``net_cash`` or ``free_equity``.
+    :param trading_statuses: what the quote's ``trading_status`` may be; empty for any.
+    :param approval: who has to approve the order (Airflow 3.1 and later).
+    :param on_unknown: what to do when an earlier attempt is lost. ``ask`` waits until a person says what became of it;
+        a task with an approval, and every task before Airflow 3.1, fails instead. ``resend`` sends the order again,
+        once, when the list of orders would have had it; where the list does not return tags it is as ``ask``.
+    :param notifiers: of Airflow, such as one that sends a mail: called when the task begins to wait for a person.
+    :param cancel_on_kill: cancel the order when the task is killed while it waits for it: cleared, marked as failed or
+        succeeded, or timed out. A deferred task does so on Airflow 3.3 and later.
     :param dry_run: do all but the send, and return what would be sent.
     :param generation: raise it to place the same order once more by the same task and run.
     :param max_run_age: refuse to place an order for a run that was due longer ago: of a backfill, of catch-up, or of an
@@ -169,19 +99,27 @@ class OpenmarketsOrderOperator(OrderOperator):
         price_collar: Decimal | str | None = None,
         max_quote_age: timedelta = timedelta(minutes=5),
         reduce_only: bool = False,
+        check_cash: str | None = None,
+        trading_statuses: Sequence[str] = (),
         approval: Approval | None = None,
         on_unknown: str = ON_UNKNOWN[0],
+        notifiers: Sequence[Any] = (),
+        cancel_on_kill: bool = False,
         dry_run: bool = False,
         generation: int = 1,
         max_run_age: timedelta | None = MAX_RUN_AGE,
         **kwargs: Any,
     ) -> None:
-        if wait_for not in WAIT_FOR:
+        if wait_for not in (None, *WAIT_FOR):
             raise ValueError(f"wait_for must be None, 'accepted' or 'done', not {wait_for!r}.")
         if on_unknown not in ON_UNKNOWN:
             raise ValueError(f"on_unknown must be 'ask' or 'resend', not {on_unknown!r}.")
         if cancel_after is not None and wait_for != "done":
             raise ValueError("cancel_after goes with wait_for='done'.")
+        if check_cash not in (None, *CASH_COLUMNS):
+            raise ValueError(f"check_cash must be None or one of {', '.join(CASH_COLUMNS)}, not {check_cash!r}.")
+        if approval is not None and not can_ask_people():
+            raise ValueError("approval needs Airflow 3.1 or later.")
         super().__init__(order=order, **kwargs)
         self.wait_for = wait_for
         self.poke_interval = poke_interval
@@ -192,11 +130,16 @@ class OpenmarketsOrderOperator(OrderOperator):
         self.price_collar = price_collar
         self.max_quote_age = max_quote_age
         self.reduce_only = reduce_only
+        self.check_cash = check_cash
+        self.trading_statuses = tuple(trading_statuses)
         self.approval = approval
         self.on_unknown = on_unknown
+        self.notifiers = notifiers
+        self.cancel_on_kill = cancel_on_kill
         self.is_dry_run = dry_run
         self.generation = generation
         self.max_run_age = max_run_age
+        self._cancellation: Instruction | None = None
 
     def carry_out(self, hook: OpenmarketsHook, context: Context) -> Any:
         """Place the order, or ask for its approval first."""
@@ -211,26 +154,53 @@ class OpenmarketsOrderOperator(OrderOperator):
         if stored is None:
             self._require_recent(context)
         if self.approval is not None and (
-            stored is None or (stored.is_unsent and (stored.approved_by is None or stored.epoch != _epoch(context)))
+            stored is None or (stored.is_unsent and (stored.approved_by is None or stored.epoch != epoch_of(context)))
         ):
-            ask(self.approval, sender.preview(self.order, intent), context)
-        return self._place(sender, intent, context)
+            question = questions.approval_question(self.approval, sender.preview(self.order, intent))
+            self.ask(question, context)
+        try:
+            return self._place(sender, intent, context)
+        except OpenmarketsOrderUnknown as error:
+            stored = sender.load(wanted.tag) or wanted
+            if self.approval is not None or stored.resolved_by is not None or not can_ask_people():
+                raise
+            self.log.error("%s", error)  # noqa: TRY400 - the traceback says nothing more
+            self.ask(questions.outcome_question(error, stored, self.timeout), context)
+
+    def ask(self, question: questions.Question, context: Context) -> NoReturn:
+        """Park the task until somebody answers."""
+        questions.ask(question, self.notifiers, context)
 
     def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Place the order when somebody has approved it."""
-        if self.approval is None or not isinstance(event, dict):
+        """Go on when somebody has answered, or nobody in time."""
+        if not isinstance(event, dict):
             raise ValueError(f"The operator got an event that it doesn't know: {event!r:.200}")
-        approval = self.approval
+        answer = questions.read(event)
 
-        def place(hook: OpenmarketsHook) -> Any:
+        def go_on(hook: OpenmarketsHook) -> Any:
             sender, intent = self._placing(hook, context)
             wanted = sender.intend(self.order, intent)
-            who, when = read_answer(approval, wanted.digest, event, context)
-            self.log.info("%s approved the order at %s.", who, when)
-            sender.approve(self.order, intent, approved_by=who, approved_at=when, epoch=_epoch(context))
+            if self.approval is not None:
+                questions.require_approval(self.approval, wanted.digest, answer, context)
+                self.log.info("%s approved the order at %s.", answer.who, answer.at)
+                sender.approve(
+                    self.order, intent, approved_by=answer.who, approved_at=answer.at, epoch=epoch_of(context)
+                )
+            else:
+                self._resolve(sender, intent, sender.load(wanted.tag) or wanted, answer)
             return self._place(sender, intent, context)
 
-        return self._run(place)
+        return self._run(go_on)
+
+    def _resolve(self, sender: Orders, intent: list[Any], stored: Intent, answer: questions.Answer) -> None:
+        """Store what a person says of an order with an unknown outcome; nothing else changes anything."""
+        option, number = answer.option or questions.LEAVE, None
+        self.log.info("What became of the order: %s.", answer.error or f"{answer.who} answered {option!r}")
+        if option.startswith(questions.IDENTIFY):
+            number = option.removeprefix(questions.IDENTIFY)
+        elif option != questions.resend_option(stored):
+            return
+        sender.resolve(self.order, intent, number=number, by=answer.who, at=answer.at)
 
     def execute_after_wait(self, context: Context, event: Any, placed: dict[str, Any], may_cancel: bool) -> Any:
         """Go on after a wait in the triggerer.
@@ -259,6 +229,8 @@ class OpenmarketsOrderOperator(OrderOperator):
             price_collar=None if self.price_collar is None else read_price("price_collar", self.price_collar),
             max_quote_age=self.max_quote_age.total_seconds(),
             reduce_only=self.reduce_only,
+            check_cash=self.check_cash,
+            trading_statuses=self.trading_statuses,
         )
         instance: Any = context["ti"]
         intent = [instance.dag_id, instance.run_id, instance.task_id, instance.map_index]
@@ -268,7 +240,7 @@ class OpenmarketsOrderOperator(OrderOperator):
             intent.append(f"loop {loop.index}")
         if self.generation != 1:
             intent.append(f"generation {self.generation}")
-        return self._sender(hook, context, limits), intent
+        return self.sender(hook, context, limits), intent
 
     def _place(self, sender: Orders, intent: list[Any], context: Context) -> Any:
         placed = sender.place(
@@ -276,7 +248,7 @@ class OpenmarketsOrderOperator(OrderOperator):
             intent=intent,
             on_unknown=self.on_unknown,
             may_have_sent=self._may_have_sent(context),
-            epoch=_epoch(context),
+            epoch=epoch_of(context),
         )
         self.log.info(
             "Order %s of account %s %s; tag %s.",
@@ -295,10 +267,10 @@ class OpenmarketsOrderOperator(OrderOperator):
         if context.get("task_state_store") is None:
             return bool(instance.try_number > 1)
         # Airflow 3.4 discards the store of a task that is cleared, but not that of an asset.
-        return not self._assets() and _epoch(context) > (self.retries or 0)
+        return not self._assets() and epoch_of(context) > (self.retries or 0)
 
     def _require_no_clear(self, stored: Intent | None, context: Context) -> None:
-        if stored is None or stored.number is None or stored.epoch in (None, _epoch(context)):
+        if stored is None or stored.number is None or stored.epoch in (None, epoch_of(context)):
             return
         raise OpenmarketsOrderError(
             f"The task was cleared, and its order is placed already: number {stored.number}, tag {stored.tag}. Nothing "
@@ -319,27 +291,22 @@ class OpenmarketsOrderOperator(OrderOperator):
 
     # --- the wait
 
-    def _query(self, account: str) -> queries.Query:
-        # The same for all orders of an account, whose tasks then share their polls.
-        return queries.orders(account, include_child_orders=False, on_missing_multiplier="cents")
-
     def _wait(self, placed: dict[str, Any], context: Context, timeout: timedelta, *, may_cancel: bool) -> Any:
         from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-        from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
+        from openmarkets_provider.triggers.orders import OpenmarketsOrderTrigger, query_of
 
-        condition = f"[?order_number == '{placed['order_number']}' && {WAIT_FOR[self.wait_for]}] | [0]"
+        account, number, wait_for = placed["account"], placed["order_number"], str(self.wait_for)
         deadline = time.time() + timeout.total_seconds()
         if self.deferrable:
             self.defer(
-                trigger=OpenmarketsConditionTrigger(
+                trigger=OpenmarketsOrderTrigger(
                     openmarkets_conn_id=self.openmarkets_conn_id,
-                    query=self._query(placed["account"]),
-                    condition=condition,
+                    account=account,
+                    order_number=number,
+                    wait_for=wait_for,
                     poke_interval=self.poke_interval,
                     deadline=deadline,
-                    max_failures=None,
-                    max_xcom_bytes=None,
-                    resume=True,
+                    cancel_on_kill=self.cancel_on_kill,
                 ),
                 method_name="execute_after_wait",
                 kwargs={"placed": placed, "may_cancel": may_cancel},
@@ -347,10 +314,11 @@ class OpenmarketsOrderOperator(OrderOperator):
             )
         from openmarkets_provider.conditions import evaluate
 
+        self._cancellation = orders.cancel(number, account=account)
         hook = OpenmarketsHook(self.openmarkets_conn_id)
         while time.time() < deadline:
             try:
-                if evaluate(condition, hook.run(self._query(placed["account"]))):
+                if evaluate(condition_of(number, wait_for), hook.run(query_of(account))):
                     return self._finish(hook, placed)
             except OpenmarketsError as error:
                 if not error.transient:
@@ -358,6 +326,19 @@ class OpenmarketsOrderOperator(OrderOperator):
                 self.log.warning("%s Looking again.", error)
             time.sleep(min(self.poke_interval, max(0.0, deadline - time.time())))
         return self._give_up(hook, context, placed, may_cancel)
+
+    def on_kill(self) -> None:
+        """Cancel the order that the task waits for, with ``cancel_on_kill``."""
+        from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
+
+        if not self.cancel_on_kill or self._cancellation is None:
+            return
+        # The signal may have come in the middle of a request of another hook.
+        hook = OpenmarketsHook(self.openmarkets_conn_id)
+        try:
+            self.log.info("The task was killed. Its order: %s.", hook.orders.cancel(self._cancellation)["outcome"])
+        finally:
+            hook.close()
 
     def _finish(self, hook: OpenmarketsHook, placed: dict[str, Any]) -> dict[str, Any]:
         row = self._find(hook, placed)
@@ -369,8 +350,6 @@ class OpenmarketsOrderOperator(OrderOperator):
         return {**placed, **summary_of(row)}
 
     def _give_up(self, hook: OpenmarketsHook, context: Context, placed: dict[str, Any], may_cancel: bool) -> Any:
-        from openmarkets_provider import orders
-
         if not may_cancel:
             row = self._find(hook, placed)
             raise OpenmarketsOrderError(
@@ -384,7 +363,9 @@ class OpenmarketsOrderOperator(OrderOperator):
         return {**placed, **cancelled}
 
     def _find(self, hook: OpenmarketsHook, placed: dict[str, Any]) -> dict[str, Any] | None:
-        rows = hook.run(self._query(placed["account"]))
+        from openmarkets_provider.triggers.orders import query_of
+
+        rows = hook.run(query_of(placed["account"]))
         return next((row for row in rows if row["order_number"] == placed["order_number"]), None)
 
 
@@ -411,8 +392,8 @@ class OpenmarketsAmendOrderOperator(OrderOperator):
         """Amend the order."""
         limits = Limits(max_value=None if self.max_value is None else read_price("max_value", self.max_value))
         instance: Any = context["ti"]
-        intent = [instance.dag_id, instance.run_id, instance.task_id, instance.map_index, _epoch(context)]
-        return self._sender(hook, context, limits).amend(self.order, intent=intent)
+        intent = [instance.dag_id, instance.run_id, instance.task_id, instance.map_index, epoch_of(context)]
+        return self.sender(hook, context, limits).amend(self.order, intent=intent)
 
 
 class OpenmarketsCancelOrderOperator(OrderOperator):
@@ -430,11 +411,3 @@ class OpenmarketsCancelOrderOperator(OrderOperator):
     def carry_out(self, hook: OpenmarketsHook, context: Context) -> dict[str, Any]:
         """Cancel the order."""
         return hook.orders.cancel(self.order)
-
-
-_MAKERS = {"place": "limit or orders.market", "amend": "amend", "cancel": "cancel"}
-
-
-def _epoch(context: Context) -> int:
-    """Return what changes when a task is cleared, and not when it is retried."""
-    return int(getattr(context["ti"], "max_tries", 0))

@@ -11,6 +11,13 @@ FINAL = "(state == 'finished' || (state == 'failed' && order_state != 'ACTIVE'))
 """JMESPath for an order that will not change any more."""
 ACCEPTED = f"(state == 'working' || {FINAL})"
 """JMESPath for an order that the market has, or had, or refused."""
+WAIT_FOR = {"accepted": ACCEPTED, "done": FINAL}
+"""What a task may wait for."""
+
+
+def condition_of(order_number: str, wait_for: str) -> str:
+    """Return the JMESPath, over rows of ``queries.orders``, for an order that is as far as a task waits for."""
+    return f"[?order_number == '{order_number}' && {WAIT_FOR[wait_for]}] | [0]"
 
 
 def outcome_of(row: Mapping[str, Any]) -> str:

@@ -153,7 +153,7 @@ def to_native(price: Decimal, facts: Facts) -> Decimal:
             raise OpenmarketsOrderError(
                 f"price: {_plain(price)} is no exact number of native units of {_plain(facts.multiplier)}."
             )
-    return native.normalize()
+    return Decimal(_plain(native))
 
 
 def check_volume(volume: int, lot: int | None) -> None:

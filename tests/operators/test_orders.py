@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import pytest
+from airflow.providers.common.compat.module_loading import import_string
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from openmarkets_provider import orders
+from openmarkets_provider.client.orders import Orders
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsOrderError
+from openmarkets_provider.operators._questions import LEAVE, Question
 from openmarkets_provider.operators.orders import (
     Approval,
     OpenmarketsAmendOrderOperator,
     OpenmarketsCancelOrderOperator,
     OpenmarketsOrderOperator,
 )
+from openmarkets_provider.order_entry.guards import Limits
 from openmarkets_provider.sandbox.server import SandboxServer
 
 ACCOUNT = "SBX0001"
@@ -88,6 +95,39 @@ def operator(**kwargs: Any) -> OpenmarketsOrderOperator:
     return OpenmarketsOrderOperator(**{"task_id": "place", "order": ORDER, "retries": 1, "deferrable": True} | kwargs)
 
 
+class Asked(Exception):
+    """The task waits for a person."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__(question.body)
+        self.question = question
+
+
+class Patient(OpenmarketsOrderOperator):
+    """Waits for the list of orders at once, and raises its question.
+
+    :cvar waited: seconds that all of them have waited.
+    """
+
+    waited: ClassVar[float] = 0.0
+
+    def sender(self, hook: Any, context: Any, limits: Limits = Limits()) -> Orders:  # noqa: B008
+        def clock() -> float:
+            return time.time() + Patient.waited
+
+        def sleep(seconds: float) -> None:
+            Patient.waited += seconds
+
+        return Orders(hook.client, self.journal(hook, context), limits=limits, clock=clock, sleep=sleep)
+
+    def ask(self, question: Question, context: Any) -> NoReturn:
+        raise Asked(question)
+
+
+def patient(**kwargs: Any) -> Patient:
+    return Patient(**{"task_id": "place", "order": ORDER, "retries": 1, "deferrable": True} | kwargs)
+
+
 def numbers(sandbox: SandboxServer) -> list[str]:
     return [str(order["orderNumber"]) for order in sandbox.orders()]
 
@@ -101,6 +141,7 @@ def numbers(sandbox: SandboxServer) -> list[str]:
         ({"wait_for": "filled"}, "wait_for"),
         ({"on_unknown": "adopt"}, "on_unknown"),
         ({"cancel_after": timedelta(1)}, "cancel_after goes with"),
+        ({"check_cash": "cash"}, "check_cash must be"),
         ({"order": orders.cancel(7, account=ACCOUNT)}, "takes what orders.limit or orders.market returns"),
         ({"order": {**ORDER, "price": 45.5}}, "price must be a Decimal or a text"),
         ({"order": "BHP"}, "expected what a function"),
@@ -149,33 +190,14 @@ def test_cleared_after_placed_is_refused_and_a_generation_places_another(openmar
 
 @with_store
 def test_cleared_in_3_4_without_an_asset_adopts_or_refuses(openmarkets_sandbox, run):
-    bare = operator(order=ORDER)
+    bare = patient()
     bare.inlets = []
     openmarkets_sandbox.set_order_behaviour(notes_length=0)
     bare.execute(run.context())
     run.clear(discards_state=True)
-    with pytest.raises(AirflowFailException, match="It is not known whether the order"):
-        without_waits(bare, run)
+    with pytest.raises(Asked, match="It is not known whether the order"):
+        bare.execute(run.context())
     assert len(numbers(openmarkets_sandbox)) == 1
-
-
-def without_waits(task: OpenmarketsOrderOperator, run: Run) -> Any:
-    """Execute a task whose sender waits at once."""
-    import openmarkets_provider.client.orders as module
-
-    clock = SimpleNamespace(now=datetime.now(UTC).timestamp())
-
-    def sleep(seconds: float) -> None:
-        clock.now += seconds
-
-    sender = task._sender
-
-    def patient(*args: Any, **kwargs: Any) -> Any:
-        found = sender(*args, **kwargs)
-        return module.Orders(found._client, found._journal, clock=lambda: clock.now, sleep=sleep)
-
-    task._sender = patient  # type: ignore[method-assign]
-    return task.execute(run.context())
 
 
 def test_before_3_3_a_second_try_that_can_not_know_refuses(openmarkets_sandbox, run):
@@ -184,10 +206,8 @@ def test_before_3_3_a_second_try_that_can_not_know_refuses(openmarkets_sandbox, 
     run.retry()
     assert operator().execute(context)["order_number"] == placed["order_number"]
     openmarkets_sandbox.reset()
-    task = operator()
-    run.context = lambda: context  # type: ignore[method-assign]
-    with pytest.raises(AirflowFailException, match="It is not known whether the order"):
-        without_waits(task, run)
+    with pytest.raises(Asked, match="It is not known whether the order"):
+        patient().execute(context)
     assert numbers(openmarkets_sandbox) == []
 
 
@@ -312,6 +332,99 @@ def test_cancel_after(openmarkets_sandbox, run, fills):
     result = task.execute(run.context())
     assert result["outcome"] == ("partly_filled" if fills else "cancelled")
     assert openmarkets_sandbox.orders()[0]["lastAction"] == "CANCEL"
+
+
+@with_store
+def test_cancel_on_kill_in_the_worker(openmarkets_sandbox, run):
+    task = operator(wait_for="done", deferrable=False, cancel_on_kill=True, poke_interval=0.05)
+    task.on_kill()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = pool.submit(task.execute, run.context())
+        while openmarkets_sandbox.stats()["by_path"].get(f"GET /oms/orders/by-account/{ACCOUNT}/v4", 0) < 4:
+            waiting.exception(timeout=0) if waiting.done() else time.sleep(0.01)
+        task.on_kill()
+        assert waiting.result()["outcome"] == "cancelled"
+
+
+@pytest.mark.since("3.3")
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_cancel_on_kill_in_the_triggerer(openmarkets_sandbox, run, cancel_on_kill):
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(wait_for="done", cancel_on_kill=cancel_on_kill).execute(run.context())
+    path, arguments = deferred.value.trigger.serialize()
+    trigger = import_string(path)(**arguments)
+    asyncio.run(trigger.on_kill())
+    assert [order["lastAction"] for order in openmarkets_sandbox.orders()] == ["CANCEL" if cancel_on_kill else "CREATE"]
+
+
+# --- an outcome that is not known
+
+
+@pytest.fixture
+def lost(openmarkets_sandbox, run) -> Question:
+    """Lose an order on its way; return what the task asks."""
+    patient().execute(Run(run_id="earlier").context())
+    openmarkets_sandbox.fault(target="/oms/orders/v4", kind="reset")
+    with pytest.raises(Asked) as asked:
+        patient().execute(run.context())
+    return asked.value.question
+
+
+def answer(run: Run, option: str | None) -> Any:
+    """Answer, or let the time pass."""
+    event = {"error": "The timeout has passed", "error_type": "timeout"} if option is None else {}
+    event |= {"chosen_options": [option], "responded_by_user": {"id": "bob", "name": "bob"}} if option else {}
+    return patient().execute_complete(run.context(), event)
+
+
+@with_store
+def test_a_lost_order_is_sent_again_when_a_person_says_that_it_was_not_placed(openmarkets_sandbox, run, lost):
+    assert lost.options[-1] == LEAVE
+    placed = answer(run, lost.options[0])
+    assert numbers(openmarkets_sandbox)[1:] == [placed["order_number"]]
+    entry = run.task_store[f"openmarkets_order_{placed['tag']}-1"]
+    assert (entry["resolved_by"], entry["state"]) == ("bob", "ready")
+    assert run.task_store[f"openmarkets_order_{placed['tag']}-2"]["state"] == "placed"
+
+
+@with_store
+@pytest.mark.parametrize("option", [LEAVE, None, "Not placed: send it (00000000-1)"])
+def test_an_answer_that_sends_nothing(openmarkets_sandbox, run, lost, option):
+    with pytest.raises(AirflowFailException, match="It is not known whether the order"):
+        answer(run, option)
+    assert len(numbers(openmarkets_sandbox)) == 1
+
+
+@with_store
+def test_an_order_that_a_person_identifies_is_adopted(openmarkets_sandbox, run):
+    openmarkets_sandbox.set_order_behaviour(notes_length=0)
+    openmarkets_sandbox.fault(target="/oms/orders/v4", kind="reset", process_first=True)
+    with pytest.raises(Asked) as asked:
+        patient().execute(run.context())
+    (number,) = numbers(openmarkets_sandbox)
+    assert asked.value.question.options[0] == f"It is order {number}"
+    assert f"| Order {number} | Buy 100 BHP, working |" in asked.value.question.body
+    placed = answer(run, f"It is order {number}")
+    assert (placed["order_number"], placed["found"]) == (number, True)
+    run.retry()
+    assert patient().execute(run.context())["order_number"] == number
+    assert numbers(openmarkets_sandbox) == [number]
+
+
+@with_store
+def test_a_second_lost_order_asks_no_more(openmarkets_sandbox, run, lost):
+    openmarkets_sandbox.fault(target="/oms/orders/v4", kind="reset")
+    with pytest.raises(AirflowFailException, match="It is not known whether the order"):
+        answer(run, lost.options[0])
+    with pytest.raises(AirflowFailException, match="It is not known whether the order"):
+        patient().execute(run.context())
+    assert len(numbers(openmarkets_sandbox)) == 1
+
+
+@with_store
+def test_a_task_with_an_approval_does_not_ask_for_an_outcome(openmarkets_sandbox, run, lost):
+    with pytest.raises(AirflowFailException, match="It is not known whether the order"):
+        patient(approval=Approval()).execute(run.context())
 
 
 # --- approval
