@@ -52,7 +52,7 @@ class Changing(OrderSending):
             rows = self._list(arguments["account"])
             row = require_order(rows, arguments["account"], arguments["order_number"])
             before, after = _changeable(row), {**_changeable(row), **_changes(arguments)}
-            if before == after:
+            if before == after or (stored is not None and stored.state is State.PLACED):
                 return self._end_amend(stored or wanted, row)
             if outcome_of(row) not in _OPEN:
                 raise OpenmarketsOrderError(f"The order can't be amended: {describe_order(row)}.")
@@ -66,12 +66,12 @@ class Changing(OrderSending):
                     sent=True,
                     candidates=[summary_of(row)],
                 )
-            self._send_amendment(replace(wanted, began=began, body=_texts(before)), arguments, row, rows)
-            return self._end_amend(wanted, self._wait_for(arguments, lambda row: _changeable(row) == after))
+            sent = self._send_amendment(replace(wanted, began=began, body=_texts(before)), arguments, row, rows)
+            return self._end_amend(sent, self._wait_for(arguments, lambda row: _changeable(row) == after))
 
     def _send_amendment(
         self, intent: Intent, arguments: Mapping[str, Any], row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-    ) -> None:
+    ) -> Intent:
         terms = self._make_terms(_amended(arguments, row))
         self._check(terms, self._quote(terms), [each for each in rows if each is not row], is_new=False)
         self._client.get_access_token(SCOPES["oms"])
@@ -91,6 +91,7 @@ class Changing(OrderSending):
                 # It has absolute terms: a retry compares them with those of the order before it sends anything.
                 error.transient = True
             raise
+        return intent
 
     def _end_amend(self, intent: Intent, row: Mapping[str, Any]) -> dict[str, Any]:
         self._move(replace(intent, number=str(row["order_number"]), outcome=outcome_of(row)), State.PLACED)

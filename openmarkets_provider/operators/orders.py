@@ -65,7 +65,7 @@ class OpenmarketsOrderOperator(OrderOperator):
     :param max_quote_age: how old the quote for that may be.
     :param reduce_only: sell no more than the account holds, and buy no more than it is short.
     :param check_cash: column of ``queries.cash`` that a purchase must not exceed, before fees: ``cash_balance``,
-        ``net_cash`` or ``free_equity``.
+        ``net_cash`` or ``free_equity``. Where the account has several balances, the largest counts.
     :param trading_statuses: what the quote's ``trading_status`` may be; empty for any.
     :param approval: who has to approve the order (Airflow 3.1 and later).
     :param on_unknown: what to do when an earlier attempt is lost. ``ask`` waits until a person says what became of it;

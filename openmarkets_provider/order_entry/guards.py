@@ -198,24 +198,25 @@ def check_trading_status(terms: Terms, quote: Mapping[str, Any] | None, statuses
 
 
 def check_cash(terms: Terms, price: Decimal | None, rows: Iterable[Mapping[str, Any]], column: str) -> None:
-    """Check that the account's cash pays for a purchase, without fees.
+    """Check that one of the account's cash balances pays for a purchase, without fees.
 
-    :param rows: of ``queries.cash`` for the account.
+    :param rows: of ``queries.cash`` for the account: several, where it has several portfolios.
     :param column: one of :data:`CASH_COLUMNS`.
-    :raises OpenmarketsOrderError: it does not, or it is not known which cash pays.
+    :raises OpenmarketsOrderError: none does.
     """
     if terms.side != "Buy":
         return
     if price is None:
         raise OpenmarketsOrderError("check_cash: the market order can't be valued, since no quote has a price for it.")
-    found = [row[column] for row in rows if row["currency_code"] == terms.currency]
-    if len(found) != 1 or found[0] is None:
+    found = [row[column] for row in rows if row["currency_code"] == terms.currency and row[column] is not None]
+    if not found:
         raise OpenmarketsOrderError(
-            f"check_cash: account {terms.account} has {len(found)} cash balances in {terms.currency}; one with a "
-            f"{column} is needed. Order without check_cash."
+            f"check_cash: account {terms.account} has no cash balance in {terms.currency} with {column}."
         )
-    if (value := terms.value(price)) > found[0]:
-        raise OpenmarketsOrderError(f"check_cash: the order is worth {value:,f}, and {column} is {found[0]:,f}.")
+    if (value := terms.value(price)) > max(found):
+        raise OpenmarketsOrderError(
+            f"check_cash: the order is worth {value:,f}; {column} of account {terms.account} is {max(found):,f}."
+        )
 
 
 def check_reduces(terms: Terms, positions: Iterable[Mapping[str, Any]]) -> None:

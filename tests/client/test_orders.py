@@ -52,19 +52,24 @@ class Clock:
 
 
 class Journal(MemoryJournal):
-    """A journal that outlives the tries of a test, and may fail or end a try."""
+    """A journal that outlives the tries of a test, and may fail or end a try.
+
+    :ivar entries: what was saved, by key.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.on_save: Callable[[str, dict[str, Any]], None] = lambda key, data: None
+        self.entries: dict[str, dict[str, Any]] = {}
 
     def save(self, key: str, data: dict[str, Any]) -> None:
         self.on_save(key, data)
         super().save(key, data)
+        self.entries[key] = data
 
     def state(self) -> str | None:
         """Return the state of the last attempt of the usual intent."""
-        states = [data["state"] for key, data in sorted(self._entries.items()) if key.startswith(TAG)]
+        states = [data["state"] for key, data in sorted(self.entries.items()) if key.startswith(TAG)]
         return states[-1] if states else None
 
 
@@ -175,10 +180,10 @@ def test_an_order_whose_reply_is_lost_is_adopted(sender, sandbox, fault):
     assert sends(sandbox) == 1
 
 
-def test_an_order_that_is_listed_late_is_adopted(sender, sandbox, clock, monkeypatch):
+def test_an_order_that_is_listed_late_is_adopted(make_client, sandbox, clock):
     sandbox.set_order_behaviour(list_after=1.0)
     sandbox.fault(target="/oms/orders/v4", kind="status", status=502, process_first=True)
-    late = Orders(sender._client, Journal(), clock=clock, sleep=lambda seconds: real_sleep(seconds, clock))
+    late = Orders(make_client(), Journal(), clock=clock, sleep=lambda seconds: real_sleep(seconds, clock))
     assert [place(late)["order_number"]] == numbers(sandbox)
 
 
@@ -211,6 +216,55 @@ def test_an_order_that_never_arrived_is_sent_again_where_the_user_chose_that(sen
     assert sends(sandbox) == 3
 
 
+def lose(sender: Orders, sandbox: SandboxServer, **fault: Any) -> None:
+    """Place the usual order, so that its outcome is not known."""
+    sandbox.fault(target="/oms/orders/v4", kind="reset", **fault)
+    with pytest.raises(OpenmarketsOrderUnknown):
+        place(sender)
+
+
+def test_an_order_that_a_person_says_was_not_placed_is_sent_again(sender, sandbox, journal):
+    sender.place(ORDER, intent="earlier")
+    lose(sender, sandbox)
+    sender.resolve(ORDER, "intent", number=None, by="ann", at="2026-11-30T00:00:00Z")
+    assert (sends(sandbox), journal.state()) == (2, "ready")
+    placed = place(sender)
+    assert (placed["found"], [placed["order_number"]]) == (False, numbers(sandbox)[1:])
+    assert journal.entries[f"{TAG}-1"]["resolved_by"] == "ann"
+
+
+def test_an_order_that_a_person_identifies_is_adopted(sender, sandbox):
+    sandbox.set_order_behaviour(notes_length=0)
+    lose(sender, sandbox, process_first=True)
+    other = sender.place(ORDER | {"volume": 7}, intent="other")["order_number"]
+    with pytest.raises(OpenmarketsOrderError, match="has other terms"):
+        sender.resolve(ORDER, "intent", number=other)
+    with pytest.raises(OpenmarketsOrderError, match="has no order 4711"):
+        sender.resolve(ORDER, "intent", number="4711")
+    sender.resolve(ORDER, "intent", number=numbers(sandbox)[0])
+    assert place(sender)["order_number"] == numbers(sandbox)[0]
+    assert sends(sandbox) == 2
+
+
+def test_an_outcome_that_is_known_or_may_still_change_is_no_persons_to_say(make_client, sandbox, clock, journal):
+    def dies(seconds: float) -> None:
+        raise Killed
+
+    sandbox.fault(target="/oms/orders/v4", kind="reset", process_first=True)
+    sandbox.set_order_behaviour(list_after=60)
+    client = make_client()
+    with pytest.raises(Killed):
+        place(Orders(client, journal, clock=clock, sleep=dies))
+    sender = Orders(client, journal, clock=clock, sleep=clock.sleep)
+    with pytest.raises(OpenmarketsError, match="may still be on its way") as error:
+        sender.resolve(ORDER, "intent", number=None)
+    assert error.value.transient
+    sandbox.set_order_behaviour()
+    placed = sender.place(ORDER, intent="other")
+    with pytest.raises(OpenmarketsOrderError, match="its state is placed"):
+        sender.resolve(ORDER, "other", number=placed["order_number"])
+
+
 @pytest.mark.parametrize("on_unknown", ["ask", "resend"])
 @pytest.mark.parametrize("length", [0, 10])
 def test_where_notes_are_not_echoed_look_alikes_are_shown_and_none_is_adopted(sender, sandbox, length, on_unknown):
@@ -229,7 +283,7 @@ def test_a_list_that_does_not_return_notes_is_remembered_and_said(sender, sandbo
     with caplog.at_level(logging.WARNING):
         place(sender)
     assert "does not return notes as they were sent" in caplog.text
-    assert {"echoed": False} in [{"echoed": data["echoed"]} for data in journal._entries.values() if "echoed" in data]
+    assert {"echoed": False} in [{"echoed": data["echoed"]} for data in journal.entries.values() if "echoed" in data]
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
@@ -471,6 +525,8 @@ def test_the_value_of_a_day_counts_earlier_orders(make_client, sandbox):
         (ORDER, Limits(max_value=Decimal(4549)), "max_value"),
         (ORDER, Limits(price_collar=Decimal("0.0001"), max_quote_age=10**9), "price_collar: .* too far"),
         (ORDER, Limits(reduce_only=True), "reduce_only"),
+        (ORDER | {"volume": 100_000}, Limits(check_cash="net_cash"), "check_cash: the order is worth 4,550,000"),
+        (ORDER, Limits(trading_statuses=("HALT",)), "trading_statuses: the trading status of BHP is OPEN"),
         (ORDER | {"price": "45.505"}, Limits(), "price step"),
     ],
 )
@@ -478,6 +534,12 @@ def test_what_the_author_of_a_task_forbids(make_client, sandbox, order, limits, 
     with pytest.raises(OpenmarketsOrderError, match=words):
         place(Orders(make_client(), limits=limits), order)
     assert sends(sandbox) == 0
+
+
+def test_what_the_author_of_a_task_allows(make_client, sandbox):
+    limits = Limits(max_value=Decimal(4550), check_cash="net_cash", trading_statuses=("OPEN",))
+    place(Orders(make_client(), limits=limits))
+    assert sends(sandbox) == 1
 
 
 def test_a_limit_that_an_earlier_send_has_passed_does_not_keep_the_order_from_being_found(sender, sandbox, make_client):
@@ -508,6 +570,23 @@ def test_an_amendment_has_absolute_terms_and_keeps_the_others(sender, sandbox):
     requests = sandbox.stats()["by_path"]
     assert sender.amend(orders.amend(number, account=ACCOUNT, volume=150), intent="amend") == amended
     assert sandbox.stats()["by_path"][f"PUT /oms/orders/{number}/v4"] == requests[f"PUT /oms/orders/{number}/v4"] == 1
+
+
+def test_an_amendment_that_is_repeated_sends_nothing_and_waits_for_nothing(sender, sandbox, clock):
+    amendment = orders.amend(place(sender)["order_number"], account=ACCOUNT, volume=50)
+    first = sender.amend(amendment, intent="change")
+    began = clock.now
+    assert sender.amend(amendment, intent="change") == first
+    assert (clock.now, sandbox.orders()[0]["orderVolume"]) == (began, 50)
+
+
+def test_an_amendment_that_was_carried_out_does_not_undo_a_later_one(sender, sandbox):
+    number = place(sender)["order_number"]
+    change = orders.amend(number, account=ACCOUNT, volume=50)
+    sender.amend(change, intent="change")
+    sender.amend(orders.amend(number, account=ACCOUNT, volume=60), intent="later")
+    assert sender.amend(change, intent="change")["order_volume"] == 60
+    assert sandbox.orders()[0]["orderVolume"] == 60
 
 
 def test_an_amendment_whose_reply_is_lost(sender, sandbox):

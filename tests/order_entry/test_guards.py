@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,9 +14,11 @@ from openmarkets_provider.exceptions import OpenmarketsOrderError
 from openmarkets_provider.order_entry.guards import (
     Limits,
     Policy,
+    check_cash,
     check_collar,
     check_day_value,
     check_reduces,
+    check_trading_status,
     check_value,
     reference_price,
     value_of,
@@ -70,6 +73,49 @@ def test_values():
         check_value(terms(), Decimal("45.50"), Decimal("4549"), "max_value")
     with pytest.raises(OpenmarketsOrderError, match="can't be valued"):
         check_value(terms(None), None, Decimal(1), "max_value")
+
+
+def test_a_contract_is_worth_as_much_as_the_shares_it_stands_for():
+    option = make_terms(
+        resolve(orders.limit("BHPXX", account="A", price="1.20", buy=3)), Facts(Decimal("0.01"), contract=100)
+    )
+    assert (option.value(Decimal("1.20")), option.native_price) == (360, 120)
+    with pytest.raises(OpenmarketsOrderError, match=r"max_value: the order is worth 360\.00"):
+        check_value(option, option.price, Decimal(300), "max_value")
+
+
+def test_trading_statuses():
+    check_trading_status(terms(), None, ())
+    check_trading_status(terms(), {"trading_status": "OPEN"}, ("OPEN", "PRE_OPEN"))
+    for quote in (None, {"trading_status": None}, {"trading_status": "HALT"}):
+        with pytest.raises(OpenmarketsOrderError, match="trading_statuses: the trading status of BHP is"):
+            check_trading_status(terms(), quote, ("OPEN",))
+
+
+def cash(amount: str | None = "4550", currency: str = "AUD") -> dict[str, Any]:
+    return {
+        "currency_code": currency,
+        "net_cash": None if amount is None else Decimal(amount),
+        "free_equity": Decimal(1),
+    }
+
+
+def test_cash():
+    order = dataclasses.replace(terms(), currency="AUD")
+    check_cash(order, order.price, [cash(), cash("1", "USD")], "net_cash")
+    check_cash(dataclasses.replace(order, side="Sell"), None, [], "net_cash")
+    check_cash(order, order.price, [cash("1"), cash()], "net_cash")
+    for rows, column, words in (
+        ([cash("1"), cash("4549.99")], "net_cash", r"worth 4,550\.00; net_cash of account A is 4,549\.99"),
+        ([cash()], "free_equity", "free_equity of account A is 1"),
+        ([], "net_cash", "has no cash balance in AUD"),
+        ([cash(None)], "net_cash", "has no cash balance in AUD with net_cash"),
+        ([cash(currency="USD")], "net_cash", "has no cash balance in AUD"),
+    ):
+        with pytest.raises(OpenmarketsOrderError, match=words):
+            check_cash(order, order.price, rows, column)
+    with pytest.raises(OpenmarketsOrderError, match="check_cash: the market order can't be valued"):
+        check_cash(order, None, [cash()], "net_cash")
 
 
 def test_a_market_order_is_valued_by_the_other_side():
