@@ -11,6 +11,9 @@ A behaviour is a JSON object; all of its fields may be left out. Seconds are rea
                    order is filled in the meantime, the change has FAILED
     notes_length   how many characters of `notes` the list returns; 0 drops them (default null: all)
 
+An order with the lifetime FillAndKill ends after the fills at its acceptance. So does one with FillOrKill, which those
+fill as a whole or not at all. Both are purged, as at the close.
+
 All of this is the sandbox's own: how the real OMS treats an order is not public.
 """
 
@@ -28,7 +31,7 @@ class Step(NamedTuple):
     """What happens to an order on its own, and when.
 
     :ivar seconds: since the order was created.
-    :ivar action: ``accept``, ``fill`` or ``reject``.
+    :ivar action: ``accept``, ``fill``, ``reject`` or ``purge``.
     :ivar volume: of a fill; None is all that remains.
     """
 
@@ -74,13 +77,19 @@ class Behaviour:
         check_names(given, [each.name for each in fields(cls)])
         return cls(**given)
 
-    def steps(self) -> list[Step]:
+    def steps(self, lifetime: str, order_volume: int) -> list[Step]:
         """Return what happens to an order, in order of time."""
         steps = [Step(self.accept_after, "accept")]
-        steps += [Step(self.accept_after + seconds, "fill", volume) for seconds, volume in self.fills]
+        fills = [Step(self.accept_after + seconds, "fill", volume) for seconds, volume in self.fills]
+        if lifetime in ("FillAndKill", "FillOrKill"):
+            fills = [fill for fill in fills if fill.seconds == self.accept_after]
+            at_once = sum(order_volume if fill.volume is None else fill.volume for fill in fills)
+            if lifetime == "FillOrKill" and at_once < order_volume:
+                fills = []
+            fills.append(Step(self.accept_after, "purge"))
         if self.reject_after is not None:
             steps.append(Step(self.reject_after, "reject"))
-        return sorted(steps, key=lambda step: step.seconds)
+        return sorted([*steps, *fills], key=lambda step: step.seconds)
 
 
 def _is_fill(step: object) -> bool:

@@ -86,7 +86,7 @@ class Order:
     @classmethod
     def new(cls, number: int, security: Security, terms: dict[str, Any], now: Now, behaviour: Behaviour) -> Order:
         """Return an order that a client creates now."""
-        steps = behaviour.steps()
+        steps = behaviour.steps(terms["lifetime"], terms["orderVolume"])
         order = cls(number, security, terms, now.at, now.moment, behaviour, steps, state="PENDING", status="PENDING")
         order._set_expiry()
         return order
@@ -173,6 +173,8 @@ class Order:
             self.state, self.status, self.updated = "ACTIVE", "OK", now.at
         elif step.action == "reject":
             self._end("CREATE", "DENIED", now.at)
+        elif step.action == "purge":
+            self._end("PURGE", "OK", now.at)
         else:
             self.fill(step.volume, self.price(market_price), now)
 

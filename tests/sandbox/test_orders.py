@@ -232,6 +232,24 @@ def test_one_security_behaves_in_its_own_way(sandbox: SandboxServer, api: httpx.
     assert look(api, create(api, securityCode="CBA")) == ("ACTIVE", "CREATE", "OK", 0)
 
 
+@pytest.mark.parametrize(
+    ("lifetime", "fills", "done"),
+    [
+        ("FillAndKill", [[0, 30], [9, None]], 30),
+        ("FillAndKill", [], 0),
+        ("FillAndKill", [[0, None]], 100),
+        ("FillOrKill", [[0, 30], [9, None]], 0),
+        ("FillOrKill", [[0, 30], [0, 70]], 100),
+    ],
+)
+def test_an_order_that_is_filled_at_once_or_ends(
+    sandbox: SandboxServer, api: httpx.Client, lifetime: str, fills: list[Any], done: int
+) -> None:
+    sandbox.set_order_behaviour(fills=fills)
+    number = create(api, lifetime=lifetime)
+    assert look(api, number) == ("INACTIVE", "CREATE" if done == 100 else "PURGE", "OK", done)
+
+
 def test_an_order_expires_at_the_close(sandbox: SandboxServer, api: httpx.Client) -> None:
     today = create(api)
     tomorrow = create(api, lifetime="Date", expiryDateTime="2026-03-06T14:00:00")
