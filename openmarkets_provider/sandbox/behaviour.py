@@ -79,17 +79,16 @@ class Behaviour:
 
     def steps(self, lifetime: str, order_volume: int) -> list[Step]:
         """Return what happens to an order, in order of time."""
-        steps = [Step(self.accept_after, "accept")]
-        fills = [Step(self.accept_after + seconds, "fill", volume) for seconds, volume in self.fills]
+        accepted = self.accept_after
+        fills = [Step(accepted + seconds, "fill", volume) for seconds, volume in self.fills]
+        ends = [] if self.reject_after is None else [Step(self.reject_after, "reject")]
         if lifetime in ("FillAndKill", "FillOrKill"):
-            fills = [fill for fill in fills if fill.seconds == self.accept_after]
+            fills = [fill for fill in fills if fill.seconds == accepted]
             at_once = sum(order_volume if fill.volume is None else fill.volume for fill in fills)
             if lifetime == "FillOrKill" and at_once < order_volume:
                 fills = []
-            fills.append(Step(self.accept_after, "purge"))
-        if self.reject_after is not None:
-            steps.append(Step(self.reject_after, "reject"))
-        return sorted([*steps, *fills], key=lambda step: step.seconds)
+            ends.append(Step(accepted, "purge"))
+        return sorted([Step(accepted, "accept"), *fills, *ends], key=lambda step: step.seconds)
 
 
 def _is_fill(step: object) -> bool:
