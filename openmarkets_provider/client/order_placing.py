@@ -266,8 +266,7 @@ class Placing(OrderSending):
             said += f" It may be {' or '.join(map(describe_order, alike))}."
         return OpenmarketsOrderUnknown(
             f"It is not known whether the order {intent.tag} of account {account} was placed. {said} Nothing is sent "
-            "again. Check at Openmarkets. To place it once more, raise generation by one, or use another intent. "
-            "hook.orders.resolve stores what became of it.",
+            "again. Look for it at Openmarkets. If it was not placed, raise generation by one, or use another intent.",
             tag=intent.tag,
             account=account,
             sent=True,

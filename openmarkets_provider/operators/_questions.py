@@ -169,13 +169,25 @@ def outcome_question(error: OpenmarketsOrderUnknown, intent: Intent, timeout: ti
 
     :param intent: what is stored of it.
     """
-    candidates = error.candidates[:MAX_CANDIDATES]
-    terms = {name: value for name, value in intent.terms.items() if value is not None}
-    orders = [(f"Order {each['order_number']}", _describe(each)) for each in candidates]
-    body = f"{error}\n\n{_table([*terms.items(), ('tag', intent.tag), *orders])}"
-    options = [f"{IDENTIFY}{each['order_number']}" for each in candidates]
-    subject = f"Was order {intent.tag} of account {error.account} placed?"
-    return Question(subject, body, [*options, resend_option(intent), LEAVE], timeout)
+    candidates, terms = error.candidates[:MAX_CANDIDATES], intent.terms
+    lead = "The order was sent, or may have been, and its outcome is not known. "
+    if error.absent:
+        lead += "The list of orders has the tags of other orders, and not this one: most likely it was not placed. "
+    rows = {
+        "Account": terms["account"],
+        "Security": terms["security"],
+        "Side": terms["side"],
+        "Volume": terms["volume"],
+        "Price (dollars)": terms["price"] or "market",
+        "Tag": intent.tag,
+    }
+    alike = {f"It may be order {each['order_number']}": _describe(each) for each in candidates}
+    return Question(
+        subject=f"Was order {intent.tag} of account {error.account} placed?",
+        body=f"{lead}Look for it at Openmarkets; its notes begin with the tag.\n\n{_table((rows | alike).items())}",
+        options=[*(f"{IDENTIFY}{each['order_number']}" for each in candidates), resend_option(intent), LEAVE],
+        timeout=timeout,
+    )
 
 
 def resend_option(intent: Intent) -> str:
