@@ -328,6 +328,7 @@ class RealAirflow(AirflowApi):
         }
         self._extra_env = dict(env or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._orphans: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         """Start everything and wait until it is healthy."""
@@ -447,6 +448,14 @@ class RealAirflow(AirflowApi):
         """Start a scheduler, with an empty log; its log server would listen on every address."""
         self._spawn("scheduler", "airflow", "scheduler", "--skip-serve-logs")
 
+    def kill_scheduler_alone(self) -> None:
+        """Kill the scheduler's own process, and start another one. Its executor's workers go on with their tasks."""
+        process = self._processes.pop("scheduler")
+        process.kill()
+        process.wait()
+        self._orphans.append(process)
+        self.start_scheduler()
+
     def start_triggerer(self, queue: str | None = None) -> None:
         """Start a triggerer, with an empty log.
 
@@ -465,7 +474,7 @@ class RealAirflow(AirflowApi):
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=max(0, deadline - time.monotonic()))
         finally:
-            for process in self._processes.values():
+            for process in (*self._processes.values(), *self._orphans):
                 _kill_session(process.pid)
                 process.wait()
             shutil.rmtree(self.home, ignore_errors=True)
