@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Asset", "BaseOperator", "BaseSensorOperator", "PokeReturnValue", "can_ask_people", "resolve_deferrable"]
+__all__ = [
+    "Asset",
+    "BaseOperator",
+    "BaseSensorOperator",
+    "PokeReturnValue",
+    "airflow_version",
+    "resolve_deferrable",
+]
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, BaseOperator, BaseSensorOperator, PokeReturnValue
@@ -30,8 +37,9 @@ def resolve_deferrable(deferrable: bool | None) -> bool:
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
 
 
-def can_ask_people() -> bool:
-    """Tell whether this Airflow has human-in-the-loop: 3.1 and later."""
+def airflow_version() -> tuple[int, int]:
+    """Return the major and the minor version of Airflow."""
     from airflow import __version__
 
-    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 1)
+    major, minor, *_ = __version__.split(".")
+    return int(major), int(minor)

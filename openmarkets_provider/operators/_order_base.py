@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from openmarkets_provider._airflow import Asset, BaseOperator
+from openmarkets_provider._airflow import Asset, BaseOperator, airflow_version
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsOrderError, without_frames
 from openmarkets_provider.order_entry.guards import Limits
 from openmarkets_provider.order_entry.instruction import Instruction, action_of, check
@@ -57,7 +57,8 @@ class OrderOperator(BaseOperator):
                 f"{action_of(order)}."
             )
         account = order["account"]
-        if not is_mapped and is_literal(account) and not self._assets():
+        has_stores = airflow_version() >= (3, 3)
+        if has_stores and not is_mapped and is_literal(account) and not self._assets():
             self.inlets = [
                 *self.inlets,
                 Asset(name=f"openmarkets_orders_{account}", uri=f"openmarkets://orders/{account}"),

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from openmarkets_provider import orders
-from openmarkets_provider._airflow import can_ask_people, resolve_deferrable
+from openmarkets_provider._airflow import airflow_version, resolve_deferrable
 from openmarkets_provider.exceptions import (
     OpenmarketsError,
     OpenmarketsOrderError,
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Approval", "OpenmarketsAmendOrderOperator", "OpenmarketsCancelOrderOperator", "OpenmarketsOrderOperator"]
 
 ON_UNKNOWN = ("ask", "resend")
+PEOPLE_ASKED_SINCE = (3, 1)
+"""The first Airflow with human-in-the-loop."""
 MAX_RUN_AGE = timedelta(minutes=15)
 CANCEL_TIMEOUT = timedelta(minutes=5)
 """How long an order that was cancelled after ``cancel_after`` may take to end."""
@@ -118,7 +120,7 @@ class OpenmarketsOrderOperator(OrderOperator):
             raise ValueError("cancel_after goes with wait_for='done'.")
         if check_cash not in (None, *CASH_COLUMNS):
             raise ValueError(f"check_cash must be None or one of {', '.join(CASH_COLUMNS)}, not {check_cash!r}.")
-        if approval is not None and not can_ask_people():
+        if approval is not None and airflow_version() < PEOPLE_ASKED_SINCE:
             raise ValueError("approval needs Airflow 3.1 or later.")
         super().__init__(order=order, **kwargs)
         self.wait_for = wait_for
@@ -162,7 +164,7 @@ class OpenmarketsOrderOperator(OrderOperator):
             return self._place(sender, intent, context)
         except OpenmarketsOrderUnknown as error:
             stored = sender.load(wanted.tag) or wanted
-            if self.approval is not None or stored.resolved_by is not None or not can_ask_people():
+            if self.approval is not None or stored.resolved_by is not None or airflow_version() < PEOPLE_ASKED_SINCE:
                 raise
             self.log.error("%s", error)  # noqa: TRY400 - the traceback says nothing more
             self.ask(questions.outcome_question(error, stored, self.timeout), context)

@@ -94,6 +94,7 @@ def test_each_order_is_placed_once_or_reported_as_not_placed(airflow: RealAirflo
         f"{len(placed)} placed, {ORDERS - len(placed)} reported as unknown; {len(book)} in the book"
     )
     assert set(tags.values()) == {1}
+    assert len(book) == len(placed)
     assert kills >= KILLS
     for index, result in placed.items():
         (order,) = [order for order in book if str(order["orderNumber"]) == str(result["order_number"])]

@@ -21,6 +21,8 @@ FILES_SINCE = {
     "airflow/test_fleet.py": "3.3",
     "airflow/test_fleet_triggers.py": "3.3",
     "airflow/test_loops.py": "3.4",
+    "airflow/test_order_kills.py": "3.3",
+    "airflow/test_orders.py": "3.3",
     "airflow/test_real_airflow.py": "3.3",
     "airflow/test_retries.py": "3.3",
     "airflow/test_sessions.py": "3.3",
