@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -130,7 +130,10 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         target = _TARGETS.get(prefix)
-        body = await Request(scope, receive).body()
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return
         scopes = identity.read_scopes(body) if target == "identity" else []
         visit = self._state.stats.enter(target, f"{scope['method']} {path}", scopes)
         request_id = Headers(scope=scope).get("x-request-id")

@@ -229,3 +229,15 @@ def test_bodies_that_are_not_json_objects_are_refused(api: httpx.Client) -> None
     for body in (b"", b"{", b"[]", b"\xff", b'{"securities": NaN}', b"[" * 100_000, json.dumps("x").encode()):
         reply = api.post("/market-data/pricing/quotes/v3", content=body)
         assert (reply.status_code, reply.json()["title"]) == (400, "Bad Request")
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_error(
+    openmarkets_sandbox: SandboxServer, anonymous: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = (anonymous.base_url.host, anonymous.base_url.port)
+    with socket.create_connection(address) as client:
+        client.sendall(b"POST /oms/orders/v4 HTTP/1.1\r\nHost: sandbox\r\nContent-Length: 9\r\n\r\n{")
+    # The server has seen the end of the first connection when it answers the next one.
+    for _ in range(3):
+        assert anonymous.get(PATHS["oms"]).status_code == 401
+    assert "Exception" not in caplog.text
