@@ -24,7 +24,7 @@ print(*{re.match("[A-Za-z0-9-]+", each)[0] for each in sum(project["optional-dep
 endef
 export DIRECT
 
-.PHONY: help coverage fuzz soak-orders demo ui screenshots test slow-half quick-half test-nightly test-matrix smoke unit lint format bench docs constraints version release audit clean system
+.PHONY: help coverage fuzz soak-orders demo ui screenshots test slow-half quick-half test-nightly test-ui test-matrix smoke unit lint format bench docs constraints version release audit clean system
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
@@ -41,13 +41,16 @@ test: .venv/installed system ## run the tests, but for the longest; what those i
 		status=$$?; cat slow-tests.log; exit $$status
 
 slow-half:
-	@$(BIN)/python -m pytest -m "(airflow or slow) and not nightly" >slow-tests.log 2>&1
+	@$(BIN)/python -m pytest -m "(airflow or slow) and not nightly and not ui" >slow-tests.log 2>&1
 
 quick-half:
 	@$(BIN)/python -m pytest -m "not airflow and not slow"
 
 test-nightly: .venv/installed system ## run the tests that take too long for every change
 	$(BIN)/python -m pytest -m nightly
+
+test-ui: .venv/installed system ## run all tests of Airflow's pages in Chromium, and look for secrets in everything that a run leaves
+	$(BIN)/python -m pytest tests/airflow/test_ui.py tests/airflow/test_orders.py
 
 test-matrix: .venv/installed system ## run the tests on every supported Airflow, and print a table
 	$(BIN)/nox --tags matrix

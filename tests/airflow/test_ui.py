@@ -278,6 +278,7 @@ def came_to_something(ui: UiProcess, outcomes: dict[str, str], added: dict[str, 
     return outcomes
 
 
+@pytest.mark.ui
 class TestTaskPages:
     def log(self, browser: Browser, run: dict[str, str], task_id: str, awaited: str) -> str:
         browser.task(run, task_id)
@@ -352,7 +353,7 @@ def examples(ui: UiProcess) -> list[str]:
 
 class TestTriggerForms:
     def test_the_form_of_every_example_can_be_submitted_as_it_is(
-        self, came_to_something: dict[str, str], examples: list[str], ui: UiProcess, browser: Browser
+        self, examples: list[str], ui: UiProcess, browser: Browser
     ):
         assert len(examples) >= 6
         for dag_id in examples:
@@ -399,6 +400,7 @@ def rotated(ui: UiProcess, came_to_something: dict[str, str], connections: Conne
     return {"run": ended, "before": before, "after": sandbox.stats()}
 
 
+@pytest.mark.ui
 class TestRotation:
     def test_tasks_that_run_and_wait_and_those_that_begin_after_it_all_succeed(self, rotated: dict[str, Any]):
         run = rotated["run"]
@@ -486,6 +488,7 @@ def everything(
     return kinds
 
 
+@pytest.mark.ui
 class TestNothingSecret:
     KINDS = (
         "pages",
@@ -523,6 +526,7 @@ def test_the_examples_are_there(ui: UiProcess, examples: list[str]):
     assert ui.call("GET", "/api/v2/importErrors")["import_errors"] == []
 
 
+@pytest.mark.ui
 def test_ctrl_c_ends_and_removes_all_of_it(ui: UiProcess, everything: dict[str, dict[str, bytes]]):
     assert len(ui.processes()) > 4
     assert ui.home.exists()
@@ -534,6 +538,7 @@ def test_ctrl_c_ends_and_removes_all_of_it(ui: UiProcess, everything: dict[str, 
     assert not answers(ui.sandbox.url)
 
 
+@pytest.mark.ui
 def test_a_term_while_it_starts_ends_and_removes_all_of_it(tmp_path: Path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-m", "dev.ui"], env=env, stdout=subprocess.PIPE, text=True) as process:
