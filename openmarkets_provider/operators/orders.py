@@ -196,6 +196,8 @@ class OpenmarketsOrderOperator(OrderOperator):
 
     def _resolve(self, sender: Orders, intent: list[Any], stored: Intent, answer: questions.Answer) -> None:
         """Store what a person says of an order with an unknown outcome; nothing else changes anything."""
+        if stored.resolved_at == answer.at:
+            return  # See carry_out: this may run twice.
         option, number = answer.option or questions.LEAVE, None
         self.log.info("What became of the order: %s.", answer.error or f"{answer.who} answered {option!r}")
         if option.startswith(questions.IDENTIFY):

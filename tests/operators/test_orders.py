@@ -383,8 +383,12 @@ def lost(openmarkets_sandbox, run) -> Question:
 
 def answer(run: Run, option: str | None) -> Any:
     """Answer, or let the time pass."""
-    event = {"error": "The timeout has passed", "error_type": "timeout"} if option is None else {}
-    event |= {"chosen_options": [option], "responded_by_user": {"id": "bob", "name": "bob"}} if option else {}
+    event: dict[str, Any]
+    if option is None:
+        event = {"error": "The timeout has passed", "error_type": "timeout"}
+    else:
+        user = {"id": "bob", "name": "bob"}
+        event = {"chosen_options": [option], "responded_by_user": user, "responded_at": "2026-11-30T00:00:00Z"}
     return patient().execute_complete(run.context(), event)
 
 
@@ -396,6 +400,13 @@ def test_a_lost_order_is_sent_again_when_a_person_says_that_it_was_not_placed(op
     entry = run.task_store[f"openmarkets_order_{placed['tag']}-1"]
     assert (entry["resolved_by"], entry["state"]) == ("bob", "ready")
     assert run.task_store[f"openmarkets_order_{placed['tag']}-2"]["state"] == "placed"
+
+
+@with_store
+def test_an_answer_that_is_read_twice_places_one_order(openmarkets_sandbox, run, lost):
+    placed = answer(run, lost.options[0])
+    assert answer(run, lost.options[0]) == placed | {"found": True}
+    assert numbers(openmarkets_sandbox)[1:] == [placed["order_number"]]
 
 
 @with_store
