@@ -84,7 +84,7 @@ class ArrowConverter:
         return [pa.record_batch(arrays, schema=self.schema)]
 
     def _convert_closely(self, column: Column, cells: Sequence[Any], values: Columns) -> pa.Array:
-        """Convert a column value by value, to find one that does not fit."""
+        """Convert a column. If that fails, find the value that does not fit."""
         with suppress(ArithmeticError, ValueError):
             return to_arrays([column], [[cells]])[0]
         fitting = [self._fit(column, row, value, values) for row, value in enumerate(cells)]

@@ -317,7 +317,7 @@ def _copy(source: IO[bytes], start: int, end: int, target: IO[bytes]) -> None:
 
 
 def _join(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Join small batches, because sorting many securities into partitions takes no longer than sorting one."""
+    """Join small batches: sorting the rows of many securities at once is as fast as sorting those of one."""
     waiting: list[Batch] = []
     for batch in batches:
         waiting.append(batch)
