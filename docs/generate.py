@@ -74,10 +74,10 @@ RECORD: Mapping[str, Any] = {
     "timeSeriesDateTime": "2026-01-05T10:00:00",
     "tradeDateTime": "2026-01-05T10:00:00",
 }
-"""The fields that a run needs from a record of any endpoint."""
+"""The fields that a run needs in a record of any endpoint."""
 
 BREAK = "<br>"
-"""Between the lines of a table's cell."""
+"""Separates the lines of a table's cell."""
 
 EXAMPLE_QUERY = queries.time_series("BHP", start="2026-01-05", end="2026-01-06")
 EXAMPLE_MULTIPLIER = "0.01"
@@ -246,7 +246,7 @@ def section(name: str, common: Sequence[list[str]]) -> Iterator[str]:
     signature = inspect.signature(function)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     bare_signature = signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
-    # Marked as text: a bare star is no Python, and formatters would fail.
+    # Marked as text: a bare star is not valid Python, and formatters would fail.
     yield code(f"{name}{bare_signature}", "text")
     if name in ENDPOINTS:
         yield facts(name)
@@ -301,7 +301,7 @@ def calls(name: str) -> Iterator[str]:
 
 
 def asks_for(endpoint: Endpoint) -> str:
-    """Return what each call of an endpoint is for; nothing where one call returns everything."""
+    """Return what each call of an endpoint is for; empty if one call returns everything."""
     if endpoint.subject is None:
         return ""
     if endpoint.max_codes is None:
@@ -319,7 +319,7 @@ def range_of(endpoint: Endpoint) -> str:
 
 
 def minutes(intervals: Sequence[int]) -> str:
-    """Return the first and the last of some intervals."""
+    """Return a range of intervals in words."""
     return f"{intervals[0]} min" if len(intervals) == 1 else f"{intervals[0]} to {intervals[-1]} min"
 
 
@@ -403,7 +403,7 @@ def common_arguments(names: Sequence[str]) -> list[list[str]]:
 
 
 def type_of(hint: Any) -> str:
-    """Return a type in words that hold no ``|``, which would end a table's cell."""
+    """Return a type in words, without ``|``, which would end a table's cell."""
     kinds = typing.get_args(hint) if isinstance(hint, typing.get_origin(int | str) or ()) else [hint]
     # The default says that None is possible.
     return " or ".join(
@@ -414,7 +414,7 @@ def type_of(hint: Any) -> str:
 def columns(schema: Schema) -> str:
     """Return the table of a row's columns."""
     return table(
-        ["column", "kind", "API field"],
+        ["column", "[kind](#kinds-of-columns)", "API field"],
         [
             [
                 quoted(field.name),
@@ -459,7 +459,7 @@ def any_call() -> Iterator[str]:
 
 
 def call_of(endpoint: Endpoint) -> str:
-    """Return how a call is written."""
+    """Return a call as text."""
     return f"{endpoint.method} {endpoint.path}"
 
 
@@ -470,13 +470,13 @@ def paragraphs_of(documented: Any) -> list[str]:
 
 
 def paragraph_with(documented: Any, words: str) -> str:
-    """Return the one paragraph of a docstring that holds some words."""
+    """Return the only paragraph of a docstring that contains these words."""
     (found,) = (each for each in paragraphs_of(documented) if words in each)
     return found
 
 
 def paragraph(text: str) -> str:
-    """Return a text in lines of the usual length, as Markdown; code is not broken up."""
+    """Return a text as Markdown, in lines of the usual length; code is not split."""
     kept = re.sub(r"`[^`]*`", lambda match: match[0].replace(" ", "\0"), oneline(text))
     return textwrap.fill(kept, 118, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
@@ -492,7 +492,7 @@ def code(text: str, language: str = "python") -> str:
 
 
 def quoted(value: Any) -> str:
-    """Return a value as code; nothing for None."""
+    """Return a value as code; empty for None."""
     return "" if value is None else f"`{value}`"
 
 

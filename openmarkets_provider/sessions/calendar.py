@@ -76,10 +76,10 @@ class SessionCalendar:
 
     def sessions_in_range(self, start: Day, end: Day) -> Sequence[date]:
         """Return the sessions from start to end, both included, in order."""
-        return self.known_sessions(to_day(start), to_day(end))
+        return self.sessions_between(to_day(start), to_day(end))
 
-    def known_sessions(self, first: date, last: date) -> Sequence[date]:
-        """Return the sessions of the calendar from first to last, both included, in order. Any dates are allowed."""
+    def sessions_between(self, first: date, last: date) -> Sequence[date]:
+        """Return the sessions from first to last, both included, in order. Dates may be outside the calendar."""
         years = range(max(first.year, FIRST_YEAR), min(last.year, LAST_YEAR) + 1)
         return [day for year in years for day in _between(self._sessions_of(year), first, last)]
 

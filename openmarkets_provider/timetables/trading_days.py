@@ -119,7 +119,7 @@ class TradingDayTimetable(Timetable):
         A session whose run is not due yet is left to the schedule.
         """
         now = datetime.now(UTC)
-        for session in self._calendar.known_sessions(_exchange_date(earliest), _exchange_date(latest)):
+        for session in self._calendar.sessions_between(_exchange_date(earliest), _exchange_date(latest)):
             if (run := self._run(session)).run_after <= now:
                 yield run
 
@@ -162,12 +162,12 @@ class TradingDayTimetable(Timetable):
         if not restriction.catchup or not candidates:
             candidates.append(self._last_session(datetime.now(UTC)))
         latest = date.max if restriction.latest is None else _exchange_date(restriction.latest)
-        sessions = self._calendar.known_sessions(max(candidates), latest)
+        sessions = self._calendar.sessions_between(max(candidates), latest)
         return self._run(sessions[0]) if sessions else None
 
     def _last_session(self, moment: datetime) -> date:
         """Return the last session whose run is due at a moment."""
-        sessions = self._calendar.known_sessions(date.min, _exchange_date(moment))
+        sessions = self._calendar.sessions_between(date.min, _exchange_date(moment))
         return next(session for session in reversed(sessions) if self.run_after(session) <= moment)
 
     def _run(self, session: date) -> DagRunInfo:

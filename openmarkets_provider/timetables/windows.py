@@ -50,7 +50,8 @@ class _SessionsWindow(Window):
     def to_upstream(self, decoded_downstream: datetime) -> Sequence[datetime]:
         """Return the sessions of the period that begins on a day: naive datetimes, at midnight."""
         first = decoded_downstream.date()
-        return [datetime.combine(day, time()) for day in self._calendar.known_sessions(first, self._end(first) - _DAY)]
+        sessions = self._calendar.sessions_between(first, self._end(first) - _DAY)
+        return [datetime.combine(day, time()) for day in sessions]
 
     def _end(self, first: date) -> date:
         """Return the first day after the period."""
@@ -121,7 +122,7 @@ class TrailingSessionsMapper(PartitionMapper):
         :raises ValueError: the key is not a session.
         """
         session = self._calendar.check_session(key)
-        return _keys(self._calendar.known_sessions(session, date.max)[: self._sessions])
+        return _keys(self._calendar.sessions_between(session, date.max)[: self._sessions])
 
     def to_upstream(self, downstream_key: str) -> frozenset[str]:
         """Return the sessions that a run waits for.
@@ -129,7 +130,7 @@ class TrailingSessionsMapper(PartitionMapper):
         :raises ValueError: the key is not a session.
         """
         session = self._calendar.check_session(downstream_key)
-        return frozenset(_keys(self._calendar.known_sessions(date.min, session)[-self._sessions :]))
+        return frozenset(_keys(self._calendar.sessions_between(date.min, session)[-self._sessions :]))
 
     def to_partition_date(self, downstream_key: str) -> DateTime:
         """Return midnight of the session in Sydney."""
