@@ -18,6 +18,8 @@ MAX_WORDS = 30
 _DATA = tomllib.loads((ROOT / "dev" / "prose.toml").read_text(encoding="utf-8"))
 NOT_YET = tuple(_DATA["not_yet"])
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
+_INLINE = {"softbreak": "\n", "hardbreak": "\n", "html_inline": " ", "code_inline": "X"}
+"""What stands for a part of a text that is no text."""
 _PHRASES = {re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE): plain for phrase, plain in _DATA["plainer"].items()}
 
 
@@ -35,11 +37,7 @@ def texts(markdown: str, line: int = 1) -> Iterator[Text]:
     """Return the texts of a page, or of a docstring that begins in a line of its file."""
     for token in _MARKDOWN.parse(markdown):
         if token.type == "inline" and token.map:
-            plain = "".join(
-                "\n" if part.type in ("softbreak", "hardbreak") else "X" if part.type == "code_inline" else part.content
-                for part in token.children or ()
-                if part.type != "html_inline"
-            )
+            plain = "".join(_INLINE.get(part.type, part.content) for part in token.children or ())
             yield Text(line + token.map[0], plain)
 
 

@@ -1,7 +1,7 @@
-"""Writes docs/queries.md, the reference of all queries, from the code: ``make docs``.
+"""Write docs/queries.md, the reference of all queries, from the code: ``make docs``.
 
-The facts come from the endpoint table, signatures, docstrings and the calls of a run without I/O. Only the
-introduction is written by hand.
+The facts come from the endpoint table, signatures, docstrings and the calls of a run without I/O. Only parts of the
+introduction are written by hand.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
@@ -27,7 +27,7 @@ from openmarkets_provider.landing.layout import column_of
 from openmarkets_provider.query import exchange_time as ranges
 from openmarkets_provider.query.endpoints import ENDPOINTS, RANGE, Endpoint, find_endpoint
 from openmarkets_provider.query.plan import ApiCall, plan
-from openmarkets_provider.query.query import Query, endpoint_of, schema_of
+from openmarkets_provider.query.query import Query, schema_of
 from openmarkets_provider.query.rows import FALLBACK_MULTIPLIER, read_records, to_batch
 from openmarkets_provider.query.schema import Kind, Schema
 
@@ -35,21 +35,28 @@ PAGE = Path(__file__).parent / "queries.md"
 
 TITLES = {
     "Securities": "Naming securities",
+    "Unknown securities": "Unknown securities",
     "Accounts and portfolios": "Naming accounts and portfolios",
     "Ranges": "Ranges of time",
+    "Sessions": "Trading days",
     "Rows": "Rows and records",
-    "Price multipliers": "Missing price multipliers",
-    "Missing fields": "Fields that are missing",
-    "Currencies": "Currencies of prices",
+    "Price multipliers": "Prices",
+    "Missing fields": "Missing fields",
+    "Currencies": "Currencies",
 }
-"""First words of a paragraph of the module ``queries``, to its heading here, which no query may have as a name."""
+"""First words of a paragraph of the module ``queries``, to its heading here. No query may have the same name."""
 EXPLAINED = {
     "securities": "Securities",
+    "on_invalid": "Unknown securities",
     "accounts": "Accounts and portfolios",
+    "session": "Sessions",
     "on_missing_multiplier": "Price multipliers",
     "on_missing_field": "Missing fields",
+    "raw": "Rows",
 }
-"""Arguments that the module explains, to the paragraph."""
+"""Arguments that a paragraph of the module explains."""
+COMMON = 3
+"""An argument that so many queries have, with the same meaning, is described once."""
 
 SAMPLES: Mapping[str, Any] = {
     "start": "2024-01-01",
@@ -67,10 +74,10 @@ RECORD: Mapping[str, Any] = {
     "timeSeriesDateTime": "2026-01-05T10:00:00",
     "tradeDateTime": "2026-01-05T10:00:00",
 }
-"""The fields that a run needs from a record of any endpoint."""
+"""The fields that a run needs in a record of any endpoint."""
 
 BREAK = "<br>"
-"""Between the lines of a table's cell."""
+"""Separates the lines of a table's cell."""
 
 EXAMPLE_QUERY = queries.time_series("BHP", start="2026-01-05", end="2026-01-06")
 EXAMPLE_MULTIPLIER = "0.01"
@@ -114,23 +121,19 @@ def page() -> str:
     names.sort(key=lambda name: list(ENDPOINTS).index(name) if name in ENDPOINTS else len(ENDPOINTS))
     blocks = [
         "<!-- Written by `make docs` from the code. Change docs/generate.py or the code, not this file. -->",
-        *introduction(),
-        "## All queries",
-        *overview(names),
+        *introduction(names),
     ]
+    common = common_arguments(names)
     for name in names:
-        blocks += [f"## {name}", *section(name)]
+        blocks += [f"## {name}", *section(name, common)]
     return "\n\n".join(blocks) + "\n"
 
 
-def introduction() -> Iterator[str]:
+def introduction(names: Sequence[str]) -> Iterator[str]:
     """Yield what all queries have in common."""
     yield "# Queries"
-    yield paragraph("""
-        The reference of `openmarkets_provider.queries`: every query, the calls that it makes, its arguments, its
-        limits, and the columns of its rows. The page starts with what all queries have in common and an
-        [overview](#all-queries); one section for each query follows.
-    """)
+    yield "The functions of `openmarkets_provider.queries`, with their calls, limits, arguments and columns:"
+    yield from overview(names)
     yield code("""
         from openmarkets_provider import queries
         from openmarkets_provider.operators.openmarkets import OpenmarketsOperator
@@ -144,8 +147,10 @@ def introduction() -> Iterator[str]:
     yield paragraph_with(queries, "A query is plain data")
     for topic, title in TITLES.items():
         yield f"### {title}"
-        yield paragraph(paragraph_with(queries, f"**{topic}**"))
-    yield from prices()
+        if topic == "Price multipliers":
+            yield from prices()
+        else:
+            yield explanation(topic)
     yield from times()
     yield "### XCom"
     yield paragraph("""
@@ -153,46 +158,43 @@ def introduction() -> Iterator[str]:
         with a fraction as a floating-point number, which keeps 15 significant digits; `OpenmarketsHook.run` and
         `stream` return all digits.
     """)
-    yield "### What is inferred"
+    yield "### Common arguments"
+    yield table(["argument", "type", "meaning"], common_arguments(names))
+    yield "### Kinds of columns"
     yield paragraph("""
-        The calls of the APIs, their parameters and the names of fields are public; the types and units of fields are
-        not. In the tables below **every type, unit and time zone is inferred** from the field's name, and so is which
-        columns identify a row. Inferred limits are marked. A value that does not have the inferred type raises
-        OpenmarketsInvalidResponse, which names the field; with `raw=True` the query returns what the API sends.
+        The calls, parameters and field names of the APIs are public; types and units are not. **Every kind, unit, time
+        zone and key below is inferred** from the names of fields. A value of another type raises
+        OpenmarketsInvalidResponse, which names the field; `raw=True` returns what the API sends. The columns of a key
+        together identify a row.
     """)
+    yield table(["kind", "type", "in Arrow and Parquet", "unit or time zone"], kinds(names))
+
+
+def explanation(topic: str) -> str:
+    """Return a paragraph of the module ``queries`` without its first words, which are the heading here."""
+    text = paragraph_with(queries, f"**{topic}**").replace(f"**{topic}**", topic).removeprefix(f"{topic}: ")
+    return paragraph(text[0].upper() + text[1:])
 
 
 def prices() -> Iterator[str]:
     """Yield how prices are computed, with an example that the code computes."""
-    priced = [endpoint for endpoint in ENDPOINTS.values() if endpoint.schema.price_api_names]
-    sent = [endpoint.name for endpoint in priced if "priceMultiplier" in endpoint.schema.by_api_name]
-    added = [endpoint.name for endpoint in priced if endpoint.name not in sent]
-    yield "### Prices"
-    yield paragraph(f"""
-        The API writes prices in native units, commonly cents, and has a price multiplier: native price x multiplier =
-        price in the currency's main unit (dollars). Rows contain that product, a Decimal without any rounding, and the
-        multiplier in `price_multiplier`. The records of {listing(sent)} contain the multiplier. For {listing(added)},
-        and for records without one, a run gets it once with `{call_of(ENDPOINTS["security_information"])}`. Where
-        nothing supplies a multiplier, the query fails, since a price in points of an index would be 100 times too low.
-        With `on_missing_multiplier="cents"` prices count as cents ({FALLBACK_MULTIPLIER}), a warning in the log names
-        the security, and `price_multiplier_assumed` is true.
-    """)
     yield paragraph("""
-        Only columns whose unit says so are multiplied. Values, totals and balances stay as the API sends them: it is
-        inferred that they are in the main unit.
+        The API sends prices in native units, commonly cents, with a price multiplier: native price x multiplier =
+        price in the currency's main unit (dollars). Rows have that product as an exact Decimal, and the multiplier in
+        `price_multiplier`. Only columns of the kind `price` are multiplied; it is inferred that those of the kind
+        `value` are in the main unit already.
     """)
+    yield explanation("Price multipliers")
     yield paragraph(f"""
-        An example, computed by the code: an invented daily bar of BHP, whose price multiplier in security information
-        is {EXAMPLE_MULTIPLIER}, and its currency {EXAMPLE_CURRENCY}. With `raw=True` the result is the reply:
+        An example with an invented daily bar of BHP. Its price multiplier in security information is
+        {EXAMPLE_MULTIPLIER}, its currency {EXAMPLE_CURRENCY}:
     """)
-    yield code(EXAMPLE_REPLY, "json")
-    yield "Without it, the result is one row:"
-    raw, (row,) = example()
+    record, (row,) = example()
     yield table(
         ["API field", "in the reply", "column", "in the row"],
         [
             [
-                *(["added", ""] if field.api is None else [quoted(field.api), quoted(raw[field.api])]),
+                *(["added", ""] if field.api is None else [quoted(field.api), quoted(record[field.api])]),
                 quoted(field.name),
                 quoted(repr(row[field.name]).removeprefix("datetime.")),
             ]
@@ -215,8 +217,8 @@ def times() -> Iterator[str]:
     """Yield how times are read."""
     yield "### Times"
     yield paragraph("""
-        A time that the API writes without an offset is exchange time (Australia/Sydney), or UTC in fields with `Gmt` in
-        their name. An offset, where there is one, counts. Rows contain aware datetimes in UTC.
+        A time from the API without an offset is exchange time (Australia/Sydney), or UTC in fields with `Gmt` in their
+        name. Rows have aware datetimes in UTC.
     """)
     yield paragraph_with(ranges, "in April")
     yield table(
@@ -229,21 +231,14 @@ def times() -> Iterator[str]:
 
 
 def overview(names: Sequence[str]) -> Iterator[str]:
-    """Yield the table of all queries."""
-    yield "The columns of a key together identify a row (inferred)."
-    cells = []
-    for name in names:
-        link = f"[`{name}`](#{name})"
-        if name in ENDPOINTS:
-            endpoint = ENDPOINTS[name]
-            keys = ", ".join(map(quoted, endpoint.schema.key))
-            cells.append([link, quoted(call_of(endpoint)), asks_for(endpoint), range_of(endpoint), keys])
-        else:
-            cells.append([link, "any", "", "", ""])
-    yield table(["query", "call", "one call asks for", "range of one call", "key"], cells)
+    """Yield the queries of each API."""
+    lines = []
+    for api, titles in groupby(names, key=lambda name: ENDPOINTS[name].api if name in ENDPOINTS else ""):
+        lines.append(f"- {f'`{api}`' if api else 'any API'}: {', '.join(f'[`{name}`](#{name})' for name in titles)}")
+    yield "\n".join(lines)
 
 
-def section(name: str) -> Iterator[str]:
+def section(name: str, common: Sequence[list[str]]) -> Iterator[str]:
     """Yield the facts of one query."""
     function = getattr(queries, name)
     summary, *more = paragraphs_of(function)
@@ -251,83 +246,80 @@ def section(name: str) -> Iterator[str]:
     signature = inspect.signature(function)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     bare_signature = signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
-    # Marked as text: a bare star is no Python, and formatters would fail.
+    # Marked as text: a bare star is not valid Python, and formatters would fail.
     yield code(f"{name}{bare_signature}", "text")
-    yield from more
     if name in ENDPOINTS:
-        yield from facts(name)
-    yield "**Arguments**"
-    yield table(["argument", "type", "default", "meaning"], arguments(function))
+        yield facts(name)
+    yield from (each for each in more if not each.startswith("Makes one call"))
+    described = {each: cells for each, cells in arguments(function).items() if cells not in common}
+    if described:
+        yield table(["argument", "type", "meaning"], described.values())
+    if len(described) < len(signature.parameters):
+        yield f"{'Other arguments' if described else 'Arguments'}: [common](#common-arguments)."
     if name in ENDPOINTS:
-        yield "**Rows**"
-        endpoint = ENDPOINTS[name]
-        yield columns(endpoint.schema_for(dict.fromkeys(endpoint.adds, True)))
+        yield columns(schema_with_all(name))
     else:
         yield from any_call()
 
 
-def facts(name: str) -> Iterator[str]:
-    """Yield calls and limits of a query."""
+def facts(name: str) -> str:
+    """Return calls, limits and key of a query."""
     endpoint = ENDPOINTS[name]
-    lines = [
-        f"call: `{call_of(endpoint)}`",
-        f"API: `{endpoint.api}`, OAuth scope `{SCOPES[endpoint.api]}`",
-        f"one call asks for: {asks_for(endpoint)}",
-    ]
+    lines = [f"scope: `{SCOPES[endpoint.api]}`", f"calls: {', then '.join(calls(name))}"]
     if endpoint.time is not None:
-        lines.append(f"range of one call: {range_of(endpoint).replace(BREAK, ', ')}")
-        lines.append(f"a range selects rows by: `{endpoint.time}`")
-    yield "\n".join(f"- {line}" for line in lines)
+        lines += [
+            f"range of one call: {range_of(endpoint)}",
+            f"a [range](#ranges-of-time) selects rows by: `{endpoint.time}`",
+        ]
+    lines.append(f"key: {', '.join(map(quoted, endpoint.schema.key))}")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def calls(name: str) -> Iterator[str]:
+    """Yield the calls of a query in their order, and when each is made."""
     by_case = {case: calls_of(query) for case, query in cases(name).items()}
-    if any(calls != [endpoint] for calls in by_case.values()):
-        yield "**Calls**"
-        yield table(
-            ["when", "calls, in their order", "OAuth scopes"],
-            [
-                [
-                    case,
-                    BREAK.join(quoted(call_of(call)) for call in calls),
-                    BREAK.join(dict.fromkeys(quoted(SCOPES[call.api]) for call in calls)),
-                ]
-                for case, calls in by_case.items()
-            ],
-        )
     first = next(iter(cases(name).values()))
-    information = f"`{call_of(ENDPOINTS['security_information'])}`"
-    if calls_of(first | {"raw": True}) != calls_of(first):
-        gets = "price multipliers and currencies"
-        if "priceMultiplier" in endpoint.schema.by_api_name:
-            gets = "currencies, and the price multipliers that records lack"
-        yield paragraph(f"With `raw=True` the call {information}, which gets the {gets}, is not made.")
-    elif name != "security_information" and calls_of(first, multiplier=False) != calls_of(first):
-        yield paragraph(f"""
-            For records without a price multiplier, {information} (OAuth scope `{SCOPES["market_data"]}`) is called
-            too, but not with `raw=True`.
-        """)
+    for_rows, for_raw = calls_of(first, multiplier=False), calls_of(first | {"raw": True})
+    # The last case has the most look-ups.
+    before = [each for found in reversed(by_case.values()) for each in found[: found.index(name)]]
+    after = [each for found in (*by_case.values(), for_rows) for each in found if each not in before]
+    for each in dict.fromkeys([*before, name, *after]):
+        endpoint, notes = ENDPOINTS[each], []
+        if endpoint.api != ENDPOINTS[name].api:
+            notes.append(f"scope `{SCOPES[endpoint.api]}`")
+        found = [case for case in by_case if each in by_case[case]]
+        if not found:
+            notes.append("for records without a price multiplier")
+        elif len(found) == 1 < len(by_case):
+            notes.append(f"with {found[0]}")
+        elif others := [case for case in by_case if case not in found]:
+            notes.append(f"not with {others[0]}")
+        if each in for_rows and each not in for_raw:
+            notes.append("not with `raw=True`")
+        purpose = asks_for(endpoint) if each == name else ""
+        yield f"{quoted(call_of(endpoint))}{purpose}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def asks_for(endpoint: Endpoint) -> str:
-    """Return how much one call asks for."""
+    """Return what each call of an endpoint is for; empty if one call returns everything."""
     if endpoint.subject is None:
-        return "everything"
+        return ""
     if endpoint.max_codes is None:
-        return {"securities": "1 security", "accounts": "1 account"}[endpoint.subject]
-    return f"{endpoint.max_codes} {endpoint.subject}{' (inferred)' if endpoint.limit_inferred else ''}"
+        return {"securities": " for each security", "accounts": " for each account"}[endpoint.subject]
+    return f" for each {endpoint.max_codes} {endpoint.subject}{' (inferred)' if endpoint.limit_inferred else ''}"
 
 
 def range_of(endpoint: Endpoint) -> str:
     """Return the longest range of one call."""
-    if endpoint.time is None:
-        return ""
     if not isinstance(endpoint.max_days, Mapping):
         return days(endpoint.max_days)
     # Intervals with the same limit are next to each other.
     by_limit = groupby(endpoint.max_days.items(), key=lambda item: item[1])
-    return BREAK.join(f"{days(limit)} for {minutes([interval for interval, _ in items])}" for limit, items in by_limit)
+    return ", ".join(f"{days(limit)} for {minutes([interval for interval, _ in items])}" for limit, items in by_limit)
 
 
 def minutes(intervals: Sequence[int]) -> str:
-    """Return the first and the last of some intervals."""
+    """Return a range of intervals in words."""
     return f"{intervals[0]} min" if len(intervals) == 1 else f"{intervals[0]} to {intervals[-1]} min"
 
 
@@ -337,7 +329,7 @@ def days(number: int | None) -> str:
 
 
 def cases(name: str) -> dict[str, Query]:
-    """Return a query for each way to choose what it asks about."""
+    """Return a query for each way to choose its securities or accounts."""
     function = getattr(queries, name)
     parameters = inspect.signature(function).parameters
     required = {
@@ -347,22 +339,22 @@ def cases(name: str) -> dict[str, Query]:
     }
     ways: dict[str, dict[str, Any]] = {"always": {}}
     if "securities" in parameters:
-        ways = {"`securities` are given": {"securities": "BHP"}, "`exchange` is given": {"exchange": "ASX"}}
+        ways = {"`securities`": {"securities": "BHP"}, "`exchange`": {"exchange": "ASX"}}
     if "accounts" in parameters:
         ways = {
-            "`accounts` are given": {"accounts": "A"},
-            "`portfolios` are given": {"portfolios": "P"},
-            "neither is given": {},
+            "`accounts`": {"accounts": "A"},
+            "`portfolios`": {"portfolios": "P"},
+            '`accounts="*"`': {},
         }
     return {case: function(**required, **way) for case, way in ways.items()}
 
 
-def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
-    """Return the endpoints that a run calls, each once, in order; the run does no I/O.
+def calls_of(query: Query, *, multiplier: bool = True) -> list[str]:
+    """Return the names of the endpoints that a run calls, each once, in order. The run does no I/O.
 
-    :param multiplier: the query's records have a price multiplier, where the API sends one.
+    :param multiplier: whether records have a price multiplier. Security information always has one.
     """
-    calls: dict[str, Endpoint] = {}
+    calls: dict[str, None] = {}
 
     class Exchange:
         async def compute(self, records: int, work: Callable[[], Any]) -> Any:
@@ -372,38 +364,46 @@ def calls_of(query: Query, *, multiplier: bool = True) -> list[Endpoint]:
             endpoint = find_endpoint(call.api, call.method, call.path)
             if endpoint is None:
                 raise LookupError(f"{call.label} is not in the endpoint table")
-            calls[endpoint.name] = endpoint
+            calls[endpoint.name] = None
             schema = endpoint.schema
             record = dict.fromkeys(schema.by_api_name) | RECORD | dict.fromkeys(schema.price_api_names, 100)
-            if "priceMultiplier" in schema.by_api_name and (multiplier or endpoint.name != endpoint_of(query)):
+            if "priceMultiplier" in schema.by_api_name and (multiplier or endpoint.name == "security_information"):
                 record["priceMultiplier"] = FALLBACK_MULTIPLIER
             return Received({endpoint.records: [record]} if endpoint.records else [record], 200, "", ())
 
     exchange: Any = Exchange()
     for _ in iterate_blocking(Run(query, exchange).batches()):
         pass
-    return list(calls.values())
+    return list(calls)
 
 
-def arguments(function: Any) -> Iterator[list[str]]:
-    """Yield a line of cells for each argument."""
+def arguments(function: Any) -> dict[str, list[str]]:
+    """Return the cells of each argument."""
     described = dict(
         re.findall(r"^:param (\w+): (.*?)(?=^:|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
     )
     hints = typing.get_type_hints(function)
-    for parameter in inspect.signature(function).parameters.values():
-        default = "required" if parameter.default is parameter.empty else quoted(repr(parameter.default))
-        meaning = oneline(described[parameter.name])
-        if meaning == "see the module.":
-            title = TITLES[EXPLAINED[parameter.name]]
-            meaning = f"see [{title}](#{title.lower().replace(' ', '-')})."
+    cells = {}
+    for name in inspect.signature(function).parameters:
+        meaning = oneline(described[name])
+        if name in EXPLAINED:
+            title = TITLES[EXPLAINED[name]]
+            link = f"[{title}](#{title.lower().replace(' ', '-')})."
+            meaning = f"see {link}" if meaning == "see the module." else f"{meaning} See {link}"
         # One sentence a line keeps the table narrow.
-        meaning = re.sub(r"(?<=[.?]) (?=[A-Z])", BREAK, meaning)
-        yield [quoted(parameter.name), type_of(hints[parameter.name]), default, meaning]
+        cells[name] = [quoted(name), type_of(hints[name]), re.sub(r"(?<=[.?]) (?=[A-Z])", BREAK, meaning)]
+    return cells
+
+
+def common_arguments(names: Sequence[str]) -> list[list[str]]:
+    """Return the cells of the arguments that many queries have, with the same meaning."""
+    functions = sorted((getattr(queries, name) for name in names), key=lambda each: -len(arguments(each)))
+    found = [tuple(cells) for function in functions for cells in arguments(function).values()]
+    return [list(cells) for cells in dict.fromkeys(found) if found.count(cells) >= COMMON]
 
 
 def type_of(hint: Any) -> str:
-    """Return a type in words that hold no ``|``, which would end a table's cell."""
+    """Return a type in words, without ``|``, which would end a table's cell."""
     kinds = typing.get_args(hint) if isinstance(hint, typing.get_origin(int | str) or ()) else [hint]
     # The default says that None is possible.
     return " or ".join(
@@ -414,36 +414,52 @@ def type_of(hint: Any) -> str:
 def columns(schema: Schema) -> str:
     """Return the table of a row's columns."""
     return table(
-        ["column", "API field", "type", "in Arrow and Parquet", "unit or time zone", "key"],
+        ["column", "[kind](#kinds-of-columns)", "API field"],
         [
             [
                 quoted(field.name),
-                "added" if field.api is None else quoted(field.api),
-                "as sent" if field.kind is Kind.JSON else quoted(field.kind.type),
-                quoted(str(arrow_type_of(column_of(field)))),
-                "" if field.kind is Kind.JSON else field.unit,
-                "key" if field.key else "",
+                kind_name(field.kind),
+                quoted(field.api) or f"added{f': {field.note}' if field.note else ''}",
             ]
             for field in schema.fields
         ],
     )
 
 
+def kinds(names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the cells of each kind of column."""
+    fields = [field for name in names if name in ENDPOINTS for field in schema_with_all(name).fields]
+    for kind in Kind:
+        stored: dict[str, dict[str, None]] = {}
+        for field in fields:
+            if field.kind is kind:
+                stored.setdefault(str(arrow_type_of(column_of(field))), {})[field.name] = None
+        usual, *others = sorted(stored, key=lambda each: -len(stored[each]))
+        exceptions = [f"{quoted(each)} in {', '.join(map(quoted, stored[each]))}" for each in others]
+        yield [kind_name(kind), quoted(kind.type), BREAK.join([quoted(usual), *exceptions]), kind.unit]
+
+
+def kind_name(kind: Kind) -> str:
+    """Return the name of a kind on this page."""
+    return kind.name.lower().replace("_", " ")
+
+
+def schema_with_all(name: str) -> Schema:
+    """Return the columns of a query, with those that an argument adds."""
+    endpoint = ENDPOINTS[name]
+    return endpoint.schema_for(dict.fromkeys(endpoint.adds, True))
+
+
 def any_call() -> Iterator[str]:
     """Yield the scopes of the APIs and the calls that are never repeated."""
-    yield "**APIs**"
     yield table(["`api`", "OAuth scope"], [[quoted(api), quoted(scope)] for api, scope in SCOPES.items()])
-    yield "**Calls that are never repeated**"
-    yield paragraph("""
-        These calls create, amend or cancel orders. They are not sent again after a failure, and `safe_to_repeat=True`
-        raises an error:
-    """)
+    yield "The calls that create, amend or cancel orders are never repeated; `safe_to_repeat=True` raises an error:"
     unsafe = [endpoint for endpoint in ENDPOINTS.values() if not endpoint.safe_to_repeat]
     yield table(["call", "`api`"], [[quoted(call_of(each)), quoted(each.api)] for each in unsafe])
 
 
 def call_of(endpoint: Endpoint) -> str:
-    """Return how a call is written."""
+    """Return a call as text."""
     return f"{endpoint.method} {endpoint.path}"
 
 
@@ -454,13 +470,13 @@ def paragraphs_of(documented: Any) -> list[str]:
 
 
 def paragraph_with(documented: Any, words: str) -> str:
-    """Return the one paragraph of a docstring that holds some words."""
+    """Return the only paragraph of a docstring that contains these words."""
     (found,) = (each for each in paragraphs_of(documented) if words in each)
     return found
 
 
 def paragraph(text: str) -> str:
-    """Return a text in lines of the usual length, as Markdown; code is not broken up."""
+    """Return a text as Markdown, in lines of the usual length; code is not split."""
     kept = re.sub(r"`[^`]*`", lambda match: match[0].replace(" ", "\0"), oneline(text))
     return textwrap.fill(kept, 118, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
@@ -476,17 +492,11 @@ def code(text: str, language: str = "python") -> str:
 
 
 def quoted(value: Any) -> str:
-    """Return a value as code; nothing for None."""
+    """Return a value as code; empty for None."""
     return "" if value is None else f"`{value}`"
 
 
-def listing(names: Sequence[str]) -> str:
-    """Return names in a sentence."""
-    linked = [f"[`{name}`](#{name})" for name in names]
-    return f"{', '.join(linked[:-1])} and {linked[-1]}"
-
-
-def table(head: Sequence[str], lines: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     cells = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

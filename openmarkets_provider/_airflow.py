@@ -1,7 +1,7 @@
 """Airflow's base classes, for the modules that DAG files import.
 
-DAG files import these at every parse, so they come from the SDK itself. Everything else goes through the compatibility
-provider, inside functions.
+DAG files import these at every parse, so they come from the SDK itself. Functions import everything else from the
+compatibility provider.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command ``airflow openmarkets sessions``. Airflow has commands of providers from 3.2 on."""
+"""The command ``airflow openmarkets sessions``. Airflow loads commands of providers since 3.2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def get_commands() -> list[GroupCommand]:
-    """Return the commands, as Airflow's command line asks for them."""
+    """Return the commands for Airflow's command line."""
     from airflow.cli.cli_config import ARG_OUTPUT, ActionCommand, Arg, GroupCommand
 
     first = Arg(("--from",), dest="first", required=True, metavar="DATE", help="The first day, such as 2026-04-01")

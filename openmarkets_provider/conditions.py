@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from openmarkets_provider.query.query import Query
 
 _CACHE_SIZE = 4096
-"""Compiled expressions; jmespath's own cache is smaller than the number of sensors that a triggerer may have."""
+"""Compiled expressions. A triggerer may have more sensors than jmespath's own cache has entries."""
 _MANY_VALUES = 3000
-"""Those of about a hundred quotes: a condition on more of them takes a millisecond or longer."""
+"""As many as a hundred quotes have. A condition on more values takes a millisecond or longer."""
 _CONTAINERS = (dict, list)
 _JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def check_condition(condition: str, query: Query) -> None:
-    """Check an expression, unless it is a template, and that rows of the query have the columns that it names.
+    """Check that an expression is valid, and that rows of the query have the columns that it names.
 
-    Only what is taken from a row for certain is checked: ``not_null(@).name`` is any field of a row. Results of
-    ``request``, and of queries with ``raw``, have no columns.
+    A template is not checked. Only names that certainly refer to a column are checked: ``not_null(@).name`` can be any
+    field of a row. Results of ``request``, and of queries with ``raw``, have no columns.
 
-    :param query: may hold templates, or be one.
+    :param query: may contain templates, or be one.
     :raises OpenmarketsQueryError: it is not a JMESPath expression, or names something that is not a column.
     """
     check_expression(condition, query, 1)
 
 
 def check_expression(expression: str, query: Query, depth: int | None) -> int | None:
-    """Check an expression as :func:`check_condition`.
+    """Check an expression like :func:`check_condition`.
 
     :param depth: what it is evaluated on: 0 is a row, 1 a list of rows, 2 a list of such lists; None is anything else.
     :return: the depth of its value.
@@ -52,15 +52,15 @@ def check_expression(expression: str, query: Query, depth: int | None) -> int | 
     try:
         return _Columns(query["endpoint"], columns).follow(tree, depth) if columns else None
     except RecursionError:
-        # The evaluation ends in the same way, with an error of its own.
+        # The evaluation fails in the same way, with its own error.
         return None
 
 
 def evaluate(condition: str, result: Any) -> Any:
     """Evaluate a condition. It is met unless its value is false, null, 0 or empty.
 
-    The expression sees rows as JSON: decimals as numbers, dates and times as ISO 8601 texts (UTC). Its value is JSON,
-    too.
+    The expression sees rows as JSON: decimals as numbers, dates and times as ISO 8601 texts (UTC). Its value is also
+    JSON.
 
     :param condition: JMESPath expression.
     :param result: the result of a query.
@@ -70,10 +70,10 @@ def evaluate(condition: str, result: Any) -> Any:
 
 
 def describe_poll(condition: str, value: Any, result: Any) -> str:
-    """Describe what came of a condition, for a log.
+    """Describe the outcome of a condition for a log.
 
-    :param value: the condition's.
-    :param result: the query's.
+    :param value: of the condition.
+    :param result: of the query.
     """
     value = f"{reprlib.repr(value):.500}"
     if not isinstance(result, list):
@@ -82,7 +82,7 @@ def describe_poll(condition: str, value: Any, result: Any) -> str:
 
 
 def is_large(result: Any) -> bool:
-    """Tell whether a condition on the result of a query takes so long that an event loop should not wait for it."""
+    """Tell whether a condition on the result of a query takes too long for an event loop."""
     count, containers = 0, [result] if isinstance(result, _CONTAINERS) else []
     while containers:
         value = containers.pop()
@@ -106,7 +106,7 @@ class Evaluator:
         self._values: dict[str, Any] = {}
 
     def evaluate(self, condition: str) -> Any:
-        """Evaluate a condition, as :func:`evaluate`. Equal conditions get the same object."""
+        """Evaluate a condition like :func:`evaluate`. Equal conditions get the same object."""
         expression = _compile(condition)
         if condition not in self._values:
             self._values[condition] = self._search(condition, expression)
@@ -126,7 +126,7 @@ class Evaluator:
 
 
 def _list_columns(query: Any) -> tuple[str, ...]:
-    """Return the columns of a query's rows; none where they are not known."""
+    """Return the columns of a query's rows; empty if they are not known."""
     if not isinstance(query, dict) or query.get("raw") not in (False, None):
         return ()
     endpoint = ENDPOINTS.get(query.get("endpoint", ""))
@@ -141,7 +141,7 @@ class _Columns:
         self._names = names
 
     def follow(self, node: dict[str, Any], depth: int | None) -> int | None:
-        """Return the depth of what a node of the syntax tree makes of something; see :func:`check_expression`."""
+        """Return the depth of the value of a node of the syntax tree; see :func:`check_expression`."""
         kind, children = node["type"], node["children"]
         if kind in ("identity", "current"):
             return depth
@@ -211,7 +211,7 @@ def _to_json(value: Any) -> Any:
     if type(value) in _JSON_SCALARS:
         return value
     if isinstance(value, dict):
-        # Inlined for scalars, which are most of the values: a call for each would take most of the time.
+        # Inlined for scalars: most values are scalars, and a call for each would take most of the time.
         return {name: item if type(item) in _JSON_SCALARS else _to_json(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_to_json(item) for item in value]
@@ -242,5 +242,5 @@ def _compile_text(condition: str) -> Any:
 
 
 def _describe(error: Exception) -> str:
-    # It repeats the expression, which may hold characters that no log can take.
+    # It repeats the expression, which may contain characters that a log can't write.
     return str(error)[:500].encode(errors="backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""What can go wrong, as a tree of exceptions.
+"""The errors of this provider.
 
-Catch :class:`OpenmarketsError` for everything. The data of an error are its attributes, its text says what the
-user can do. No error carries a token, a client secret or a request body.
+Catch :class:`OpenmarketsError` for all of them. Attributes have the data of an error; its text says what the user can
+do. No error contains a token, a client secret or a request body.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _NOTES = "__notes__"
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsError(Exception):
-    """Base of every error of this provider.
+    """Base of all errors of this provider.
 
     :ivar message: the text.
-    :ivar transient: True when the same call may be sent again, and succeed later without anyone changing anything. So
-        of a call that is not safe to repeat only while it has not been sent.
-    :ivar sent: False when it is certain that no byte of the API request left this machine.
-    :ivar retry_after: seconds to wait before a further attempt makes sense; None when nobody said.
+    :ivar transient: True if the same call may succeed later without any change. For a call that is not safe to repeat,
+        only if it was not sent.
+    :ivar sent: False if it is certain that no byte of the API request left this machine.
+    :ivar retry_after: seconds to wait before another attempt makes sense; None if unknown.
     """
 
     message: str = field(kw_only=False)
@@ -29,11 +29,11 @@ class OpenmarketsError(Exception):
     retry_after: float | None = None
 
     def __post_init__(self) -> None:
-        """Set what Exception shows, and what pickling replays before it restores the attributes."""
+        """Set the argument that Exception shows and that unpickling passes to the class."""
         super().__init__(self.message)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the error as plain data, for another process; :func:`from_dict` makes it again."""
+        """Return the error as plain data for another process; :func:`from_dict` reads it."""
         details = asdict(self)
         if notes := getattr(self, _NOTES, None):
             details[_NOTES] = list(notes)
@@ -44,7 +44,7 @@ class OpenmarketsError(Exception):
 class OpenmarketsConfigurationError(OpenmarketsError, ValueError):
     """A connection field or a setting is missing or not allowed. The text names the field.
 
-    :ivar scope: the OAuth scope that the connection lacks, when it is that.
+    :ivar scope: the OAuth scope that the connection lacks, if that is the problem.
     """
 
     scope: str | None = None
@@ -52,18 +52,19 @@ class OpenmarketsConfigurationError(OpenmarketsError, ValueError):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsQueryError(OpenmarketsError, ValueError):
-    """A query or a condition is malformed, or names what the API does not know.
+    """A query or a condition is malformed, or names something that the API does not know.
 
-    Securities, an exchange, accounts or portfolios without a link. The text names the argument.
+    Examples are unknown securities, an exchange without securities, and a portfolio without a link to an account. The
+    text names the argument.
 
-    :ivar securities: those that the API does not know, when it is that.
+    :ivar securities: the unknown securities, if they are the problem.
     """
 
     securities: list[Any] | None = None
 
 
 class OpenmarketsOrderError(OpenmarketsError, ValueError):
-    """An order instruction is malformed, or a limit, the connection or the state of the order forbids it.
+    """An order instruction is malformed, or forbidden by a limit, the connection or the order's state.
 
     Nothing was sent. The text names the argument or the limit.
     """
@@ -71,12 +72,12 @@ class OpenmarketsOrderError(OpenmarketsError, ValueError):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsOrderUnknown(OpenmarketsError):
-    """It is not known whether an order was placed, amended or cancelled. A person has to look.
+    """It is not known whether an order was placed, amended or cancelled. A person has to check.
 
-    :ivar tag: the text that begins the order's notes, if it is in the market.
+    :ivar tag: the text at the start of the order's notes, if the order is in the market.
     :ivar account: the order's account.
-    :ivar absent: the tag would have been listed by now: the order is most likely not in the market.
-    :ivar candidates: orders with the same terms that may be it, each with ``order_number`` and ``state``.
+    :ivar absent: True if the tag should be listed by now and is not: the order is most likely not in the market.
+    :ivar candidates: orders with the same terms, each with ``order_number`` and ``state``.
     """
 
     tag: str | None = None
@@ -102,12 +103,12 @@ class OpenmarketsTransportError(OpenmarketsError):
 class OpenmarketsAuthError(OpenmarketsError):
     """The identity server gave no usable access token (RFC 6749, section 5).
 
-    It is transient when something else than a token endpoint answered: a firewall or a proxy may be in between.
+    It is transient if something other than a token endpoint answered, such as a firewall or a proxy.
 
     :ivar status: HTTP status of the token reply.
-    :ivar error: OAuth error code, such as ``invalid_client``; None when the reply had none.
-    :ivar error_description: the server's words, when it gave any.
-    :ivar scope: the OAuth scope that was asked for.
+    :ivar error: OAuth error code, such as ``invalid_client``; None if the reply has none.
+    :ivar error_description: the server's description, if any.
+    :ivar scope: the requested OAuth scope.
     :ivar request_id: the ``X-Request-ID`` that support asks for.
     """
 
@@ -131,8 +132,8 @@ class OpenmarketsApiError(OpenmarketsError):
     """An Openmarkets server answered with an error.
 
     :ivar status: HTTP status.
-    :ivar title: short text of the problem, as the server gave it.
-    :ivar detail: longer text, as the server gave it (cut when long).
+    :ivar title: the server's short text.
+    :ivar detail: the server's longer text, cut if it is very long.
     :ivar request_id: the ``X-Request-ID`` that support asks for.
     :ivar endpoint: the call, such as ``GET news announcements``.
     """
@@ -145,21 +146,21 @@ class OpenmarketsApiError(OpenmarketsError):
 
 
 class OpenmarketsNotFound(OpenmarketsApiError):
-    """The path or the thing it names does not exist (404, 410)."""
+    """The path, or what it names, does not exist (404, 410)."""
 
 
 class OpenmarketsAccessRefused(OpenmarketsApiError):
-    """The API refuses the call although the token is good (401 with a new token, 403).
+    """The API refuses the call although the token is valid (401 with a new token, 403).
 
-    Either the endpoint needs a user, which this grant has none of, or it is not in the API plan.
+    Either the endpoint needs a user, which client credentials do not have, or it is not in the API plan.
     """
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsRateLimited(OpenmarketsApiError):
-    """Too many requests (429). ``retry_after`` says for how many seconds, where the server told.
+    """Too many requests (429). ``retry_after`` has the seconds to wait, if the server sent them.
 
-    :ivar on_hold: True when another call was told so, and this one was not sent.
+    :ivar on_hold: True if another call got the 429 and this one was not sent.
     """
 
     transient: bool = True
@@ -174,15 +175,15 @@ class OpenmarketsServerError(OpenmarketsApiError):
 
 
 class OpenmarketsInvalidResponse(OpenmarketsApiError):
-    """The reply is not what the API promises: not JSON, too large, wrongly encoded, a type that is wrong."""
+    """The reply is not as documented: not JSON, too large, badly encoded, or a value has the wrong type."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class OpenmarketsDatabaseError(OpenmarketsError):
-    """A database does not take rows: it failed, its table is not as needed, or it refuses one of them.
+    """A database does not accept rows: it failed, its table does not fit, or it refused a row.
 
-    :ivar row: number of the row that is refused, 1 for the first that the query gave; None when it is no row's fault.
-    :ivar key: the columns that identify that row, as texts by name.
+    :ivar row: number of the refused row, from 1 for the first row of the query; None if no row is at fault.
+    :ivar key: the key columns of that row, as texts by name.
     """
 
     row: int | None = None
@@ -190,28 +191,28 @@ class OpenmarketsDatabaseError(OpenmarketsError):
 
 
 def is_on_hold(error: BaseException) -> bool:
-    """Tell whether a call was not sent because another one had been told to wait: no failure of its own."""
+    """Tell whether a call was not sent because another call got a 429."""
     return isinstance(error, OpenmarketsRateLimited) and error.on_hold
 
 
 def without_frames(error: OpenmarketsError) -> OpenmarketsError:
-    """Return the error without where it was raised, for a cause whose message says all that a task's log needs.
+    """Return the error without its traceback, for use as a cause whose message says everything.
 
-    Its frames would push the message out of sight.
+    In a task's log, the frames would push the message out of sight.
     """
     return error.with_traceback(None)
 
 
 def from_dict(data: dict[str, Any]) -> OpenmarketsError:
-    """Make an error again from what :meth:`OpenmarketsError.as_dict` returned.
+    """Return the error of the data that :meth:`OpenmarketsError.as_dict` returned.
 
-    :raises ValueError: the data are of something else.
+    :raises ValueError: the data are not an error of this provider.
     """
     match data:
         case {"kind": str(name), "message": str(message), "details": dict(details)}:
             kind = globals().get(name)
             if isinstance(kind, type) and issubclass(kind, OpenmarketsError):
-                # Another version of this package may know other details.
+                # Another version of this package may have other details.
                 names = {each.name for each in fields(kind)} - {"message"} | {_NOTES}
                 error = kind(message)
                 vars(error).update({name: value for name, value in details.items() if name in names})

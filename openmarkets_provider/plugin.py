@@ -43,7 +43,7 @@ _macros: list[Any] = [
 
 
 class OpenmarketsPlugin(AirflowPlugin):
-    """What the scheduler, the API server and tasks know by name."""
+    """What the scheduler, the API server and tasks find by name."""
 
     name = "openmarkets"
     timetables = [TradingDayTimetable]  # noqa: RUF012 (as in Airflow's own class)

@@ -1,4 +1,4 @@
-"""Checks what goes through XCom."""
+"""Checks of values that go through XCom."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def ensure_fits_xcom(result: Any, max_bytes: int) -> None:
 
 
 def ensure_airflow_takes(value: Any) -> None:
-    """Encode the value of an XCom or an event as Airflow does.
+    """Encode the value of an XCom or an event like Airflow does.
 
-    :raises TypeError, ValueError, OverflowError, RecursionError: Airflow can't pass it on or store it.
+    :raises TypeError, ValueError, OverflowError, RecursionError: Airflow can't pass on or store the value.
     """
     import msgspec
 

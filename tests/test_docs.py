@@ -8,7 +8,7 @@ import runpy
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -57,6 +57,42 @@ def fact(name: str, words: str) -> str:
     return str(found)
 
 
+class Call(NamedTuple):
+    """One of the calls that a section lists.
+
+    :ivar call: method and path.
+    :ivar purpose: what each such call is for; empty where the section has no number.
+    :ivar notes: when it is made.
+    """
+
+    call: str
+    purpose: str
+    notes: list[str]
+
+    def is_made(self, when: str, *, raw: bool = False) -> bool:
+        """Tell whether a run makes it whose records have a price multiplier."""
+        made = not raw or "not with `raw=True`" not in self.notes
+        for note in self.notes:
+            if note == "for records without a price multiplier" or (
+                note.startswith("with ") and note != f"with {when}"
+            ):
+                made = False
+        return made and f"not with {when}" not in self.notes
+
+
+def calls_of(name: str) -> list[Call]:
+    found = [
+        re.fullmatch(r"`(.*?)`((?: for each [\w ]+(?: \(inferred\))?)?)(?: \((.*)\))?", part)
+        for part in fact(name, "calls").split(", then ")
+    ]
+    return [Call(match[1], match[2], (match[3] or "").split("; ")) for match in found if match]
+
+
+def own_call(name: str) -> Call:
+    (own,) = (each for each in calls_of(name) if each.call == f"{ENDPOINTS[name].method} {ENDPOINTS[name].path}")
+    return own
+
+
 def only_call(name: str) -> ApiCall:
     (call,) = plan(PLANNED[name])
     return call
@@ -76,30 +112,50 @@ def test_every_query_has_a_section_with_its_summary_and_every_argument(name: str
     function = getattr(queries, name)
     section = SECTIONS[name]
     assert (inspect.getdoc(function) or "").splitlines()[0] in section
-    signature = re.search(rf"^```text\n({name}\(.*\))\n```$", section, re.MULTILINE)
+    signature = re.search(rf"^```text\n{name}\((.*)\)\n```$", section, re.MULTILINE)
     assert signature is not None
-    described = {code(line[0])[0]: line for line in table(section, "argument")}
+    common = {code(line[0])[0]: line for line in table(PAGE.partition("## securities")[0], "argument")}
+    own = {code(line[0])[0]: line for lines in tables(section) if lines[0][0] == "argument" for line in lines[1:]}
     parameters = inspect.signature(function).parameters
-    assert list(described) == list(parameters)
+    assert own.keys() <= parameters.keys() <= own.keys() | common.keys()
+    assert ("[common](#common-arguments)" in section) == (own.keys() != parameters.keys())
     for parameter in parameters.values():
-        _, kind, default, meaning = described[parameter.name]
-        assert parameter.name in signature[1]
+        _, kind, meaning = (common | own)[parameter.name]
         assert kind
         assert meaning
-        assert default == ("required" if parameter.default is parameter.empty else f"`{parameter.default!r}`")
+        has_default = parameter.default is not parameter.empty
+        shown = f"{parameter.name}={parameter.default!r}" if has_default else parameter.name
+        assert shown in signature[1].split(", ")
+
+
+def test_common_arguments_are_those_of_several_queries_with_the_same_meaning():
+    common = table(PAGE.partition("## securities")[0], "argument")
+    assert {code(line[0])[0] for line in common} == {
+        "securities",
+        "exchange",
+        "on_invalid",
+        "session",
+        "accounts",
+        "portfolios",
+        "on_missing_multiplier",
+        "on_missing_field",
+        "raw",
+    }
 
 
 def test_the_page_has_sections_of_queries_alone_and_the_overview_has_them_all():
     assert set(SECTIONS) == set(NAMES)
-    overview = table(PAGE, "query")
-    assert [code(line[0])[0] for line in overview] == list(SECTIONS)
+    overview = dict(re.findall(r"^- (.*?): (\[.*)$", PAGE.partition("## ")[0], re.MULTILINE))
+    assert [name for names in overview.values() for name in code(names)] == list(SECTIONS)
+    for api, names in overview.items():
+        for name in code(names):
+            assert api == (f"`{ENDPOINTS[name].api}`" if name in ENDPOINTS else "any API")
 
 
 @pytest.mark.parametrize("name", [name for name, endpoint in ENDPOINTS.items() if endpoint.safe_to_repeat])
 def test_every_endpoint_that_only_reads_has_a_section_with_its_call_and_scope(name: str):
-    endpoint = ENDPOINTS[name]
-    assert fact(name, "call") == f"`{endpoint.method} {endpoint.path}`"
-    assert fact(name, "API") == f"`{endpoint.api}`, OAuth scope `{SCOPES[endpoint.api]}`"
+    assert own_call(name)
+    assert fact(name, "scope") == f"`{SCOPES[ENDPOINTS[name].api]}`"
 
 
 def test_every_endpoint_that_changes_something_is_listed_as_never_repeated():
@@ -110,34 +166,36 @@ def test_every_endpoint_that_changes_something_is_listed_as_never_repeated():
 @pytest.mark.parametrize("name", TYPED)
 def test_the_call_of_a_section_is_the_one_that_planning_makes(name: str):
     call = only_call(name)
-    method, path = code(fact(name, "call"))[0].split(" ")
-    assert code(fact(name, "API"))[0] == call.api
+    method, path = own_call(name).call.split(" ")
     assert method == call.method
     # Sections of the path that stand for a code, here of one that the sandbox knows.
     assert re.sub(r"\{\w+\}", "BHP.ASX@TM" if "{security}" in path else "SBX0001", path) == call.path
-    (overview,) = (line for line in table(PAGE, "query") if code(line[0]) == [name])
-    assert code(overview[1]) == [f"{method} {path}"]
 
 
 @pytest.mark.parametrize("name", TYPED)
 def test_every_field_of_a_schema_is_a_line_with_its_type_and_unit(name: str):
+    kinds = {line[0]: line[1:] for line in table(PAGE, "kind")}
     lines = table(SECTIONS[name], "column")
     fields = ENDPOINTS[name].schema_for({"adjusted": True}).fields
     adjusted = {"adjusted": True} if name == "time_series" else {}
     in_arrow = schema_of(layout_of({**PLANNED[name], **adjusted}))
     assert len(lines) == len(fields)
     for line, field in zip(lines, fields, strict=True):
-        column, api_field, kind, stored, unit, key = line
+        column, kind, api_field = line
         assert code(column) == [field.name]
-        assert code(stored) == [str(in_arrow.field(field.name).type)]
-        assert api_field == ("added" if field.api is None else f"`{field.api}`")
-        if field.kind is Kind.JSON:
-            assert (kind, unit) == ("as sent", "")
-        else:
-            assert (kind, unit) == (f"`{field.kind.type}`", field.unit)
-        assert key == ("key" if field.key else "")
-    (overview,) = (line for line in table(PAGE, "query") if code(line[0]) == [name])
-    assert code(overview[4]) == [field.name for field in SCHEMAS[name].fields if field.key]
+        assert kind == field.kind.name.lower().replace("_", " ")
+        added = f"added: {field.note}" if field.note else "added"
+        assert api_field == (added if field.api is None else f"`{field.api}`")
+        type_name, stored, unit = kinds[kind]
+        assert (type_name, unit) == (f"`{field.kind.type}`", field.kind.unit)
+        usual, *others = stored.split("<br>")
+        stored = next((other for other in others if field.name in code(other)), usual)
+        assert code(stored)[0] == str(in_arrow.field(field.name).type)
+    assert code(fact(name, "key")) == [field.name for field in SCHEMAS[name].fields if field.key]
+
+
+def test_kinds_are_listed_in_their_order():
+    assert [line[0] for line in table(PAGE, "kind")] == [kind.name.lower().replace("_", " ") for kind in Kind]
 
 
 SUBJECTS = {
@@ -150,20 +208,21 @@ SUBJECTS = {
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_one_call_asks_for_as_many_codes_as_the_section_says_and_for_no_more(name: str):
-    number = int(fact(name, "one call asks for").split(" ")[0])
+    words = own_call(name).purpose.removeprefix(" for each ").split(" ")
+    number = int(words[0]) if words[0].isdecimal() else 1
     codes = [f"C{each}" for each in range(number + 1)]
     assert len(plan(PLANNED[name] | {SUBJECTS[name]: codes[:-1]})) == 1
     assert len(plan(PLANNED[name] | {SUBJECTS[name]: codes})) == 2
 
 
 @pytest.mark.parametrize("name", [name for name in TYPED if name not in SUBJECTS])
-def test_what_takes_no_codes_is_said_to_ask_for_everything_in_one_call(name: str):
-    assert fact(name, "one call asks for") == "everything"
+def test_what_takes_no_codes_is_one_call(name: str):
+    assert own_call(name).purpose == ""
     assert len(plan(PLANNED[name])) == 1
 
 
 def test_a_limit_that_is_not_known_is_marked_as_inferred():
-    marked = {name for name in TYPED if "(inferred)" in fact(name, "one call asks for")}
+    marked = {name for name in TYPED if "(inferred)" in own_call(name).purpose}
     assert marked == {"quotes", "portfolio_details", "cash", "positions"}
 
 
@@ -181,48 +240,44 @@ def test_the_longest_ranges_of_one_call_are_those_that_planning_keeps_to():
         assert most == (7 if interval <= 6 else 30 if interval <= 30 else 60)
 
 
-def cases() -> list[Any]:
-    """Return every line of the tables of calls, but for whole exchanges where they are a call a security."""
-    found = []
-    for name in TYPED:
-        lines = table(SECTIONS[name], "when") if "**Calls**" in SECTIONS[name] else [["always", fact(name, "call"), ""]]
-        for when, calls, scopes in lines:
-            many = when == "`exchange` is given" and ENDPOINTS[name].max_codes is None
-            found += [] if many else [pytest.param(name, when, code(calls), code(scopes), id=f"{name}: {when}")]
-    return found
-
-
 WAYS: dict[str, dict[str, Any]] = {
-    "always": {},
-    "`securities` are given": {"securities": "BHP", "exchange": None},
-    "`exchange` is given": {"securities": None, "exchange": "ASX"},
-    "`accounts` are given": {"accounts": "SBX0001", "portfolios": None},
-    "`portfolios` are given": {"accounts": None, "portfolios": "SBX0001P"},
-    "neither is given": {"accounts": "*", "portfolios": None},
+    "`securities`": {"securities": "BHP", "exchange": None},
+    "`exchange`": {"securities": None, "exchange": "ASX"},
+    "`accounts`": {"accounts": "SBX0001", "portfolios": None},
+    "`portfolios`": {"accounts": None, "portfolios": "SBX0001P"},
+    '`accounts="*"`': {"accounts": "*", "portfolios": None},
 }
 
 
-@pytest.mark.parametrize(("name", "when", "calls", "scopes"), cases())
-def test_the_calls_of_a_section_are_those_that_a_server_gets(
-    name: str, when: str, calls: list[str], scopes: list[str], openmarkets_sandbox: SandboxServer
-):
-    sent = requests_of(PLANNED[name] | WAYS[when], openmarkets_sandbox)
-    assert sent == set(calls)
-    if scopes:
-        asked = {scope for scope, count in openmarkets_sandbox.stats()["token_requests"].items() if count}
-        assert asked == set(scopes)
+def cases() -> list[Any]:
+    """Return the ways to ask each query, but for whole exchanges where they are a call for each security."""
+    found = []
+    for name in TYPED:
+        ways = [
+            way for way, arguments in WAYS.items() if ENDPOINTS[name].subject and arguments.keys() <= {*PLANNED[name]}
+        ]
+        if ENDPOINTS[name].subject == "securities" and ENDPOINTS[name].max_codes is None:
+            ways.remove("`exchange`")
+        found += [pytest.param(name, way, id=f"{name}: {way}") for way in ways or [""]]
+    return found
+
+
+@pytest.mark.parametrize(("name", "when"), cases())
+def test_the_calls_of_a_section_are_those_that_a_server_gets(name: str, when: str, openmarkets_sandbox: SandboxServer):
+    calls = [each for each in calls_of(name) if each.is_made(when)]
+    assert requests_of(PLANNED[name] | WAYS.get(when, {}), openmarkets_sandbox) == {each.call for each in calls}
+    asked = {scope for scope, count in openmarkets_sandbox.stats()["token_requests"].items() if count}
+    scopes = [code(note)[0] for each in calls for note in each.notes if note.startswith("scope ")]
+    assert asked == {*code(fact(name, "scope")), *scopes}
 
 
 @pytest.mark.parametrize("name", TYPED)
 def test_raw_records_take_no_call_for_price_multipliers_where_the_section_says_so(
     name: str, openmarkets_sandbox: SandboxServer
 ):
-    information = "POST securities/information/v2"
-    rows = requests_of(PLANNED[name], openmarkets_sandbox)
-    openmarkets_sandbox.reset()
+    when = next((way for way, chosen in WAYS.items() if chosen.items() <= PLANNED[name].items()), "")
     raw = requests_of(PLANNED[name] | {"raw": True}, openmarkets_sandbox)
-    said = f"With `raw=True` the call `{information}`" in SECTIONS[name]
-    assert rows - raw == ({information} if said else set())
+    assert raw == {each.call for each in calls_of(name) if each.is_made(when, raw=True)}
 
 
 def requests_of(query: queries.Query, sandbox: SandboxServer) -> set[str]:
@@ -274,9 +329,9 @@ def test_the_example_shows_the_row_that_was_worked_out_by_hand():
 
 
 def test_the_reply_of_the_example_has_the_fields_of_the_api_and_no_others():
-    (reply,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     sent = [field.api for field in SCHEMAS["time_series"].fields if field.api is not None]
-    assert sorted(re.findall(r'"(\w+)":', reply)) == sorted(sent)
+    record, _ = GENERATOR["example"]()
+    assert sorted(record) == sorted(sent)
 
 
 def test_rows_keep_their_types_in_airflows_xcom():
@@ -303,7 +358,7 @@ def test_the_section_of_request_names_every_api_with_its_scope_and_every_method(
     section = SECTIONS["request"]
     assert {code(line[0])[0]: code(line[1])[0] for line in table(section, "`api`")} == SCOPES
     (line,) = (line for line in table(section, "argument") if code(line[0]) == ["method"])
-    assert code(line[3]) == list(METHODS)
+    assert code(line[2]) == list(METHODS)
 
 
 def test_every_link_leads_to_a_heading_of_the_page():
@@ -317,7 +372,7 @@ def test_every_link_leads_to_a_heading_of_the_page():
 
 def test_tables_are_whole_and_no_cell_is_wide():
     found = tables(PAGE)
-    assert len(found) > 2 * len(TYPED)
+    assert len(found) > len(TYPED)
     for lines in found:
         for line in lines:
             assert len(line) == len(lines[0]), line

@@ -26,6 +26,7 @@ one that was told of.
 | head | other |
 |---|---|
 | told | {LONG} {LONG} |
+| {LONG}.<br>{LONG}. | |
 """
 
 

@@ -1,1 +1,1 @@
-"""Checks: tasks that compare what was landed with what must be there."""
+"""Checks: tasks that compare what was landed with what should be there."""

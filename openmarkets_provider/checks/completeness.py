@@ -1,4 +1,4 @@
-"""The check of which sessions of which securities a destination lacks."""
+"""The check for missing sessions of securities."""
 
 from __future__ import annotations
 
@@ -37,50 +37,49 @@ FAIL, WARN = ON_MISSING = ("fail", "warn")
 ICEBERG = "iceberg"
 """The type of a connection to an Iceberg catalog."""
 MAX_LISTED = 1000
-"""Most rows of the table of what is missing, in XCom."""
+"""Most missing sessions that the XCom lists."""
 MAX_LOGGED = 50
-"""Likewise in the log."""
+"""Most missing sessions that the log lists."""
 _NAMED = 3
 
 
 class OpenmarketsCompletenessCheck(QueryOperator):
     """Finds the sessions of securities that a destination lacks, and the queries that load them.
 
-    A row of each security is expected on each session of the query's range that is over, and on which the security is
-    listed (first and last listed date of ``queries.securities``). A security that the list lacks counts as listed. A
-    table or folder may have more: other securities, sessions and lengths of bars are not looked at. A session of
-    intraday bars or trades is there when one row of it is: a load writes all of them or none.
+    The check expects a row of each security on each session of the query's range that is over. It skips sessions on
+    which the security is not listed (first and last listed date of ``queries.securities``); a security that the list
+    lacks counts as listed. Other securities, sessions and lengths of bars in the destination are ignored. A session of
+    intraday bars or trades is there if one of its rows is, because a load writes all rows or none.
 
-    A listed security need not trade on a session: it may be suspended, or nobody deals in it. ``compare`` says what
-    then counts as missing:
+    A listed security may have no trades in a session, for example if it is suspended. ``compare`` says what then counts
+    as missing:
 
-    - ``api``: what the API has a row of, exactly. So a session without trading is not missing, whatever its reason, nor
-      is a security that the API does not know. Only securities with an absent session are looked up: for daily bars one
-      call each, whatever the range. If nothing is absent, the check makes one call.
-    - ``calendar``: all that is absent. It makes one call. For securities that trade on every session.
+    - ``api``: only what the API has a row for. So a session without trades is not missing. The same goes for a security
+      that the API does not know. Only securities that lack a session are looked up: for daily bars with one call each,
+      whatever the range. If nothing is absent, the check makes one call.
+    - ``calendar``: everything that is absent, with one call. Use it for securities that trade in every session.
 
-    The result, in XCom, is a list of queries, which a mapped transfer loads; empty if nothing is missing. They make as
-    few calls as possible: for daily bars one for each security, whatever the range. The XCom ``missing`` lists what is
-    missing, a dict with ``session`` (ISO 8601 date) and ``security`` (in full form) for each, 1,000 at most; so does
-    the log.
+    The result, in XCom, is a list of queries for a mapped transfer; empty if nothing is missing. They make as few calls
+    as possible: for daily bars one for each security, whatever the range. The XCom ``missing`` and the log list what is
+    missing. The XCom has at most 1,000 dicts with ``session`` (ISO 8601 date) and ``security`` (in full form).
 
     :param query: what was loaded: the result of ``queries.time_series`` (daily bars), ``intraday_time_series`` or
         ``trades``. Its range says what to check. Templated.
-    :param destination: the folder of Parquet files or of a Delta table, as the transfers take it. Templated.
+    :param destination: the folder of Parquet files or of a Delta table, as in the transfers. Templated.
     :param format: ``parquet`` or ``delta``: what is at the destination.
     :param table: instead of ``destination``: ``schema.table`` of a database, or ``namespace.table`` of Iceberg.
         Templated.
     :param conn_id: id of the connection to the object store, the database, or the Iceberg catalog (type ``iceberg``).
         Templated.
-    :param warehouse: instead of ``conn_id`` the folder of an Iceberg table with a catalog of its own. Templated.
-    :param columns: as :class:`~openmarkets_provider.transfers.openmarkets_to_sql.OpenmarketsToSqlOperator` takes them.
+    :param warehouse: instead of ``conn_id``, the folder of an Iceberg table with its own catalog. Templated.
+    :param columns: as in :class:`~openmarkets_provider.transfers.openmarkets_to_sql.OpenmarketsToSqlOperator`.
     :param compare: ``api`` or ``calendar``.
-    :param extra_closures: weekdays on which the exchange is closed and that the calendar lacks, as
-        ``TradingDayTimetable`` takes them.
-    :param on_missing: ``fail`` the task at once, without retries, or ``warn`` in its log.
+    :param extra_closures: weekdays on which the exchange is closed and that the calendar lacks, as in
+        ``TradingDayTimetable``.
+    :param on_missing: ``fail`` the task immediately, without retries, or ``warn`` in its log.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: defer the task when the server asks for a long wait. None is Airflow's
-        ``[operators] default_deferrable``.
+    :param deferrable: defer the task if the server asks for a long wait (default: Airflow's
+        ``[operators] default_deferrable``).
     :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
     """
 
@@ -176,7 +175,7 @@ class OpenmarketsCompletenessCheck(QueryOperator):
 
     @contextmanager
     def _open(self) -> Iterator[Landed]:
-        """Give what reads the destination of the rendered arguments."""
+        """Open the destination of the rendered arguments for reading."""
         if self.destination is not None:
             yield self._open_delta(self.destination) if self.format == DELTA else self._open_files(self.destination)
         elif self.warehouse or _conn_type(self.conn_id) == ICEBERG:
@@ -228,9 +227,9 @@ def _conn_type(conn_id: Any) -> str | None:
 
 
 def _require(extra: str, *modules: str) -> None:
-    """Refuse to read what needs a package that is missing.
+    """Check that the packages of an extra are installed.
 
-    :raises OpenmarketsConfigurationError: likewise.
+    :raises OpenmarketsConfigurationError: one is missing.
     """
     try:
         for module in modules:

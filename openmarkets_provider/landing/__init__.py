@@ -1,1 +1,1 @@
-"""Landing the rows of a query: as files in object storage, or in a table of a database."""
+"""Landing the rows of a query as files in object storage, or in a table."""

@@ -1,7 +1,7 @@
-"""Columns as Arrow. Imported only where it is needed: pyarrow is heavy, and an extra.
+"""Columns as Arrow. Imported only when needed, because pyarrow is heavy and an extra.
 
-Whole numbers go to Arrow as they are in memory, and Arrow reads all else as one JSON text. ``pyarrow.array`` is no
-faster, but it imports pandas wherever it is installed, for a second of CPU and 50 MB in every task.
+Arrow takes whole numbers as they are in memory, and reads everything else as one JSON text. ``pyarrow.array`` is not
+faster, but imports pandas if it is installed, which costs a second of CPU and 50 MB in every task.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from openmarkets_provider.landing.layout import Column, Columns, Layout, Storage
 from openmarkets_provider.query.batch import Scaled, join
 
 AT_ONCE = 8192
-"""Rows that are converted at once. Each call of Arrow releases the GIL and waits to get it back, so few calls are
-cheap; many rows take memory."""
+"""Rows that are converted at once. Each call of Arrow releases the GIL and waits to get it back, so fewer calls are
+faster; more rows need more memory."""
 _TYPES: Mapping[Storage, pa.DataType] = {
     Storage.TEXT: pa.string(),
     Storage.INTEGER: pa.int64(),
@@ -38,14 +38,14 @@ _READ_AS = {Storage.DECIMAL: pa.string(), Storage.DATE: pa.string()}
 _DAY_0 = date(1970, 1, 1).toordinal()
 _INT64_DIGITS = 19
 _SURE_TO_FIT = 20
-"""Arrow does not overflow with a number of so many characters."""
+"""A number with this many characters never overflows in Arrow."""
 _encoder = msgspec.json.Encoder(decimal_format="string")
 
 
 class ArrowConverter:
     """Converts batches of rows to Arrow.
 
-    :ivar schema: of what it makes.
+    :ivar schema: of the converted rows.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -55,7 +55,7 @@ class ArrowConverter:
         self._converted = self._rows = 0
 
     def add(self, columns: Columns) -> list[pa.RecordBatch]:
-        """Add a batch of :meth:`Layout.values`, and return what is converted by now.
+        """Add a batch of :meth:`Layout.values`, and return the rows that are converted so far.
 
         :raises OpenmarketsInvalidResponse: a value does not fit; the text names column, row and key.
         """
@@ -64,9 +64,9 @@ class ArrowConverter:
         return self.finish() if self._rows >= AT_ONCE else []
 
     def finish(self) -> list[pa.RecordBatch]:
-        """Return what is not converted yet.
+        """Convert and return the remaining rows.
 
-        :raises OpenmarketsInvalidResponse: as :meth:`add`.
+        :raises OpenmarketsInvalidResponse: see :meth:`add`.
         """
         if not self._rows:
             return []
@@ -84,14 +84,14 @@ class ArrowConverter:
         return [pa.record_batch(arrays, schema=self.schema)]
 
     def _convert_closely(self, column: Column, cells: Sequence[Any], values: Columns) -> pa.Array:
-        """Convert a column, and find the value that does not fit."""
+        """Convert a column. If that fails, find the value that does not fit."""
         with suppress(ArithmeticError, ValueError):
             return to_arrays([column], [[cells]])[0]
         fitting = [self._fit(column, row, value, values) for row, value in enumerate(cells)]
         return _read([(column, fitting)])[column.name].cast(type_of(column))
 
     def _fit(self, column: Column, row: int, value: Any, values: Columns) -> Any:
-        """Return a value; a number with exactly the digits after the point that its column has.
+        """Return a value; a number with exactly the decimals of its column.
 
         :raises OpenmarketsInvalidResponse: it does not fit.
         """
@@ -126,10 +126,10 @@ def type_of(column: Column) -> pa.DataType:
 
 
 def to_arrays(columns: Sequence[Column], parts: Sequence[Sequence[Sequence[Any]]]) -> list[pa.Array]:
-    """Return columns, each in parts and with at least one value, as arrays.
+    """Return columns as arrays. Each column comes in parts and has at least one value.
 
     :raises ArithmeticError: a value does not fit.
-    :raises ValueError: likewise, or a number may not fit.
+    :raises ValueError: a value does not fit, or a number may not fit.
     """
     pairs = list(zip(columns, parts, strict=True))
     arrays = {column.name: array for column, cells in pairs if (array := _from_memory(column, cells)) is not None}
@@ -141,7 +141,7 @@ def to_arrays(columns: Sequence[Column], parts: Sequence[Sequence[Sequence[Any]]
 
 
 def _from_memory(column: Column, parts: Sequence[Sequence[Any]]) -> pa.Array | None:
-    """Return an array of numbers or dates; None for other values, None among them."""
+    """Return an array of numbers or dates; None if there are other values, including None."""
     with suppress(TypeError, AttributeError, OverflowError):
         if column.storage is Storage.INTEGER:
             return _from_buffer(pa.int64(), array("q", chain.from_iterable(parts)))
@@ -154,7 +154,7 @@ def _from_memory(column: Column, parts: Sequence[Sequence[Any]]) -> pa.Array | N
 
 
 def _from_units(parts: Sequence[Any]) -> pa.Array:
-    """Return numbers that are all :class:`Scaled`: their units as a type whose last digit is the unit."""
+    """Return :class:`Scaled` numbers as an array of decimals, made from their units."""
     decimals = max(part.decimals for part in parts)
     units = array("q")
     for part in parts:
@@ -180,7 +180,7 @@ def _from_buffer(kind: pa.DataType, values: array[int]) -> pa.Array:
 
 
 def _read(columns: Sequence[tuple[Column, Sequence[Any]]]) -> dict[str, pa.Array]:
-    """Return arrays by name as Arrow reads them from JSON; numbers are texts there, which keep their digits."""
+    """Return arrays by name, which Arrow reads from JSON. Numbers are texts there, so that they keep their digits."""
     once = {column.name for column, cells in columns if _is_constant(cells)}
     text = _encoder.encode(
         {column.name: [cells[0]] if column.name in once else list(cells) for column, cells in columns}
@@ -200,25 +200,25 @@ def _read(columns: Sequence[tuple[Column, Sequence[Any]]]) -> dict[str, pa.Array
 
 
 def _is_constant(cells: Sequence[Any]) -> bool:
-    """Tell whether all rows have the same value, as in many columns: Arrow reads it once."""
+    """Tell whether all rows have the same value, as in many columns. Arrow then reads it once."""
     return bool(cells[0] == cells[-1]) and cells.count(cells[0]) == len(cells)
 
 
 def _check_sizes(numbers: pa.Array) -> None:
-    """Refuse numbers, as text, that Arrow may not refuse itself: version 17 turns some that do not fit into others.
+    """Refuse numbers, as text, that may not fit. Arrow 17 changes some of these silently.
 
-    :raises ValueError: there may be one.
+    :raises ValueError: a number may not fit.
     """
-    # The "E" of an exponent is small where the user's decimal context says so.
+    # The user's decimal context can make the "E" of an exponent lower case.
     has_exponent = any(pc.any(pc.match_substring(numbers, each)).as_py() for each in "Ee")
     if has_exponent or (pc.max(pc.binary_length(numbers)).as_py() or 0) > _SURE_TO_FIT:
         raise ValueError("a number that needs a closer look")
 
 
 def _quantize(number: Decimal, digits: int, decimals: int) -> Decimal:
-    """Return a number with so many digits after the point.
+    """Return a number with exactly these decimals.
 
-    :raises ArithmeticError: it has more, or too many before the point.
+    :raises ArithmeticError: it has more decimals, or too many digits before the point.
     :raises ValueError: it is not a number.
     """
     context = Context(prec=digits, traps=[InvalidOperation, Inexact])

@@ -1,4 +1,4 @@
-"""Claims: which range of a query an incremental load takes. Pure."""
+"""Claims: the ranges that incremental loads take. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAR = "2199-12-31"
 
 
 class Claim(NamedTuple):
-    """The half-open range that a run loads. It keeps it through retries, and when it is cleared."""
+    """The half-open range that a run loads. Retries and cleared runs keep it."""
 
     start: Moment
     end: Moment
@@ -30,14 +30,14 @@ class Claim(NamedTuple):
 def make_claim(
     query: Query, watermark: str | None, first: str | None, overlap: timedelta, now: datetime
 ) -> Claim | None:
-    """Return the range that is new, or None when nothing is.
+    """Return the range that is new, or None if there is none.
 
-    :param query: rendered; its start counts as long as there is no watermark.
-    :param watermark: up to where the destination is loaded, as text.
-    :param first: where the first load began, as text.
+    :param query: rendered; its start counts only while there is no watermark.
+    :param watermark: the end of what is loaded, as text.
+    :param first: the start of the first load, as text.
     :param overlap: how far before the watermark to begin, but not before the first load.
-    :param now: aware; a claim ends there at the latest, since later rows do not exist yet and would never come.
-    :raises OpenmarketsQueryError: the query is malformed, has no range, or begins before the first load did.
+    :param now: aware. A claim does not go beyond it, because later rows do not exist yet and would be skipped.
+    :raises OpenmarketsQueryError: the query is malformed, has no range, or begins before the first load.
     """
     arguments = resolve_open(query)
     end = min(arguments["end"], align_moment(arguments, now))
@@ -55,7 +55,7 @@ def make_claim(
 
 
 def resolve_open(query: Query) -> dict[str, Any]:
-    """Return a query in its final form. Its range may be empty, within one bar, but not reversed.
+    """Return a query in its final form. Its range may be empty (within one bar), but not reversed.
 
     :raises OpenmarketsQueryError: it is malformed, or has no range.
     """
@@ -68,10 +68,10 @@ def resolve_open(query: Query) -> dict[str, Any]:
 
 
 def restore_claim(query: Query, data: Mapping[str, str], watermark: str | None, first: str | None) -> Claim | None:
-    """Return a claim from its data, or None where a new one must be made.
+    """Return a claim from its data, or None if a new one is needed.
 
-    That is when nothing is loaded, since the query may have been corrected; and when there would be a gap between the
-    claim and what is loaded, since a user has started over or another run was first.
+    A new claim is needed if nothing is loaded, because the query may have been corrected. It is also needed if there
+    would be a gap between the claim and what is loaded: a user has started over, or another run was first.
     """
     if watermark is None:
         return None
@@ -81,10 +81,10 @@ def restore_claim(query: Query, data: Mapping[str, str], watermark: str | None, 
 
 
 def extend(first: str | None, watermark: str | None, claim: Claim) -> tuple[str, str] | None:
-    """Return from where and up to where a destination is loaded, as texts, once a claim has landed.
+    """Return the start and the end of what is loaded after a claim has landed, as texts.
 
-    :param first: where the first load began, as text; None, as ``watermark``, when nothing is loaded.
-    :returns: None when there would be a gap.
+    :param first: the start of the first load, as text; None, like ``watermark``, if nothing is loaded.
+    :returns: None if there would be a gap.
     """
     start, end = claim.as_data().values()
     if first is None or watermark is None:

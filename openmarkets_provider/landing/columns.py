@@ -1,4 +1,4 @@
-"""The columns of a query that a table takes, and their names there. Pure."""
+"""The columns of a query that go into a table, and their names there. Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from openmarkets_provider.query.arguments import is_literal
 from openmarkets_provider.query.query import Query
 
 LOAD_ID = "load_id"
-"""The column that identifies the load of a row, in a table that is appended to."""
+"""The column that identifies the load of a row, with mode ``append``."""
 LOAD_ROW = "load_row"
-"""The column of a staging table that holds the number of a row, 1 for the first."""
+"""The column of a staging table with the number of a row, from 1."""
 _SUBJECT = ("security_code", "exchange", "data_source", "account_code")
 _NAME = re.compile(r"""[^\s"'`\[\]]+""")
 
 
 class Choice:
-    """The columns that are loaded: those that are named, those of the key, and those by which a range is replaced.
+    """The columns that are loaded: the selected ones, the key, and those by which a range is replaced.
 
     :param layout: of the query.
-    :param names: the name in the table by the column's own; None for all columns by their own names.
+    :param names: names in the table by column; None for all columns with their own names.
     :ivar layout: of the table.
     :raises OpenmarketsQueryError: the query has no such column, or two would have the same name.
     """
@@ -74,8 +74,8 @@ class Choice:
 def check_columns(columns: Mapping[str, str] | None, query: Query) -> None:
     """Refuse names of columns that do not go with a query. A template is not checked.
 
-    :raises ValueError: it is no dict of names.
-    :raises OpenmarketsQueryError: as :class:`Choice`.
+    :raises ValueError: it is not a dict of names.
+    :raises OpenmarketsQueryError: see :class:`Choice`.
     """
     if columns is None:
         return

@@ -1,9 +1,9 @@
-"""Which sessions of which securities a destination lacks, and the queries that load them.
+"""The sessions of securities that a destination lacks, and the queries that load them.
 
-What must be there is a row of each security on each session on which it is listed. A security that is listed need not
-trade: it may be suspended, or nobody deals in it. So a session of a security without a row at the destination is at
-first only *absent*. With :data:`BY_API` the API is asked for all that is absent, and what it has a row of is *missing*:
-exactly what a load would add. With :data:`BY_CALENDAR` all that is absent counts as missing.
+Each security should have a row on each session on which it is listed. A session without a row at the destination is
+first only *absent*, because a listed security may have no trades, for example if it is suspended. With :data:`BY_API`,
+the API is asked for everything that is absent. What it has a row for is *missing*: exactly what a load would add. With
+:data:`BY_CALENDAR`, everything that is absent counts as missing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from openmarkets_provider.query.rows import Listing, to_listing
 from openmarkets_provider.sessions.calendar import ASX, SessionCalendar
 
 BY_API, BY_CALENDAR = COMPARE = ("api", "calendar")
-"""What decides whether something absent is missing."""
+"""What decides whether an absent session is missing."""
 MAX_QUERIES = 50
-"""Most queries for a repair, unless each has a call of its own anyway: a mapped task has one for each."""
+"""Most queries for a repair, each of which becomes a mapped task. There are more only if each makes one call anyway."""
 Missing = Mapping[str, Sequence[date]]
 """Sessions in order, by security in full form."""
 _DAY = timedelta(days=1)
 KEY = ("security_code", "exchange")
-"""The columns that identify a security, whatever its data source: rows of one query may have several."""
+"""The columns that identify a security. The data source is not one: rows of a query may have several."""
 
 
 class Wanted(NamedTuple):
@@ -41,7 +41,7 @@ class Wanted(NamedTuple):
 
     :ivar time: the column of the range.
     :ivar start: the first date or time in the range, as the column has it: an exchange date, or an aware time in UTC.
-    :ivar end: the first one after it.
+    :ivar end: the first date or time after the range.
     :ivar length: the column with the length of bars, and its value; None for trades.
     """
 
@@ -55,7 +55,7 @@ class Landed(Protocol):
     """Reads what was landed."""
 
     def read_keys(self, wanted: Wanted) -> Iterator[tuple[date, str, str]]:
-        """Yield the exchange date, the security's code and its exchange of the rows; each key once or more.
+        """Yield the exchange date, the security's code and its exchange of the rows. Keys may repeat.
 
         :raises OpenmarketsError: the destination cannot be read, or a table does not exist.
         """
@@ -64,13 +64,13 @@ class Landed(Protocol):
 class Report(NamedTuple):
     """What is missing.
 
-    :ivar sessions: those that were checked, in order: the sessions of the query's range that are over.
+    :ivar sessions: the sessions that were checked, in order: those of the query's range that are over.
     :ivar securities: number of securities that were checked.
-    :ivar expected: number of sessions x securities that are listed then.
+    :ivar expected: number of expected rows: sessions x securities that are listed then.
     :ivar missing: what is missing.
-    :ivar untraded: number of those of which the API has no row, either.
+    :ivar untraded: number of absent rows that the API does not have, either.
     :ivar strange: exchange dates of rows, in order, on which there is no session.
-    :ivar queries: they load what is missing. Each call is for one security, and in no more than one of them.
+    :ivar queries: the queries that load what is missing. No call is in two of them.
     """
 
     sessions: Sequence[date]
@@ -92,7 +92,7 @@ class Report(NamedTuple):
 
 
 def check_query(query: Query) -> None:
-    """Refuse a query whose rows cannot be checked. What is not literal yet is not checked.
+    """Refuse a query whose rows cannot be checked. Templates are not checked.
 
     :raises OpenmarketsQueryError: its rows are not of a security and a session, or it has adjusted prices.
     """
@@ -117,10 +117,10 @@ def check_query(query: Query) -> None:
 def find_missing(
     source: Source, query: Query, landed: Landed, *, compare: str, now: datetime, calendar: SessionCalendar = ASX
 ) -> Report:
-    """Compare what was landed with what must be there.
+    """Compare what was landed with what should be there.
 
-    Makes one call of ``GET securities/v1`` for each exchange, for the dates of the listings. With :data:`BY_API` it
-    makes the calls of the query for securities with something absent, and no others; none if nothing is absent.
+    Makes one call of ``GET securities/v1`` for each exchange, for the dates of the listings. With :data:`BY_API`, it
+    also makes the calls of the query for the securities that lack a session.
 
     :param query: rendered.
     :param compare: one of :data:`COMPARE`.
@@ -157,12 +157,13 @@ def find_missing(
 
 
 def queries_for(query: Query, missing: Missing, most: int = MAX_QUERIES) -> list[Query]:
-    """Return queries for what is missing, with the fewest calls: one for a security and as many days as a call takes.
+    """Return queries for what is missing, with as few calls as possible.
 
-    Securities with the same ranges are in one query. Rows between two sessions of a range come along.
+    A call is for one security and as many days as it can cover, so rows between missing sessions are included.
+    Securities with the same ranges are in one query.
 
-    :param query: whose other arguments they have.
-    :param most: where there would be more of them, the ranges are the same for all securities.
+    :param query: the query that was checked. Its other arguments are kept.
+    :param most: most queries; if there would be more, all securities get the same ranges.
     """
     longest = _days_in_call(ENDPOINTS[query["endpoint"]], resolve(query))
     groups: dict[tuple[date, date], list[str]] = defaultdict(list)
@@ -194,9 +195,9 @@ def _sessions_of(query: ResolvedQuery, calendar: SessionCalendar, now: datetime)
 def _list_securities(
     source: Source, query: Query, today: date
 ) -> tuple[Sequence[str], Mapping[Listing, Sequence[tuple[date, date]]]]:
-    """Return the query's securities in full form, and from when to when each was listed, as far as the API knows it.
+    """Return the query's securities in full form, and the periods in which each was listed, if the API knows them.
 
-    A code may have several listings, one after the other.
+    A code may have several listings, one after another.
     """
     lookup = lookup_query(query)
     resolved = resolve(query)
@@ -222,7 +223,7 @@ def _wanted(query: ResolvedQuery, sessions: Sequence[date]) -> Wanted:
 
 
 def _read(landed: Landed, wanted: Wanted, sessions: Sequence[date]) -> tuple[dict[Listing, bytearray], Sequence[date]]:
-    """Return by security which sessions have a row, a byte each; and the other dates that rows have."""
+    """Return by security which sessions have a row, one byte each, and the dates of rows that are not sessions."""
     numbers = {day: number for number, day in enumerate(sessions)}
     seen: dict[Listing, bytearray] = {}
     strange = set()
@@ -243,7 +244,7 @@ def _lacking(days: Sequence[date], sessions: Sequence[date], flags: Sequence[int
 
 
 def _confirm(source: Source, query: Query, absent: Missing) -> dict[str, list[date]]:
-    """Return what of the absent the API has a row of."""
+    """Return the absent sessions that the API has a row for."""
     names = {to_listing(security): security for security in absent}
     pairs = {security: set(days) for security, days in absent.items()}
     found: dict[str, set[date]] = defaultdict(set)
@@ -270,10 +271,10 @@ def _pull_keys(source: Source, query: Query, time: str) -> Iterable[tuple[date, 
 
 
 def _cut(days: Sequence[date], longest: int | None) -> Iterator[tuple[date, date]]:
-    """Yield the first and the last of the days that fit into one call.
+    """Yield the first and the last day of each call.
 
     :param days: in order.
-    :param longest: days in a call; None for any number.
+    :param longest: most days in a call; None for no limit.
     """
     first = last = days[0]
     for day in days:

@@ -1,4 +1,4 @@
-"""Transactions on one table of a database, and what the database's errors mean."""
+"""Transactions on one table of a database, and the meaning of the database's errors."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from openmarkets_provider.exceptions import OpenmarketsDatabaseError
 from openmarkets_provider.landing import mysql
 
 DIALECTS = ("postgresql", "sqlite", *mysql.NAMES)
-"""Names of the dialects of SQLAlchemy that a load knows."""
+"""Supported dialects of SQLAlchemy, by name."""
 OLDEST_POSTGRES = (12,)
-"""The oldest version that is supported. Amazon Redshift calls itself 8."""
+"""The oldest supported version. Amazon Redshift reports version 8."""
 LOCK_WAIT = 600
-"""Seconds to wait for a lock that another session of PostgreSQL, MySQL or MariaDB has acquired."""
+"""Seconds to wait for a lock of another session of PostgreSQL, MySQL or MariaDB."""
 BUSY_WAIT = 30
-"""Seconds to wait for another process that writes to the same SQLite file."""
+"""Seconds to wait while another process writes to the same SQLite file."""
 CANCEL_TIMEOUT = 5.0
-"""Seconds that it may take to cancel a statement."""
+"""Most seconds for cancelling a statement."""
 _MAX_REASON = 1000
 _ABOUT_VALUES = ("22", "23", "44", "P0")
-"""Classes of PostgreSQL's errors: data, constraints, conditions of views, and what triggers raise."""
+"""PostgreSQL's classes of errors about values: data, constraints, conditions of views, errors from triggers."""
 _QUOTES_THE_ROW = ("23502", "23514", "44000")
-"""PostgreSQL's errors whose detail is the whole row: NOT NULL, CHECK, and the condition of a view."""
+"""PostgreSQL's errors whose detail contains the whole row: NOT NULL, CHECK, and the condition of a view."""
 
 
 class TableName(NamedTuple):
-    """A table; without a schema it is in the default one."""
+    """A table; without a schema it is in the default schema."""
 
     schema: str | None
     name: str
@@ -64,12 +64,12 @@ class Database:
 
     @contextmanager
     def transaction(self, *, commit: bool, wait: bool = True) -> Iterator[sa.Connection]:
-        """Yield a connection in a transaction, which is rolled back when anything ends it early, a signal included.
+        """Yield a connection in a transaction. Any error or signal rolls it back.
 
-        Only when the connection is lost during the commit, it is unknown whether the transaction took effect.
+        If the connection is lost during the commit, it is unknown whether the transaction took effect.
 
         :param commit: False rolls it back at the end.
-        :param wait: wait for other loads of the table to end, where the database has a means for it.
+        :param wait: wait for other loads of the table to end, if the database supports it.
         :raises OpenmarketsDatabaseError: the database failed.
         """
         committing = False
@@ -111,7 +111,7 @@ class Database:
             return self.has_table(connection) and connection.execute(row).first() is not None
 
     def cancel(self) -> None:
-        """Cancel the statement that runs, if the driver can; for a signal handler.
+        """Cancel the running statement, if the driver can. For use in a signal handler.
 
         A server that waits for a lock does not notice that its client is gone.
         """
@@ -130,15 +130,15 @@ class Database:
         last: int,
         key_of: Callable[[int], Mapping[str, Any]],
     ) -> None:
-        """Do something with the rows from first to last. When the database refuses a row, find out which one.
+        """Do some work with the rows from first to last. If the database refuses a row, find out which one.
 
-        :raises OpenmarketsDatabaseError: it refuses a row, or all of them together.
+        :raises OpenmarketsDatabaseError: it refuses a row, or all rows together.
         """
         refusal = self._try(connection, work, first, last)
         if refusal is None:
             return
         if first > last:
-            # There is no row: the statement is at fault.
+            # Without rows, the statement is at fault.
             raise self._failure(refusal, sent=False) from _cause(refusal)
         while first < last:
             middle = (first + last) // 2
@@ -148,18 +148,18 @@ class Database:
                 last = middle
         alone = self._try(connection, work, first, last)
         if alone is None:
-            # No row is refused alone: they are refused together.
+            # No single row is refused, so they are refused together.
             raise OpenmarketsDatabaseError(
                 f"{self.table}: the rows are refused: {_reason(refusal)} Nothing was changed.", sent=True
             ) from _cause(refusal)
         raise self.refusal(first, key_of(first), _reason(alone)) from _cause(alone)
 
     def attempt_whole(self, connection: sa.Connection, work: Callable[[], None]) -> bool:
-        """Do something with all rows, or leave no trace where the database refuses one; return whether it is done."""
+        """Do some work with all rows. If the database refuses one, undo it; return whether it is done."""
         return self._try(connection, lambda first, last: work(), 0, 0) is None
 
     def refusal(self, row: int, key: Mapping[str, Any], reason: str) -> OpenmarketsDatabaseError:
-        """Return the error for a row that is refused."""
+        """Return the error for a refused row."""
         pairs = ", ".join(f"{name}={value}" for name, value in key.items())
         return OpenmarketsDatabaseError(
             f"{self.table}: row {row}{f' ({pairs})' if pairs else ''} is refused: {reason} Nothing was changed.",
@@ -178,7 +178,7 @@ class Database:
                         f"{OLDEST_POSTGRES[0]} or later (Amazon Redshift calls itself 8); land files with "
                         "OpenmarketsToObjectStorageOperator, and load them with the database's own operator."
                     )
-                # What is read after the lock was acquired is what the load before it left.
+                # So that reads after the lock see what the previous load committed.
                 connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
                 connection.execute(sa.text("SET LOCAL TIME ZONE 'UTC'"))
                 connection.execute(sa.text("SET LOCAL DateStyle = 'ISO, YMD'"))
@@ -189,27 +189,27 @@ class Database:
             case "mysql" | "mariadb":
                 mysql.prepare_session(connection)
                 connection.execute(sa.text(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT}"))
-                # It is released when the connection is closed.
+                # Closing the connection releases it.
                 lock = sa.func.get_lock(f"openmarkets {self._lock_name(connection).hex()}", LOCK_WAIT)
                 if wait and connection.execute(sa.select(lock)).scalar_one() != 1:
                     raise OpenmarketsDatabaseError(
                         f"{self.table}: another load of the table goes on. Nothing was changed.", transient=True
                     )
             case "sqlite":
-                # By itself the driver begins no transaction before a CREATE TABLE.
+                # By default, the driver begins no transaction before a CREATE TABLE.
                 connection.connection.driver_connection.isolation_level = None  # type: ignore[union-attr]
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * BUSY_WAIT}")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def _lock_name(self, connection: sa.Connection) -> bytes:
-        """Return what identifies the table among those of the database."""
+        """Return a key that identifies the table within the database."""
         schema = self.table.schema or connection.dialect.default_schema_name
         return blake2b(f"openmarkets {schema}.{self.table.name}".encode(), digest_size=8).digest()
 
     def _try(
         self, connection: sa.Connection, work: Callable[[int, int], None], first: int, last: int
     ) -> Exception | None:
-        """Do something with some rows, or leave no trace and return why the database refuses."""
+        """Do some work with some rows. If the database refuses, undo it and return the error."""
         savepoint = connection.begin_nested()
         try:
             work(first, last)
@@ -226,14 +226,14 @@ class Database:
         origin = _origin(error)
         if self._is_mysql and mysql.number_of(origin) in mysql.REFUSALS:
             return True
-        # The drivers of PostgreSQL raise different kinds of errors for what a trigger raises.
+        # The drivers of PostgreSQL raise different kinds of errors for an error in a trigger.
         state = _state(error)
         if state is not None:
             return state[:2] in _ABOUT_VALUES
         return isinstance(origin, self._errors.IntegrityError | self._errors.DataError | ValueError | OverflowError)
 
     def _failure(self, error: Exception, *, sent: bool, committing: bool = False) -> OpenmarketsDatabaseError:
-        """Return the error for what is no row's fault."""
+        """Return the error for a failure that is not caused by a row."""
         transient = self._errors.OperationalError | self._errors.InterfaceError | self._errors.InternalError
         is_refusal = self._is_refusal(error)
         is_permanent = mysql.is_permanent(mysql.number_of(_origin(error))) if self._is_mysql else _is_permanent(error)
@@ -261,24 +261,24 @@ def _state(error: BaseException) -> str | None:
 def _is_permanent(error: BaseException) -> bool:
     """Tell whether an error is permanent although its kind is transient, such as a file that can't be written."""
     state, name = _state(error) or "", getattr(_origin(error), "sqlite_errorname", "")
-    # An object in use and a lock are transient.
+    # An object in use, or a lock, is transient.
     is_object = state.startswith("55") and state not in ("55006", "55P03")
     return is_object or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
 
 
 def _cause(error: Exception) -> Exception | None:
-    """Return an error for the log, or None where its text has the whole row."""
+    """Return an error for the log, or None if its text contains the whole row."""
     return None if _state(error) in _QUOTES_THE_ROW else error
 
 
 def _reason(error: BaseException) -> str:
-    """Return the database's own words, without the statement and its values."""
+    """Return the database's own message, without the statement and its values."""
     origin = _origin(error)
-    # PostgreSQL's drivers give the message in parts.
+    # PostgreSQL's drivers have the message in parts.
     parts = getattr(origin, "diag", None)
     names = ("message_primary", "message_detail")[: 1 if _state(error) in _QUOTES_THE_ROW else 2]
     words = [getattr(parts, name, None) or "" for name in names]
-    # Those of MySQL give a number, too.
+    # MySQL's drivers also have a number.
     whole = origin.args[1] if mysql.number_of(origin) is not None and len(origin.args) > 1 else origin
     text = " ".join((". ".join(filter(None, words)) or str(whole)).split())
     text = text[:_MAX_REASON].rstrip(".")

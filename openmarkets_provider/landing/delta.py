@@ -1,4 +1,4 @@
-"""Rows in a Delta table. Imported only where it is needed: deltalake and pyarrow are heavy, and an extra."""
+"""Rows in a Delta table. Imported only when needed, because deltalake and pyarrow are heavy and an extra."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ PARTITIONINGS: Mapping[str | None, Partitioning] = {
     ),
     "year": Partitioning("year", Column("exchange_year", Storage.INTEGER, "exchange year"), lambda day: day.year),
 }
-"""By what a DAG author writes. Delta partitions by columns that are stored."""
-# The writer keeps a file for each partition open, and all that is not written yet in memory.
+"""By the argument ``partition``. Delta partitions by stored columns."""
+# The writer keeps a file for each partition open, and all data that is not written yet in memory.
 _FILE_SIZE = 2 << 20
 _WRITER = WriterProperties(max_row_group_size=8192, compression="ZSTD")
 
@@ -47,9 +47,9 @@ class DeltaDestination(SharedDestination):
     :param url: of its folder: an absolute path, or ``s3://bucket/path``.
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
     :param partition: a key of :data:`PARTITIONINGS`.
-    :param load_id: identifies the rows of a load in a table that is appended to.
-    :param storage_options: gives credentials and settings of the object store, as ``deltalake`` takes them. It is asked
-        each time: credentials may live shorter than a load.
+    :param load_id: identifies the rows of a load, with mode ``append``.
+    :param storage_options: returns credentials and settings of the object store for ``deltalake``. It is called for
+        each access, because credentials may expire during a load.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class DeltaDestination(SharedDestination):
             return table is not None and bool(table.file_uris())
 
     def land(self, source: Source, query: Query) -> LoadResult:
-        """Pull the rows to the local disk, then replace those at the table in one commit."""
+        """Pull the rows to the local disk, then replace those in the table in one commit."""
         check_lake_query(self._mode, query, self._partition, incremental=False)
         self._prepare(lake_layout(layout_of(query), self._mode, self._partitioning))
         pulling = pull(source, query, mode=self._mode, partitioning=self._partitioning, load_id=self._load_id)
@@ -96,9 +96,9 @@ class DeltaDestination(SharedDestination):
             return None
 
     def _prepare(self, layout: Layout) -> None:
-        """Create the table where there is none, before the first request. Two loads must not both create it.
+        """Create the table if there is none, before the first request. Two loads must not both create it.
 
-        :raises OpenmarketsError: that failed, or the table is partitioned otherwise, or has other types.
+        :raises OpenmarketsError: that failed, or the table has other partitions or types.
         """
         column = self._partitioning.column
         columns = [column.name] if column else []
@@ -149,7 +149,7 @@ class DeltaDestination(SharedDestination):
 
 
 def predicate_of(chosen: Filter) -> str:
-    """Return a filter as a condition in SQL, as ``deltalake`` takes it."""
+    """Return a filter as a condition in SQL for ``deltalake``."""
     groups = (
         " AND ".join(f"{name} IN ({', '.join(map(_literal, values))})" for name, values in group.items())
         for group in chosen.groups

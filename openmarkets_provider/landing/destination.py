@@ -1,4 +1,4 @@
-"""Where rows are landed: what files and tables have in common, for whoever loads them."""
+"""Where rows are landed: the common interface of files and tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Moment = Any
 
 
 class LoadResult(NamedTuple):
-    """What a load wrote, and where. It may be less than the query gives: a load can skip files that exist.
+    """What a load wrote, and where. It may be less than the query returns: a load can skip existing files.
 
     :ivar destination: the file, the folder or the table.
     :ivar rows: number of rows written.
@@ -29,9 +29,9 @@ class LoadResult(NamedTuple):
     :ivar files: URLs of the files written; empty for a table.
     :ivar range: ``start`` and ``end`` of the query, half-open, as ISO 8601 texts: exchange dates for daily and weekly
         bars, else times in UTC. None for a query without a range.
-    :ivar skipped: the securities that the load left out, in full form such as ``BHP.ASX@TM``, in order: with
-        ``on_invalid="warn"`` those that the API does not know, and those whose prices have no multiplier; and quotes
-        that the API does not return. Of an incremental load all whose rows the destination still lacks.
+    :ivar skipped: the securities that the load left out, in full form such as ``BHP.ASX@TM``, in order. With
+        ``on_invalid="warn"`` these are unknown securities, and those whose prices have no multiplier. Quotes that the
+        API does not return are always left out. For an incremental load: all securities whose rows are still missing.
     """
 
     destination: str
@@ -43,7 +43,7 @@ class LoadResult(NamedTuple):
 
 
 class Source(Protocol):
-    """What answers queries: a hook or a client."""
+    """Answers queries: a hook or a client."""
 
     def run(self, query: Query) -> Any:
         """Return all rows of a query."""
@@ -51,14 +51,14 @@ class Source(Protocol):
     def stream_columns(self, query: Query, skipped: set[str] | None = None) -> Generator[Batch, None, None]:
         """Yield the rows of a query in batches by column.
 
-        :param skipped: takes the securities that are left out, in full form.
+        :param skipped: collects the securities that are left out, in full form.
         """
 
 
 class Destination(Protocol):
     """A file, a folder of files, or a table.
 
-    :cvar is_exclusive: True when the destination holds the rows of one query of one task, and one load at a time may
+    :cvar is_exclusive: True if the destination has the rows of one query of one task, and only one load at a time may
         change it.
     """
 
@@ -66,11 +66,11 @@ class Destination(Protocol):
 
     @property
     def name(self) -> str:
-        """What tells the destination from any other, without a secret."""
+        """A name that identifies the destination, without a secret."""
 
     @property
     def format(self) -> str:
-        """How the destination stores rows. All loads of an exclusive destination must have the same."""
+        """How the destination stores rows. All loads of an exclusive destination must use the same format."""
 
     def exists(self) -> bool:
         """Tell whether the destination has rows.
@@ -81,28 +81,28 @@ class Destination(Protocol):
     def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
         """Return the half-open range to pull so that its rows can replace those at the destination.
 
-        :param start: of what is new.
-        :param end: of what is new.
-        :param watermark: up to where the destination is loaded, as text; None when it is not.
+        :param start: of the new range.
+        :param end: of the new range.
+        :param watermark: the end of what is loaded, as text; None if nothing is.
         """
 
     def land(self, source: Source, query: Query) -> LoadResult:
         """Pull the rows of a query and write all of them, or none.
 
-        :raises OpenmarketsError: the query failed, or the destination did; the destination is then unchanged.
+        :raises OpenmarketsError: the query or the destination failed. The destination is then unchanged.
         """
 
     def add(self, source: Source, query: Query) -> LoadResult:
-        """Pull the rows of a query and add them, all or none, to those at the destination.
+        """Pull the rows of a query and add all of them, or none, to those at the destination.
 
-        Rows with the same key are replaced; all others stay, of whatever security.
+        Rows with the same key are replaced; all others stay, whatever their security.
 
         :param query: its range begins where :meth:`range_to_pull` says.
-        :raises OpenmarketsError: as :meth:`land`.
+        :raises OpenmarketsError: see :meth:`land`.
         """
 
     def cancel(self) -> None:
-        """Stop what a server does for this load. Called from a signal handler."""
+        """Stop work that a server does for this load. Called from a signal handler."""
 
 
 class SharedDestination(ABC):
@@ -116,19 +116,19 @@ class SharedDestination(ABC):
         """Pull the rows of a query and write all of them, or none."""
 
     def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
-        """Return what is new."""
+        """Return the new range."""
         return start, end
 
     def add(self, source: Source, query: Query) -> LoadResult:
-        """Land the rows: those of other securities stay."""
+        """Land the rows. Those of other securities stay."""
         return self.land(source, query)
 
 
 def keep_last(batches: Iterable[Batch], layout: Layout) -> Iterator[Batch]:
-    """Yield the batches without the rows that have the key of a later row of the same batch, and log how many.
+    """Yield the batches without rows whose key a later row of the same batch has, and log their number.
 
-    A batch is the reply of one call, or of all calls of which any may return a row that another one returned, too. A
-    row without a part of its key stays.
+    A batch has the rows of one call, or of all calls that may return the same row. A row without a part of its key
+    stays.
     """
     for batch in batches:
         keys = batch.keys(layout.key) if layout.key and len(batch) else []

@@ -1,4 +1,4 @@
-"""What an error of a disk or of an object store means: what failed, and whether a retry can succeed."""
+"""The meaning of errors of disks and object stores: what failed, and whether a retry can succeed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from openmarkets_provider.exceptions import OpenmarketsConfigurationError, OpenmarketsError
 
 MAX_REASON = 300
-"""Characters of an object store's own message that a message of ours quotes."""
+"""Most characters of an object store's own message that a message quotes."""
 _PERMANENT = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError, ValueError)
 _PERMANENT_NUMBERS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV)
-# By name: they are botocore's, which may not be installed.
+# By name, because botocore may not be installed.
 _PERMANENT_NAMES = ("ParamValidationError", "NoCredentialsError", "PartialCredentialsError")
-# The last one is transient: the service that issues credentials may be out of reach for a moment.
+# The last one is transient: the service that issues credentials may be briefly unavailable.
 _CREDENTIAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
 
 
@@ -33,7 +33,7 @@ def explain_errors(problem: str, *, sent: bool = False) -> Iterator[None]:
     except Exception as error:
         name = type(error).__name__
         is_permanent = isinstance(error, _PERMANENT) or name in _PERMANENT_NAMES
-        # botocore lists all valid values, in hundreds of lines.
+        # botocore lists all valid values in hundreds of lines.
         reason = re.sub(r"\s+", " ", str(error))
         reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
         hint = " Provide credentials: a connection (conn_id), or the worker's environment."
@@ -45,5 +45,5 @@ def explain_errors(problem: str, *, sent: bool = False) -> Iterator[None]:
 
 
 def no_table(name: str) -> OpenmarketsConfigurationError:
-    """Return the error for a table that is read and does not exist."""
+    """Return the error for reading a table that does not exist."""
     return OpenmarketsConfigurationError(f"There is no table {name}. Correct the name, or load the table first.")

@@ -1,4 +1,4 @@
-"""Rows as one file, or as one file for each partition of a folder."""
+"""Rows as one file, or as a folder with a file for each partition."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Names = Mapping[Partition | None, str]
 class _File(NamedTuple):
     """A complete file that waits to be published.
 
-    :ivar open: gives it as a temporary file of the folder.
+    :ivar open: opens it as a temporary file of the folder.
     """
 
     rows: int
@@ -58,12 +58,12 @@ class _File(NamedTuple):
 class FileDestination:
     """A file, or a folder with a file for each partition.
 
-    :ivar place: of the file; with ``partition`` of the folder.
-    :ivar folder: the folder, or the one that the file is in.
+    :ivar place: of the file, or of the folder with ``partition``.
+    :ivar folder: the folder, or the folder of the file.
     :ivar partition: None, or one of :data:`openmarkets_provider.landing.partitions.PARTITIONS`.
     :ivar if_exists: one of :data:`IF_EXISTS`.
-    :ivar open_end: a query's range may end within a partition.
-    :ivar published: with ``if_exists="error"``: which files are this task's own.
+    :ivar open_end: True if a query's range may end within a partition.
+    :ivar published: the files that this task has published, with ``if_exists="error"``.
     """
 
     place: Place
@@ -90,7 +90,7 @@ class FileDestination:
         return self.folder.has_files()
 
     def range_to_pull(self, query: Query, start: Moment, end: Moment, watermark: str | None) -> tuple[Moment, Moment]:
-        """Return a range that begins with a partition, and ends with one or where the destination is loaded then."""
+        """Return a range that begins with a partition, and ends with one or at the end of what is then loaded."""
         arguments = resolve(query)
         reached = None if watermark is None else align(arguments, read_moment(watermark))
         return widen_range(str(self.partition), start, end, reached)
@@ -98,13 +98,13 @@ class FileDestination:
     def land(self, source: Source, query: Query) -> LoadResult:
         """Pull the rows into temporary files, and publish these when all of them are complete.
 
-        A partition without rows has no file, and loses the one it had. Rows of securities that the query left out stay
-        in the partitions that are replaced. With ``if_exists="merge"`` as :meth:`add`.
+        A partition without rows has no file; an old one is removed. Rows of securities that the query left out stay in
+        the replaced partitions. With ``if_exists="merge"``, this is :meth:`add`.
         """
         return self._land(source, query, keeps_all=self.if_exists == MERGE)
 
     def add(self, source: Source, query: Query) -> LoadResult:
-        """Pull the rows, and write the partitions that they are in anew, with the other rows that these had."""
+        """Pull the rows, and rewrite their partitions with the old and the new rows."""
         return self._land(source, query, keeps_all=True)
 
     def _land(self, source: Source, query: Query, *, keeps_all: bool) -> LoadResult:
@@ -126,17 +126,17 @@ class FileDestination:
                 files = self._merge(batches, layout, pending, stack, None if keeps_all else skipped)
             else:
                 files = self._encode(batches, layout, names, pending, stack)
-            # Other tasks may have published files meanwhile.
+            # Other tasks may have published files in the meantime.
             pending = self._select(pending)
             result = self._publish({each: files[each] for each in pending if each in files}, pending, result)
         if self.if_exists == REPLACE and not keeps_all:
-            # A user who may write objects need not be allowed to delete: remove only what exists.
+            # A user who may write objects may not be allowed to delete, so remove only what exists.
             for name in self.folder.find([name for each, name in pending.items() if each not in files]):
                 self.folder.remove(name)
         return result._replace(skipped=sorted(skipped))
 
     def cancel(self) -> None:
-        """Do nothing: a load stops by itself."""
+        """Do nothing: no server works for a load."""
 
     def _names(self, query: Query) -> Names:
         if self.partition is None:
@@ -152,13 +152,13 @@ class FileDestination:
     def _select(self, names: Names) -> Names:
         """Return the files to write.
 
-        :raises OpenmarketsError: one exists, and must not.
+        :raises OpenmarketsError: one exists, with ``if_exists="error"``.
         """
         if self.if_exists in (REPLACE, MERGE):
             return names
         existing = self.folder.find(names.values())
         if self.if_exists == ERROR and self.published is not None:
-            # Of an attempt that was killed when it had published them.
+            # Files of an earlier try that was killed after it had published them.
             existing = {name for name in existing if not self._is_own(name, self.published)}
         if existing and self.if_exists == ERROR:
             first, *others = sorted(existing)
@@ -175,7 +175,7 @@ class FileDestination:
     def _encode(
         self, batches: Iterable[Batch], layout: Layout, names: Names, pending: Names, stack: ExitStack
     ) -> dict[Partition | None, _File]:
-        """Write all rows into temporary files, which live as long as the stack."""
+        """Write all rows into temporary files, which exist until the stack closes."""
         if len(names) == 1:
             (only,) = names
             file = stack.enter_context(self.folder.stage())
@@ -194,8 +194,8 @@ class FileDestination:
     ) -> dict[Partition | None, _File]:
         """Write all rows, and those that stay, into temporary files.
 
-        :param kept: the securities whose rows stay, complete once the batches are read; None for all of them, and for
-            partitions without new rows that stay as they are.
+        :param kept: the securities whose rows stay; it is complete when the batches are read. None means that all rows
+            stay, and that partitions without new rows do not change.
         """
         spool = self._spool(batches, layout, names, names, stack)
         new = spool.list_keys()
@@ -235,8 +235,8 @@ class FileDestination:
     ) -> dict[Partition | None, _File]:
         """Write the files of partitions; those without rows are left out.
 
-        They wait in one temporary file, so that few files are open. The last partition comes first there: each file
-        that is taken makes room at the end. So they are taken in the order of the names.
+        They wait in one temporary file, so that few files are open. The last partition comes first in it, because
+        taking a file frees the space at the end. So take them in the order of the names.
         """
         problem = f"Cannot write rows to a temporary file in {self.folder.scratch}"
         shelf = stack.enter_context(self.folder.stage())
@@ -284,12 +284,12 @@ class FileDestination:
         return count
 
     def _publish(self, files: Mapping[Partition | None, _File], names: Names, result: LoadResult) -> LoadResult:
-        """Put files in place. With ``if_exists="error"`` all are, or none: the next try must not find any."""
+        """Publish the files. With ``if_exists="error"`` it is all or none: the next try must not find any."""
         size, published = 0, []
         try:
             for each, waiting in files.items():
                 with waiting.open() as file:
-                    # Before the file appears: the task can be killed then.
+                    # Before the file appears, because the task may be killed right after it.
                     published.append(names[each])
                     if self.if_exists == ERROR and self.published is not None:
                         self.published.add(names[each], file)
@@ -306,7 +306,7 @@ class FileDestination:
 def _copy(source: IO[bytes], start: int, end: int, target: IO[bytes]) -> None:
     """Copy a part of a file.
 
-    :raises OSError: it ends before.
+    :raises OSError: the file is too short.
     """
     while start < end:
         part = os.pread(source.fileno(), min(_PART, end - start), start)
@@ -317,7 +317,7 @@ def _copy(source: IO[bytes], start: int, end: int, target: IO[bytes]) -> None:
 
 
 def _join(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Put batches together: a security has a row or two in each partition, and many securities are sorted as fast."""
+    """Join small batches: sorting the rows of many securities at once is as fast as sorting those of one."""
     waiting: list[Batch] = []
     for batch in batches:
         waiting.append(batch)
@@ -329,8 +329,8 @@ def _join(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _narrow(query: Query, names: Names, pending: Names) -> Query:
-    """Return the query for the pending partitions and those between."""
-    # From the first to the last pending day need not be whole weeks.
+    """Return the query from the first to the last pending partition."""
+    # The pending days may not be whole weeks.
     if len(pending) == len(names) or query.get("frequency") == "Weekly":
         return query
     partitions = [each for each in pending if each is not None]
@@ -360,7 +360,7 @@ def check_partition(partition: str | None, query: Query) -> None:
 def partitions_of(query: Query, by: str, *, open_end: bool) -> list[Partition]:
     """Return the partitions that a rendered query covers.
 
-    :raises OpenmarketsQueryError: as :func:`check_partition` and :func:`list_partitions`.
+    :raises OpenmarketsQueryError: see :func:`check_partition` and :func:`list_partitions`.
     """
     check_partition(by, query)
     start, end = window(query) or (None, None)

@@ -1,7 +1,7 @@
-"""Folders of this machine and buckets of object stores, in which files appear complete or not at all.
+"""Local folders and buckets of object stores, in which files appear complete or not at all.
 
-A file is first written as a temporary file. It is then published in one step: on a disk by renaming it, in a bucket by
-an upload that takes effect when it ends.
+A file is first written as a temporary file and then published in one step. On a disk it is renamed; in a bucket, an
+upload takes effect when it ends.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 MAX_CHUNKS = 10_000
 """Most parts of an upload to S3."""
 PROBE_WAIT = 10.0
-"""Seconds that a bucket has to answer. The stores' own clients ask again for up to minutes."""
+"""Seconds that a bucket has to answer. The stores' own clients retry for up to minutes."""
 STOP_GRACE = 3.0
 """Seconds that a killed task gives an upload to abort; Airflow gives the task five."""
 _TEMPORARY = re.compile(r"\.openmarkets-[0-9a-f]{16}\.part")
 
 
 class Folder(ABC):
-    """A folder that files are landed in, or what stands for one in a bucket.
+    """A folder that files are landed in, or a prefix in a bucket.
 
     :param place: where it is.
     """
@@ -53,21 +53,21 @@ class Folder(ABC):
 
     @abstractmethod
     def prepare(self, names: Collection[str]) -> None:
-        """Check that files can be landed here, and remove what killed tasks left.
+        """Check that files can be landed here, and remove leftovers of killed tasks.
 
-        :raises OpenmarketsError: no file with such a name can be landed here.
+        :raises OpenmarketsError: a file with such a name can't be landed here.
         """
 
     @abstractmethod
     def find(self, names: Collection[str]) -> set[str]:
-        """Return those of the names that have a file.
+        """Return the names that have a file.
 
         :raises OpenmarketsError: the folder cannot be read.
         """
 
     @abstractmethod
     def has_files(self) -> bool:
-        """Tell whether it holds partitions.
+        """Tell whether it has partitions.
 
         :raises OpenmarketsError: the folder cannot be read.
         """
@@ -78,14 +78,14 @@ class Folder(ABC):
 
     @abstractmethod
     def stage(self) -> AbstractContextManager[IO[bytes]]:
-        """Give a temporary file to write and to read; nothing of it is left afterwards.
+        """Open a temporary file for writing and reading; nothing of it is left afterwards.
 
         :raises OpenmarketsError: it cannot be created.
         """
 
     @abstractmethod
     def publish(self, file: IO[bytes], name: str) -> int:
-        """Replace the file of that name by a temporary file of this folder, whole or not at all.
+        """Replace the file with this name by a temporary file of this folder, entirely or not at all.
 
         :return: its size in bytes.
         :raises OpenmarketsError: it could not be written.
@@ -105,11 +105,11 @@ class Folder(ABC):
 
 
 class LocalFolder(Folder):
-    """A folder of this machine, or one that it has mounted.
+    """A local or mounted folder.
 
-    Temporary files are in the folder itself. Where the only file is a link, they are beside its target, which may be on
-    another file system. Their names are hidden from readers of folders. A task locks its temporary files as long as it
-    lives, so that the next task can tell those of a dead one.
+    Temporary files are in the folder itself. If the only file is a link, they are next to its target, which may be on
+    another file system. They have hidden names, which readers of folders ignore. A task locks its temporary files while
+    it runs, so that the next task can recognize those of a dead task.
     """
 
     def __init__(self, place: Place) -> None:
@@ -122,7 +122,7 @@ class LocalFolder(Folder):
         return str(self._scratch)
 
     def prepare(self, names: Collection[str]) -> None:
-        """Create the folder, and remove what dead tasks left in it."""
+        """Create the folder, and remove leftovers of dead tasks."""
         with explain_errors(f"Cannot read {self._path}"):
             for name in names:
                 path = self._target(name)
@@ -140,7 +140,7 @@ class LocalFolder(Folder):
                         _remove_if_dead(path)
 
     def find(self, names: Collection[str]) -> set[str]:
-        """Return those of the names that have a file."""
+        """Return the names that have a file."""
         with explain_errors(f"Cannot read {self._path}"):
             return {name for name in names if _mode(self._target(name)) is not None}
 
@@ -155,19 +155,19 @@ class LocalFolder(Folder):
 
     @contextmanager
     def stage(self) -> Iterator[IO[bytes]]:
-        """Give a hidden file beside the destination."""
+        """Open a hidden file next to the destination."""
         with explain_errors(f"Cannot create a temporary file in {self._scratch}"):
             file = self._create()
         try:
             yield file
         finally:
-            # Unlink while it is locked: another task may take an unlocked one for a dead task's.
+            # Unlink while it is locked: another task may mistake an unlocked file for a dead task's.
             with suppress(OSError):
                 Path(file.name).unlink()
             close(file)
 
     def publish(self, file: IO[bytes], name: str) -> int:
-        """Rename the file once all of it is on the disk."""
+        """Rename the file when all of it is on the disk."""
         path = self._target(name)
         with explain_errors(f"Cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,28 +189,28 @@ class LocalFolder(Folder):
 
     def _create(self) -> IO[bytes]:
         while True:
-            # Not by tempfile: nobody else could read its files.
+            # Not with tempfile, because nobody else could read the file.
             file = (self._scratch / f".openmarkets-{secrets.token_hex(8)}.part").open("x+b")
             if _lock(file) and os.fstat(file.fileno()).st_nlink:
                 return file
-            # Another task found the file before it was locked, and took it for a dead task's.
+            # Another task found the file before it was locked, and mistook it for a dead task's.
             file.close()
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock a file, where the file system has locks; return False when another process has locked it."""
+    """Lock a file, if the file system has locks; return False if another process has locked it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        # Some network file systems have no locks. A file that cannot be locked is never taken for a dead task's.
+        # Some network file systems have no locks. A file that cannot be locked never counts as a dead task's.
         pass
     return True
 
 
 def _mode(path: Path) -> int | None:
-    """Return the mode of a file, or None where there is none; ``Path.exists`` hides errors, all of them on 3.14."""
+    """Return the mode of a file, or None if there is none. ``Path.exists`` hides errors, on Python 3.14 all of them."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -218,7 +218,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _remove_if_dead(path: Path) -> None:
-    # Another task may remove it at the same time; and without locks no file is known to be a dead task's.
+    # Another task may remove it at the same time. Without locks, no file counts as a dead task's.
     with suppress(OSError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
@@ -237,12 +237,11 @@ def _sync_folder(path: Path) -> None:
 class RemoteFolder(Folder):
     """A prefix of object names in a bucket.
 
-    Temporary files have no name, so that nothing of them is left even when the process is killed.
+    Temporary files have no name, so that nothing is left of them even if the process is killed.
 
     :param place: where it is.
     :param fs: the fsspec file system of its store, with credentials.
-    :param options: arguments of its ``put_file``, as :func:`~openmarkets_provider.landing.places.upload_options` gives
-        them.
+    :param options: arguments of its ``put_file``, from :func:`~openmarkets_provider.landing.places.upload_options`.
     """
 
     def __init__(self, place: Place, fs: Any, options: Mapping[str, Any]) -> None:
@@ -252,7 +251,7 @@ class RemoteFolder(Folder):
 
     @property
     def scratch(self) -> str:
-        """The temporary folder of the machine."""
+        """The machine's temporary folder."""
         return scratch_folder()
 
     def prepare(self, names: Collection[str]) -> None:
@@ -263,7 +262,7 @@ class RemoteFolder(Folder):
                 _Work(lambda: self._fs.info(bucket)).end(PROBE_WAIT)
             except FileNotFoundError:
                 raise OpenmarketsError(f"There is no bucket {bucket!r}, or this connection can't see it.") from None
-            # A user who may write objects need not be allowed to look at the bucket.
+            # A user who may write objects may not be allowed to look at the bucket.
             except PermissionError as error:
                 if getattr(self._fs, "anon", False):
                     raise OpenmarketsError(
@@ -271,12 +270,12 @@ class RemoteFolder(Folder):
                         "(conn_id) nor any in the worker's environment."
                     ) from error
             except OSError as error:
-                # gcsfs's error for that has no number, and those of a store that is out of reach have one.
+                # This error of gcsfs has no number; the errors of an unreachable store have one.
                 if error.errno is not None or isinstance(error, ConnectionError | TimeoutError):
                     raise
 
     def find(self, names: Collection[str]) -> set[str]:
-        """Return those of the names that have an object."""
+        """Return the names that have an object."""
         self._fs.invalidate_cache()
         return {name for name in names if self._exists(name)}
 
@@ -295,7 +294,7 @@ class RemoteFolder(Folder):
         return file
 
     def stage(self) -> AbstractContextManager[IO[bytes]]:
-        """Give a file without a name."""
+        """Open a file without a name."""
         return open_scratch()
 
     def publish(self, file: IO[bytes], name: str) -> int:
@@ -324,7 +323,7 @@ class RemoteFolder(Folder):
                 return False
 
     def _upload(self, file: IO[bytes], name: str, size: int) -> None:
-        """Upload in a thread, so that this one can log the progress, and stop it."""
+        """Upload in another thread, so that this thread can log the progress and stop it."""
         watch, started = _Watch(), time.monotonic()
         options = _content_settings(self._options)
         if "chunksize" in options:
@@ -343,9 +342,9 @@ class RemoteFolder(Folder):
 
 
 class _Work:
-    """Work in a thread of its own, which nobody has to wait for.
+    """Work in a thread that does not keep the process alive.
 
-    :ivar ended: set when the work has ended, or failed.
+    :ivar ended: set when the work has ended or failed.
     """
 
     def __init__(self, work: Callable[[], object]) -> None:
@@ -355,9 +354,9 @@ class _Work:
         threading.Thread(target=self._run, name="openmarkets-store", daemon=True).start()
 
     def end(self, seconds: float | None = None) -> None:
-        """Wait for the end of the work, and raise what it raised.
+        """Wait for the end of the work, and raise its exception.
 
-        :raises TimeoutError: it goes on for longer.
+        :raises TimeoutError: it takes longer.
         """
         if not self.ended.wait(seconds):
             raise TimeoutError(f"no answer in {seconds:.0f} seconds")
@@ -374,7 +373,7 @@ class _Work:
 
 
 def _content_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of ``put_file``, with Azure's properties of an object in the class that all versions take."""
+    """Return arguments of ``put_file``, with Azure's content settings as the class that all versions accept."""
     if "content_settings" not in options:
         return dict(options)
     from azure.storage.blob import ContentSettings
@@ -383,10 +382,10 @@ def _content_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Watch:
-    """The progress of an upload, which fsspec file systems report to such an object.
+    """Progress of an upload: the callback of fsspec file systems.
 
-    :ivar sent: bytes.
-    :ivar stop: True makes the upload fail. The file system then aborts it and removes the parts that it has sent.
+    :ivar sent: bytes sent so far.
+    :ivar stop: True makes the upload fail. The file system then aborts it and removes the sent parts.
     """
 
     def __init__(self) -> None:
@@ -406,6 +405,6 @@ class _Watch:
 
 
 def _chunk(size: int) -> int:
-    """Return how many bytes to send at a time: a multiple of 256 KiB, which Google requires."""
+    """Return how many bytes to send at a time: a multiple of 256 KiB, as Google requires."""
     unit = 1 << 18
     return max(CHUNK, -(-size // MAX_CHUNKS // unit) * unit)

@@ -1,6 +1,6 @@
-"""File formats, by name: how rows become the bytes of a file, and rows again.
+"""File formats, by name: how rows are written to a file and read again.
 
-Every file has all columns of its layout, also when there are no rows. The same rows give the same bytes.
+Every file has all columns of its layout, even without rows. The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CONTENT_TYPES: Mapping[str, str] = {
     "parquet": "application/vnd.apache.parquet",
     "csv": "text/csv",
     "jsonl": "application/x-ndjson",
-    # Not as the content encoding of what is inside: readers that undo it get another file than its name says.
+    # Not a content encoding: readers that undo it would get a file that does not match its name.
     "gzip": "application/gzip",
     "zstd": "application/zstd",
 }
@@ -54,11 +54,11 @@ class Writer(Protocol):
         """Complete the file, and leave it open."""
 
     def discard(self) -> None:
-        """Give up. The file may look complete or not; it must not be read."""
+        """Give up. The file must not be read, even if it looks complete."""
 
 
 class FileFormat(NamedTuple):
-    """How rows become the bytes of a file.
+    """How rows are written to a file.
 
     :ivar name: one of :data:`FORMATS`.
     :ivar compression: None, ``gzip``, ``zstd``, or for Parquet ``snappy``.
@@ -78,7 +78,7 @@ class FileFormat(NamedTuple):
         return f".{self.name}" + ("" if self.name == "parquet" else _END_OF_COMPRESSION[self.compression])
 
     def open(self, file: IO[bytes], layout: Layout) -> Writer:
-        """Return a writer. It imports the packages that it needs now.
+        """Return a writer, and import the packages that it needs.
 
         :raises OpenmarketsConfigurationError: a package is missing; the text says how to install it.
         """
@@ -93,10 +93,10 @@ class FileFormat(NamedTuple):
         return TextWriter(file, layout, self.name, self.compression)
 
     def read(self, file: IO[bytes], layout: Layout) -> Iterator[Columns]:
-        """Yield the rows of a file as :meth:`Layout.values` gave them; a column that the file lacks is None.
+        """Yield the rows of a file in the form of :meth:`Layout.values`; a column that the file lacks is None.
 
         :param file: written by :meth:`open`. It may be closed at the end.
-        :raises Exception: the reader's own: it was not.
+        :raises Exception: an error of the reader, if the file was not written by :meth:`open`.
         """
         if self.name == "parquet":
             from openmarkets_provider.landing.parquet import read_batches
@@ -108,11 +108,10 @@ class FileFormat(NamedTuple):
 def choose_format(name: str, compression: str | None, file_name: str | None) -> FileFormat:
     """Return a format, and check it against the name of the file.
 
-    :param compression: None, ``gzip``, ``zstd``, or for Parquet ``snappy``. ``infer`` goes by the end of the file's
-        name, and is snappy for Parquet.
-    :param file_name: path or URL of the file. Only what follows its last template is checked. None for no name.
-    :raises OpenmarketsConfigurationError: there is no such format or compression, or the file's name says something
-        else.
+    :param compression: None, ``gzip``, ``zstd``, or for Parquet ``snappy``. ``infer`` uses the end of the file's name,
+        and ``snappy`` for Parquet.
+    :param file_name: path or URL of the file. Only the part after its last template is checked. None for no name.
+    :raises OpenmarketsConfigurationError: there is no such format or compression, or the file's name does not match.
     """
     if name not in FORMATS:
         raise OpenmarketsConfigurationError(f"format must be one of {', '.join(FORMATS)}, not {name!r}.")
@@ -157,6 +156,6 @@ def _choose(compression: str | None, allowed: Sequence[str], inferred: str | Non
 
 
 def _ends(file_name: str | None) -> list[str]:
-    """Return what follows each point in a file's name, as far as it is literal."""
+    """Return the parts after the points in a file's name, as far as they are literal."""
     literal = _TEMPLATE_ENDS.split(file_name or "")[-1]
     return literal.lower().split(".")[1:]

@@ -1,4 +1,4 @@
-"""Rows as Arrow tables and as DataFrames. pyarrow, pandas and polars are imported only when they are needed."""
+"""Rows as Arrow tables and DataFrames. pyarrow, pandas and polars are imported only when needed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PRICES = ("float", "decimal")
 def stream_arrow(source: Source, query: Query) -> Iterator[pa.RecordBatch]:
     """Run a query and yield its rows as Arrow record batches, as they arrive.
 
-    The columns and types are those of a Parquet file: ``decimal128``, ``date32``, ``timestamp("us", "UTC")``;
-    ``loaded_at`` says when the query began, and ``other_fields`` has fields that the schema does not know, as JSON.
+    The columns and types are those of a Parquet file: ``decimal128``, ``date32``, ``timestamp("us", "UTC")``. The
+    column ``loaded_at`` has the time when the query began. ``other_fields`` has unknown fields, as JSON.
 
     :param source: a hook or a client.
-    :param query: what a function of :mod:`openmarkets_provider.queries` returned.
-    :return: batches of one schema, of 8,192 rows or more but for the last one.
-    :raises OpenmarketsConfigurationError: at once: pyarrow is not installed.
-    :raises OpenmarketsError: during the iteration: what went wrong. A number that does not fit its type is an error.
+    :param query: the result of a function of :mod:`openmarkets_provider.queries`.
+    :return: batches with one schema, of at least 8,192 rows except the last one.
+    :raises OpenmarketsConfigurationError: when called: pyarrow is not installed.
+    :raises OpenmarketsError: during the iteration: the query failed, or a number does not fit its type.
     """
     with _explain("pyarrow", "parquet"):
         from openmarkets_provider.landing.arrow import ArrowConverter
@@ -46,11 +46,11 @@ def stream_arrow(source: Source, query: Query) -> Iterator[pa.RecordBatch]:
 
 
 def run_arrow(source: Source, query: Query) -> pa.Table:
-    """Run a query, and return its rows as one Arrow table. It has all columns also when there are no rows.
+    """Run a query, and return its rows as one Arrow table. It has all columns, even without rows.
 
     :param source: a hook or a client.
-    :param query: as for :func:`stream_arrow`.
-    :raises OpenmarketsError: as :func:`stream_arrow`.
+    :param query: see :func:`stream_arrow`.
+    :raises OpenmarketsError: see :func:`stream_arrow`.
     """
     batches = stream_arrow(source, query)
     import pyarrow as pa
@@ -61,21 +61,21 @@ def run_arrow(source: Source, query: Query) -> pa.Table:
 
 
 def run_df(source: Source, query: Query, *, prices: str = "float", engine: str = "pandas") -> Any:
-    """Run a query, and return its rows as a DataFrame to compute with.
+    """Run a query, and return its rows as a DataFrame.
 
-    In pandas a time is ``datetime64[ns, UTC]`` (``us`` in a column with a time after the year 2261), a date
-    ``datetime64``, at midnight, a whole number ``Int64`` and a truth value ``boolean``, which may be missing. In polars
-    they are ``Datetime("us", "UTC")``, ``Date``, ``Int64`` and ``Boolean``.
+    In pandas, times are ``datetime64[ns, UTC]`` (``us`` in a column with a time after the year 2261), and dates are
+    ``datetime64`` at midnight. Whole numbers are ``Int64`` and booleans ``boolean``, which allow missing values. In
+    polars, the types are ``Datetime("us", "UTC")``, ``Date``, ``Int64`` and ``Boolean``.
 
     :param source: a hook or a client.
-    :param query: as for :func:`stream_arrow`.
-    :param prices: ``float``: a number that may have a fraction is the ``float64`` next to it. ``decimal``: it keeps all
-        digits, as objects of ``Decimal`` in pandas.
+    :param query: see :func:`stream_arrow`.
+    :param prices: type of all decimals. ``float`` is the nearest ``float64``. ``decimal`` keeps all digits; in pandas
+        these are ``Decimal`` objects.
     :param engine: ``pandas`` or ``polars``.
     :return: the columns of :func:`stream_arrow`.
-    :raises ValueError: prices or engine is none of these.
-    :raises OpenmarketsConfigurationError: at once: pyarrow or the engine is not installed.
-    :raises OpenmarketsError: as :func:`stream_arrow`.
+    :raises ValueError: prices or engine has another value.
+    :raises OpenmarketsConfigurationError: pyarrow or the engine is not installed.
+    :raises OpenmarketsError: see :func:`stream_arrow`.
     """
     for name, value, allowed in (("prices", prices, PRICES), ("engine", engine, tuple(_ENGINES))):
         if value not in allowed:
@@ -88,7 +88,7 @@ def run_df(source: Source, query: Query, *, prices: str = "float", engine: str =
 
 @contextmanager
 def _explain(package: str, extra: str) -> Iterator[None]:
-    """Say how to install a package that is missing."""
+    """Explain how to install a missing package."""
     try:
         yield
     except ImportError as error:
@@ -98,10 +98,10 @@ def _explain(package: str, extra: str) -> Iterator[None]:
 
 
 def _to_floats(table: pa.Table) -> pa.Table:
-    """Return a table with the float next to each decimal."""
+    """Return a table with the nearest float of each decimal."""
     import pyarrow as pa
 
-    # Arrow's own cast is off by the last bit for a quarter of all prices. The one from text is not.
+    # Arrow's own cast is wrong in the last bit for a quarter of all prices. A cast from text is right.
     return _cast(table, pa.types.is_decimal, lambda column: column.cast(pa.string()).cast(pa.float64()))
 
 
@@ -132,7 +132,7 @@ _ENGINES: Mapping[str, Callable[[pa.Table], Any]] = {"pandas": _to_pandas, "pola
 def _cast(
     table: pa.Table, wanted: Callable[[pa.DataType], bool], cast: Callable[[pa.ChunkedArray], pa.ChunkedArray]
 ) -> pa.Table:
-    """Return a table with the columns of some types cast."""
+    """Return a table in which the columns of some types are cast."""
     for index, field in enumerate(table.schema):
         if wanted(field.type):
             table = table.set_column(index, field.name, cast(table.column(index)))

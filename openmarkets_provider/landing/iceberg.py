@@ -1,4 +1,4 @@
-"""Rows in an Iceberg table. Imported only where it is needed: pyiceberg and pyarrow are heavy, and an extra."""
+"""Rows in an Iceberg table. Imported only when needed, because pyiceberg and pyarrow are heavy and an extra."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from openmarkets_provider.landing.layout import Column, Layout, Storage, layout_
 from openmarkets_provider.query.query import Query
 
 ROWS_IN_FILE = 131_072
-"""Most rows of a data file. One file at a time is in memory, also when an overwrite keeps some of its rows."""
+"""Most rows of a data file. One file at a time is in memory, even if an overwrite keeps some of its rows."""
 _TRANSFORMS: Mapping[str, Transform[Any, Any]] = {
     "day": DayTransform(),
     "month": MonthTransform(),
@@ -75,7 +75,7 @@ _TYPES: Mapping[Storage, IcebergType] = {
     Storage.JSON: StringType(),
 }
 _EXCHANGE_DATE = Column("exchange_date", Storage.DATE, "exchange date")
-# Its classes are generated: mypy does not see their arguments.
+# Its classes are generated, so mypy does not see their arguments.
 _expressions: Any = pyiceberg.expressions
 _CONFLICTS = (CommitFailedException, ValidationException)
 
@@ -83,12 +83,12 @@ _CONFLICTS = (CommitFailedException, ValidationException)
 class IcebergDestination(SharedDestination):
     """An Iceberg table.
 
-    :param catalog: that has the table.
+    :param catalog: the catalog of the table.
     :param table: ``namespace.table``; the namespace may have several parts.
-    :param catalog_name: what tells the catalog from others: the id of its connection, or its folder.
+    :param catalog_name: identifies the catalog: the id of its connection, or its folder.
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
     :param partition: None, ``day``, ``month`` or ``year``: a transform of the rows' exchange date.
-    :param load_id: identifies the rows of a load in a table that is appended to.
+    :param load_id: identifies the rows of a load, with mode ``append``.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class IcebergDestination(SharedDestination):
                 return False
 
     def land(self, source: Source, query: Query) -> LoadResult:
-        """Pull the rows to the local disk, write them to data files, then replace those at the table in one commit."""
+        """Pull the rows to the local disk, write data files, then replace the rows of the table in one commit."""
         check_lake_query(self._mode, query, self._partition, incremental=False)
         plain = layout_of(query)
         partitioning = self._partitioning(plain)
@@ -134,14 +134,14 @@ class IcebergDestination(SharedDestination):
         """Do nothing: what is not committed is not there."""
 
     def _partitioning(self, layout: Layout) -> Partitioning:
-        """Return how rows are partitioned: by their date, or, where they have a time, by a column that is added."""
+        """Return how rows are partitioned: by their date, or by an added column if they have a time."""
         has_time = any(column.name == layout.time and column.storage is Storage.TIME for column in layout.columns)
         return Partitioning(self._partition, _EXCHANGE_DATE if self._partition and has_time else None)
 
     def _open(self, layout: Layout, plain: Layout) -> Table:
         """Return the table with all columns of the layout; create what is missing.
 
-        :raises OpenmarketsConfigurationError: it is partitioned otherwise, or has other types.
+        :raises OpenmarketsConfigurationError: it has other partitions or types.
         """
         schema = schema_of(layout)
         column = self._partitioning(plain).column
@@ -173,7 +173,7 @@ class IcebergDestination(SharedDestination):
 
         def commit() -> None:
             with table.refresh().transaction() as transaction, warnings.catch_warnings():
-                # There need not be a row to replace.
+                # There may be no row to replace.
                 warnings.filterwarnings("ignore", message="Delete operation did not match any records")
                 transaction.delete(chosen)
                 if files:
@@ -200,9 +200,9 @@ def schema_of(layout: Layout) -> Schema:
 
 
 def spec_of(schema: Schema, partition: str | None, column: str) -> PartitionSpec:
-    """Return how a table is partitioned.
+    """Return the partition spec of a table.
 
-    :param column: with the exchange date.
+    :param column: the column with the exchange date.
     """
     if partition is None:
         return PartitionSpec()
@@ -213,7 +213,7 @@ def spec_of(schema: Schema, partition: str | None, column: str) -> PartitionSpec
 
 
 def filter_of(chosen: Filter) -> BooleanExpression:
-    """Return a filter as an expression of Iceberg."""
+    """Return a filter as an Iceberg expression."""
     groups = [
         reduce(_expressions.And, (_expressions.In(name, values) for name, values in group.items()))
         for group in chosen.groups
@@ -244,7 +244,7 @@ def _describe(spec: PartitionSpec, schema: Schema) -> list[str]:
 
 
 def _write(table: Table, load: Load) -> Iterator[DataFile]:
-    """Write all rows to data files that nobody sees until they are committed."""
+    """Write all rows to data files, which are invisible until they are committed."""
     name, numbers = uuid.uuid4(), count()
     schema = Schema(*(table.schema().find_field(column.name) for column in load.layout.columns))
     for partition in load.list_partitions():

@@ -1,15 +1,15 @@
-"""Incremental loads: pull what is new at a destination, and remember how far it is loaded.
+"""Incremental loads: pull the rows that are new, and remember how far a destination is loaded.
 
-They are for runs without a range of their own. The run of a backfill loads its data interval and leaves the state as it
-is. A run with a partition key needs no state: Airflow knows which ones are missing.
+They are for runs without their own range. A backfill run loads its data interval and leaves the state unchanged. A run
+with a partition key needs no state, because Airflow knows the missing partitions.
 
 The state of a destination is one moment per query, the *watermark*: all rows before it are there. A load claims the
-range from a little before the watermark (the overlap, for data that came late) to the end of its query, or to now. The
-claim is stored before the rows are pulled, and the watermark moves after they have landed. Landing can be repeated. So
-a load that runs twice, or fails and runs again, gives the same as one that runs once.
+range from a little before the watermark (the overlap, for late data) to the end of its query, or to now. It stores the
+claim before it pulls the rows, and moves the watermark after they have landed. Landing is repeatable. So a load that
+runs twice, or fails and runs again, gives the same result as one that runs once.
 
-A load may leave securities out (``on_invalid="warn"``). The state lists them. The load in which the API knows one again
-adds its rows.
+A load may leave securities out (``on_invalid="warn"``). The state lists them. When the API knows a security again, the
+next load adds its rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NothingNew(Exception):
 
 
 def check_query(query: Query) -> None:
-    """Refuse a query that cannot be loaded incrementally. What is not literal yet is not checked.
+    """Refuse a query that cannot be loaded incrementally. Templates are not checked.
 
     :raises OpenmarketsQueryError: it has no range.
     """
@@ -68,15 +68,15 @@ def load_incrementally(
     interval: tuple[datetime, datetime] | None = None,
     full_refresh: bool = False,
 ) -> LoadResult:
-    """Land what is new at a destination.
+    """Land the rows that a destination does not have yet.
 
-    :param query: rendered; its start counts for the first load only.
-    :param store: as :class:`LoadState` takes it, with ``store_name``, ``owner`` and ``run``.
+    :param query: rendered; its start counts only for the first load.
+    :param store: see :class:`LoadState`, also for ``store_name``, ``owner`` and ``run``.
     :param overlap: how far before the watermark to begin.
-    :param interval: two aware datetimes: load this half-open range instead, and leave the state as it is.
+    :param interval: two aware datetimes: load this half-open range instead, and leave the state unchanged.
     :param full_refresh: load the query's whole range, as if nothing were loaded.
     :raises NothingNew: the destination is loaded up to the end of the query.
-    :raises OpenmarketsError: rows would be missing or there twice.
+    :raises OpenmarketsError: rows would be missing or duplicated.
     """
     check_query(query)
     if interval is not None:
@@ -98,7 +98,7 @@ def load_incrementally(
     start, end = destination.range_to_pull(query, *claim, watermark)
     log.info("Loaded up to %s; this task loads %s to %s.", watermark or "nothing yet", start, end)
     result = destination.land(source, with_range(query, start, end))
-    # Another run may have loaded the table meanwhile, or a user deleted the state.
+    # In the meantime, another run may have loaded the table, or a user may have deleted the state.
     state = _extend_state(destination.name, load_state.read(), claim, start, result)
     load_state.write(state)
     listed = {each: since for each, since in state["skipped"].items() if each not in result.skipped}
@@ -129,9 +129,9 @@ def _with_interval(query: Query, start: datetime, end: datetime) -> Query:
 def _claim(
     load_state: LoadState, state: Mapping[str, Any], query: Query, destination: Destination, overlap: timedelta
 ) -> Claim:
-    """Return the range that this run loads: the one that it has claimed before, or a new one.
+    """Return the range that this run loads: its earlier claim, or a new one.
 
-    :raises NothingNew: likewise.
+    :raises NothingNew: there is no new range.
     :raises OpenmarketsError: the destination is gone.
     """
     watermark, first = state.get("watermark"), state.get("first")
@@ -149,7 +149,7 @@ def _claim(
             raise NothingNew(f"Nothing is new: {destination.name} {reason}.")
         load_state.write_claim(claim)
     if not state:
-        # Another task whose first load runs at the same time finds the owner.
+        # So that another task whose first load runs at the same time finds the owner.
         load_state.write({})
     return claim
 
@@ -157,10 +157,10 @@ def _claim(
 def _extend_state(
     name: str, state: Mapping[str, Any], claim: Claim, start: Moment, result: LoadResult
 ) -> dict[str, Any]:
-    """Return how far a destination is loaded once a claim has landed, and the securities that it lacks.
+    """Return how far a destination is loaded after a claim has landed, and the securities that it lacks.
 
-    :param start: from where on the load has pulled.
-    :raises OpenmarketsError: transient: another run left a gap; permanent: it lacks too many.
+    :param start: the start of the range that the load has pulled.
+    :raises OpenmarketsError: transient: another run left a gap; permanent: it lacks too many securities.
     """
     bounds = extend(state.get("first"), state.get("watermark"), claim)
     if bounds is None:
@@ -180,6 +180,6 @@ def _extend_state(
             f"{MAX_SKIPPED} are remembered. Name the securities that the API knows instead of an exchange, or set "
             "on_missing_multiplier='cents' if they have no price multiplier."
         )
-    # Without a row there may be no file.
+    # Without rows there may be no file.
     has_rows = bool(state.get("has_rows") or result.rows)
     return {"first": first, "watermark": watermark, "has_rows": has_rows, "skipped": skipped}

@@ -14,9 +14,9 @@ def select_kept(
 ) -> Iterator[Columns]:
     """Yield the stored rows that stay.
 
-    :param new: they replace stored rows with the same key.
-    :param securities: whose rows stay, in full form; None for all. The data source does not count: rows of one query
-        may have several.
+    :param new: rows that replace stored rows with the same key.
+    :param securities: the securities whose rows stay, in full form; None for all. The data source is ignored, because
+        rows of one query may have several.
     """
     names = [column.name for column in layout.columns]
     of_key, of_listing = ([names.index(name) for name in some] for some in (layout.key, ("security_code", "exchange")))

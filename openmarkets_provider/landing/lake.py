@@ -1,7 +1,7 @@
-"""What tables of Delta and Iceberg have in common: the rows of a load on the local disk, and which rows they replace.
+"""What Delta and Iceberg tables have in common: the rows of a load on the local disk, and the rows that they replace.
 
-Both formats overwrite in one commit: rows that match a filter go, and the new ones come. So the only difference between
-the modes is the filter. It names what the query covers (``replace_range``), the keys of the new rows (``upsert``), or
+Both formats overwrite in one commit, which deletes the rows that match a filter and adds the new ones. So the modes
+differ only in the filter. It has what the query covers (``replace_range``), the keys of the new rows (``upsert``), or
 the load (``append``).
 """
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_KEYS = 10_000
-"""Most rows of one load with mode ``upsert``: the filter names the key of each."""
+"""Most rows of one load with mode ``upsert``, because the filter has the key of each row."""
 TRIES = 10
-"""How often a load tries to commit while others commit, too. Its rows are on the local disk."""
+"""How often a load tries to commit while others commit, too. Its rows wait on the local disk."""
 
 
 class Filter(NamedTuple):
@@ -45,9 +45,9 @@ class Filter(NamedTuple):
 
     :ivar time: the column of the range; None for no range.
     :ivar start: the first date, or time in UTC, in the range.
-    :ivar end: the first one after it.
-    :ivar groups: values by column: a row matches a group when it has one of the values in each column. Rows that match
-        one of the groups, and are in the range, are replaced.
+    :ivar end: the first date or time after the range.
+    :ivar groups: values by column. A row matches a group if it has one of the values in each column. Rows in the range
+        that match one of the groups are replaced.
     """
 
     time: str | None
@@ -61,7 +61,7 @@ class Load(NamedTuple):
 
     :ivar layout: their columns.
     :ivar filter: the rows that they replace.
-    :ivar result: what the load returns.
+    :ivar result: the result of the load.
     """
 
     layout: Layout
@@ -71,7 +71,7 @@ class Load(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """True when there is nothing to write and nothing to replace."""
+        """True if there is nothing to write and nothing to replace."""
         return not self.filter.groups
 
     def list_partitions(self) -> list[date | None]:
@@ -92,8 +92,8 @@ class Partitioning(NamedTuple):
     """How a table is partitioned.
 
     :ivar by: None, ``day``, ``month`` or ``year``, of the exchange's calendar (Australia/Sydney).
-    :ivar column: the column that is added for it; None for no such column.
-    :ivar value: its value in a row of an exchange day.
+    :ivar column: the column that is added for it, if any.
+    :ivar value: returns the value of that column for an exchange day.
     """
 
     by: str | None = None
@@ -124,7 +124,7 @@ def pull(source: Source, query: Query, *, mode: str, partitioning: Partitioning,
 
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
     :param load_id: identifies the rows of the load, with mode ``append``.
-    :raises OpenmarketsError: the query failed, or the disk did.
+    :raises OpenmarketsError: the query or the disk failed.
     """
     plain = layout_of(query, datetime.now(UTC))
     layout = lake_layout(plain, mode, partitioning)
@@ -150,7 +150,7 @@ def pull(source: Source, query: Query, *, mode: str, partitioning: Partitioning,
 
 
 def lake_layout(layout: Layout, mode: str, partitioning: Partitioning) -> Layout:
-    """Return the layout with the columns that a table of a lakehouse has in addition."""
+    """Return the layout with the columns that are added in a lakehouse."""
     more = [partitioning.column] if partitioning.column else []
     if mode == APPEND:
         more.append(Column(LOAD_ID, Storage.TEXT, "the task instance that loaded the row"))
@@ -158,11 +158,11 @@ def lake_layout(layout: Layout, mode: str, partitioning: Partitioning) -> Layout
 
 
 def check_types(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Refuse a table with a column of another type: the libraries cast, and round, without a word.
+    """Refuse a table with a column of another type, because the libraries cast and round silently.
 
     :param theirs: types of the table, by column.
-    :param ours: likewise of the rows.
-    :raises OpenmarketsConfigurationError: likewise.
+    :param ours: types of the rows, by column.
+    :raises OpenmarketsConfigurationError: a type differs.
     """
     for column, kind in ours.items():
         if theirs.get(column, kind) != kind:
@@ -173,11 +173,11 @@ def check_types(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -
 
 
 def check_partitioning(name: str, theirs: Sequence[str], ours: Sequence[str], partition: str | None) -> None:
-    """Refuse a table that is partitioned otherwise.
+    """Refuse a table with other partitions.
 
-    :param theirs: what the table is partitioned by.
-    :param ours: what the partition asks for.
-    :raises OpenmarketsConfigurationError: likewise.
+    :param theirs: the partitions of the table.
+    :param ours: the partitions for ``partition``.
+    :raises OpenmarketsConfigurationError: they differ.
     """
     if theirs != ours:
         raise OpenmarketsConfigurationError(
@@ -187,12 +187,12 @@ def check_partitioning(name: str, theirs: Sequence[str], ours: Sequence[str], pa
 
 
 def commit_again(name: str, commit: Callable[[], None], *conflicts: type[Exception]) -> None:
-    """Commit, and try again as long as other loads commit at the same time.
+    """Commit, and try again if another load commits at the same time.
 
     :param name: of the table.
-    :param commit: reads the table anew each time.
-    :param conflicts: errors that say so.
-    :raises OpenmarketsError: transient: they did so each time.
+    :param commit: must read the table again each time.
+    :param conflicts: errors that mean that another load has committed.
+    :raises OpenmarketsError: transient: every try met another commit.
     """
     for attempt in range(1, TRIES + 1):
         try:
@@ -226,7 +226,7 @@ def _filter_of(
     """Return the rows that a load replaces.
 
     :param names: columns.
-    :param found: the values of the new rows in these.
+    :param found: the values of the new rows in these columns.
     """
     if mode == APPEND:
         return Filter(None, None, None, [{LOAD_ID: [load_id]}])
@@ -234,18 +234,18 @@ def _filter_of(
         return Filter(None, None, None, _group(names, found))
     coverage = coverage_of(query, layout, skipped)
     if subject_of(query) == "accounts":
-        # Rows of other accounts of the portfolio come along, and are not all rows of those: they go by key.
+        # Rows of other accounts of the portfolio are included, but not all of them: replace these by key.
         accounts = {account for (account,) in coverage.subjects}
         others = {key for key in found if key[names.index("account_code")] not in accounts}
         groups = [*_group(coverage.columns, coverage.subjects), *_group(names, others)]
     else:
-        # A reply may name a security otherwise than the query did: in capitals, or from another data source.
+        # A reply may write a security differently from the query: in upper case, or from another data source.
         groups = _group(coverage.columns, {*coverage.subjects, *found})
     return Filter(coverage.time, coverage.start, coverage.end, groups)
 
 
 def _group(names: Sequence[str], subjects: Iterable[tuple[Any, ...]]) -> list[dict[str, list[Any]]]:
-    """Return groups of subjects that differ in one column only, the one with the most values: so they are few."""
+    """Return groups of subjects that differ only in the column with the most values, so that there are few groups."""
     found = sorted(subjects)
     widest = max(range(len(names)), key=lambda column: len({subject[column] for subject in found}))
     groups = defaultdict(list)
@@ -287,7 +287,7 @@ def _sort(batch: Batch, layout: Layout, partitioning: Partitioning) -> Iterator[
 
 
 def _complete(batch: Batch, layout: Layout, plain: Layout, partitioning: Partitioning, load_id: str) -> Batch:
-    """Return rows with the columns that are added."""
+    """Return rows with the added columns."""
     more: dict[str, list[Any]] = {}
     if partitioning.column is not None:
         more[partitioning.column.name] = [

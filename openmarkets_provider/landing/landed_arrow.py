@@ -1,6 +1,6 @@
 """What was landed in Parquet files, Delta tables and Iceberg tables, by session and security.
 
-Imported only where it is needed: pyarrow is heavy, and an extra; so are deltalake and pyiceberg.
+Imported only when needed, because pyarrow, deltalake and pyiceberg are heavy and extras.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _LandedBatches(ABC):
     name: str
 
     def read_keys(self, wanted: Wanted) -> Iterator[tuple[date, str, str]]:
-        """Yield the exchange date, the security's code and its exchange of the rows; each key once or more."""
+        """Yield the exchange date, the security's code and its exchange of the rows. Keys may repeat."""
         with explain_errors(f"Cannot read {self.name}"):
             for batch in self._scan(wanted, [wanted.time, *KEY]):
                 yield from _keys_of(batch, wanted.time)
@@ -74,7 +74,7 @@ class LandedFiles(_LandedBatches):
             return []
         chosen = _filter_of(wanted)
         for name, text in _PARTITIONS:
-            # Folders of other partitions are not opened.
+            # Do not open folders of other partitions.
             first, last = (day_of(each).strftime(text) for each in (wanted.start, wanted.end))
             value = ds.field(name)
             chosen &= value.is_null() | ((value >= first) & (value <= last))
@@ -86,7 +86,7 @@ class LandedDelta(_LandedBatches):
     """A Delta table.
 
     :param url: of its folder: an absolute path, or ``s3://bucket/path``.
-    :param storage_options: as :class:`openmarkets_provider.landing.delta.DeltaDestination` takes them.
+    :param storage_options: see :class:`openmarkets_provider.landing.delta.DeltaDestination`.
     """
 
     def __init__(self, url: str, storage_options: Callable[[], dict[str, str]] = dict) -> None:
@@ -110,7 +110,7 @@ class LandedDelta(_LandedBatches):
 class LandedIceberg(_LandedBatches):
     """An Iceberg table.
 
-    :param catalog: that has the table.
+    :param catalog: the catalog of the table.
     :param table: ``namespace.table``.
     """
 
@@ -122,7 +122,7 @@ class LandedIceberg(_LandedBatches):
         from pyiceberg import expressions
         from pyiceberg.exceptions import NoSuchTableError
 
-        # Its classes are generated: mypy does not see their arguments.
+        # Its classes are generated, so mypy does not see their arguments.
         of: Any = expressions
         try:
             table = self._catalog.load_table(self.name)
@@ -148,7 +148,7 @@ def _filter_of(wanted: Wanted) -> Any:
 
 
 def _keys_of(batch: pa.RecordBatch, time: str) -> Iterator[tuple[date, str, str]]:
-    """Yield the different keys of a batch."""
+    """Yield the distinct keys of a batch."""
     columns = {name: batch.column(name) for name in (time, *KEY)}
     if pa.types.is_timestamp(columns[time].type):
         # Sydney's midnight is on a full hour of UTC.

@@ -20,7 +20,7 @@ from openmarkets_provider.query.exchange_time import day_of, read_moment
 from openmarkets_provider.query.query import Query
 
 DAYS_AT_ONCE = 31
-"""Exchange days of one statement, where rows have times: it compares each row with the end of each day."""
+"""Exchange days in one statement, if rows have times: it compares each row with the end of each day."""
 
 
 class LandedTable:
@@ -28,8 +28,8 @@ class LandedTable:
 
     :param engine: it must close a connection when it is returned.
     :param table: ``table`` or ``schema.table``.
-    :param query: whose rows it has; need not be rendered.
-    :param columns: as :class:`openmarkets_provider.landing.columns.Choice` takes them.
+    :param query: the query of its rows; rendered or not.
+    :param columns: see :class:`openmarkets_provider.landing.columns.Choice`.
     :param conn_id: id of the connection, for messages.
     """
 
@@ -62,7 +62,7 @@ class LandedTable:
                     if days:
                         yield days[day], code, exchange
                     else:
-                        # A table that was made by hand may have times for dates.
+                        # A table that a user created may have times for dates.
                         yield day.date() if isinstance(day, datetime) else day, code, exchange
 
     def _check_columns(self, connection: sa.Connection, wanted: Wanted) -> None:
@@ -76,7 +76,7 @@ class LandedTable:
             )
 
     def _statements(self, wanted: Wanted) -> Iterator[tuple[sa.Select[Any], Sequence[date]]]:
-        """Yield statements that give keys, each with the days that its numbers stand for; none where it gives dates."""
+        """Yield statements that select keys, with the days for their numbers; no days if they select dates."""
         time = self._column(wanted.time)
         if not isinstance(wanted.start, datetime):
             yield self._select(time, wanted, wanted.start, wanted.end), []
@@ -85,7 +85,7 @@ class LandedTable:
         days = [first + timedelta(days=number) for number in range((end - first).days)]
         for start in range(0, len(days), DAYS_AT_ONCE):
             some = days[start : start + DAYS_AT_ONCE]
-            # Databases disagree about time zones, or know none.
+            # Databases handle time zones differently, or not at all.
             bounds = [self._bound(day) for day in (*some, some[-1] + timedelta(days=1))]
             number = sa.case(*((time < bound, number) for number, bound in enumerate(bounds[1:])))
             yield self._select(number, wanted, bounds[0], bounds[-1]), some
@@ -102,6 +102,6 @@ class LandedTable:
         return self._table.c[self._names[name]]
 
     def _bound(self, day: date) -> datetime:
-        """Return when an exchange day begins, as the database compares it."""
+        """Return when an exchange day begins, in the form that the database compares."""
         moment = read_moment(day.isoformat())
         return moment if self._database.dialect == "postgresql" else moment.astimezone(UTC).replace(tzinfo=None)

@@ -1,7 +1,7 @@
 """Columns in which the rows of a query are stored, and their types. Pure.
 
-A layout depends on the query only: an empty result has all columns, and all files of a query have the same ones. Fields
-that the API sends and the schema does not have go into one more column, as JSON.
+A layout depends only on the query: an empty result has all columns, and all files of a query have the same columns.
+Fields that the schema does not have go into one more column, as JSON.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     import msgspec
 
 OTHER_FIELDS = "other_fields"
-"""The column for fields that the schema does not have: a JSON object by name, or None."""
+"""The column for fields that the schema does not have: a JSON object, or None."""
 LOADED_AT = "loaded_at"
-"""The column that says when a row was loaded: one time for all rows of a load."""
+"""The column with the time of the load, the same for all its rows."""
 _ADDED = frozenset((LOADED_AT, OTHER_FIELDS))
-"""Columns that no row has; a field of the API with such a name is among the other fields."""
+"""Columns that are not in rows. A field of the API with such a name goes into the other fields."""
 DIGITS, DECIMALS = 38, 18
-"""Digits of a number, and how many of them after the point, where a store has a fixed number of digits."""
+"""Digits of a number, and how many of them after the point, if a store has a fixed number of digits."""
 Columns = list[Sequence[Any]]
 """Values by column, in the order of a layout."""
 LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
-"""Numbers are rounded to it there."""
+"""Such a store rounds numbers to it."""
 
 
 class Storage(Enum):
@@ -48,7 +48,7 @@ class Storage(Enum):
     BOOLEAN = auto()
     """bool."""
     DATE = auto()
-    """date, the exchange's."""
+    """Exchange date."""
     TIME = auto()
     """Aware datetime in UTC."""
     JSON = auto()
@@ -87,17 +87,16 @@ PRECISION: Mapping[Kind | str, tuple[int, int]] = {
     "average_price": _AVERAGE,
     "average_price_start_of_day": _AVERAGE,
 }
-"""Digits of a number in Arrow and Parquet, and how many of them after the point, by column or else by kind. Quotients
-(averages, ratios such as adjustment factors) and totals need more than a price. The product of a price and any of them
-still fits the 38 digits of SQL engines."""
+"""Digits of a number in Arrow and Parquet, and how many of them after the point, by column or else by kind. Averages,
+ratios and totals need more than a price. The product of a price and any of them fits the 38 digits of SQL engines."""
 
 
 class Column(NamedTuple):
     """One column.
 
-    :ivar unit: the unit, the time zone or another remark, in words; may be empty.
-    :ivar key: part of what identifies a row.
-    :ivar precision: of a number: its digits in Arrow and Parquet, and how many of them after the point.
+    :ivar unit: the unit, the time zone or another note; may be empty.
+    :ivar key: True for a part of the key, which identifies a row.
+    :ivar precision: for a number: its digits in Arrow and Parquet, and how many of them after the point.
     """
 
     name: str
@@ -113,7 +112,7 @@ class Layout:
 
     :ivar name: the query's name, such as ``time_series``.
     :ivar columns: in order.
-    :ivar time: the column that a range selects rows by; None where a query has no range.
+    :ivar time: the column that a range selects rows by; None if the query has no range.
     :ivar loaded_at: when the load began; aware, in UTC.
     """
 
@@ -124,7 +123,7 @@ class Layout:
 
     @cached_property
     def key(self) -> tuple[str, ...]:
-        """The columns that identify a row; empty when nothing does."""
+        """The columns that identify a row; may be empty."""
         return tuple(column.name for column in self.columns if column.key)
 
     @cached_property
@@ -133,7 +132,7 @@ class Layout:
 
     @property
     def has_schema(self) -> bool:
-        """False when a record is stored as a whole, in one column."""
+        """False if whole records are stored in one column."""
         return self.columns != _WITHOUT_SCHEMA
 
     def values(self, batch: Batch) -> Columns:
@@ -161,10 +160,10 @@ class Layout:
     ) -> OpenmarketsInvalidResponse:
         """Return the error for a value that cannot be stored. It names the column, the row and its key.
 
-        :param values: by column, as :meth:`values` gives them.
-        :param row: which of these rows it is, from 0.
-        :param before: how many rows of the load come before these.
-        :param problem: what is wrong with the value and what to do, from the verb on.
+        :param values: by column, from :meth:`values`.
+        :param row: number of the row in these values, from 0.
+        :param before: number of rows of the load before these.
+        :param problem: what is wrong with the value and what to do; begins with the verb.
         """
         fields = {each.name: cells[row] for each, cells in zip(self.columns, values, strict=True)}
         key = ", ".join(f"{name} {fields[name]}" for name in self.key)
@@ -203,7 +202,7 @@ def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
     :raises OpenmarketsQueryError: it is not a query.
     """
     name = endpoint_of(query)
-    # A template renders to a text.
+    # A template renders text.
     if name == "request" or query.get("raw") in (True, "True"):
         return Layout(name, _WITHOUT_SCHEMA, loaded_at=loaded_at)
     schema = schema_of(query)
@@ -214,5 +213,5 @@ def layout_of(query: Query, loaded_at: datetime | None = None) -> Layout:
 def _json_encoder() -> msgspec.json.Encoder:
     import msgspec
 
-    # All digits: the reader decides what they become.
+    # Write all digits; the reader decides about their type.
     return msgspec.json.Encoder(decimal_format="number")

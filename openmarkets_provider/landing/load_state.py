@@ -1,7 +1,7 @@
 """The state of incremental loads: how far a destination is loaded, and the claims of its last runs.
 
-All of it is stored with the destination. Airflow deletes what is stored with a task when the task is cleared, and a
-cleared load takes its range again.
+The state is stored with the destination. Airflow deletes what is stored with a task when the task is cleared, but a
+cleared load must take the same range again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from openmarkets_provider.query.query import Query
 T = TypeVar("T")
 
 KEY = "openmarkets"
-"""The beginning of all keys."""
+"""The prefix of all keys."""
 KEPT_CLAIMS = 100
-"""The store keeps the claims of so many runs for each state."""
+"""Number of runs whose claims the store keeps for each state."""
 
 
 class StateStore(Protocol):
@@ -40,12 +40,12 @@ class StateStore(Protocol):
 
 
 class LoadState:
-    """The state of a destination, or of one query of a destination that several queries load.
+    """The state of a destination, or of one query if several queries load the destination.
 
     :param store: shared by all loads of the destination.
-    :param store_name: names the store in messages, such as ``asset 'lake'``.
+    :param store_name: the store's name in messages, such as ``asset 'lake'``.
     :param owner: the task, such as ``dag.task``.
-    :param run: the run of the task, such as ``dag/run/task/map index``; the same when it is retried or cleared.
+    :param run: the run of the task, such as ``dag/run/task/map index``; the same after a retry or when cleared.
     """
 
     def __init__(
@@ -64,28 +64,28 @@ class LoadState:
         self._claim_key = f"{self._key}_{_digest(run)}"
 
     def read(self) -> dict[str, Any]:
-        """Return the state; empty when there is none.
+        """Return the state; empty if there is none.
 
         :raises OpenmarketsError: a load did not write it.
         """
         return self._read(check_state, self._key)
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Store the state, as that of this task."""
+        """Store the state, with this task as its owner."""
         self._store.set(self._key, self._own | dict(state))
 
     def read_claim(self) -> dict[str, str] | None:
-        """Return the data of the claim of this run; None when there is none.
+        """Return the data of the claim of this run; None if there is none.
 
         :raises OpenmarketsError: a load did not write it.
         """
         return self._read(check_claim, self._claim_key)
 
     def write_claim(self, claim: Claim) -> None:
-        """Store the claim of this run, and delete those before the last :data:`KEPT_CLAIMS`.
+        """Store the claim of this run, and delete all but the last :data:`KEPT_CLAIMS`.
 
-        A store does not list its keys. Each claim has a key of its own, so that loads that begin at the same time lose
-        none. One of them may be missing in the list; its claim then stays.
+        Each claim has its own key, so that loads that begin at the same time do not lose one. A store can't list its
+        keys, so there is a list of claims. A claim that is missing in the list is never deleted.
         """
         self._store.set(self._claim_key, {"run": self._run, **claim.as_data()})
         listed = self._store.get(f"{self._key}_claims")
@@ -96,11 +96,11 @@ class LoadState:
         self._store.set(f"{self._key}_claims", keys[-KEPT_CLAIMS:])
 
     def check_owner(self, state: Mapping[str, Any]) -> None:
-        """Refuse a state that another task, query or format wrote.
+        """Refuse a state of another task, query or format.
 
-        :raises OpenmarketsError: likewise.
+        :raises OpenmarketsError: the state is of another one.
         """
-        # Until something is loaded the query may still be corrected.
+        # Until something is loaded, the query may be corrected.
         names = ("owner", "query", "format") if state.get("watermark") else ("owner",)
         if state and any(state[name] != self._own[name] for name in names):
             raise OpenmarketsError(
@@ -110,9 +110,9 @@ class LoadState:
             )
 
     def check_refresh(self, state: Mapping[str, Any], destination: Destination) -> None:
-        """Refuse to start over where files of another query or format would stay.
+        """Refuse to start over if files of another query or format would stay.
 
-        :raises OpenmarketsError: likewise.
+        :raises OpenmarketsError: such files exist.
         """
         is_other = state and any(state[name] != self._own[name] for name in ("query", "format"))
         if is_other and destination.exists():
@@ -125,7 +125,7 @@ class LoadState:
         try:
             return check(self._store.get(key))
         except ValueError as error:
-            # Users can write to the store, too.
+            # Users can also write to the store.
             raise OpenmarketsError(
                 f"The state of this incremental load is damaged: {error}. To begin anew, delete the key {key!r} in the "
                 f"state store of {self._store_name}."
@@ -133,7 +133,7 @@ class LoadState:
 
 
 def fingerprint(query: Query) -> str:
-    """Return a short text, the same for queries that differ only in range, order of codes, and what is an error."""
+    """Return a short text, which is equal if queries differ only in range, order of codes and handling of errors."""
     others = ("start", "end", "on_invalid", "on_missing_field")
     arguments = {name: value for name, value in resolve_open(query).items() if name not in others}
     plain = {name: sorted(value) if isinstance(value, list) else value for name, value in arguments.items()}
@@ -141,7 +141,7 @@ def fingerprint(query: Query) -> str:
 
 
 def _key(own: Mapping[str, str], *, per_query: bool) -> str:
-    """Return the key of the state of a destination, or of a query where several queries load the destination."""
+    """Return the key of the state of a destination, or of a query if several queries load the destination."""
     text = f"{own['destination']} {own['query']}" if per_query else own["destination"]
     return f"{KEY}_{_digest(text)}"
 
@@ -151,7 +151,7 @@ def _digest(text: str) -> str:
 
 
 def check_state(data: Any) -> dict[str, Any]:
-    """Return the state of a destination as a store holds it; empty when there is none.
+    """Return the state of a destination from a store; empty if there is none.
 
     :raises ValueError: a load did not write it.
     """
@@ -173,7 +173,7 @@ def _check_skipped(skipped: Any) -> None:
 
 
 def check_claim(data: Any) -> dict[str, str] | None:
-    """Return the claim of a run as a store holds it; None when there is none.
+    """Return the claim of a run from a store; None if there is none.
 
     :raises ValueError: it is not the data of a :class:`Claim`.
     """

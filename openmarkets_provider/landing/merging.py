@@ -1,4 +1,4 @@
-"""The statements that put rows into a table by its key, and rows as the text that PostgreSQL copies. Pure."""
+"""The statements that put rows into a table by its key, and rows as text for PostgreSQL's COPY. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Merge = Callable[["sa.Table", Sequence[str], "sa.Select[Any]"], Any]
 """Makes the statement from the table, the columns of its key, and the query for the rows."""
-# The backslash first: the others bring more of it.
+# The backslash first, because the others add more of them.
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
 
@@ -28,11 +28,11 @@ def rows_of(
     distinct: Sequence[str],
     casts: Mapping[str, TypeEngine[Any]],
 ) -> sa.Select[Any]:
-    """Return the query for the rows of the temporary table that are numbered from ``first`` to ``last``.
+    """Return the query for the rows with the numbers ``first`` to ``last`` of the temporary table.
 
     :param names: their columns.
     :param more: further columns.
-    :param distinct: of rows that have the same values in these columns the last one counts.
+    :param distinct: if rows have the same values in these columns, the last row counts.
     :param casts: the types of columns that need a cast.
     """
     columns: Any = stage.c
@@ -49,19 +49,19 @@ def rows_of(
 
 
 def rounds(dialect: str, value: Any, kind: TypeEngine[Any]) -> Any:
-    """Return the condition that a column of some type would round a number or a time."""
+    """Return the condition that a column of this type would round a number or a time."""
     return mysql.rounds(value, kind) if dialect in mysql.NAMES else sa.cast(sa.cast(value, kind), value.type) != value
 
 
 def copy_text(columns: Sequence[Column], values: Sequence[Sequence[Any]]) -> bytes:
-    """Return rows, by column, as COPY of PostgreSQL reads them."""
+    """Return rows, by column, as text for PostgreSQL's COPY."""
     texts = [_copy_texts(column.storage, cells) for column, cells in zip(columns, values, strict=True)]
     return "\n".join([*map("\t".join, zip(*texts, strict=True)), ""]).encode()
 
 
 def _copy_texts(storage: Storage, values: Sequence[Any]) -> list[str]:
     if storage in (Storage.DATE, Storage.TIME):
-        # Securities share them.
+        # Securities share dates and times: convert each only once.
         distinct = {value: "\\N" if value is None else str(value) for value in set(values)}
         return [distinct[value] for value in values]
     if storage not in (Storage.TEXT, Storage.JSON):
@@ -78,7 +78,7 @@ def _escape(text: str, escapes: Sequence[tuple[str, str]]) -> str:
 
 
 def same_key(dialect: str, stage: sa.Table, table: sa.Table, key: Sequence[str], casts: Container[str]) -> list[Any]:
-    """Return the conditions that rows of the temporary table and of the table have the same key.
+    """Return the conditions for rows of the temporary table and of the table to have the same key.
 
     :param casts: the columns of the table that need a cast.
     """
@@ -86,19 +86,19 @@ def same_key(dialect: str, stage: sa.Table, table: sa.Table, key: Sequence[str],
 
 
 def own(table: sa.Table, name: str, casts: Container[str]) -> Any:
-    """Return a column of the table as our type."""
+    """Return a column of the table, cast to our type."""
     return sa.cast(table.c[name], table.c[name].type) if name in casts else table.c[name]
 
 
 def upsert_of(dialect: str) -> Merge:
-    """Return what puts rows into a table, over those with the same key."""
+    """Return the function for the statement that puts rows into a table and replaces those with the same key."""
     if dialect in mysql.NAMES:
         return mysql.upsert
     return _on_conflict(postgresql.insert if dialect == "postgresql" else sqlite.insert)
 
 
 def insert_only(table: sa.Table, key: Sequence[str], rows: sa.Select[Any]) -> Any:
-    """Return what adds rows to a table that has none with the same key, or no key."""
+    """Return the statement that adds rows to a table without rows with the same key, or without a key."""
     return sa.insert(table).from_select(rows.selected_columns.keys(), rows)
 
 

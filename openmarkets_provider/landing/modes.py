@@ -13,20 +13,20 @@ from openmarkets_provider.query.query import Query, resolve, subject_of, window
 
 APPEND, UPSERT, REPLACE_RANGE = "append", "upsert", "replace_range"
 STAGE = "openmarkets_load"
-"""The temporary table that rows are sent to first. No other table may have its name."""
+"""The temporary table that rows are sent to first. No other table may have this name."""
 MODES = (UPSERT, APPEND, REPLACE_RANGE)
 EVOLVE, FREEZE = SCHEMA_POLICIES = ("evolve", "freeze")
-"""What happens to a table that lacks a column: it is added, or the table is refused."""
+"""What to do with a table that lacks a column: add the column, or refuse the table."""
 
 
 class Coverage(NamedTuple):
-    """The rows that a query covers: those in its range, of its securities or accounts, and bars of its length.
+    """The rows that a query covers: those in its range, of its securities or accounts, with its length of bars.
 
     :ivar time: the column of the range.
-    :ivar start: the first time or date in it.
-    :ivar end: the first one after it.
-    :ivar columns: the columns that identify a security or an account, and for bars the one with their length.
-    :ivar subjects: their values, for each security or account.
+    :ivar start: the first time or date in the range.
+    :ivar end: the first time or date after the range.
+    :ivar columns: the columns that identify a security or an account, and the length of bars.
+    :ivar subjects: the values of these columns for each security or account.
     """
 
     time: str
@@ -66,12 +66,12 @@ def coverage_of(query: Query, layout: Layout, skipped: Container[str] = ()) -> C
     """Return what a query covers.
 
     :param query: with a range, and with the codes of its securities or accounts.
-    :param skipped: securities that were left out, in full form: their rows are not replaced.
+    :param skipped: securities that were left out, in full form. Their rows are not replaced.
     """
     arguments, time = resolve(query), str(layout.time)
     bounds: Any = window(query)
     if subject_of(query) == "accounts":
-        # Rows of other accounts in the same portfolio come along, and are not all rows of those accounts.
+        # Rows of other accounts in the same portfolio are included, but not all of them.
         return Coverage(time, bounds[0], bounds[1], ("account_code",), [(code,) for code in arguments["accounts"]])
     lengths = [name for name in BAR_LENGTH if name in arguments]
     columns = ("security_code", "exchange", "data_source", *lengths)

@@ -1,4 +1,4 @@
-"""Rows as Parquet files. Imported only where it is needed: pyarrow is heavy, and an extra."""
+"""Rows as Parquet files. Imported only when needed, because pyarrow is heavy and an extra."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class ParquetWriter:
     def close(self) -> None:
         """Complete the file, and leave it open.
 
-        :raises OpenmarketsInvalidResponse: as :meth:`write`.
+        :raises OpenmarketsInvalidResponse: see :meth:`write`.
         """
         self._put(self._converter.finish(), last=True)
         self._writer.close()
 
     def discard(self) -> None:
-        """Complete a file that nobody will read. Otherwise pyarrow does so later, when the file is closed already."""
+        """Complete a file that nobody will read. Otherwise pyarrow does it later, when the file is already closed."""
         with suppress(Exception):
             self._writer.close()
 
     def _put(self, batches: Iterable[pa.RecordBatch], *, last: bool = False) -> None:
-        """Write whole row groups, and the rest at the end."""
+        """Write complete row groups, and the last one at the end."""
         self._batches += batches
         table = pa.Table.from_batches(self._batches, self._converter.schema)
         count = table.num_rows if last else table.num_rows // ROW_GROUP * ROW_GROUP
@@ -58,7 +58,7 @@ class ParquetWriter:
 
 
 def read_batches(file: IO[bytes], layout: Layout) -> Iterator[Columns]:
-    """Yield the rows of a file as :meth:`Layout.values` gave them; a column that the file lacks is None."""
+    """Yield the rows of a file in the form of :meth:`Layout.values`; a column that the file lacks is None."""
     for batch in pq.ParquetFile(file).iter_batches(AT_ONCE):
         names = batch.schema.names
         yield [

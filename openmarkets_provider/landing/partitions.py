@@ -1,6 +1,6 @@
-"""Partitions: exchange days, months or years (Australia/Sydney), in folders with names as in Hive. Pure.
+"""Partitions: exchange days, months or years (Australia/Sydney), in folders named as in Hive. Pure.
 
-A load replaces whole partitions. A range that covers a partition only in part is refused, since the rest of that
+A load replaces whole partitions. A range that covers only a part of a partition is refused, because the rest of the
 partition would be lost.
 """
 
@@ -27,7 +27,7 @@ class Partition(NamedTuple):
     """One partition.
 
     :ivar name: its folder, such as ``exchange_date=2026-11-20``.
-    :ivar start: when it begins; a bound as the query's.
+    :ivar start: when it begins, in the form of the query's bounds.
     :ivar end: when the next one begins.
     """
 
@@ -40,8 +40,8 @@ def list_partitions(by: str, start: Moment, end: Moment, *, open_end: bool = Fal
     """Return the partitions that a half-open range covers, in order.
 
     :param by: ``day``, ``month`` or ``year``.
-    :param open_end: the range may end within the last partition.
-    :raises OpenmarketsQueryError: the range covers a partition only in part.
+    :param open_end: whether the range may end within the last partition.
+    :raises OpenmarketsQueryError: the range covers only a part of a partition.
     """
     partitions: list[Partition] = []
     first = day = first_day(by, _day(start))
@@ -63,7 +63,7 @@ def list_partitions(by: str, start: Moment, end: Moment, *, open_end: bool = Fal
 
 
 def list_sessions(start: Moment, end: Moment, moment: datetime) -> list[date]:
-    """Return the sessions whose whole day is in a half-open range, and that have closed, in order.
+    """Return the sessions that have closed and whose whole day is in a half-open range, in order.
 
     :param moment: aware; a session that closes later is left out.
     :raises OpenmarketsQueryError: the range is not within the years of the calendar.
@@ -81,9 +81,9 @@ def list_sessions(start: Moment, end: Moment, moment: datetime) -> list[date]:
 def widen_range(by: str, start: Moment, end: Moment, reached: Moment | None) -> tuple[Moment, Moment]:
     """Return the range to pull so that the partitions of a half-open range can be replaced without losing rows.
 
-    It begins with a partition. It ends with one, or where the destination is loaded then.
+    It begins with a partition. It ends with one, or at the end of what is then loaded.
 
-    :param reached: up to where the destination is loaded; None when it is not.
+    :param reached: the end of what is loaded; None if nothing is.
     """
     last_day = first_day(by, _day(end))
     if _moment(last_day, end) < end:
@@ -128,12 +128,12 @@ def _day(moment: Moment) -> date:
 
 
 def _moment(day: date, like: Moment) -> Moment:
-    """Return when an exchange day begins: a date, or a time in UTC, as another bound is."""
+    """Return when an exchange day begins: a date or a time in UTC, like another bound."""
     return to_utc(datetime.combine(day, time())) if isinstance(like, datetime) else day
 
 
 def first_day(by: str, day: date) -> date:
-    """Return the first day of the partition that a day is in."""
+    """Return the first day of the partition of a day."""
     if by == "day":
         return day
     return day.replace(day=1) if by == "month" else day.replace(month=1, day=1)

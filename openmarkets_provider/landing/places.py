@@ -1,4 +1,4 @@
-"""Where files are landed: from what a DAG author writes to a place in an object store or on a disk. Pure."""
+"""Where files are landed: turn a destination into a place in an object store or on a disk. Pure."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 
 LOCAL = "file"
 CHUNK = 8 << 20
-"""Bytes that are sent at a time: they are in memory, and a killed task waits for them."""
+"""Bytes that are sent at a time. They are in memory, and a killed task waits until they are sent."""
 _URL = re.compile(r"(?P<scheme>[a-zA-Z][\w.+-]*)://(?P<rest>.*)", re.DOTALL)
 _TEMPLATE = re.compile(r"\{[{%#]")
-# Also of a mistyped URL. An absolute path may have an @.
+# It also matches mistyped URLs. An absolute path may have an @.
 _AUTHORITY = re.compile(r"^[^/]*?(?::|//)/*|:/+")
 
 
 class ObjectStore(NamedTuple):
     """An object store in which an object appears when its upload has ended, or not at all.
 
-    :ivar package: what has to be installed.
-    :ivar lineage: the scheme that OpenLineage names it by.
+    :ivar package: the package that has to be installed.
+    :ivar lineage: its scheme in OpenLineage.
     :ivar options: arguments of its file system's ``put_file``.
-    :ivar allowed: those that a DAG author may add. A list, since s3fs ignores a name that it does not know.
-    :ivar content_type: the option that sets the content type. If that option has several properties: its name, then
-        the name of the property.
+    :ivar allowed: arguments that a DAG author may add. They are listed because s3fs ignores unknown names.
+    :ivar content_type: the option that sets the content type: its name, and the name of the property, if it has
+        several.
     """
 
     package: str
@@ -37,14 +37,14 @@ class ObjectStore(NamedTuple):
     content_type: tuple[str, ...]
 
 
-# As read in the source of their file systems.
-# s3fs 2024.12 to 2026.9: one PUT below two chunks, else a multi-part upload, which it aborts when it fails (older ones
-# do not). One part at a time: one that is still under way would outlive the abort.
+# According to the source of their file systems.
+# s3fs 2024.12 to 2026.9: one PUT below two chunks, else a multi-part upload, which it aborts on failure (older versions
+# do not). One part at a time, because a part that is still being sent would survive the abort.
 _S3 = ObjectStore(
     "airflow-provider-openmarkets[s3]",
     "s3",
     {"chunksize": CHUNK, "max_concurrency": 1},
-    # What one PUT and a multi-part upload both take, and needs nothing when the object is read again.
+    # Options that both kinds of upload accept, and that need nothing for reading the object.
     (
         "ACL",
         "BucketKeyEnabled",
@@ -65,8 +65,8 @@ _S3 = ObjectStore(
     ),
     ("ContentType",),
 )
-# gcsfs 2026.10: one request below 5 MB, else a resumable upload, which it deletes when it fails. (In a zonal bucket an
-# object can be seen while it grows.)
+# gcsfs 2026.10: one request below 5 MB, else a resumable upload, which it deletes on failure. (In a zonal bucket, an
+# object is visible while it grows.)
 _GCS = ObjectStore(
     "apache-airflow-providers-google",
     "gs",
@@ -74,8 +74,8 @@ _GCS = ObjectStore(
     ("content_type", "fixed_key_metadata", "metadata"),
     ("content_type",),
 )
-# adlfs 2023.10 to 2026.8: one request, or blocks that count once their list is committed, and vanish in a week when it
-# is not. The older ones refuse to overwrite unless they are told to.
+# adlfs 2023.10 to 2026.8: one request, or blocks that take effect when their list is committed, and expire after a week
+# otherwise. Older versions need an option to overwrite.
 _AZURE = ObjectStore(
     "apache-airflow-providers-microsoft-azure",
     "abfss",
@@ -91,14 +91,14 @@ OBJECT_STORES: Mapping[str, ObjectStore] = {
     "abfs": _AZURE,
     "abfss": _AZURE,
 }
-"""By the scheme of a URL."""
+"""Object stores by the scheme of their URLs."""
 
 
 def upload_options(scheme: str, content_type: str, added: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of ``put_file`` for a store.
 
-    :param content_type: of the file; ``added`` may have another.
-    :param added: by a DAG author, checked by :func:`check_object_options`.
+    :param content_type: of the file; ``added`` may replace it.
+    :param added: options of the DAG author, checked by :func:`check_object_options`.
     """
     store = OBJECT_STORES[scheme]
     name, *part = store.content_type
@@ -108,10 +108,10 @@ def upload_options(scheme: str, content_type: str, added: Mapping[str, Any]) -> 
 
 
 def check_object_options(options: Any, scheme: str | None) -> None:
-    """Check what a DAG author adds to an upload.
+    """Check the options that a DAG author adds to an upload.
 
-    :param scheme: of the destination; None when it is not known yet.
-    :raises OpenmarketsConfigurationError: it is no mapping, or the store's file system does not take an option.
+    :param scheme: of the destination; None if it is not known yet.
+    :raises OpenmarketsConfigurationError: they are not a mapping, or the store's file system does not have an option.
     """
     if not isinstance(options, Mapping):
         raise OpenmarketsConfigurationError(f"object_options must be a dict, not {type(options).__name__}.")
@@ -127,12 +127,12 @@ def check_object_options(options: Any, scheme: str | None) -> None:
 
 
 class Place(NamedTuple):
-    """A file or a folder; in a bucket an object, or a prefix of object names.
+    """A file or a folder; in a bucket, an object or a prefix of object names.
 
     :ivar scheme: ``file``, or one of :data:`OBJECT_STORES`.
     :ivar bucket: empty for a local file.
     :ivar path: within the bucket, without a slash at the beginning and the end; absolute for a local file.
-    :ivar conn_id: of the connection that the URL names, if it names one.
+    :ivar conn_id: the connection id in the URL, if there is one.
     """
 
     scheme: str
@@ -165,7 +165,7 @@ class Place(NamedTuple):
 
 def is_path(destination: Any) -> bool:
     """Tell whether it is a path object, such as pathlib's or Airflow's ObjectStoragePath."""
-    # Airflow's is not an os.PathLike; like the result of an upstream task it has a method resolve().
+    # Airflow's is not an os.PathLike. It has a method resolve(), like the result of an upstream task.
     return isinstance(destination, os.PathLike) or hasattr(destination, "joinpath")
 
 
@@ -175,7 +175,7 @@ def redact(destination: Any) -> str:
     if start := _AUTHORITY.search(text):
         rest, mark, query = text[start.end() :].partition("?")
         _, at, host = rest.rpartition("@")
-        # A password may hold a question mark.
+        # A password may contain a question mark.
         rest = "***" if "@" in query else f"***{at}{host}" if at else rest
         text = f"{text[: start.end()]}{rest}{mark and '?***'}"
     return repr(text) if isinstance(destination, str) else text
@@ -206,7 +206,7 @@ def read_place(destination: Any, *, is_folder: bool) -> Place:
     authority, _, path = match["rest"].partition("/")
     conn_id, _, bucket = authority.rpartition("@")
     if ":" in authority or "@" in path:
-        # Do not quote it: it may be a password.
+        # Not quoted, because it may be a password.
         raise OpenmarketsConfigurationError("destination: no credentials in the URL; name a connection with conn_id.")
     if not bucket:
         raise _bad(destination, f"names no bucket; {_RENDERED} {_EXAMPLES}")
@@ -227,9 +227,9 @@ def read_place(destination: Any, *, is_folder: bool) -> Place:
 
 
 def static_url(destination: str) -> str | None:
-    """Return the URL of a destination as far as it is literal.
+    """Return the literal part of a destination as a URL.
 
-    :return: of all of it when it has no template, else of the folder before the first one; None when there is none.
+    :return: the whole URL if it has no template, else the folder before the first one, or None.
     """
     literal, *templated = _TEMPLATE.split(destination, maxsplit=1)
     if templated:
@@ -254,7 +254,7 @@ def _read_path(destination: str, path: str, is_folder: bool) -> Place:
     if not path.startswith("/"):
         raise _bad(destination, f"is not absolute, and workers run in different folders. {_EXAMPLES}")
     if "//" in path:
-        # A template left a part empty: the rest would land in the folder above.
+        # A template rendered an empty part: the rest would land in the folder above.
         raise _bad(destination, f"has an empty part in its path; {_RENDERED}")
     if path.endswith("/") and not is_folder:
         raise _bad(destination, "is a folder; name the file in it, or give partition.")

@@ -1,4 +1,4 @@
-"""Which files a task instance has published, so that its next attempt knows them for its own."""
+"""The files that a task instance has published, so that its next try recognizes them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from openmarkets_provider.client.pulled import OPTION
 
 
 class Published:
-    """The checksums of files by name, in a file of its own. Where that cannot be used, no file is known.
+    """The checksums of files by name, in a file for each load. If that can't be used, no file is recognized.
 
-    :param folder: of all loads; private to the user.
+    :param folder: for all loads; private to the user.
     :param load: identifies the load.
     """
 
     def __init__(self, folder: Path, load: str) -> None:
         self._root = folder
-        # Named as the folders of replies, with which it is deleted when it is old.
+        # Named like the folders of replies, so that it is deleted with them when it is old.
         self._folder = folder / hashlib.sha256(f"published {load}".encode()).hexdigest()[:32]
 
     def add(self, name: str, file: IO[bytes]) -> None:
-        """Note a file that is about to appear."""
+        """Record a file that is about to appear."""
         line = json.dumps([name, _digest(file)]) + "\n"
         with suppress(OSError):
             for folder in (self._root, self._folder):
@@ -36,7 +36,7 @@ class Published:
                 names.write(line)
 
     def has(self, name: str, file: IO[bytes]) -> bool:
-        """Tell whether a file is one that was noted, and unchanged."""
+        """Tell whether a file was recorded and has not changed."""
         try:
             lines = (self._folder / "names").read_text().splitlines()
         except OSError:

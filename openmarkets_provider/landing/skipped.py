@@ -1,6 +1,6 @@
-"""Securities that incremental loads leave out (``on_invalid="warn"``), and how their rows come later.
+"""Securities that incremental loads leave out (``on_invalid="warn"``), and how their rows are added later.
 
-A list of them has each security with the moment from which on its rows are missing, as text.
+A list of them has each security with the moment from which its rows are missing, as text.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from openmarkets_provider.query.query import Query
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED = 1000
-"""Most securities that a state lists: so many fit the 64 KiB that Airflow's REST API takes."""
+"""Most securities that a state lists. They fit the 64 KiB that Airflow's REST API accepts."""
 MAX_ADDED = timedelta(days=366)
-"""The most of the past that one load adds."""
+"""Longest past range that one load adds."""
 
 
 def add_skipped(
     source: Source, query: Query, destination: Destination, listed: Mapping[str, str], pulled: Claim, watermark: str
 ) -> tuple[dict[str, str], LoadResult | None]:
-    """Add the rows that earlier loads left out, of securities that this load did not leave out.
+    """Add the rows that earlier loads left out, for securities that this load did not leave out.
 
-    :param listed: the securities, each with the moment from which on its rows are missing, as text.
+    :param listed: the securities, each with the moment from which its rows are missing, as text.
     :param pulled: the range that this load has pulled.
-    :return: likewise those whose rows are still missing; and what was added, if anything was.
+    :return: the securities whose rows are still missing, in the same form; and the result of what was added, if any.
     """
     arguments = resolve_open(query)
     reached = end = align_moment(arguments, read_moment(watermark))
@@ -68,11 +68,11 @@ def add_skipped(
 def replace_skipped(
     skipped: Mapping[str, str], listed: Mapping[str, str], missing: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the list of a state once rows were added; what another run has changed meanwhile stays.
+    """Return the list of a state after rows were added. Changes by another run in the meantime stay.
 
-    :param skipped: the list now.
-    :param listed: what was in it before.
-    :param missing: what is to be in its place.
+    :param skipped: the current list.
+    :param listed: the earlier entries.
+    :param missing: the entries that replace them.
     """
     same = {each for each, since in listed.items() if skipped.get(each) == since}
     return {
@@ -83,7 +83,7 @@ def replace_skipped(
 
 
 def combine(result: LoadResult, added: LoadResult) -> LoadResult:
-    """Return the result of a load that has added rows of the past, too."""
+    """Return the result of a load that has also added rows of the past."""
     if not added.rows:
         return result
     ranges: Any = result.range, added.range

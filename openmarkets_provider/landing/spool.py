@@ -1,4 +1,4 @@
-"""Rows that wait on the local disk until all of them have been pulled."""
+"""Rows that wait on the local disk until all of them are pulled."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from openmarkets_provider.query.batch import join
 Key = TypeVar("Key")
 
 MAX_ROWS = 10_000
-"""Rows in memory. A batch is never divided, so there can be more."""
+"""Most rows in memory. A batch is never split, so there may be more."""
 
 
 class Spool(Generic[Key]):
-    """Batches of rows by key, in the order in which they came: some in memory, the rest in a file.
+    """Batches of rows by key, in the order of arrival: some in memory, the rest in a file.
 
-    :param file: an empty file to write and to read. No other process can write to it.
+    :param file: an empty file for writing and reading. No other process can write to it.
     :param folder: where the file is, for messages.
     :ivar rows: number of rows.
     """
@@ -36,7 +36,7 @@ class Spool(Generic[Key]):
         self.rows = 0
 
     def add(self, key: Key, columns: Columns) -> None:
-        """Add a batch; one without rows adds no key.
+        """Add a batch. A batch without rows adds no key.
 
         :raises OpenmarketsError: transient; the disk is full.
         """
@@ -49,11 +49,11 @@ class Spool(Generic[Key]):
             self._spill()
 
     def list_keys(self) -> list[Key]:
-        """Return the keys in the order in which they came."""
+        """Return the keys in the order of arrival."""
         return list(dict.fromkeys([*self._offsets, *self._batches]))
 
     def batches(self, key: Key) -> Iterator[Columns]:
-        """Yield the rows of a key, in batches of another size than they came in.
+        """Yield the rows of a key, in batches of other sizes.
 
         :raises OpenmarketsError: transient; the file cannot be read.
         """
@@ -71,7 +71,7 @@ class Spool(Generic[Key]):
             for key, batches in self._batches.items():
                 self._offsets.setdefault(key, []).append(self._file.tell())
                 pickle.dump(_join(batches), self._file, pickle.HIGHEST_PROTOCOL)
-            # Report a full disk now, and not when the rows are read.
+            # Report a full disk now, not when the rows are read.
             self._file.flush()
         self._batches.clear()
         self._in_memory = 0
@@ -83,7 +83,7 @@ def _join(batches: list[Columns]) -> Columns:
 
 @contextmanager
 def open_scratch() -> Iterator[IO[bytes]]:
-    """Give a temporary file without a name: nothing of it is left, even when the process is killed.
+    """Open a temporary file without a name: nothing is left of it, even if the process is killed.
 
     :raises OpenmarketsError: it cannot be created.
     """
@@ -97,14 +97,14 @@ def open_scratch() -> Iterator[IO[bytes]]:
 
 def scratch_folder() -> str:
     """Return where :func:`open_scratch` creates files, in words."""
-    # gettempdir() raises where there is no such folder.
+    # gettempdir() raises an error if there is no such folder.
     with suppress(OSError):
         return f"{tempfile.gettempdir()} (set by TMPDIR)"
     return "the temporary folder (set by TMPDIR)"
 
 
 def close(file: IO[bytes]) -> None:
-    """Close a file that is not needed any more."""
-    # On a full disk Python cannot write what it still buffers.
+    """Close a file that is no longer needed."""
+    # On a full disk, Python can't write its buffer.
     with suppress(OSError):
         file.close()

@@ -27,10 +27,10 @@ class TableDestination(SharedDestination):
     :param table: ``table`` or ``schema.table``.
     :param conn_id: id of the connection.
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
-    :param create: create the table where there is none.
+    :param create: create the table if there is none.
     :param evolve: add columns that the table lacks.
-    :param columns: the name in the table by the column's own, to load these and those of the key; None for all columns.
-    :param load_id: identifies the rows of a load in a table that is appended to.
+    :param columns: names in the table by column, to load these columns and the key; None for all columns.
+    :param load_id: identifies the rows of a load, with mode ``append``.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TableDestination(SharedDestination):
     def land(self, source: Source, query: Query) -> LoadResult:
         """Pull the rows into a temporary file, then load them in one transaction.
 
-        So an API that is slow or fails holds no lock.
+        So no lock waits for a slow or failing API.
         """
         check_mode(self._mode, query, incremental=False)
         layout = layout_of(query, datetime.now(UTC))
@@ -77,5 +77,5 @@ class TableDestination(SharedDestination):
         return LoadResult(str(self._database.table), count, None, [], range_texts(query), sorted(skipped))
 
     def cancel(self) -> None:
-        """Cancel the statement that the database executes."""
+        """Cancel the running statement."""
         self._database.cancel()

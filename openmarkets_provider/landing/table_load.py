@@ -1,8 +1,8 @@
 """Loading rows into a table: all of them in one transaction, or none.
 
-The transaction creates the table where there is none, sends the rows to a temporary table, deletes the rows that they
-replace and puts them into the table. A table of PostgreSQL without these keys gets them at once. Nobody sees anything
-of it before its end.
+The transaction creates the table if there is none, sends the rows to a temporary table, deletes the rows that they
+replace, and puts them into the table. A PostgreSQL table without these keys gets the rows directly. Nobody sees a
+change before the transaction ends.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Loader:
 
     :param layout: of the rows.
     :param mode: one of :data:`openmarkets_provider.landing.modes.MODES`.
-    :param create: create the table where there is none.
+    :param create: create the table if there is none.
     :param evolve: add columns that the table lacks.
-    :param load_id: identifies the rows of this load in a table that is appended to.
+    :param load_id: identifies the rows of this load, with mode ``append``.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Loader:
         self._rounded: set[str] = set()
 
     def rehearse(self) -> None:
-        """Load no rows and roll that back, to find out early what is wrong: tables, columns, types, privileges.
+        """Load no rows and roll back, to find problems early: tables, columns, types, privileges.
 
-        The table is created, and columns are added, only where the database can roll that back.
+        The table is created, and columns are added, only if the database can roll that back.
 
-        :raises OpenmarketsDatabaseError: a load would fail; the text says what is missing. Or the database failed.
+        :raises OpenmarketsDatabaseError: a load would fail (the text says what is missing), or the database failed.
         """
         with self._database.transaction(commit=False, wait=False) as connection:
             has_table = self._database.has_table(connection)
@@ -98,8 +98,8 @@ class Loader:
         """Load the rows.
 
         :param coverage: the rows to delete first, with mode ``replace_range``.
-        :return: the number of rows in the table: of rows with the same key the last one counts.
-        :raises OpenmarketsDatabaseError: the database refuses a row, and the text says which; or it failed (transient).
+        :return: the number of rows in the table. If rows have the same key, the last one counts.
+        :raises OpenmarketsDatabaseError: the database refuses a row, which the text names, or it failed (transient).
         """
         with self._database.transaction(commit=True) as connection:
             fit = self._prepare(connection)
@@ -143,9 +143,9 @@ class Loader:
         return Fit(bool(self._key))
 
     def _copy_new(self, connection: sa.Connection, spool: Spool[None], fit: Fit) -> bool:
-        """Send the rows straight to a table of PostgreSQL, thrice as fast, in the hope that it has none of their keys.
+        """Send the rows directly to a PostgreSQL table, which is three times as fast, if it has none of their keys.
 
-        :return: False, and nothing is sent, where it has, or a row is refused, which the usual way then names.
+        :return: False, and the table is unchanged, if it has such a key or refuses a row. The usual way then names it.
         """
         if not spool.rows or fit.other_types or not is_plain(connection, self._table):
             return False
@@ -158,8 +158,8 @@ class Loader:
                 yield copy_text(self._layout.columns, columns)
 
         def work() -> None:
-            # A COPY tells of a known key at its end only: the first batch alone, as loads that overlap begin with one.
-            # Then one for all: the database works while the next rows are written out.
+            # A COPY reports an existing key only at its end. So the first batch goes alone: overlapping loads begin
+            # with such a key. One COPY follows for the rest: the database works while the next rows are written out.
             rest = texts()
             for some in (islice(rest, 1), rest):
                 _copy(connection, self._table, self._layout.columns, some)
@@ -173,7 +173,7 @@ class Loader:
             self._send_batch(connection, first, columns)
 
     def _number(self, spool: Spool[None]) -> Iterator[tuple[int, Columns]]:
-        """Yield each batch and the number of its first row, and log how far the load is."""
+        """Yield each batch and the number of its first row, and log the progress."""
         started = reported = time.monotonic()
         first = 1
         for columns in spool.batches(None):
@@ -185,9 +185,9 @@ class Loader:
                 log.info("%s: %d of %d rows sent, %.0f rows/s.", self._table.fullname, first - 1, spool.rows, rate)
 
     def _check_key(self, first: int, columns: Columns) -> None:
-        """Refuse a row that lacks a part of its key.
+        """Check that all rows have a complete key.
 
-        :raises OpenmarketsInvalidResponse: likewise.
+        :raises OpenmarketsInvalidResponse: a row lacks a part of its key.
         """
         for column, values in zip(self._layout.columns, columns, strict=True):
             if column.name in self._key and None in values:
@@ -215,7 +215,7 @@ class Loader:
         self._database.attempt(connection, work, first, last, key_of)
 
     def _reduce(self, first: int, columns: Columns) -> Columns:
-        """Return values for databases without time zones and exact decimals: naive UTC, and numbers rounded."""
+        """Return values for databases without time zones and exact decimals: naive UTC and rounded numbers."""
         reduced: Columns = []
         for column, values in zip(self._layout.columns, columns, strict=True):
             if column.storage is Storage.TIME:
@@ -257,12 +257,12 @@ class Loader:
             statement, [bounds | dict(zip(names, subject, strict=True)) for subject in coverage.subjects]
         )
         if not fit.is_unique:
-            # A reply may name a row otherwise than the query did: in capitals, or from another data source.
+            # A reply may write a security differently from the query: in upper case, or from another data source.
             same = same_key(connection.dialect.name, self._stage, table, self._layout.key, casts)
             connection.execute(sa.delete(table).where(sa.exists().where(*same).select_from(self._stage)))
 
     def _count(self, connection: sa.Connection, rows: int) -> int:
-        """Return how many different keys the rows have; log when that is less than there are rows."""
+        """Return the number of distinct keys of the rows; log a warning if there are fewer keys than rows."""
         if not self._key:
             return rows
         distinct = sa.select(*(self._stage.c[name] for name in self._key)).distinct().subquery()
@@ -281,7 +281,7 @@ class Loader:
         """Put the rows of the temporary table into the table."""
         merge = upsert_of(connection.dialect.name) if fit.is_unique else insert_only
         more = [sa.literal(self._load_id).label(LOAD_ID)] if self._mode == APPEND else []
-        # PostgreSQL converts any type to text by itself, and text to no other one.
+        # PostgreSQL converts any type to text automatically, but text to no other type.
         texts = {column.name for column in self._layout.columns if column.storage is Storage.TEXT}
         casts = {name: kind for name, kind in fit.other_types.items() if name in texts}
         rows_to_put = rows_of(self._stage, self._names, more, self._key if has_duplicates else (), casts)
@@ -295,14 +295,14 @@ class Loader:
         return self._read(connection, row, self._layout.key)
 
     def _read(self, connection: sa.Connection, row: int, names: Sequence[str]) -> dict[str, Any]:
-        """Return some values of a row of the temporary table."""
+        """Return values of a row of the temporary table."""
         if not names:
             return {}
         query = sa.select(*(self._stage.c[name] for name in names)).where(self._stage.c[LOAD_ROW] == row)
         return dict(zip(names, connection.execute(query).one(), strict=True))
 
     def _check_exact(self, connection: sa.Connection, rows: int) -> None:
-        """Refuse a row with a number or time that a column of the user's table would round. Databases do so silently.
+        """Refuse a row with a number or time that a column of the user's table would round. Databases round silently.
 
         :raises OpenmarketsDatabaseError: the text names the row, the column and both types.
         """
@@ -325,7 +325,7 @@ class Loader:
 
 
 def _copy(connection: sa.Connection, table: sa.Table, columns: Sequence[Column], texts: Iterable[bytes]) -> None:
-    """Send rows to PostgreSQL: six times as fast as by INSERT."""
+    """Send rows to PostgreSQL, six times as fast as with INSERT."""
     prepare = connection.dialect.identifier_preparer
     names = ", ".join(prepare.quote(column.name) for column in columns)
     statement = f"COPY {quote_table(connection, table)} ({names}) FROM STDIN WITH (ENCODING 'UTF8')"
@@ -340,7 +340,7 @@ def _copy(connection: sa.Connection, table: sa.Table, columns: Sequence[Column],
             try:
                 cursor.copy_expert(statement, reader)
             except Exception:
-                # psycopg2 tells of an error while it reads in words only.
+                # psycopg2 reports an error of the reader only as text.
                 if reader.error:
                     raise reader.error from None
                 raise
@@ -349,7 +349,7 @@ def _copy(connection: sa.Connection, table: sa.Table, columns: Sequence[Column],
 
 
 class _Reader:
-    """Texts as a file to read from, one after the other."""
+    """Texts as a file for reading, one after another."""
 
     def __init__(self, texts: Iterable[bytes]) -> None:
         self._texts = iter(texts)

@@ -36,18 +36,18 @@ _CATEGORIES = {
     Storage.DATE: "D",
     Storage.TIME: "D",
 }
-"""PostgreSQL's categories of types that can be compared with each other."""
+"""PostgreSQL's categories of types that can be compared with one another."""
 _MAX_LOAD_ID = 760
-"""Three names of Airflow, of 250 characters each, and a number."""
+"""Length of three names in Airflow, with 250 characters each, and a number."""
 
 
 def table_of(layout: Layout, name: TableName, mode: str, dialect: str) -> sa.Table:
-    """Return the table that a layout's rows are loaded into, as it is created where there is none.
+    """Return the table for a layout's rows, as it is created if there is none.
 
     :param dialect: name of the database's dialect.
     """
     keyed = mode != APPEND
-    # Elsewhere a comment is part of a column's definition, or there are none.
+    # In other databases, a comment is part of a column's definition, or there are no comments.
     commented = dialect == "postgresql"
     columns = [
         _column(column, primary_key=keyed and column.key, comment=(commented and column.unit) or None)
@@ -59,7 +59,7 @@ def table_of(layout: Layout, name: TableName, mode: str, dialect: str) -> sa.Tab
 
 
 def stage_of(layout: Layout) -> sa.Table:
-    """Return the temporary table that rows are sent to first; it ends with the transaction or the connection."""
+    """Return the temporary table that rows are sent to first. It ends with the transaction or the connection."""
     number = sa.Column(LOAD_ROW, sa.BigInteger, autoincrement=False)
     columns = (number, *map(_column, layout.columns))
     options: dict[str, Any] = {"postgresql_on_commit": "DROP", **mysql.OPTIONS}
@@ -100,15 +100,15 @@ def ddl(statement: Any, connection: sa.Connection) -> str:
 
 
 def _single_percent(connection: sa.Connection, text: str) -> str:
-    """Undo the doubling of % that some drivers need in a statement with values."""
+    """Undo the doubling of % that some drivers need in statements with values."""
     return text.replace("%%", "%") if "format" in connection.dialect.paramstyle else text
 
 
 class Fit(NamedTuple):
-    """How an existing table takes the rows.
+    """How the rows fit an existing table.
 
     :ivar is_unique: whether the key is unique in the table.
-    :ivar other_types: types of those columns of PostgreSQL that can't be compared with ours, such as an enum, by name.
+    :ivar other_types: types of PostgreSQL columns that can't be compared with ours, such as an enum, by name.
     """
 
     is_unique: bool
@@ -118,7 +118,8 @@ class Fit(NamedTuple):
 def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) -> None:
     """Refuse a table that does not exist and cannot be created.
 
-    :raises OpenmarketsDatabaseError: it may not be created, its schema does not exist, or its name is nearly taken.
+    :raises OpenmarketsDatabaseError: ``create`` is False, its schema does not exist, or its name differs only in case
+        from another.
     """
     if not create:
         raise OpenmarketsDatabaseError(
@@ -134,16 +135,16 @@ def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) ->
 def check_present(
     connection: sa.Connection, table: sa.Table, layout: Layout, mode: str, *, evolve: bool = False
 ) -> Fit:
-    """Refuse an existing table that cannot take the rows: it lacks a column or a unique key, or has a wrong type.
+    """Refuse an existing table that does not fit the rows: it lacks a column or a unique key, or has a wrong type.
 
-    Types that round only some values are checked with the values, see :func:`rounding_types`.
+    Types that round only some values are checked with the values; see :func:`rounding_types`.
 
     :param table: as it would be created.
     :param evolve: add columns that it lacks.
-    :raises OpenmarketsDatabaseError: the text says what is wrong, and which statement repairs it.
+    :raises OpenmarketsDatabaseError: the text says what is wrong, and which statement fixes it.
     """
     if connection.dialect.name == "sqlite":
-        # It finds a table by a name in another case, but not its indexes.
+        # SQLite finds a table by a name in another case, but not its indexes.
         _check_name(connection, table)
     existing = _read_columns(connection, table)
     keys = _unique_keys(connection, table)
@@ -182,7 +183,7 @@ def check_present(
 
 
 def _check_name(connection: sa.Connection, table: sa.Table) -> None:
-    """Refuse a name that differs by case only from that of an existing table."""
+    """Refuse a name that differs only in case from that of an existing table."""
     inspector = sa.inspect(connection)
     names = [*inspector.get_table_names(table.schema), *inspector.get_view_names(table.schema)]
     similar = next((name for name in names if name.casefold() == table.name.casefold()), None)
@@ -197,7 +198,7 @@ def _check_other_keys(table: sa.Table, layout: Layout, keys: Sequence[set[str | 
     """Refuse a key by which an upsert of MySQL would change another row instead of refusing the new one."""
     loaded = {column.name for column in layout.columns}
     for key in keys:
-        # A wider key can't be another row's, and a column that is not loaded, such as a number, fills itself.
+        # A wider key can't belong to another row, and a column that is not loaded, such as a row number, fills itself.
         if key <= loaded | {None} and not key >= set(layout.key):
             names = ", ".join(sorted(name or "(expression)" for name in key))
             raise OpenmarketsDatabaseError(
@@ -207,13 +208,13 @@ def _check_other_keys(table: sa.Table, layout: Layout, keys: Sequence[set[str | 
 
 
 def rounding_types(connection: sa.Connection, table: sa.Table, layout: Layout) -> dict[str, TypeEngine[Any]]:
-    """Return the types of those columns of an existing table that could round a number or a time, by name.
+    """Return the types of columns of an existing table that could round a number or a time, by name.
 
-    Double precision is not among them: a user who takes it chooses its 15 digits.
+    Double precision is not among them: a user who chooses it accepts its 15 digits.
 
     :param table: as it would be created.
     """
-    # SQLite keeps a number as it is, whatever the declared type.
+    # SQLite keeps a number unchanged, whatever the declared type.
     if connection.dialect.name == "sqlite":
         return {}
     existing = {name: column["type"] for name, column in _read_columns(connection, table).items()}
@@ -238,9 +239,9 @@ def _is_double(connection: sa.Connection, kind: TypeEngine[Any]) -> bool:
 
 
 def is_plain(connection: sa.Connection, table: sa.Table) -> bool:
-    """Tell whether a table of PostgreSQL is none that only INSERT puts rows into as meant.
+    """Tell whether COPY works for a table of PostgreSQL.
 
-    Those are views, and tables with rules or with row security.
+    Views, and tables with rules or row security, need INSERT.
     """
     if connection.dialect.name != "postgresql":
         return False
@@ -252,7 +253,7 @@ def is_plain(connection: sa.Connection, table: sa.Table) -> bool:
 
 
 class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none in SQLAlchemy 1.4
-    """A type as a database writes it."""
+    """A type in the database's own notation."""
 
     cache_ok = True
 
@@ -266,7 +267,7 @@ class _Declared(UserDefinedType):  # type: ignore[type-arg]  # which takes none 
 def _as_declared(connection: sa.Connection, table: sa.Table) -> dict[str, tuple[TypeEngine[Any], str]]:
     """Return the types of a table of PostgreSQL by column, each with the letter of its category.
 
-    SQLAlchemy 1.4 knows no domains, and no negative scales.
+    SQLAlchemy 1.4 does not support domains and negative scales.
     """
     query = sa.text(
         "SELECT attname, format_type(atttypid, atttypmod), CAST(typcategory AS text) FROM pg_attribute "
@@ -289,7 +290,7 @@ def _other_types(connection: sa.Connection, table: sa.Table, layout: Layout) -> 
 
 
 def quote_table(connection: sa.Connection, table: sa.Table) -> str:
-    """Return a table's name for a value that PostgreSQL reads a name from."""
+    """Return a table's quoted name, for a value in which PostgreSQL expects a name."""
     return _single_percent(connection, connection.dialect.identifier_preparer.format_table(table))
 
 
@@ -311,7 +312,7 @@ def missing_columns(connection: sa.Connection, table: sa.Table, layout: Layout) 
 
 
 def can_be_added(column: sa.Column[Any]) -> bool:
-    """Tell whether rows that are there can be without a value of a column: it is none of the key."""
+    """Tell whether existing rows can lack a value of a column: it is not part of the key."""
     return not column.primary_key and column.name != LOAD_ID
 
 
@@ -320,10 +321,10 @@ def _add_columns(
 ) -> None:
     """Add columns, or refuse the table with the statements that add them.
 
-    :raises OpenmarketsDatabaseError: it is refused, or the database refuses the statements.
+    :raises OpenmarketsDatabaseError: the table is refused, or the database refuses the statements.
     """
     prepare, dialect = connection.dialect.identifier_preparer, connection.dialect
-    # Two loads may find at the same time that a column is missing.
+    # Two loads may detect a missing column at the same time.
     unless = "IF NOT EXISTS " if dialect.name == "postgresql" else ""
     alter = _single_percent(connection, f"ALTER TABLE {prepare.format_table(table)} ADD ")
     definitions = [
@@ -352,14 +353,14 @@ def _read_columns(connection: sa.Connection, table: sa.Table) -> dict[str, Any]:
 
 
 def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, existing: Mapping[str, Any]) -> None:
-    """Refuse types that cannot hold any price with a fraction, or any time."""
+    """Refuse types that can't store prices with a fraction, or times."""
     if connection.dialect.name == "sqlite":
         return
     is_mysql = connection.dialect.name in mysql.NAMES
     for column in layout.columns:
         kind = _plain(existing[column.name]["type"])
         is_whole = isinstance(kind, sa.Integer) or getattr(kind, "scale", None) == 0
-        # MySQL compares a single-precision number with a decimal by other digits than it shows.
+        # MySQL compares single-precision numbers and decimals by other digits than it shows.
         is_single = is_mysql and isinstance(kind, sa.Float) and not _is_double(connection, kind)
         if (
             (column.storage is Storage.DECIMAL and (is_whole or is_single))
@@ -373,7 +374,7 @@ def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, exi
 
 
 def _check_others(connection: sa.Connection, table: sa.Table, mode: str, existing: Mapping[str, Any]) -> None:
-    """Refuse the user's own columns that need a value. Values that a trigger fills in can't be detected."""
+    """Refuse the user's own columns that need a value. Values from a trigger can't be detected."""
     needed = [
         name
         for name, column in existing.items()
@@ -400,16 +401,16 @@ def _fills_itself(connection: sa.Connection, column: Mapping[str, Any]) -> bool:
 
 
 def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return a type; of a domain the type that it is based on."""
+    """Return a type; for a domain, its base type."""
     return getattr(kind, "data_type", kind)
 
 
 def _unique_keys(connection: sa.Connection, table: sa.Table) -> list[set[str | None]]:
-    """Return the sets of columns that are unique in a table; of an index, None stands for an expression."""
+    """Return the sets of columns that are unique in a table. None stands for an expression in an index."""
     inspector = sa.inspect(connection)
     keys: list[Sequence[str | None]] = [inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]]
     for index in inspector.get_indexes(table.name, table.schema):
-        # One that holds for some of the rows only has a condition.
+        # An index with a condition holds only for some of the rows.
         partial = any(name.endswith("_where") for name in index.get("dialect_options", {}))
         if index["unique"] and not partial:
             keys.append(index["column_names"])

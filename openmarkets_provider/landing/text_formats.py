@@ -1,4 +1,4 @@
-"""Rows as CSV and JSON lines: how they are written, and read again."""
+"""Rows as CSV and JSON lines: writing and reading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.landing.layout import Column, Columns, Layout, Storage
 
 _AT_ONCE = 8192
-"""Rows that are read at once."""
+"""Number of rows that are read at once."""
 _MOST_DIGITS = 1000
 _CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\n]*))[,\n]')
 _FROM_TEXT: Mapping[Storage, Callable[[str], Any]] = {
@@ -59,14 +59,14 @@ class TextWriter:
         self._file.write(self._compressor.flush())
 
     def discard(self) -> None:
-        """Do nothing: an incomplete text needs no end."""
+        """Do nothing: an incomplete text file needs no end."""
 
     def _put(self, data: bytes) -> None:
         self._file.write(self._compressor.compress(data))
 
 
 def read_text(file: IO[bytes], layout: Layout, name: str, compression: str | None) -> Iterator[Columns]:
-    """Yield the rows of a file as :meth:`Layout.values` gave them; a column that the file lacks is None.
+    """Yield the rows of a file in the form of :meth:`Layout.values`; a column that the file lacks is None.
 
     :param file: closed at the end.
     :param name: ``csv`` or ``jsonl``.
@@ -79,13 +79,13 @@ def read_text(file: IO[bytes], layout: Layout, name: str, compression: str | Non
 
 def _read_column(column: Column, rows: Iterable[Mapping[str, str | None]]) -> list[Any]:
     convert = _FROM_TEXT[column.storage]
-    # A file without a column of the key is not one of ours.
+    # A file without a column of the key was not written by a load.
     texts = (row[column.name] if column.key else row.get(column.name) for row in rows)
     return [None if text is None else convert(text) for text in texts]
 
 
 def _csv_rows(lines: Iterable[str]) -> Iterator[dict[str, str | None]]:
-    """Yield the cells by name. An empty text is in quotes, and None is not: the csv module reads both alike."""
+    """Yield the cells by name. Empty text has quotes and None has not, but the csv module reads both the same."""
     records = map(_cells, _records(lines))
     names = next(records)
     return (dict(zip(map(str, names), cells, strict=True)) for cells in records)
@@ -98,7 +98,7 @@ def _records(lines: Iterable[str]) -> Iterator[str]:
         if record.count('"') % 2 == 0:
             yield record
             record = ""
-    # It ends within a text, and so has too few cells.
+    # The file ends within a text, so this record has too few cells.
     if record:
         yield record
 
@@ -111,7 +111,7 @@ def _cells(record: str) -> list[str | None]:
 
 
 def _json_rows(lines: Iterable[str]) -> Iterator[dict[str, str | None]]:
-    """Yield the values by name: texts as they are, all else as JSON, with all digits of numbers."""
+    """Yield the values by name: texts unchanged, everything else as JSON, with all digits of numbers."""
     from msgspec import Raw
     from msgspec.json import Decoder, decode
 
@@ -125,7 +125,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[dict[str, str | None]]:
 
 
 class _Compressor(Protocol):
-    """The compressors of the standard library and of zstandard."""
+    """The interface of the compressors in the standard library and zstandard."""
 
     def compress(self, data: bytes, /) -> bytes: ...
 
@@ -133,7 +133,7 @@ class _Compressor(Protocol):
 
 
 class _Plain:
-    """Leaves the bytes as they are."""
+    """Leaves the bytes unchanged."""
 
     def compress(self, data: bytes, /) -> bytes:
         return data
@@ -146,7 +146,7 @@ def _compressor(compression: str | None) -> _Compressor:
     if compression is None:
         return _Plain()
     if compression == "gzip":
-        # Its header has no time and no name: the same rows give the same bytes.
+        # Its header has no time and no name, so the same rows give the same bytes.
         return zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
     if sys.version_info >= (3, 14):
         from compression.zstd import ZstdCompressor
@@ -185,9 +185,9 @@ def _csv_head(layout: Layout) -> bytes:
 
 
 def _csv(layout: Layout, columns: Columns, before: int) -> bytes:
-    """Return lines of CSV (RFC 4180) that end in a line feed.
+    """Return lines of CSV (RFC 4180) that end with a line feed.
 
-    The csv module writes None and an empty text alike, and before Python 3.13 a carriage return without quotes.
+    The csv module writes None and an empty text the same, and before Python 3.13 a carriage return without quotes.
     """
     texts = []
     for column, cells in zip(layout.columns, columns, strict=True):
@@ -206,9 +206,9 @@ def _quote(text: str) -> str:
 
 
 def _write_out(number: Decimal) -> str:
-    """Write a number without an exponent, all digits of it."""
+    """Write a number with all digits and without an exponent."""
     text = str(number)
-    # The user's decimal context may have small ones.
+    # The user's decimal context may write a lower-case "e".
     if "E" not in text and "e" not in text:
         return text
     if _is_endless(number):
@@ -245,7 +245,7 @@ def _json_lines(layout: Layout, columns: Columns, before: int) -> bytes:
         for column, cells in zip(layout.columns, columns, strict=True)
     ]
     rows = (dict(zip(names, row, strict=True)) for row in zip(*encoded, strict=True))
-    # All digits: the reader decides what they become.
+    # Write all digits; the reader decides about their type.
     return Encoder(decimal_format="number").encode_lines(rows)
 
 

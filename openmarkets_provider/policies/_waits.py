@@ -1,13 +1,13 @@
-"""How long, and how often, a task waits for a server that asks it to. Needs no Airflow."""
+"""How long and how often a task waits if the server asks it to. Needs no Airflow."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 WAITS_AFTER_429 = 10
-"""Waits of a task after a 429 of its own."""
+"""Most waits of a task after its own 429s."""
 WAITS_FOR_HOLDS = 100
-"""Waits of a task because of a hold: another task got the 429, and this one sent nothing."""
+"""Most waits of a task for holds: another task got the 429, and this one sent nothing."""
 LONGEST_WAIT = timedelta(hours=24)
 """Longest single wait."""
 
@@ -15,7 +15,7 @@ LONGEST_WAIT = timedelta(hours=24)
 def wait_after(retry_after: float) -> timedelta:
     """Return how long a task waits before it runs again.
 
-    Tasks that got the same Retry-After must not all come back at the same moment.
+    The wait varies, so that tasks with the same Retry-After do not all come back at once.
 
     :param retry_after: seconds that the server asked for.
     """
@@ -32,5 +32,5 @@ def time_after(wait: timedelta) -> str:
 
 
 def advise_later(error: Exception, wait: timedelta) -> str:
-    """Return the text of an error after which a task waits no more."""
+    """Return the text of an error, with the time at which to run the task again."""
     return f"{error} Run the task again after {time_after(wait)}."

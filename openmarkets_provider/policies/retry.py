@@ -1,4 +1,4 @@
-"""The retry policy: what Airflow does with a task after an error of this provider."""
+"""The retry policy: what Airflow does after an error of this provider."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class OpenmarketsRetryPolicy(RetryPolicy):
     Pass an instance as ``retry_policy`` of a ``@task`` that uses the hook. The provider's operators and transfers
     have one by default.
 
-    - After a permanent error the task fails at once, without using its retries.
-    - After a rate limit (429) the task runs again when the server allows it (``Retry-After``). From Airflow 3.4 on this
-      uses no try, up to 10 times; up to 100 times when another task got the 429 and this one sent nothing. On Airflow
+    - Permanent errors fail the task immediately, whatever its ``retries``.
+    - After a rate limit (429), the task runs again when the server allows it (``Retry-After``). Since Airflow 3.4 this
+      uses no try, up to 10 times, or up to 100 times if another task got the 429 and this one sent nothing. On Airflow
       3.3 it is a retry.
-    - After another transient error with a ``Retry-After`` of more than 60 seconds, the retry comes after that.
-    - When the server asks to wait for more than 24 hours, the task fails at once.
-    - Everything else is left to ``retries`` and ``retry_delay``: what has no ``Retry-After``, what has a shorter one
-      and would use a try (the call has waited for it a few times), and exceptions that are not the provider's.
+    - After another transient error with a ``Retry-After`` of more than 60 seconds, the retry comes after that time.
+    - If the server asks for a wait of more than 24 hours, the task fails immediately.
+    - For all other errors, ``retries`` and ``retry_delay`` apply. These are errors without ``Retry-After``, errors with
+      a shorter one that the call has already waited for, and exceptions that are not the provider's.
 
-    The policy adds no tries to ``retries``.
+    The policy never adds tries to ``retries``.
     """
 
     def evaluate(
@@ -48,7 +48,7 @@ class OpenmarketsRetryPolicy(RetryPolicy):
     ) -> RetryDecision:
         """Decide what Airflow does after an exception. Airflow calls this in the process of the task.
 
-        :param exception: what ended the task.
+        :param exception: the exception that ended the task.
         :param try_number: not used.
         :param max_tries: not used.
         :param context: not used.

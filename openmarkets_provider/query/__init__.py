@@ -1,1 +1,1 @@
-"""What can be asked of the APIs, and what comes back: pure, without I/O."""
+"""Queries and their rows: pure, without I/O."""

@@ -1,7 +1,7 @@
 """Adjusted prices and volumes of bars, from their adjustment factors. Pure.
 
-The API page names the field ``adjustmentFactor`` and says nothing of its meaning. :data:`METHODS` has the usual ones;
-that the API means :data:`DEFAULT_METHOD` is inferred.
+The API page names the field ``adjustmentFactor`` without its meaning. :data:`METHODS` has the usual meanings; it is
+inferred that the API uses :data:`DEFAULT_METHOD`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 class Method(NamedTuple):
     """What a factor means.
 
-    :ivar per_event: it belongs to the event (a split, a dividend) before its bar, the first one on the new basis, and
-        holds for all earlier bars. Otherwise it is cumulative: all that its own bar needs.
-    :ivar divide: prices are divided by it and volumes multiplied. Otherwise it is the other way round.
+    :ivar per_event: True if it belongs to the event (a split, a dividend) before its bar, which is the first on the new
+        basis, and applies to all earlier bars. Otherwise it is cumulative and applies to its own bar.
+    :ivar divide: True if prices are divided by it and volumes multiplied. Otherwise it is the other way round.
     """
 
     per_event: bool
@@ -37,9 +37,9 @@ METHODS: Mapping[str, Method] = {
 PRICES: Mapping[str, str] = {
     f"adjusted_{name}": name for name in ("open_price", "high_price", "low_price", "close_price")
 }
-"""Columns with an adjusted price, and those that they are computed from."""
+"""Columns with an adjusted price, and the columns that they are computed from."""
 VOLUMES: Mapping[str, str] = {"adjusted_total_volume": "total_volume"}
-"""Likewise, with a volume."""
+"""The same for volumes."""
 DECIMALS = 12
 """Digits after the point of an adjusted value."""
 _LAST_DIGIT = Decimal(1).scaleb(-DECIMALS)
@@ -49,12 +49,12 @@ _CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[DivisionByZero, Inv
 def adjust_series(method: str, columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Decimal | None]]:
     """Return the adjusted columns of the bars of one security.
 
-    Prices and volumes are adjusted by the same factor: their product stays as it is. Values are computed with 60 digits
-    and rounded half even to :data:`DECIMALS` after the point.
+    Prices and volumes are adjusted by the same factor: their product stays the same. Values are computed with 60 digits
+    and rounded half even to :data:`DECIMALS` digits after the point.
 
     :param method: of :data:`METHODS`.
-    :param columns: the bars by column, the oldest first, ``adjustment_factor`` among the columns.
-    :return: by column; None where the bar has no value, or no cumulative factor.
+    :param columns: the bars by column, the oldest first, with ``adjustment_factor``.
+    :return: the values by column; None if the bar has no value, or no cumulative factor.
     :raises ArithmeticError: a factor is not above 0, or a result has too many digits.
     """
     per_event, divide = METHODS[method]
@@ -76,13 +76,13 @@ def adjust_series(method: str, columns: Mapping[str, Sequence[Any]]) -> dict[str
 
 
 def _accumulate(factors: Sequence[Decimal | None]) -> list[Decimal]:
-    """Return the product of the factors of all later bars. A bar without a factor is one without an event."""
+    """Return the product of the factors of all later bars. A bar without a factor has no event."""
     later: Iterable[Decimal] = (Decimal(1) if factor is None else factor for factor in reversed(factors[1:]))
     return list(accumulate(later, mul, initial=Decimal(1)))[: len(factors)][::-1]
 
 
 def _round(value: Decimal) -> Decimal:
-    # Rounding fills up with zeros what has fewer digits.
+    # Rounding adds zeros to a value with fewer digits.
     rounded = value.quantize(_LAST_DIGIT)
     # Without the exponent of a quotient such as 1.395E+5.
     return value + 0 if value == rounded else rounded

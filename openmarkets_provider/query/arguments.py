@@ -1,6 +1,6 @@
-"""What the arguments of a query may hold. Pure.
+"""Checks of the arguments of a query. Pure.
 
-Every check takes the names of the query and the argument for the text of the error, and returns the value in the form
+Each check takes the names of the query and the argument for the text of its error. It returns the value in the form
 that planning needs.
 """
 
@@ -47,7 +47,7 @@ def is_literal(value: Any) -> bool:
 
 
 def is_literal_at_run(value: Any) -> bool:
-    """Take the place of :func:`is_literal` when a query runs: everything in a rendered query is literal."""
+    """Replace :func:`is_literal` when a query runs: everything in a rendered query is literal."""
     return True
 
 
@@ -57,11 +57,11 @@ def is_security(text: str) -> bool:
 
 
 def align(arguments: Mapping[str, Any], moment: datetime) -> date | datetime:
-    """Return where a bound of a query's range lies: for bars, at the start of the bar that it is in.
+    """Align a bound of a range with bars: return the start of the bar that contains it.
 
-    :param arguments: the query's, in the form that planning needs.
+    :param arguments: of the query, in the form that planning needs.
     :param moment: aware.
-    :return: for daily bars the exchange date, for weekly bars that of the Saturday before, else an aware datetime.
+    :return: the exchange date for daily bars, the date of the Saturday before for weekly bars, else an aware datetime.
     """
     if "frequency" in arguments:
         day = exchange_date(moment)
@@ -72,7 +72,7 @@ def align(arguments: Mapping[str, Any], moment: datetime) -> date | datetime:
 def check_range(name: str, arguments: Mapping[str, Any], start: Any, end: Any) -> None:
     """Refuse an empty range.
 
-    :param arguments: the query's, as its author wrote them.
+    :param arguments: of the query, as its author wrote them.
     :param start: aligned; see :func:`align`.
     :param end: aligned.
     :raises OpenmarketsQueryError: end is not after start, or both are in the same bar.
@@ -88,7 +88,7 @@ def check_range(name: str, arguments: Mapping[str, Any], start: Any, end: Any) -
 def check_argument(name: str, argument: str, value: Any, is_literal: Predicate) -> Any:
     """Check an argument of a typed query and return it in the form that planning needs.
 
-    :return: None when it is not literal; of a list of codes, the literal ones.
+    :return: None if the value is not literal; for a list of codes, the literal ones.
     """
     if argument in _CODES and isinstance(value, list | tuple) and not all(map(is_literal, value)):
         value = list(filter(is_literal, value)) or None
@@ -140,7 +140,7 @@ def _check_portfolios(name: str, argument: str, value: Any) -> list[str] | None:
 def _check_codes(
     name: str, argument: str, value: Any, example: str, read: Callable[[str, str, Any], str]
 ) -> list[str] | None:
-    """Return codes each once, in their order."""
+    """Return the codes in their order, without duplicates."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -175,7 +175,7 @@ def check_code(name: str, argument: str, value: Any) -> str:
     :raises OpenmarketsQueryError: it is malformed.
     """
     code = value.strip() if isinstance(value, str) else ""
-    # Cut, since text that was encoded very often takes as many rounds.
+    # Cut, because text that is encoded many times takes as many rounds.
     plain = decode_percent(code[:_MAX_CODE])
     if not code or len(code) > _MAX_CODE or not plain.isprintable() or plain in (".", "..") or set(plain) & _NO_CODE:
         raise OpenmarketsQueryError(
@@ -260,12 +260,12 @@ _CHECKS: Mapping[str, Callable[[str, str, Any], Any]] = {
     "on_missing_field": _one_of(ON_MISSING_FIELD),
     "raw": _check_flag,
 }
-"""Argument of a typed query to its check."""
+"""The checks of typed queries, by argument."""
 _CODES = ("securities", "accounts", "portfolios")
 
 
 def decode_percent(text: str) -> str:
-    """Undo percent-encoding, however often it was done."""
+    """Undo percent-encoding, even if it was applied several times."""
     while (further := unquote(text)) != text:
         text = further
     return text
@@ -274,7 +274,7 @@ def decode_percent(text: str) -> str:
 def check_json(arguments: Mapping[str, Any], is_literal: Predicate) -> None:
     """Refuse literal values that are not JSON-able.
 
-    :raises OpenmarketsQueryError: an argument holds such a value.
+    :raises OpenmarketsQueryError: an argument contains such a value.
     """
 
     def refuse(value: Any) -> None:
@@ -303,13 +303,13 @@ def to_list(value: Any) -> Any:
 
 
 def describe(value: Any) -> str:
-    """Describe a value for an error: a text itself, cut to 200 characters, or its type and, where short, the value."""
+    """Describe a value for an error: a text, cut to 200 characters, or the type, and the value if it is short."""
     text = abbreviate(value)
     return text if isinstance(value, str) or text == describe_type(value) else f"{describe_type(value)} ({text})"
 
 
 def abbreviate(value: Any) -> str:
-    """Return the ``repr`` of a text, cut to 200 characters, or of a short number, or describe the type."""
+    """Return the ``repr`` of a text, cut to 200 characters, or of a short number, else the type."""
     if isinstance(value, str):
         return f"{value!r:.200}"
     # Python refuses to write an int of thousands of digits.

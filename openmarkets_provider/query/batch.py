@@ -14,13 +14,13 @@ from openmarkets_provider.query.schema import Row
 RECORD = "record"
 """The only column of records as the API sends them: those of ``request``, and with ``raw=True``."""
 EXACT = Context(prec=60, Emax=60, Emin=-60, traps=[Inexact, InvalidOperation, Overflow, Subnormal])
-"""Arithmetic that raises an error where a result is not exact."""
+"""Arithmetic that raises an error if a result is not exact."""
 
 
 class Scaled(Sequence[Decimal]):
-    """Decimals that all have the same number of digits after the point. They are made when they are wanted.
+    """Decimals with the same number of digits after the point, which are made when they are read.
 
-    :ivar units: the numbers in units of their last digit, 4011 for 40.11: integers of 64 bits.
+    :ivar units: the numbers in units of their last digit, such as 4011 for 40.11, as 64-bit integers.
     :ivar decimals: digits after the point.
     """
 
@@ -57,9 +57,9 @@ Column = Sequence[Any]
 
 
 class Batch:
-    """Rows by column, never changed.
+    """Rows by column; immutable.
 
-    :ivar columns: values by the column's name, in order; all are equally long.
+    :ivar columns: values by the column's name, in order; all have the same length.
     """
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
@@ -69,7 +69,8 @@ class Batch:
         return len(next(iter(self.columns.values())))
 
     def rows(self) -> list[Row]:
-        """Return the rows as dicts: copies of one that has all names, which is faster than dict(zip())."""
+        """Return the rows as dicts."""
+        # Copies of one dict with all names: faster than dict(zip()).
         blank: Row = dict.fromkeys(self.columns)
         rows = [blank.copy() for _ in range(len(self))]
         for name, column in self.columns.items():
@@ -82,7 +83,7 @@ class Batch:
         return list(zip(*(self.columns[name] for name in names), strict=True))
 
     def take(self, rows: list[int]) -> Batch:
-        """Return some rows, by their numbers from 0, in that order."""
+        """Return the rows with these numbers, from 0, in this order."""
         if rows == list(range(len(self))):
             return self
         return Batch({name: _take(column, rows) for name, column in self.columns.items()})
@@ -93,7 +94,7 @@ def _take(column: Column, rows: Sequence[int]) -> Column:
 
 
 def join(parts: Sequence[Column]) -> Column:
-    """Put the parts of a column together, at least one."""
+    """Join the parts of a column; at least one."""
     scaled = [part for part in parts if isinstance(part, Scaled)]
     if len(scaled) == len(parts) and len({part.decimals for part in scaled}) == 1:
         return Scaled(sum((part.units for part in scaled[1:]), scaled[0].units), scaled[0].decimals)
@@ -101,6 +102,6 @@ def join(parts: Sequence[Column]) -> Column:
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
-    """Put batches together, at least one; where a batch lacks a column, its rows have None."""
+    """Join batches; at least one. If a batch lacks a column, its rows have None."""
     names = dict.fromkeys(chain.from_iterable(batch.columns for batch in batches))
     return Batch({name: join([batch.columns.get(name, [None] * len(batch)) for batch in batches]) for name in names})

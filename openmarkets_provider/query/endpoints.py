@@ -1,7 +1,7 @@
 """The endpoints: one record for each call of the public APIs, with the query that makes it.
 
-Whether a call may be repeated is a fact of the endpoint and not of its HTTP method: quotes are a POST that
-only reads, orders are a POST that must never go out twice.
+Whether a call may be repeated depends on the endpoint, not on its HTTP method. Quotes are a POST that only reads;
+orders are a POST that must never be sent twice.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from urllib.parse import unquote
 from openmarkets_provider.query.schema import Schema, read_schema
 
 APIS = ("market_data", "news", "oms")
-"""The APIs, as queries spell them."""
+"""The APIs by their names in queries."""
 MAX_SECURITIES = 1000
-"""Securities in one call. Known for security information; inferred to be the same for quotes."""
+"""Most securities in one call. Public for security information, inferred for quotes."""
 MAX_PORTFOLIOS = 1000
-"""Portfolios in one call. Not known: inferred to be as for securities."""
+"""Most portfolios in one call. Inferred from the limit for securities."""
 MAX_DAYS = {1: 7, 2: 7, 3: 7, 4: 7, 5: 7, 6: 7, 10: 30, 12: 30, 15: 30, 20: 30, 30: 30, 60: 60}
 """Longest range of one call for intraday bars, in exchange days, by the interval of the bars in minutes."""
 RANGE = ("start", "end")
 """The arguments of a query with a range."""
 BAR_LENGTH = ("frequency", "interval")
-"""The arguments that say how long a bar is, and the columns that hold it."""
+"""The arguments for the length of a bar; the columns have the same names."""
 _SUBJECT_ARGUMENTS = {
     None: (),
     "securities": ("securities", "exchange", "on_invalid"),
     "accounts": ("accounts", "portfolios"),
     "portfolios": ("accounts", "portfolios"),
 }
-"""Subject to the arguments that choose what a query asks about."""
+"""The arguments that select what a query asks about, by subject."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Endpoint:
     :ivar method: HTTP method.
     :ivar path: path below the API's base URL; ``{name}`` stands for one path segment: the code that the call is about.
     :ivar subject: the argument that names what the query asks about: ``securities``, ``accounts`` or ``portfolios``;
-        None when one call returns everything.
-    :ivar max_codes: most codes of the subject in one call; None when the path takes a single one.
+        None if one call returns everything.
+    :ivar max_codes: most codes of the subject in one call; None if the path takes a single one.
     :ivar limit_inferred: ``max_codes`` is inferred, not documented.
     :ivar sends: the query string of a GET or the JSON body of a POST. ``{argument}`` stands for the value of an
-        argument; where a query takes several calls, for the codes and the range of one call.
-    :ivar max_days: longest range of one call in exchange days, one number or a number for each ``interval``; None when
-        no limit is known.
-    :ivar records: the field of the reply that holds the records; None when the reply is the list itself.
+        argument, limited to the codes and the range of one call.
+    :ivar max_days: longest range of one call in exchange days, one number or a number for each ``interval``; None if no
+        limit is known.
+    :ivar records: the field of the reply that has the records; None if the reply is the list itself.
     :ivar columns: the columns of the rows, as :func:`~openmarkets_provider.query.schema.read_schema` reads them;
-        empty when no query makes this call.
-    :ivar adds: columns that an argument adds, in the same notation, by the argument; it is not sent.
-    :ivar time: the column that the range selects rows by; None when the query has no range.
-    :ivar safe_to_repeat: True when sending the call twice changes nothing.
+        empty if no query makes this call.
+    :ivar adds: columns that an argument adds, by argument, in the same notation. The argument is not sent.
+    :ivar time: the column that the range selects rows by; None if the query has no range.
+    :ivar safe_to_repeat: True if sending the call twice changes nothing.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Endpoint:
 
     @cached_property
     def schema(self) -> Schema:
-        """The rows of the query, without the columns that an argument adds."""
+        """The columns of the query's rows, without those that an argument adds."""
         return read_schema(self.columns, self.time)
 
     def schema_for(self, arguments: Mapping[str, Any]) -> Schema:
-        """Return the rows of a query.
+        """Return the columns of a query's rows.
 
-        :param arguments: the query's; a template that is not rendered counts as set.
+        :param arguments: of the query; an unrendered template counts as set.
         """
         added = [
             columns for argument, columns in self.adds.items() if arguments.get(argument) not in (None, False, "False")
@@ -102,7 +102,7 @@ class Endpoint:
 
     @cached_property
     def path_parts(self) -> list[str]:
-        """The path, cut where a code goes: ``code.join(path_parts)`` is a concrete path."""
+        """The path, split at the code: ``code.join(path_parts)`` is a concrete path."""
         return re.split(r"\{\w+\}", self.path)
 
     @cached_property
@@ -333,7 +333,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 
 
 def is_order_call(api: str, method: str, path: str) -> bool:
-    """Tell whether a call creates, amends or cancels an order, in whatever version of the call."""
+    """Tell whether a call creates, amends or cancels an order, in any version of the call."""
     parts = _parts(path)
     if api != "oms" or not parts or parts[0] != "orders":
         return False
@@ -342,14 +342,14 @@ def is_order_call(api: str, method: str, path: str) -> bool:
 
 
 def _parts(path: str) -> list[str]:
-    """Return the segments of a path. Case, percent-encoding and extra slashes may make no difference to a server."""
+    """Return the segments of a path, decoded and in lower case."""
     return [part for part in unquote(path).lower().split("/") if part]
 
 
 def find_endpoint(api: str, method: str, path: str) -> Endpoint | None:
     """Return the public endpoint that a concrete path belongs to, or None.
 
-    Letter case, percent-encoding and extra slashes make no difference, because a server may ignore them too.
+    Letter case, percent-encoding and extra slashes are ignored, because a server may ignore them too.
     """
     path = "/".join(_parts(path))
     for endpoint in ENDPOINTS.values():

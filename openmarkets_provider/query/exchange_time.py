@@ -1,10 +1,10 @@
-"""Exchange time: from the bounds that a DAG author writes to the range of each call. Pure.
+"""Exchange time: turn the bounds of a query into the range of each call. Pure.
 
 A range is half-open, [start, end). The API takes exchange time without an offset (Australia/Sydney). Whether it
 includes the end of a range is not known, so rows outside the range of the query are dropped afterwards.
 
-For bars, a bound means the bar that it is in: the range starts with the bar of ``start`` and ends before the bar of
-``end``. Ranges that follow each other therefore share no bar, skip none, and contain complete bars only.
+For bars, a bound means the bar that contains it: the range starts with the bar of ``start`` and ends before the bar of
+``end``. Consecutive ranges therefore share no bar, skip none, and contain only complete bars.
 
 When clocks go back in April, one hour of exchange time occurs twice: a time in it without an offset means the first
 occurrence (daylight-saving time). When clocks go forward in October, one hour does not exist: a time in it means the
@@ -65,7 +65,7 @@ def settle(moment: datetime | None, gmt: datetime | None) -> datetime | None:
 
     :param moment: an exchange time, read as the first occurrence; aware.
     :param gmt: the same time by another field, in UTC; aware.
-    :return: ``moment``, or one hour later where that is nearer to ``gmt`` and the same exchange time.
+    :return: ``moment``, or one hour later if that is nearer to ``gmt`` and the same exchange time.
     """
     if moment is None or gmt is None or moment == gmt:
         return moment
@@ -84,7 +84,7 @@ def exchange_date(moment: datetime) -> date:
 
 
 def day_of(moment: date) -> date:
-    """Return the exchange date of a row's date or time, quickly for very many of them.
+    """Return the exchange date of a row's date or time; fast for many rows.
 
     :param moment: an exchange date, or an aware time.
     """
@@ -100,12 +100,12 @@ def _day_at(hour: datetime) -> date:
 
 
 def first_of_week(day: date) -> date:
-    """Return the Saturday that begins the week of a day: a week holds its five exchange days."""
+    """Return the Saturday that begins the week of a day. A week then contains its five exchange days."""
     return day - timedelta(days=(day.weekday() - _SATURDAY) % 7)
 
 
 def floor(moment: datetime, minutes: int) -> datetime:
-    """Return the start of the bar that a moment is in.
+    """Return the start of the bar that contains a moment.
 
     :param minutes: length of a bar; a divisor of 60.
     """
@@ -113,19 +113,19 @@ def floor(moment: datetime, minutes: int) -> datetime:
 
 
 def exchange_span(start: datetime, end: datetime) -> Span[datetime]:
-    """Return the exchange time that contains a range, widened to whole seconds.
+    """Return a range in exchange time, widened to whole seconds.
 
     :param start: aware.
     :param end: aware.
     """
     first, last = start.astimezone(EXCHANGE_ZONE), end.astimezone(EXCHANGE_ZONE)
-    # An end in the second occurrence of an hour follows all of the first one, which has the same exchange times.
+    # An end in the second occurrence of an hour is after the whole first one, which has the same exchange times.
     widened = timedelta(hours=last.fold, microseconds=-last.microsecond % 1_000_000)
     return Span(first.replace(tzinfo=None, fold=0, microsecond=0), last.replace(tzinfo=None, fold=0) + widened)
 
 
 def split(span: Span[datetime], days: int) -> Iterator[Span[datetime]]:
-    """Cut a span at midnights, into pieces of ``days`` exchange days at most."""
+    """Split a span at midnight, into pieces of at most ``days`` exchange days."""
     start = span.start
     while start < span.end:
         end = min(datetime.combine(start.date() + timedelta(days=days), _MIDNIGHT), span.end)

@@ -1,7 +1,8 @@
-"""From a query that leaves its securities or accounts to the API to one that names them. Pure.
+"""Replace an exchange, or all accounts, in a query by codes. Pure.
 
-A query may name an exchange instead of securities, accounts where the API takes portfolios (or the other way
-round), or neither of the two for all that the client sees. The codes are in the rows of another query, the look-up.
+A query may name an exchange instead of securities, or accounts although the API takes portfolios, or the other way
+round. It may also name neither accounts nor portfolios, which means all that the client sees. The rows of another
+query, the look-up, have the codes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _COLUMNS = {"accounts": "account_code", "portfolios": "portfolio_code"}
 
 
 def lookup_query(query: Query) -> Query | None:
-    """Return the query whose rows :func:`expand` needs, or None when a rendered query names its codes itself.
+    """Return the query whose rows :func:`expand` needs, or None if a rendered query names its codes itself.
 
     :raises OpenmarketsQueryError: an argument is malformed.
     """
@@ -37,10 +38,10 @@ def lookup_query(query: Query) -> Query | None:
 
 
 def expand(query: Query, rows: Sequence[Row], today: date) -> ResolvedQuery:
-    """Return the query with its securities, portfolios or accounts named; there may be none.
+    """Return the query with the codes of its securities, portfolios or accounts; there may be none.
 
-    Securities are those listed at some time of the query's range, or today where it has none. Links between accounts
-    and portfolios that were removed are ignored.
+    Securities are those listed at some time in the query's range (today, if it has none). Removed links between
+    accounts and portfolios are ignored.
 
     :param rows: the rows of :func:`lookup_query`.
     :param today: the exchange's date.
@@ -56,11 +57,11 @@ def expand(query: Query, rows: Sequence[Row], today: date) -> ResolvedQuery:
 def _follow_links(query: ResolvedQuery, rows: Sequence[Row], source: str, target: str) -> list[str]:
     """Return the accounts of the query's portfolios, or the portfolios of its accounts, or all of them.
 
-    Of several links between two codes the one with the highest sequence number counts (inferred); of equals, one that
-    is active.
+    If two codes have several links, the one with the highest sequence number counts (inferred); among equals, an
+    active one.
     """
     from_column, to_column = _COLUMNS[source], _COLUMNS[target]
-    # First all pairs in the order of the rows, then the row that counts for each.
+    # First all pairs in the order of the rows, then the row that counts for each pair.
     latest = {(row.get(from_column), row[to_column]): row for row in [*rows, *sorted(rows, key=_sequence)]}
     links = [row for row in latest.values() if _is_active(row) and row[to_column] is not None]
     codes = None if query["accounts"] == ALL else query[source]
@@ -81,7 +82,7 @@ def _is_active(link: Row) -> bool:
 
 
 def _sequence(link: Row) -> tuple[int, str, bool]:
-    """Return what sorts links by their sequence number, which is a text."""
+    """Return the sort key of a link: its sequence number, which is a text."""
     number = (link.get("link_sequence_number") or "").lstrip("0")
     return len(number), number, _is_active(link)
 

@@ -1,4 +1,4 @@
-"""From a query to the calls that answer it, one for each piece of it. Pure."""
+"""Turn a query into the calls that answer it, one for each piece. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from openmarkets_provider.sessions.calendar import has_session
 
 
 class ApiCall(NamedTuple):
-    """One HTTP request to come, as data.
+    """One HTTP request, as data.
 
     :ivar path: relative to the API's base URL, without a leading slash.
-    :ivar records: the field of the reply that holds the records; None when the reply is the answer itself.
-    :ivar exact: numbers with a fraction are decoded as Decimal.
-    :ivar fields: the fields that the records of a reply that is their list are expected to have.
-    :ivar security: the one security that the call is about, in full form.
+    :ivar records: the field of the reply that has the records; None if the reply is the answer itself.
+    :ivar exact: True if numbers with a fraction are decoded as Decimal.
+    :ivar fields: the expected fields of the records, if the reply is their list.
+    :ivar security: the security that the call is about, in full form, if it is a single one.
     :ivar piece: which part of a split query this is, in words.
     """
 
@@ -49,7 +49,7 @@ class ApiCall(NamedTuple):
 class Plan:
     """The calls that answer a query, in the order of their rows: every span of one subject, then of the next.
 
-    There can be very many, so each is made when it is needed.
+    There can be very many calls, so each is made when it is needed.
     """
 
     subjects: Sequence[Any]
@@ -67,8 +67,7 @@ def plan(query: Query, now: datetime | None = None) -> Plan:
     """Turn a rendered query into the calls that answer it.
 
     :param query: it names its securities or accounts itself; see :func:`~openmarkets_provider.query.expand.expand`.
-    :param now: the present exchange time, without an offset but with its ``fold``: no calls are planned for pieces
-        that lie wholly after it.
+    :param now: the current exchange time, without an offset but with its ``fold``. Pieces that start later get no call.
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
     resolved = resolve(query)
@@ -82,7 +81,7 @@ def plan(query: Query, now: datetime | None = None) -> Plan:
 
 
 def _split_subjects(endpoint: Endpoint, arguments: Mapping[str, Any]) -> Sequence[Any]:
-    """Return what each call asks about: one code, or a batch of codes, or None for everything."""
+    """Return what each call asks about: one code, a batch of codes, or None for everything."""
     if endpoint.subject is None:
         return [None]
     codes = arguments[endpoint.subject]
@@ -102,7 +101,7 @@ def _split_range(endpoint: Endpoint, arguments: Mapping[str, Any], now: datetime
     if days is None:
         return [span]
     pieces = split(span, days if isinstance(days, int) else days[arguments["interval"]])
-    # In UTC: an exchange time may come twice, and only the `fold` of `now` tells which it is.
+    # In UTC: an exchange time may occur twice, and only the `fold` of `now` tells which one it is.
     pieces = (piece for piece in pieces if now is None or to_utc(piece.start) <= to_utc(now))
     return [piece for piece in pieces if days != 1 or has_session(piece.start.date(), piece.start.date())]
 

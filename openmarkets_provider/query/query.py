@@ -1,7 +1,7 @@
-"""What to ask of the APIs, as data: the form of a query and its checks. Pure.
+"""The form of a query and its checks. Pure.
 
-A query is a dict with ``endpoint`` and that endpoint's arguments. The same code checks it twice: when a DAG author
-makes it, where Jinja templates and results of upstream tasks are skipped, and when it runs.
+A query is a dict with ``endpoint`` and the arguments of that endpoint. The same code checks it twice: when the DAG
+author makes it, without Jinja templates and results of upstream tasks, and when it runs.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from openmarkets_provider.query.schema import Schema
 from openmarkets_provider.sessions.calendar import has_session
 
 Query = dict[str, Any]
-"""What to ask of the APIs, as JSON-able data. Made by the functions of ``openmarkets_provider.queries``."""
+"""A query as JSON-able data. The functions of ``openmarkets_provider.queries`` return it."""
 
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "request": REQUEST_ARGUMENTS,
     **{endpoint.name: endpoint.arguments for endpoint in ENDPOINTS.values() if endpoint.columns},
 }
-"""Name of a query to the arguments that it holds, all of them."""
+"""All arguments of a query, by its name."""
 _ALTERNATIVES = (("securities", "exchange"), ("accounts", "portfolios"))
 SESSION = "session"
 SESSION_RANGE = (*RANGE, SESSION)
@@ -64,7 +64,7 @@ def check(query: Query) -> Query:
 
 
 def warn_without_session(query: Query) -> None:
-    """Warn the caller's caller's caller of market data in a literal range without a trading day.
+    """Warn the caller of a function of ``queries`` if a literal range of market data has no trading day.
 
     :param query: checked.
     """
@@ -80,7 +80,7 @@ def warn_without_session(query: Query) -> None:
 
 
 def resolve(query: Query) -> ResolvedQuery:
-    """Check a rendered query and bring its arguments into the form that planning needs.
+    """Check a rendered query and convert its arguments to the form that planning needs.
 
     Securities become full names, codes lists, flags booleans, times aware datetimes in UTC (exchange dates for daily
     and weekly bars); arguments without a value stay None.
@@ -110,7 +110,7 @@ def endpoint_of(query: Query) -> str:
 def schema_of(query: Query) -> Schema:
     """Return the columns of a typed query's rows.
 
-    :param query: need not be rendered.
+    :param query: rendered or not.
     """
     return ENDPOINTS[endpoint_of(query)].schema_for(query)
 
@@ -134,7 +134,7 @@ def subject_of(query: Query) -> str | None:
 
 
 def window(query: Query) -> tuple[Any, Any] | None:
-    """Return the half-open range that the rows of a rendered query lie in.
+    """Return the half-open range of the rows of a rendered query.
 
     :return: two exchange dates for daily and weekly bars, two aware datetimes in UTC for others, None without a range.
     """
@@ -159,7 +159,7 @@ def end_of(query: Query) -> datetime | None:
 
 
 def lacks_range(query: Query) -> bool:
-    """Tell whether the rows of a query lie in no range, as far as its literal arguments decide it."""
+    """Tell whether a query has no range, as far as its literal arguments show."""
     name = query.get("endpoint") if isinstance(query, dict) else None
     return name is not None and is_literal(name) and (name not in ENDPOINTS or ENDPOINTS[name].time is None)
 
@@ -171,11 +171,11 @@ def is_repeatable(query: Query) -> bool:
 
 
 def check_reads_only(query: Query, who: str, is_literal: Predicate = is_literal_at_run) -> None:
-    """Check that a query may be repeated, as far as its literal arguments decide it.
+    """Check that a query may be repeated, as far as its literal arguments show.
 
     :param who: what repeats it, such as ``a sensor``, for the text of the error.
-    :param is_literal: the predicate of that name while the DAG is parsed; without it, the query is rendered.
-    :raises OpenmarketsQueryError: it is not known to be safe to repeat, or is no query.
+    :param is_literal: :func:`is_literal` when the DAG is parsed. By default, the query is rendered.
+    :raises OpenmarketsQueryError: it is not known to be safe to repeat, or is not a query.
     """
     if endpoint_of(query) != "request" or not all(is_literal(query.get(name)) for name in _REPEAT_MEANING):
         return
@@ -188,7 +188,7 @@ def check_reads_only(query: Query, who: str, is_literal: Predicate = is_literal_
 
 
 def _check(query: Query, is_literal: Predicate) -> dict[str, Any]:
-    """Check the literal arguments of a query, and return all in the form that planning needs."""
+    """Check the literal arguments of a query, and return all arguments in the form that planning needs."""
     name = endpoint_of(query)
     arguments = {key: to_list(value) for key, value in query.items() if key != "endpoint"}
     # Templates rendered as native objects, and upstream results, may be datetimes.
@@ -211,7 +211,7 @@ def _check(query: Query, is_literal: Predicate) -> dict[str, Any]:
 
 
 def _expand_session(name: str, arguments: Mapping[str, Any], is_literal: Predicate) -> dict[str, Any]:
-    """Put the range of a session in its place; a template stands for both bounds."""
+    """Replace a session by its range; a template becomes both bounds."""
     others = {key: value for key, value in arguments.items() if key != SESSION}
     if any(others.get(key) is not None for key in RANGE):
         raise OpenmarketsQueryError(f"{name}: session and start or end exclude each other; set session only.")
@@ -223,7 +223,7 @@ def _expand_session(name: str, arguments: Mapping[str, Any], is_literal: Predica
 
 
 def _check_typed(name: str, arguments: Mapping[str, Any], is_literal: Predicate) -> dict[str, Any]:
-    """Check the literal arguments of a typed query, each by itself and then together."""
+    """Check the literal arguments of a typed query, one by one and then together."""
     resolved = {key: check_argument(name, key, value, is_literal) for key, value in arguments.items()}
     for one, other in _ALTERNATIVES:
         if arguments.get(one) is not None and arguments.get(other) is not None:

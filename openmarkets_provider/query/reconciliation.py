@@ -1,4 +1,4 @@
-"""Compare orders, own trades and positions: what do they disagree on? Volumes and values only. Pure."""
+"""Compare the volumes and values of orders, own trades and positions. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from openmarkets_provider.query.exchange_time import exchange_date
 Row = Mapping[str, Any]
 
 COLUMNS = ("account_code", "exchange", "security_code", "order_number", "field", "reported", "by_trades")
-"""Of a difference."""
+"""The columns of a difference."""
 VALUE_TOLERANCE = Decimal("0.01")
-"""For each trade of an order, in the currency's main unit: values of single trades may be rounded."""
+"""For each trade of an order, in the currency's main unit: the values of trades may be rounded."""
 _SECURITY = ("account_code", "exchange", "security_code")
 
 
@@ -25,16 +25,16 @@ def reconcile(
     """Return the differences, each with :data:`COLUMNS`.
 
     ``field`` is ``done_volume_total`` or ``done_value_total`` of an order, ``order_number`` of trades of the day whose
-    order is not listed, or ``actual_volume`` of an account's positions in a security. ``reported`` is what the order or
-    the positions say, and ``by_trades`` what follows from the trades; for positions that is ``volume_start_of_day``,
-    plus what was bought on the day, minus what was sold.
+    order is not listed, or ``actual_volume`` of an account's positions in a security. ``reported`` is the value of the
+    order or the positions. ``by_trades`` is the value by the trades; for positions, it is ``volume_start_of_day`` plus
+    what was bought on the day, minus what was sold.
 
     A child order counts as its root order. A security without a position has a volume of 0.
 
     :param orders: rows of ``queries.orders``, with child orders.
     :param trades: rows of ``queries.order_trades``: all trades of these orders, and all of the day.
     :param positions: rows of ``queries.positions``.
-    :param day: the exchange day that the positions are of.
+    :param day: the exchange day of the positions.
     """
     today = [trade for trade in trades if exchange_date(trade["trade_date_time"]) == day]
     return [

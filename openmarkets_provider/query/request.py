@@ -16,7 +16,7 @@ _MAX_PATH = 2000
 
 
 def check_request(arguments: Mapping[str, Any], is_literal: Predicate) -> dict[str, Any]:
-    """Check the literal arguments of a request, and return all with defaults and ``safe_to_repeat`` filled in.
+    """Check the literal arguments of a request, and return all arguments with ``safe_to_repeat`` filled in.
 
     :raises OpenmarketsQueryError: an argument is malformed; the text names it.
     """
@@ -48,7 +48,7 @@ def check_request(arguments: Mapping[str, Any], is_literal: Predicate) -> dict[s
 def check_path(path: Any) -> str:
     """Return a path without its leading slash.
 
-    :raises OpenmarketsQueryError: it is no path, could lead out of the API's base URL, or holds a query string.
+    :raises OpenmarketsQueryError: it is not a path, could leave the API's base URL, or contains a query string.
     """
     if not isinstance(path, str) or not path.strip("/"):
         raise OpenmarketsQueryError(f"request: path must be a text such as 'securities/v1', not {describe(path)}.")
@@ -70,9 +70,9 @@ def check_path(path: Any) -> str:
 
 
 def check_params(params: Any, is_literal: Predicate) -> None:
-    """Check that the literal parts of ``params`` make a query string.
+    """Check that the literal parts of ``params`` can be sent as a query string.
 
-    :raises OpenmarketsQueryError: it is not a dict of texts, numbers, booleans and lists of them.
+    :raises OpenmarketsQueryError: it is not a dict of texts, numbers, booleans or lists of them.
     """
     if not isinstance(params, Mapping):
         raise OpenmarketsQueryError(f"request: params must be a dict, not {describe_type(params)}.")

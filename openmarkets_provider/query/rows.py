@@ -1,7 +1,6 @@
-"""From records, the API's JSON objects, to typed rows by column: names, prices, times. Pure.
+"""Convert records, the API's JSON objects, to typed rows by column: names, prices, times. Pure.
 
-The records of a reply are converted column by column: the values of one field are checked and converted together.
-Arithmetic is decimal and exact.
+All values of a field are checked and converted together. Arithmetic is decimal and exact.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from openmarkets_provider.query.schema import Kind, Schema, snake_case
 from openmarkets_provider.query.values import CONVERT, TypeMismatch
 
 Listing = tuple[str, str]
-"""Security code and exchange, in capitals."""
+"""Security code and exchange, in upper case."""
 
 FALLBACK_MULTIPLIER = Decimal("0.01")
-"""For cents: the price multiplier where nothing supplies one."""
+"""The price multiplier for cents, if neither the record nor security information has one."""
 _FRIDAY = 4
 _MAX_DECIMALS = 18
 _NONE = type(None)
@@ -36,9 +35,9 @@ _NOTHING: Mapping[Any, Any] = {}
 
 
 def read_records(call: ApiCall, reply: Any) -> list[Any]:
-    """Return the records of one reply to a typed query, untouched.
+    """Return the records of one reply to a typed query, unchanged.
 
-    :raises OpenmarketsInvalidResponse: the reply does not have the shape that the API promises.
+    :raises OpenmarketsInvalidResponse: the reply does not have the documented shape.
     """
     if call.records is not None:
         if not isinstance(reply, dict) or call.records not in reply:
@@ -57,7 +56,7 @@ def read_records(call: ApiCall, reply: Any) -> list[Any]:
 def read_invalid_securities(call: ApiCall, reply: Any) -> list[str]:
     """Return the securities that a reply reports as unknown to the API.
 
-    What is not a text is written as JSON: an error that names it must be able to go from a triggerer to a task.
+    Values other than texts are written as JSON, so that an error can pass from a triggerer to a task.
     """
     securities = reply.get("invalidSecurities") if isinstance(reply, dict) and call.records is not None else None
     if securities is None:
@@ -106,13 +105,13 @@ def find_priced(schema: Schema, call: ApiCall, records: Iterable[Record]) -> lis
 
 
 def to_listing(security: str) -> Listing:
-    """Return code and exchange of a security in full form, in capitals: the API may ignore the case."""
+    """Return code and exchange of a security in full form, in upper case: the API may ignore the case."""
     code, _, exchange = security.partition("@")[0].upper().partition(".")
     return code, exchange
 
 
 def listing_of(record: Record) -> Listing:
-    """Return code and exchange of the security that a record is about; the code is empty when it names none."""
+    """Return code and exchange of the security that a record is about; the code is empty if it names none."""
     code, exchange = record.get("securityCode"), record.get("exchange")
     code = code if isinstance(code, str) else ""
     exchange = exchange if isinstance(exchange, str) else DEFAULT_EXCHANGE
@@ -141,11 +140,11 @@ def to_batch(
     """Turn the records of one reply into rows.
 
     :param records: numbers with a fraction are Decimal.
-    :param multipliers: price multipliers for records without one; 0.01 for securities that are not among them.
+    :param multipliers: price multipliers for records without one. Other securities get 0.01.
     :param currencies: currencies for records without one.
-    :param arguments: the query's, for the columns that hold one, such as ``interval``.
+    :param arguments: of the query, for columns such as ``interval``.
     :return: the columns of the schema, then those of unknown fields.
-    :raises OpenmarketsInvalidResponse: a field is of a wrong type; the text names it.
+    :raises OpenmarketsInvalidResponse: a field has the wrong type; the text names it.
     """
     fields, sent, nothing = schema.sendable, by_field(records), [None] * len(records)
     columns: dict[str, Column] = {}
@@ -174,7 +173,7 @@ def to_batch(
         columns["level"] = list(range(1, len(records) + 1))
     if "state" in schema.names:
         columns["state"] = list(map(order_state, records))
-    # What is left holds an argument, or is filled in later.
+    # The other columns have an argument, or are filled later.
     columns = {
         field.name: columns[field.name] if field.name in columns else [arguments.get(field.name)] * len(records)
         for field in schema.fields
@@ -191,7 +190,7 @@ def to_batch(
 def select_range(schema: Schema, call: ApiCall, batch: Batch, window: tuple[Any, Any] | None) -> Batch:
     """Return the rows in a half-open range, in order of time.
 
-    :param window: two dates or two aware datetimes; None for all rows, as they are.
+    :param window: two dates or two aware datetimes; None for all rows, unchanged.
     :raises OpenmarketsInvalidResponse: a row has no time.
     """
     if window is None or schema.time is None:
@@ -207,7 +206,7 @@ def select_range(schema: Schema, call: ApiCall, batch: Batch, window: tuple[Any,
 
 
 def check_weeks(call: ApiCall, batch: Batch) -> None:
-    """Check that weekly bars are dated on a day from Monday to Friday: else the week that they mean is not known.
+    """Check that weekly bars are dated from Monday to Friday; otherwise their week is ambiguous.
 
     :raises OpenmarketsInvalidResponse: one is dated on a weekend.
     """
@@ -220,11 +219,11 @@ def check_weeks(call: ApiCall, batch: Batch) -> None:
 def rank_levels(batch: Batch, levels: int) -> Batch:
     """Return the levels of an order book, best first. That level 1 is the best price is inferred.
 
-    Each side is put in order by itself, whatever the order of the reply; a side without a price comes last. Columns
-    that belong to no side stay with the ask.
+    Each side is sorted separately; a side without a price comes last. Columns that belong to neither side stay with
+    the ask.
 
-    :param batch: of a ``depth`` query, one security's.
-    :param levels: most levels to return.
+    :param batch: of a ``depth`` query for one security.
+    :param levels: maximum number of levels.
     """
     asks, bids = (batch.columns[name] for name in ("ask_price", "bid_price"))
     best_asks = sorted(range(len(batch)), key=lambda row: (asks[row] is None, asks[row]))[:levels]
@@ -253,7 +252,7 @@ def adjust_batch(call: ApiCall, batch: Batch, method: str) -> Batch:
 
 
 def check_identified(schema: Schema, call: ApiCall, keys: Iterable[tuple[Any, ...]]) -> None:
-    """Check that keys tell rows apart whose number comes first in them: orders and own trades.
+    """Check that the keys of orders or own trades identify them. A key begins with the number.
 
     :raises OpenmarketsInvalidResponse: a number is None.
     """
@@ -268,7 +267,7 @@ def order_state(record: Record) -> str:
     ``finished``: all of its volume is done. ``failed``: actionStatus is FAILED or DENIED. ``finished``: orderState is
     INACTIVE, or lastAction is CANCEL or PURGE. ``working``: orderState is ACTIVE. ``pending``: anything else.
 
-    Which rule comes first is inferred: a cancellation that was denied must not make an order look finished.
+    The order of the rules is inferred: an order whose cancellation was denied must not look finished.
     """
     done, volume = record.get("doneVolumeTotal"), record.get("orderVolume")
     if done is not None and volume is not None and done >= volume:
@@ -285,11 +284,11 @@ _FROM_SECURITY: Mapping[str, Callable[[str], str]] = {
     "exchange": lambda security: security.partition("@")[0].partition(".")[2],
     "dataSource": lambda security: security.partition("@")[2],
 }
-"""Columns that a reply about one security may leave out, by the API's name, from the security in full form."""
+"""How to read columns that a reply about one security may lack from its full form, by the API's name."""
 
 
 def _fill(column: Column, value: Any) -> list[Any]:
-    """Put a value where there is none."""
+    """Replace None by a value."""
     if set(map(type, column)) == {_NONE}:
         return [value] * len(column)
     return [value if own is None else own for own in column]
@@ -315,9 +314,9 @@ def _fill_multipliers(
     column: Column,
     multipliers: Mapping[Listing, Decimal],
 ) -> tuple[Column, list[bool | None]]:
-    """Return each record's multiplier: its own, else the security's, else, where it has prices, the one for cents.
+    """Return the multiplier of each record: its own, the security's, or 0.01 (cents) if it has prices.
 
-    :return: the multipliers, and whether each is the one for cents because nothing supplies another.
+    :return: the multipliers, and whether each is assumed to be the one for cents.
     """
     if _NONE not in map(type, column):
         return column, [False] * len(column)

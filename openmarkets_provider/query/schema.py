@@ -1,6 +1,6 @@
-"""Row schemas: rows, documentation and the types of stored columns follow from them. Pure.
+"""Row schemas. Rows, their documentation and the types of stored columns follow from them. Pure.
 
-The API page lists field names only. Types and units are inferred from the names; ``raw=True`` returns what the API
+The API page lists only the names of fields. Types and units are inferred from them; ``raw=True`` returns what the API
 sends.
 """
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 @unique
 class Kind(Enum):
-    """What a field holds. The value is how the documentation names its Python type and its unit."""
+    """What a field contains. The value is its Python type and its unit, as the documentation shows them."""
 
     TEXT = ("str", "")
     ID = ("str", "identifier; a number is written as text")
@@ -51,10 +51,10 @@ class Kind(Enum):
 class Field:
     """One column of a row.
 
-    :ivar api: the API's name; None for what the API does not send, and the provider adds.
-    :ivar name: the row's name, snake_case.
-    :ivar key: part of what identifies the row.
-    :ivar note: what its kind does not say.
+    :ivar api: the API's name; None for a column that the provider adds.
+    :ivar name: the column's name, snake_case.
+    :ivar key: True for a part of the key, which identifies the row.
+    :ivar note: replaces the unit of the kind.
     """
 
     api: str | None
@@ -65,7 +65,7 @@ class Field:
 
     @property
     def unit(self) -> str:
-        """The unit, the time zone, or what else there is to know."""
+        """The note, or the unit or time zone of the kind."""
         return self.note or self.kind.unit
 
 
@@ -74,7 +74,7 @@ class Schema:
     """The rows of one query.
 
     :ivar fields: the columns in order.
-    :ivar time: the column that a range selects rows by; None where a query has no range.
+    :ivar time: the column that a range selects rows by; None if the query has no range.
     """
 
     fields: tuple[Field, ...]
@@ -87,22 +87,22 @@ class Schema:
 
     @cached_property
     def by_api_name(self) -> dict[str, Field]:
-        """The columns that the API sends, by its name for them."""
+        """The columns that the API sends, by the API's name."""
         return {field.api: field for field in self.fields if field.api is not None}
 
     @cached_property
     def supplied(self) -> dict[str, Field]:
-        """The columns that the provider supplies where a reply leaves them out, by the API's name."""
+        """The columns that the provider supplies if a reply lacks them, by the API's name."""
         return {api_name: field for api_name, field in _SUPPLIED.items() if field in self.fields}
 
     @cached_property
     def sendable(self) -> dict[str, Field]:
-        """All columns that a reply may hold, by the API's name."""
+        """All columns that a reply may have, by the API's name."""
         return self.by_api_name | self.supplied
 
     @cached_property
     def only_sent(self) -> frozenset[str]:
-        """The API's names of the columns that nobody else fills in."""
+        """The API's names of the columns that only the API fills."""
         return frozenset(name for name, field in self.by_api_name.items() if field.kind is not Kind.MULTIPLIER)
 
     @cached_property
@@ -112,19 +112,19 @@ class Schema:
 
     @cached_property
     def gmt_columns(self) -> dict[str, str]:
-        """Columns with an exchange time that another column has in UTC, and the names of those columns."""
+        """The columns with an exchange time, to the columns that have the same time in UTC."""
         kinds = {field.name: field.kind for field in self.fields}
         plain = {name.replace("_gmt", ""): name for name, kind in kinds.items() if kind is Kind.UTC_TIME}
         return {name: gmt for name, gmt in plain.items() if kinds.get(name) is Kind.EXCHANGE_TIME}
 
     @cached_property
     def price_api_names(self) -> tuple[str, ...]:
-        """The API's names of the columns that hold prices."""
+        """The API's names of the columns with prices."""
         return tuple(name for name, field in self.by_api_name.items() if field.kind is Kind.PRICE)
 
 
 def snake_case(api_name: str) -> str:
-    """Turn an API's camelCase name into a row's."""
+    """Turn an API's camelCase name into a column's name."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", api_name).lower()
 
 
@@ -135,7 +135,7 @@ _SUPPLIED = {
     "currency": Field(None, "currency", Kind.TEXT, note="currency's code, from security information"),
     "priceMultiplier": Field(None, "price_multiplier", Kind.MULTIPLIER),
 }
-"""Columns that the API leaves out of some replies, by its name for them in others."""
+"""Columns that some replies of the API lack, by their name in others."""
 _COMPUTED = {
     "frequency": Field(None, "frequency", Kind.TEXT, key=True, note="of the query: Daily or Weekly"),
     "interval": Field(None, "interval", Kind.INTEGER, key=True, note="of the query: minutes"),
@@ -156,8 +156,7 @@ def read_schema(columns: str, time: str | None = None) -> Schema:
     """Read a list of columns in the notation of the endpoint table.
 
     ``apiName:kind`` is a field that the API sends, with the name of a :class:`Kind` in lower case; ``!`` marks a part
-    of the key. ``+name`` is a column that the provider adds. Where there are prices, it adds
-    ``price_multiplier_assumed``, too.
+    of the key. ``+name`` is a column that the provider adds. Prices also add ``price_multiplier_assumed``.
 
     :param time: the column that a range selects rows by.
     """

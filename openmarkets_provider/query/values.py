@@ -1,4 +1,4 @@
-"""From the values of one field of records, None among them, to those of a column: checked, and of one type. Pure."""
+"""Check the values of a field, and convert them to those of a column: one type, or None. Pure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from openmarkets_provider.query.schema import Kind
 from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
 
 _NO_TIME = re.compile(r"0001-01-01([T ][0:.]+(Z|[+-]\d\d:?\d\d)?)?")
-"""What servers on .NET, which this one is inferred to be, may write for "no date" and "no time"."""
+"""What a .NET server may write for "no date" or "no time". It is inferred that this is one."""
 _MAX_INTEGER = 10**18
 """int() of 1e999999999 would fill the memory."""
 _NONE = type(None)
 
 
 class TypeMismatch(Exception):
-    """A value has the wrong type. Arguments: the type that was expected, in words, and the value."""
+    """A value has the wrong type. Arguments: the expected type, in words, and the value."""
 
 
 def _typed(
@@ -35,7 +35,7 @@ def _typed(
     to: type | None = None,
     convert: Callable[[Any], Any] | None = None,
 ) -> list[Any]:
-    """Check that a column has values of some types, and convert all to one of them."""
+    """Check that a column has only values of these types, and convert them to one type."""
     present = set(map(type, column))
     if not present <= types | {_NONE}:
         raise TypeMismatch(expected, next(value for value in column if type(value) not in types | {_NONE}))
@@ -43,7 +43,7 @@ def _typed(
 
 
 def _convert_each(convert: Callable[[Any], Any], column: list[Any], present: set[type]) -> list[Any]:
-    # A column without None is the usual one, and ``map`` is faster.
+    # Most columns have no None, and ``map`` is faster.
     if _NONE in present:
         return [None if value is None else convert(value) for value in column]
     return list(map(convert, column))
@@ -60,7 +60,7 @@ _decimals = partial(_typed, types={int, Decimal}, expected="a number", to=Decima
 
 
 def _numbers(column: list[Any]) -> Column:
-    # Whole numbers are the usual ones.
+    # Most numbers are whole.
     if set(map(type, column)) == {int}:
         with suppress(OverflowError):
             return Scaled(array("q", column), 0)
@@ -140,4 +140,4 @@ CONVERT: Mapping[Kind, Callable[[list[Any]], Column]] = {
     Kind.UTC_TIME: partial(_times, zone=UTC),
     Kind.JSON: list,
 }
-"""What converts the values of a field, by kind. It raises :class:`TypeMismatch`."""
+"""Converters for the values of a field, by kind. They raise :class:`TypeMismatch`."""

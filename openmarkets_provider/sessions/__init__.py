@@ -1,1 +1,1 @@
-"""Trading days and sessions of the exchange. Pure: it depends on the standard library and pendulum only."""
+"""Trading days and sessions of the exchange. Pure: only the standard library and pendulum are imported."""

@@ -1,15 +1,14 @@
 """The exchange's calendar: its sessions, when they open and close, and how to count them.
 
-A session is one trading day. It is named by its date in Sydney. The words are those of ``exchange_calendars``::
+A session is one trading day, named by its date in Sydney. The methods have the names of ``exchange_calendars``::
 
     from openmarkets_provider.sessions.calendar import ASX
 
-    ASX.sessions_in_range("2026-04-01", "2026-04-10")  # six dates; Good Friday and Easter Monday are none
+    ASX.sessions_in_range("2026-04-01", "2026-04-10")  # six dates, without Good Friday and Easter Monday
     ASX.session_close("2026-12-24")  # 14:10, a half day
     ASX.previous_session("2026-04-07")  # 2 April
 
-Every function takes a day as a date, as a datetime (pendulum's too), or as ISO 8601 text. An aware datetime means its
-date in Sydney.
+Every function takes a day as a date, a datetime or ISO 8601 text. An aware datetime means its date in Sydney.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ZONE_NAME = "Australia/Sydney"
 EXCHANGE_ZONE = ZoneInfo(ZONE_NAME)
 FIRST_YEAR, LAST_YEAR = 2000, 2035
 OPEN_TIME, CLOSE_TIME, EARLY_CLOSE_TIME = time(10), time(16, 10), time(14, 10)
-"""Exchange times: the start of trading, and the end of the closing auction, which follows at 16:00."""
+"""Exchange times: the start of trading, and the end of the closing auction on full and on half days."""
 Day = date | str
 """A date, a datetime, or ISO 8601 text."""
 _DAY = timedelta(days=1)
@@ -42,8 +41,8 @@ _SATURDAY = 5
 class SessionCalendar:
     """The sessions of the exchange in the years 2000 to 2035.
 
-    :param extra_closures: weekdays on which the exchange is closed and that the rules lack.
-    :param extra_half_days: sessions that close at 14:10 and that the rules lack.
+    :param extra_closures: further weekdays on which the exchange is closed.
+    :param extra_half_days: further sessions that close at 14:10.
     """
 
     extra_closures: frozenset[date] = frozenset()
@@ -51,13 +50,13 @@ class SessionCalendar:
 
     @classmethod
     def with_extras(cls, extra_closures: Iterable[Day] = (), extra_half_days: Iterable[Day] = ()) -> SessionCalendar:
-        """Return the calendar with further days, each in any form of a day.
+        """Return the calendar with further closures and half days.
 
-        :raises ValueError: a day is malformed or not in the calendar, a closure is on a weekend, or a half day is no
-            session.
+        :raises ValueError: a day is malformed or outside the calendar, a closure is on a weekend, or a half day is not
+            a session.
         """
         closed, half = (frozenset(map(to_day, _many(days))) for days in (extra_closures, extra_half_days))
-        # A weekday that the rules have, too, is no mistake: a later version of the rules may have learned it.
+        # A weekday that the rules already have is allowed: a later version of the rules may have added it.
         wrong = {
             "extra_closures": [day for day in closed if day.weekday() >= _SATURDAY],
             "extra_half_days": [day for day in half - closed if not ASX.is_session(day)],
@@ -70,17 +69,17 @@ class SessionCalendar:
     def is_session(self, day: Day) -> bool:
         """Tell whether the exchange trades on a day.
 
-        :raises ValueError: the day is malformed, or outside the years 2000 to 2035; likewise in all other methods.
+        :raises ValueError: the day is malformed, or outside the years 2000 to 2035. All other methods raise it, too.
         """
         day = to_day(day)
         return day.weekday() < _SATURDAY and day not in closures(day.year) and day not in self.extra_closures
 
     def sessions_in_range(self, start: Day, end: Day) -> Sequence[date]:
         """Return the sessions from start to end, both included, in order."""
-        return self.known_sessions(to_day(start), to_day(end))
+        return self.sessions_between(to_day(start), to_day(end))
 
-    def known_sessions(self, first: date, last: date) -> Sequence[date]:
-        """Return the sessions from first to last, both included, in order, as far as the calendar reaches."""
+    def sessions_between(self, first: date, last: date) -> Sequence[date]:
+        """Return the sessions from first to last, both included, in order. Dates may be outside the calendar."""
         years = range(max(first.year, FIRST_YEAR), min(last.year, LAST_YEAR) + 1)
         return [day for year in years for day in _between(self._sessions_of(year), first, last)]
 
@@ -97,9 +96,9 @@ class SessionCalendar:
         return self._step(to_day(day), -_DAY)
 
     def session_offset(self, session: Day, count: int) -> date:
-        """Return the session that is ``count`` sessions after a session, or before it where ``count`` is negative.
+        """Return the session that is ``count`` sessions after a session, or before it if ``count`` is negative.
 
-        :raises ValueError: ``session`` is none.
+        :raises ValueError: ``session`` is not a session.
         """
         day = self.check_session(session)
         for _ in range(abs(count)):
@@ -109,27 +108,27 @@ class SessionCalendar:
     def is_half_day(self, session: Day) -> bool:
         """Tell whether a session closes at 14:10 instead of 16:10.
 
-        :raises ValueError: ``session`` is none.
+        :raises ValueError: ``session`` is not a session.
         """
         day = self.check_session(session)
         return day in half_days(day.year) or day in self.extra_half_days
 
     def session_open(self, session: Day) -> DateTime:
-        """Return when trading of a session starts, 10:00: an aware pendulum datetime in Sydney.
+        """Return when trading in a session starts, 10:00: an aware pendulum datetime in Sydney.
 
-        :raises ValueError: ``session`` is none.
+        :raises ValueError: ``session`` is not a session.
         """
         return at(self.check_session(session), OPEN_TIME)
 
     def session_close(self, session: Day) -> DateTime:
-        """Return when a session's closing auction ends, 16:10, or 14:10 on a half day: an aware datetime in Sydney.
+        """Return when a session's closing auction ends, 16:10 or 14:10: an aware pendulum datetime in Sydney.
 
-        :raises ValueError: ``session`` is none.
+        :raises ValueError: ``session`` is not a session.
         """
         return at(self.check_session(session), EARLY_CLOSE_TIME if self.is_half_day(session) else CLOSE_TIME)
 
     def check_session(self, day: Day) -> date:
-        """Return the date of a session.
+        """Return the date of a session, in any form of a day.
 
         :raises ValueError: the exchange does not trade on that day.
         """
@@ -153,7 +152,7 @@ class SessionCalendar:
 
 
 ASX = SessionCalendar()
-"""The calendar by rule, without further closures."""
+"""The calendar by the rules, without further closures."""
 
 
 def to_day(day: Day) -> date:
@@ -176,7 +175,7 @@ def to_day(day: Day) -> date:
 
 
 def has_session(first: date, last: date) -> bool:
-    """Tell whether there may be a session from first to last, both included: outside the calendar there may be."""
+    """Tell whether there may be a session from first to last, both included. Outside the calendar it is True."""
     if first.year < FIRST_YEAR or last.year > LAST_YEAR:
         return True
     return any(_between(_regular_sessions(year), first, last) for year in range(first.year, last.year + 1))

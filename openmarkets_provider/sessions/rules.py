@@ -1,7 +1,7 @@
-"""The rules of the exchange's calendar: on which weekdays it is closed, and on which it closes early.
+"""The rules of the exchange's calendar: the weekdays on which it is closed or closes early.
 
-Sources: the exchange's trading calendars of 2003 to 2026, as the ``holidays`` package cites them; the tests compare
-all years with ``holidays`` and with ``exchange_calendars``. They disagree about half days: see :func:`half_days`.
+Sources: the exchange's trading calendars of 2003 to 2026, as the ``holidays`` package cites them. The tests compare
+all years with ``holidays`` and ``exchange_calendars``, which disagree about half days: see :func:`half_days`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 _DAY = timedelta(days=1)
 _MONDAY, _SATURDAY = 0, 5
 
-# Closures that no rule gives.
+# Closures that follow no rule.
 _SPECIAL_CLOSURES = (
     date(2010, 4, 26),  # for Anzac Day, a Sunday
     date(2011, 4, 26),  # for Anzac Day, which was Easter Monday
@@ -46,10 +46,10 @@ def closures(year: int) -> frozenset[date]:
 def half_days(year: int) -> frozenset[date]:
     """Return the trading days of a year on which the exchange closes early.
 
-    They are 24 and 31 December. Up to 2021 the Friday before took their place if they were on a weekend. From 2022 on
-    they have no substitute: the exchange traded in full on 23 and 30 December 2022. ``exchange_calendars`` treats 2022
-    as an exception and has half days on 22 and 29 December of 2023 and 2028, and on such Fridays of 2033 and 2034.
-    Where sources disagree, the later close counts here: a task that waits for it does not run too early.
+    They are 24 and 31 December. Up to 2021, the Friday before replaced them on a weekend. Since 2022 nothing replaces
+    them: the exchange had full sessions on 23 and 30 December 2022. ``exchange_calendars`` treats 2022 as an exception
+    and has half days on 22 and 29 December of 2023 and 2028, and on such Fridays of 2033 and 2034. If the sources
+    disagree, the later close counts, so that a task that waits for it does not run too early.
     """
     eves = [date(year, 12, 24), date(year, 12, 31)]
     if year <= _LAST_SHIFTED_HALF_DAYS:
@@ -60,12 +60,12 @@ def half_days(year: int) -> frozenset[date]:
 
 
 def _first_weekday(day: date) -> date:
-    """Return the day, or the Monday after it when it is on a weekend."""
+    """Return the day, or the Monday after it if it is on a weekend."""
     return day + (7 - day.weekday()) * _DAY if day.weekday() >= _SATURDAY else day
 
 
 def _last_weekday(day: date) -> date:
-    """Return the day, or the Friday before it when it is on a weekend."""
+    """Return the day, or the Friday before it if it is on a weekend."""
     return day - max(day.weekday() - _SATURDAY + 1, 0) * _DAY
 
 

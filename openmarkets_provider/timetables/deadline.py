@@ -1,6 +1,6 @@
-"""A deadline by the close of a session.
+"""A deadline relative to the close of a session.
 
-It needs Airflow 3.3, and a DAG whose partitions are sessions::
+It needs Airflow 3.3 and a DAG whose partitions are sessions::
 
 from airflow.sdk import AsyncCallback, DeadlineAlert
 
@@ -31,14 +31,14 @@ _PASSES_RUN = tuple(map(int, airflow_version.split(".")[:2])) >= (3, 4)
 
 
 class SessionCloseDeadline(BaseDeadlineReference):
-    """The close of a run's session, which the ``interval`` of the ``DeadlineAlert`` is counted from.
+    """The close of a run's session, from which the ``interval`` of the ``DeadlineAlert`` counts.
 
-    Only the last session that has closed has a deadline: a run that is created after the next close is a backfill or
-    catches up, and is late in any case.
+    Only the session that closed last has a deadline. A run that is created after the next close is a backfill or
+    catches up, and would always be late.
 
-    :param extra_half_days: sessions that close at 14:10, as of
+    :param extra_half_days: sessions that close at 14:10, as in
         :class:`~openmarkets_provider.timetables.trading_days.TradingDayTimetable`.
-    :raises ValueError: one of them is malformed, or no session.
+    :raises ValueError: one of them is malformed, or not a session.
     """
 
     if not _PASSES_RUN:
@@ -48,7 +48,7 @@ class SessionCloseDeadline(BaseDeadlineReference):
         self._calendar = SessionCalendar.with_extras(extra_half_days=extra_half_days)
 
     def serialize_reference(self) -> dict[str, Any]:
-        """Return the parameters as JSON; Airflow wants each value hashable."""
+        """Return the parameters as JSON. Airflow requires each value to be hashable."""
         days = ",".join(sorted(map(str, self._calendar.extra_half_days)))
         return {REFERENCE_TYPE_FIELD: self.reference_name, "extra_half_days": days}
 
@@ -58,7 +58,7 @@ class SessionCloseDeadline(BaseDeadlineReference):
         return cls(filter(None, reference_data["extra_half_days"].split(",")))
 
     def close_of(self, partition_key: str | None, now: datetime) -> datetime | None:
-        """Return the close of a session, in Sydney; None if the next one has closed, too, or the key is no session."""
+        """Return the close of a session, in Sydney; None if the next one has closed or the key is not a session."""
         try:
             close = self._calendar.session_close(partition_key or "")
             next_close = self._calendar.session_close(self._calendar.next_session(close))
@@ -70,7 +70,7 @@ class SessionCloseDeadline(BaseDeadlineReference):
     def _evaluate_with(
         self, *, session: Session, dagrun: DagRun | None = None, dag_id: str = "", run_id: str = ""
     ) -> datetime | None:
-        """Return the close for a new run; Airflow 3.3 gives its ids only."""
+        """Return the close for a new run. Airflow 3.3 passes only its ids."""
         if dagrun is None:
             from airflow.models.dagrun import DagRun as Run
             from sqlalchemy import select

@@ -1,6 +1,6 @@
 """A timetable with one run per session of the exchange.
 
-From Airflow 3.3 on, a run is a partition, and its key is the session. Before, it has a data interval::
+Since Airflow 3.3, a run is a partition whose key is the session. Before, it has a data interval::
 
     from openmarkets_provider.timetables.trading_days import TradingDayTimetable
 
@@ -31,19 +31,19 @@ _DAY, _MINUTE = timedelta(days=1), timedelta(minutes=1)
 
 
 class TradingDayTimetable(Timetable):
-    """One run per session of the exchange, after its close. Good Friday, say, has none.
+    """One run per session of the exchange, after its close. Days such as Good Friday have none.
 
-    From Airflow 3.3 on, runs are partitioned: ``partition_key`` is the session (``2026-04-02``), ``partition_date`` is
+    Since Airflow 3.3, runs are partitioned: ``partition_key`` is the session (``2026-04-02``), ``partition_date`` is
     its midnight in Sydney. Before, the data interval of a run goes from that midnight to the next. A start date, an end
-    date and the bounds of a backfill stand for their dates in Sydney, both included.
+    date and the bounds of a backfill mean their dates in Sydney, both included.
 
-    Without ``catchup``, the first run is that of the last session whose time has come.
+    Without ``catchup``, the first run is for the last session whose run is due.
 
     :param after_close: time from the close of a session to its run. The close is 16:10 in Sydney, 14:10 on a half day.
     :param at: hour and minute in Sydney, on the date of the session, instead of ``after_close``.
     :param extra_closures: weekdays on which the exchange is closed and that the calendar lacks: dates, or text such as
         ``2027-03-02``. They are stored with the DAG.
-    :param extra_half_days: sessions that close at 14:10, likewise.
+    :param extra_half_days: sessions that close at 14:10 and that the calendar lacks, in the same form.
     :raises ValueError: a parameter is malformed, or both times are set.
     """
 
@@ -109,22 +109,22 @@ class TradingDayTimetable(Timetable):
     def next_dagrun_info(
         self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
     ) -> DagRunInfo | None:
-        """Do the same for Airflow before 3.2."""
+        """Return the same for Airflow before 3.2."""
         last = last_automated_data_interval and _exchange_date(last_automated_data_interval.start)
         return self._next_run(last, restriction)
 
     def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterator[DagRunInfo]:
         """Yield the runs of a backfill: one per session from ``earliest`` to ``latest``, by their dates in Sydney.
 
-        A session whose time has not come is left to the schedule.
+        A session whose run is not due yet is left to the schedule.
         """
         now = datetime.now(UTC)
-        for session in self._calendar.known_sessions(_exchange_date(earliest), _exchange_date(latest)):
+        for session in self._calendar.sessions_between(_exchange_date(earliest), _exchange_date(latest)):
             if (run := self._run(session)).run_after <= now:
                 yield run
 
     def localize_partition_datetime(self, dt: datetime) -> DateTime:
-        """Return the partition date that a bound stands for: midnight of its date in Sydney."""
+        """Return the partition date of a bound: midnight of its date in Sydney."""
         return _midnight(_exchange_date(dt))
 
     def _decode_partition_date(self, partition_key: str) -> DateTime:
@@ -143,17 +143,17 @@ class TradingDayTimetable(Timetable):
             raise InvalidPartitionKeyError(str(error)) from None
 
     def infer_manual_data_interval(self, *, run_after: DateTime) -> DataInterval:
-        """Return the data interval of a manual run without a key: the last session whose run was due by then."""
+        """Return the data interval of a manual run without a key: the last session whose run is due."""
         return _data_interval(self._last_session(run_after))
 
     def generate_run_id(self, *, run_type: DagRunType, **run: Any) -> str:
-        """Return an id with the session in it: it may run again, so the id has a random part."""
+        """Return an id with the session and a random part, because a session may run again."""
         if key := run.get("partition_key"):
             return run_type.generate_run_id(suffix=f"{key}__{uuid4().hex[:8]}")
         return super().generate_run_id(run_type=run_type, **run)
 
     def _next_run(self, last: date | None, restriction: TimeRestriction) -> DagRunInfo | None:
-        """Return the run after that of a session, or the first one; None if the schedule ends before."""
+        """Return the run of the next session, or the first run; None if the schedule ends before."""
         candidates = []
         if last is not None:
             candidates.append(last + _DAY)
@@ -162,18 +162,18 @@ class TradingDayTimetable(Timetable):
         if not restriction.catchup or not candidates:
             candidates.append(self._last_session(datetime.now(UTC)))
         latest = date.max if restriction.latest is None else _exchange_date(restriction.latest)
-        sessions = self._calendar.known_sessions(max(candidates), latest)
+        sessions = self._calendar.sessions_between(max(candidates), latest)
         return self._run(sessions[0]) if sessions else None
 
     def _last_session(self, moment: datetime) -> date:
         """Return the last session whose run is due at a moment."""
-        sessions = self._calendar.known_sessions(date.min, _exchange_date(moment))
+        sessions = self._calendar.sessions_between(date.min, _exchange_date(moment))
         return next(session for session in reversed(sessions) if self.run_after(session) <= moment)
 
     def _run(self, session: date) -> DagRunInfo:
         run_after = self.run_after(session)
         if not PARTITIONS:
-            # Airflow 3.2 has further fields, without defaults.
+            # Airflow 3.2 has more fields, without defaults.
             return DagRunInfo.interval(*_data_interval(session))._replace(run_after=run_after)
         return DagRunInfo(
             run_after=run_after,
@@ -184,7 +184,7 @@ class TradingDayTimetable(Timetable):
 
 
 def _session_of(run: DagRunInfo) -> date:
-    """Return the session of a run, or for one of another schedule, the date in Sydney until which it has gone."""
+    """Return the session of a run. For a run of another schedule, return the date in Sydney that it reached."""
     if PARTITIONS and run.partition_date is not None:
         return _exchange_date(run.partition_date)
     return _exchange_date(run.data_interval.start if run.data_interval else run.run_after)

@@ -1,6 +1,6 @@
-"""Roll-ups of sessions: a DAG that runs once a week, month, quarter or year of an asset has all its sessions.
+"""Roll-ups of sessions: a DAG runs once a week, month, quarter or year, when all sessions of an asset are there.
 
-They need Airflow 3.3. A window expects the sessions of a period, where Airflow's own windows expect every day of it::
+They need Airflow 3.3. A window expects the sessions of a period, while Airflow's own windows expect every day of it::
 
     from airflow.sdk import PartitionedAssetTimetable, RollupMapper, StartOfMonthMapper
 
@@ -36,7 +36,7 @@ _MONTHS_OF_YEAR = 12
 class _SessionsWindow(Window):
     """The sessions of a period.
 
-    :param extra_closures: weekdays on which the exchange is closed and that the calendar lacks, as of
+    :param extra_closures: weekdays on which the exchange is closed and that the calendar lacks, as in
         :class:`~openmarkets_provider.timetables.trading_days.TradingDayTimetable`.
     :raises ValueError: one of them is malformed, or on a weekend.
     """
@@ -50,7 +50,8 @@ class _SessionsWindow(Window):
     def to_upstream(self, decoded_downstream: datetime) -> Sequence[datetime]:
         """Return the sessions of the period that begins on a day: naive datetimes, at midnight."""
         first = decoded_downstream.date()
-        return [datetime.combine(day, time()) for day in self._calendar.known_sessions(first, self._end(first) - _DAY)]
+        sessions = self._calendar.sessions_between(first, self._end(first) - _DAY)
+        return [datetime.combine(day, time()) for day in sessions]
 
     def _end(self, first: date) -> date:
         """Return the first day after the period."""
@@ -74,7 +75,7 @@ class TradingWeekWindow(_SessionsWindow):
 
 
 class TradingMonthWindow(_SessionsWindow):
-    """The sessions of a calendar month, such as the 20 of April 2026; for ``StartOfMonthMapper``."""
+    """The sessions of a calendar month, such as 20 in April 2026; for ``StartOfMonthMapper``."""
 
     def _end(self, first: date) -> date:
         return _add_months(first, 1)
@@ -95,14 +96,14 @@ class TradingYearWindow(_SessionsWindow):
 
 
 class TrailingSessionsMapper(PartitionMapper):
-    """A roll-up with a run per session, once that session and those before it are in: a moving window.
+    """A moving window: a run per session, when that session and the ones before it are there.
 
-    It is the ``partition_mapper`` itself and needs no window: each session counts for several runs, which a window of
-    Airflow cannot express. The key of a run is its last session.
+    Use it as the ``partition_mapper``, without a window: each session counts for several runs, which a window of
+    Airflow can't express. The key of a run is its last session.
 
-    :param sessions: how many sessions the window has, its last one included.
-    :param extra_closures: as of the windows.
-    :raises ValueError: ``sessions`` is no whole number above 0, or a closure is malformed or on a weekend.
+    :param sessions: number of sessions in the window, including the last one.
+    :param extra_closures: as in the windows.
+    :raises ValueError: ``sessions`` is not a whole number above 0, or a closure is malformed or on a weekend.
     """
 
     is_rollup: ClassVar[bool] = True
@@ -116,20 +117,20 @@ class TrailingSessionsMapper(PartitionMapper):
         self._calendar = SessionCalendar.with_extras(extra_closures)
 
     def to_downstream(self, key: str) -> Sequence[str]:
-        """Return the runs that wait for a session: its own, and those of the sessions that follow.
+        """Return the runs that wait for a session: its own, and those of the following sessions.
 
-        :raises ValueError: the key is no session.
+        :raises ValueError: the key is not a session.
         """
         session = self._calendar.check_session(key)
-        return _keys(self._calendar.known_sessions(session, date.max)[: self._sessions])
+        return _keys(self._calendar.sessions_between(session, date.max)[: self._sessions])
 
     def to_upstream(self, downstream_key: str) -> frozenset[str]:
         """Return the sessions that a run waits for.
 
-        :raises ValueError: the key is no session.
+        :raises ValueError: the key is not a session.
         """
         session = self._calendar.check_session(downstream_key)
-        return frozenset(_keys(self._calendar.known_sessions(date.min, session)[-self._sessions :]))
+        return frozenset(_keys(self._calendar.sessions_between(date.min, session)[-self._sessions :]))
 
     def to_partition_date(self, downstream_key: str) -> DateTime:
         """Return midnight of the session in Sydney."""
