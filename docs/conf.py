@@ -12,11 +12,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sphinx import addnodes
 from sphinx.util.inspect import stringify_signature
 
 from openmarkets_provider import __version__
 
 if TYPE_CHECKING:
+    from docutils import nodes
     from sphinx.application import Sphinx
 
 # Airflow makes its home when it is imported, and not in that of whoever builds the pages.
@@ -72,6 +74,44 @@ html_additional_pages = {"index": "home.html"}
 # Prompts are no part of a command.
 copybutton_exclude = ".linenos, .gp"
 
+KEYWORDS = {
+    "docs/comparison": "http provider",
+    "docs/connection": "connection, proxy, certificates, timeout, environments",
+    "docs/errors": "errors, 401, 403, 404, 500, 503",
+    "docs/etl": "csv, parquet, json lines, duplicates, decimals, lineage, assets",
+    "docs/events": "triggers",
+    "docs/fleet": "429, rate limits, throttling, metrics, variables",
+    "docs/howto/adjusted-prices": "splits, dividends, duckdb, polars, pandas",
+    "docs/howto/celery-kubernetes": "kubernetes, celery, redis",
+    "docs/howto/completeness": "gaps, missing days",
+    "docs/howto/containers": "docker, compose",
+    "docs/howto/events": "events, announcements, news",
+    "docs/howto/history": "backfills, history, catchup",
+    "docs/howto/incremental": "incremental, watermarks",
+    "docs/howto/lakehouse": "delta, iceberg",
+    "docs/howto/notebook": "notebooks, dataframes, arrow, jupyter",
+    "docs/howto/orders": "orders, duplicate orders, approval",
+    "docs/howto/postgres": "postgres, postgresql, mysql, mariadb, sqlite, upsert",
+    "docs/howto/quotes": "quotes, prices",
+    "docs/howto/retries": "retries, 429, retry-after",
+    "docs/howto/rotate-secret": "secrets, rotate, passwords",
+    "docs/howto/s3": "s3, buckets, gcs, azure",
+    "docs/howto/testing": "sandbox, mock, pytest, testing",
+    "docs/howto/trading-days": "holidays, half days, calendar, trading days, sessions, schedule",
+    "docs/howto/warehouses": "snowflake, bigquery, redshift, duckdb",
+    "docs/not-covered": "streams, websockets",
+    "docs/queries": "cents, time zones, units, queries, bars, trades",
+    "docs/start": "install, quickstart",
+    "docs/tokens": "tokens, oauth",
+}
+"""Words that people type into the search, by the page that comes first then."""
+
+
+def add_keywords(app: Sphinx, doctree: nodes.document) -> None:
+    """Add the keywords of a page as main entries of the index, which the search ranks highest."""
+    words = KEYWORDS.get(app.env.docname, "").split(", ")
+    doctree += addnodes.index(entries=[("single", word, "", "main", None) for word in words if word])
+
 
 def with_directives(app: Sphinx, docname: str, source: list[str]) -> None:
     """Turn comments that hold a directive into it: whoever reads the page elsewhere is not to see it."""
@@ -98,5 +138,6 @@ def with_inherited_arguments(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Extend Sphinx."""
     app.connect("source-read", with_directives)
+    app.connect("doctree-read", add_keywords)
     app.connect("autodoc-process-signature", with_inherited_arguments)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

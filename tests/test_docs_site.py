@@ -15,6 +15,7 @@ from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -160,15 +161,53 @@ def test_nothing_is_loaded_from_other_servers(site: Site):
             assert not is_elsewhere(link) or link.startswith("data:"), f"{path.name}: {link}"
 
 
+@cache
+def search_index(site: Site) -> dict[str, Any]:
+    text = (site.folder / "searchindex.js").read_text(encoding="utf-8")
+    return dict(json.loads(text.removeprefix("Search.setIndex(").removesuffix(")")))
+
+
 @pytest.mark.parametrize("words", ["cancel order", "backfill", "adjusted", "DataFrame", "notebook"])
 def test_search_finds_a_heading(site: Site, words: str):
     """As the page of the search does it: it stems the words, and looks for pages that have all of them."""
-    text = (site.folder / "searchindex.js").read_text(encoding="utf-8")
-    index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
     stems = map(SearchEnglish({}).stem, words.lower().split())
     # A number where there is one page only.
-    pages = [index["titleterms"].get(stem, []) for stem in stems]
+    pages = [search_index(site)["titleterms"].get(stem, []) for stem in stems]
     assert set.intersection(*({found} if isinstance(found, int) else set(found) for found in pages))
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    {
+        "quote": "docs/howto/quotes",
+        "csv": "docs/etl",
+        "postgres": "docs/howto/postgres",
+        "429": "docs/howto/retries",
+        "token": "docs/tokens",
+        "backfill": "docs/howto/history",
+        "holiday": "docs/howto/trading-days",
+        "order": "docs/howto/orders",
+        "cents": "docs/queries",
+        "time zone": "docs/queries",
+        "incremental": "docs/howto/incremental",
+        "duplicate": "docs/etl",
+        "s3": "docs/howto/s3",
+        "delta": "docs/howto/lakehouse",
+    }.items(),
+)
+def test_search_shows_a_page_among_the_first(site: Site, words: str, page: str):
+    """As the page of the search does it: main entries of the index rank highest, if the words are half of them."""
+    index = search_index(site)
+    entries = [entry for entry in index["indexentries"] if words in entry and len(words) >= len(entry) / 2]
+    first = {index["docnames"][at] for entry in entries for at, _, is_main in index["indexentries"][entry] if is_main}
+    assert page in first
+    assert len(first) <= 3
+
+
+def test_keywords_are_those_of_pages():
+    named = re.findall(r'^    "(docs/[\w/-]+)": "', (ROOT / "docs" / "conf.py").read_text(), re.MULTILINE)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / f"{name}.md").is_file()] == []
 
 
 def test_code_is_highlighted(site: Site):

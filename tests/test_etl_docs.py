@@ -1,4 +1,4 @@
-"""What docs/etl.md shows works."""
+"""What docs/etl.md and docs/howto/adjusted-prices.md show works."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tests.support.context import context
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "etl.md").read_text()
+ADJUSTED = (ROOT / "docs" / "howto" / "adjusted-prices.md").read_text()
 EXAMPLE = ROOT / "example_dags" / "example_etl_daily_bars.py"
 CODES = ["BHP", "CBA", "ZCONS"]
 QUERY = queries.time_series(CODES, start="2026-03-12", end="2026-03-19", adjusted=True)
@@ -39,10 +40,10 @@ print(json.dumps(best_day.function({"files": json.loads(sys.argv[2])}), default=
 
 @pytest.fixture(scope="module")
 def shown() -> dict[str, Any]:
-    """What the blocks define, one after the other."""
+    """What the blocks of both pages define, one after the other."""
     names: dict[str, Any] = {}
-    for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
-        exec(compile(code, "docs/etl.md", "exec"), names)
+    for code in re.findall(r"```python\n(.*?)```", TEXT + ADJUSTED, re.DOTALL):
+        exec(compile(code, "docs", "exec"), names)
     return names
 
 
@@ -60,7 +61,7 @@ def bars(openmarkets_sandbox) -> list[dict[str, Any]]:
 
 
 def block_with(name: str) -> str:
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if f"def {name}(" in code]
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", ADJUSTED, re.DOTALL) if f"def {name}(" in code]
     return code
 
 
@@ -72,7 +73,7 @@ def test_the_result_has_the_parts_that_the_page_shows(landed):
 
 
 def test_the_dags_hold_the_tasks_that_they_show(shown):
-    dag = shown["daily_bars"]()
+    dag = shown["land_each_session"]()
     assert {task.task_id: [outlet.uri for outlet in task.outlets] for task in dag.tasks} == {
         "lake": ["s3://lake/bars"],
         "warehouse": ["sql://postgres_default/market.daily_bars"],

@@ -23,11 +23,11 @@ RANGE = {"start": "2026-03-02", "end": "2026-03-04"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def recipe(text: str) -> dict[str, Any]:
-    """Run the block of the page that has a text in it."""
+def recipe(text: str, data: str = "/data") -> dict[str, Any]:
+    """Run the block of the page that has a text in it, with another folder in place of ``/data``."""
     (block,) = (block for block in BLOCKS if (block.page, block.kind) == (PAGE, "python") and text in block.text)
     names: dict[str, Any] = {}
-    exec(compile(block.text, PAGE, "exec"), names)
+    exec(compile(block.text.replace("/data/", f"{data}/"), PAGE, "exec"), names)
     return names
 
 
@@ -43,9 +43,8 @@ def statements(name: str, scheme: str, files: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("days", [("2026-03-02", "2026-03-04"), ("2026-03-07", "2026-03-08")], ids=["two", "none"])
-def test_days_in_duckdb_are_replaced_by_what_was_landed(openmarkets_sandbox, tmp_path, monkeypatch, days):
-    monkeypatch.setenv("DATA_FOLDER", str(tmp_path))
-    tasks = recipe("def bars_in_duckdb")["bars_in_duckdb"]().task_dict
+def test_days_in_duckdb_are_replaced_by_what_was_landed(openmarkets_sandbox, tmp_path, days):
+    tasks = recipe("def bars_in_duckdb", str(tmp_path))["bars_in_duckdb"]().task_dict
     template = tasks["warehouse"].sql
 
     def run(start: str, end: str) -> int:
