@@ -1,4 +1,4 @@
-"""The command ``airflow openmarkets sessions``. Airflow has commands of providers from 3.2 on."""
+"""The command ``airflow openmarkets sessions`` (Airflow 3.2 and later)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def get_commands() -> list[GroupCommand]:
-    """Return the commands, as Airflow's command line asks for them."""
+    """Return the commands for Airflow's command line."""
     from airflow.cli.cli_config import ARG_OUTPUT, ActionCommand, Arg, GroupCommand
 
     first = Arg(("--from",), dest="first", required=True, metavar="DATE", help="The first day, such as 2026-04-01")
@@ -28,7 +28,7 @@ def get_commands() -> list[GroupCommand]:
 
 
 def print_sessions(args: Namespace) -> None:
-    """Print the sessions from one day to another, both included, with open, close and whether it is a half day."""
+    """Print the sessions from one day to another, inclusive, with open, close and whether they are half days."""
     from airflow.cli.simple_table import AirflowConsole
 
     try:

@@ -1,4 +1,4 @@
-"""Provider metadata. Airflow reads it in every process, for all providers at once: nothing is imported here."""
+"""Provider metadata. Airflow reads it in every process, so nothing is imported here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ INTEGRATION = "Openmarkets"
 CONNECTION_TYPE = "openmarkets"
 
 HIDDEN_FIELDS = ["schema"]
-"""Standard connection fields that mean nothing here. The port stays: Airflow 3.3.2's Test button needs a stored
+"""Standard connection fields that are not used. The port stays visible: Airflow 3.3.2's Test button needs a stored
 one (apache/airflow #73298)."""
 
 RELABELING = {
@@ -109,7 +109,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
             "section": "Advanced",
         },
     },
-    # No default is filled in: Airflow warns in the log of every task of so short a value in Extra.
+    # No default: for such a short value in Extra, Airflow logs a warning in every task.
     "cache_backend": {
         "label": "Token cache",
         "description": "Who shares access tokens (encrypted). file (the default): the processes of one host. redis: "
@@ -127,7 +127,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "schema": {"type": ["string", "null"], "section": "Advanced"},
     },
 }
-"""The fields of the connection's Extra: what the form shows, and all that the hook accepts."""
+"""The fields of the connection's Extra. The form shows them, and the hook accepts no others."""
 
 TRANSFERS = {
     "Common IO": "openmarkets_to_object_storage",
@@ -135,7 +135,7 @@ TRANSFERS = {
     "Delta Lake": "openmarkets_to_delta",
     "Iceberg": "openmarkets_to_iceberg",
 }
-"""Where rows can be landed, by the names that Airflow's providers have for it, and by which module."""
+"""Destinations of transfers, by the integration names of Airflow's providers, with the modules."""
 
 CONFIG_OPTIONS: dict[str, dict[str, Any]] = {
     "token_cache_dir": {
@@ -185,7 +185,7 @@ def get_provider_info() -> dict[str, Any]:
                 "external-doc-url": "https://dev.openmarkets.com.au/",
                 "tags": ["service"],
             },
-            # No provider of Airflow names it.
+            # No provider of Airflow declares this integration.
             {"integration-name": "Delta Lake", "external-doc-url": "https://delta.io/", "tags": ["software"]},
         ],
         "hooks": _modules("hooks"),

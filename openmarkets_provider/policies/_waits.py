@@ -1,21 +1,19 @@
-"""How long, and how often, a task waits for a server that asks it to. Needs no Airflow."""
+"""How long and how often a task waits if the server asks for it. Needs no Airflow."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 WAITS_AFTER_429 = 10
-"""Waits of a task after a 429 of its own."""
+"""Most waits of a task after a 429 to the task itself."""
 WAITS_FOR_HOLDS = 100
-"""Waits of a task because of a hold: another task got the 429, and this one sent nothing."""
+"""Most waits of a task because of a hold: another task got the 429, and this one sent nothing."""
 LONGEST_WAIT = timedelta(hours=24)
 """Longest single wait."""
 
 
 def wait_after(retry_after: float) -> timedelta:
-    """Return how long a task waits before it runs again.
-
-    Tasks that got the same Retry-After must not all come back at the same moment.
+    """Return how long a task waits before it runs again: with a random part, which spreads tasks with the same wait.
 
     :param retry_after: seconds that the server asked for.
     """
@@ -25,12 +23,12 @@ def wait_after(retry_after: float) -> timedelta:
 
 
 def time_after(wait: timedelta) -> str:
-    """Return when a wait is over, as a text in UTC."""
+    """Return the end of a wait that starts now, as text in UTC."""
     import pendulum
 
     return f"{(pendulum.now('UTC') + wait).to_datetime_string()} UTC"
 
 
 def advise_later(error: Exception, wait: timedelta) -> str:
-    """Return the text of an error after which a task waits no more."""
+    """Return the message of an error after which a task stops waiting."""
     return f"{error} Run the task again after {time_after(wait)}."

@@ -1,4 +1,4 @@
-"""The retry policy: what Airflow does with a task after an error of this provider."""
+"""The retry policy: whether and when Airflow retries a task after an error of this provider."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ if TYPE_CHECKING:
 
 
 class OpenmarketsRetryPolicy(RetryPolicy):
-    """Decides by the error whether and when Airflow runs a task again. Needs Airflow 3.3 or later.
+    """Decides by the error whether and when Airflow retries a task. Needs Airflow 3.3 or later.
 
     Pass an instance as ``retry_policy`` of a ``@task`` that uses the hook. The provider's operators and transfers
     have one by default.
 
-    - After a permanent error the task fails at once, without using its retries.
-    - After a rate limit (429) the task runs again when the server allows it (``Retry-After``). From Airflow 3.4 on this
-      uses no try, up to 10 times; up to 100 times when another task got the 429 and this one sent nothing. On Airflow
-      3.3 it is a retry.
-    - After another transient error with a ``Retry-After`` of more than 60 seconds, the retry comes after that.
-    - When the server asks to wait for more than 24 hours, the task fails at once.
-    - Everything else is left to ``retries`` and ``retry_delay``: what has no ``Retry-After``, what has a shorter one
-      and would use a try (the call has waited for it a few times), and exceptions that are not the provider's.
+    - A permanent error fails the task immediately, without using its retries.
+    - After a rate limit (429), the task runs again when the server allows it (``Retry-After``). From Airflow 3.4 on
+      this uses no try, up to 10 times, or up to 100 times if another task got the 429 and this one sent nothing. In
+      Airflow 3.3 it is a retry.
+    - After any other transient error with a ``Retry-After`` of more than 60 seconds, the retry waits for that time.
+    - If the server asks for a wait of more than 24 hours, the task fails immediately.
+    - Otherwise ``retries`` and ``retry_delay`` apply: to errors without ``Retry-After`` and to exceptions of other
+      code. They also apply to a ``Retry-After`` of up to 60 seconds if the retry uses a try, since the call has already
+      waited.
 
     The policy adds no tries to ``retries``.
     """
@@ -48,7 +49,7 @@ class OpenmarketsRetryPolicy(RetryPolicy):
     ) -> RetryDecision:
         """Decide what Airflow does after an exception. Airflow calls this in the process of the task.
 
-        :param exception: what ended the task.
+        :param exception: the exception that ended the task.
         :param try_number: not used.
         :param max_tries: not used.
         :param context: not used.
@@ -65,7 +66,7 @@ class OpenmarketsRetryPolicy(RetryPolicy):
         wait = wait_after(exception.retry_after)
         if wait > LONGEST_WAIT:
             return RetryDecision.fail(advise_later(exception, wait))
-        # Airflow 3.3 has no such decision.
+        # Missing in Airflow 3.3.
         reschedule: Any = getattr(RetryDecision, "reschedule", None)
         if reschedule is not None and isinstance(exception, OpenmarketsRateLimited):
             times = WAITS_FOR_HOLDS if is_on_hold(exception) else WAITS_AFTER_429
