@@ -1,17 +1,17 @@
-"""How the sandbox treats the orders that clients create: when it accepts, lists, fills or rejects them.
+"""The behaviour of orders that clients create: when they are accepted, listed, filled or rejected.
 
-A behaviour is a JSON object; all of its fields may be left out. Seconds are real ones, whatever the sandbox's time is.
+A behaviour is a JSON object; all of its fields are optional. Seconds are real time, not the sandbox's time.
 
     accept_after   seconds until a new order is ACTIVE; until then it is PENDING (default 0)
     list_after     seconds until the list of orders has it (default 0)
-    fills          a list of [seconds, volume] steps; the seconds count from the acceptance, and a volume of null is all
-                   that remains (default: nothing is filled)
-    reject_after   seconds until what remains is refused: INACTIVE and DENIED (default null: never)
-    change_after   seconds between the answer to an amendment or a cancellation and its effect (default 0); when the
-                   order is filled in the meantime, the change has FAILED
+    fills          a list of [seconds, volume] steps; the seconds count from the acceptance, and a volume of null is the
+                   remaining volume (default: nothing is filled)
+    reject_after   seconds until the remaining volume is refused: INACTIVE and DENIED (default null: never)
+    change_after   seconds between the answer to an amendment or cancellation and its effect (default 0); if the order
+                   is filled in the meantime, the change has FAILED
     notes_length   how many characters of `notes` the list returns; 0 drops them (default null: all)
 
-All of this is the sandbox's own: how the real OMS treats an order is not public.
+All of this is invented: the behaviour of the real OMS is not public.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from openmarkets_provider.sandbox.fields import check_names
 
 
 class Step(NamedTuple):
-    """What happens to an order on its own, and when.
+    """A step in the life of an order.
 
     :ivar seconds: since the order was created.
     :ivar action: ``accept``, ``fill`` or ``reject``.
-    :ivar volume: of a fill; None is all that remains.
+    :ivar volume: volume of a fill; None for the remaining volume.
     """
 
     seconds: float
@@ -49,7 +49,10 @@ class Behaviour:
     notes_length: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no behaviour can be."""
+        """Check the fields.
+
+        :raises ValueError: a field is invalid.
+        """
         for name in ("accept_after", "list_after", "change_after"):
             check(is_number(getattr(self, name)), f"{name} must be a number, 0 or more")
         check(
@@ -69,13 +72,13 @@ class Behaviour:
     def parse(cls, given: Mapping[str, Any]) -> Behaviour:
         """Return the behaviour that a JSON object describes.
 
-        :raises ValueError: a field is unknown, or has a value that can't be.
+        :raises ValueError: a field is unknown or invalid.
         """
         check_names(given, [each.name for each in fields(cls)])
         return cls(**given)
 
     def steps(self) -> list[Step]:
-        """Return what happens to an order, in order of time."""
+        """Return the steps of an order, in order of time."""
         steps = [Step(self.accept_after, "accept")]
         steps += [Step(self.accept_after + seconds, "fill", volume) for seconds, volume in self.fills]
         if self.reject_after is not None:
