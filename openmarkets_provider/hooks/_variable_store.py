@@ -39,6 +39,14 @@ _late: threading.Thread | None = None
 """A call that timed out. Until it ends, no other call is made."""
 
 
+def reset() -> None:
+    """Wait until a call that timed out has ended, at most TIMEOUT seconds, and forget it."""
+    global _late
+    if _late is not None:
+        _late.join(TIMEOUT)
+    _late = None
+
+
 class VariableStore:
     """Stores entries in files of the host, which all hosts exchange through Airflow Variables.
 

@@ -319,8 +319,9 @@ class TestTrouble:
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         go_on.set()
-        _variable_store._late.join(PATIENCE)
         monkeypatch.setattr(_variable_store, "TIMEOUT", PATIENCE)
+        _variable_store.reset()
+        assert "openmarkets_variable" not in [each.name for each in threading.enumerate()]
         assert load(KEY) == DATA
 
     def test_an_event_loop_that_waits_is_never_blocked(self, store, supervisor):
@@ -409,7 +410,8 @@ class TestTriggerer:
                 await waiting
             assert turns > 2
             go_on.set()
-            await asyncio.to_thread(_variable_store._late.join, PATIENCE)
+            monkeypatch.setattr(_variable_store, "TIMEOUT", PATIENCE)
+            await asyncio.to_thread(_variable_store.reset)
 
     async def test_the_bridge_that_older_triggerers_lack_is_not_tried(self, store, supervisor, monkeypatch):
         monkeypatch.setattr(airflow, "__version__", "3.2.1")
