@@ -158,7 +158,7 @@ class OpenmarketsClient:
         """
         if endpoint_of(query) == "request":
             return (Batch({RECORD: records}) for records in self.stream(query))
-        run = Run(query, self._blocking.resumed(pulled), self._currencies, skipped)
+        run = Run(query, self._blocking.with_pulled(pulled), self._currencies, skipped)
         return iterate_blocking(run.batches(self._concurrency, ThreadGroup))
 
     def send_order(self, call: ApiCall, before_send: Callable[[], None]) -> Received:

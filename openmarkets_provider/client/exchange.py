@@ -102,11 +102,11 @@ class Exchange:
         self._metrics = metrics
         self._pulled = pulled
 
-    def paced(self, group: Group[Any]) -> Exchange:
+    def for_group(self, group: Group[Any]) -> Exchange:
         """Return an exchange for the calls of one run, which limits them to the slots of the run's group."""
         return Exchange(PacedIo(self._io, group), self._holds, self._metrics, self._pulled)
 
-    def resumed(self, pulled: Pulled | None) -> Exchange:
+    def with_pulled(self, pulled: Pulled | None) -> Exchange:
         """Return an exchange that stores its replies, and does not send a call that has one."""
         return Exchange(self._io, self._holds, self._metrics, pulled)
 

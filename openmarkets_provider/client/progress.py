@@ -25,7 +25,7 @@ class Progress:
         self._total = total
         self._count_earlier = count_earlier
         self._calls = self._rows = 0
-        self._started = self._said = time.monotonic()
+        self._started = self._logged_at = time.monotonic()
 
     def add(self, count: int) -> None:
         """Count a call, with its number of rows."""
@@ -36,9 +36,9 @@ class Progress:
     def tick(self) -> None:
         """Log a line if the last one is old enough."""
         now = time.monotonic()
-        if now - self._said < PROGRESS_EVERY or self._calls == self._total:
+        if now - self._logged_at < PROGRESS_EVERY or self._calls == self._total:
             return
-        self._said = now
+        self._logged_at = now
         earlier = self._count_earlier()
         log.info(
             "%s: %d of %d calls done%s, %d rows, %.0f rows/s.",

@@ -151,7 +151,7 @@ class Run:
         concurrency = min(concurrency, len(calls))
         async with open_group(concurrency) if concurrency > 1 else nullcontext() as group:
             if group is not None:
-                self._exchange = self._exchange.paced(group)
+                self._exchange = self._exchange.for_group(group)
             answers = _one_by_one(asks) if group is None else in_order(group, asks, concurrency, progress.tick)
             async with aclosing(answers):
                 async for answer in answers:

@@ -76,7 +76,7 @@ class QueryOperator(BaseOperator):
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
         """Do the work and return the task's XCom. May run twice: see :meth:`OpenmarketsHook.retry_on_rotation`."""
 
-    def made_progress(self) -> bool:
+    def has_progressed(self) -> bool:
         """Return whether the next attempt has less to do than this one. If so, the count of waits restarts."""
         return False
 
@@ -135,7 +135,7 @@ class QueryOperator(BaseOperator):
             raise AirflowFailException(str(error)) from without_frames(error)
         if error.retry_after is None or error.retry_after <= MAX_SERVER_WAIT or not self.deferrable:
             return
-        if self.made_progress():
+        if self.has_progressed():
             deferrals = holds = 0
         if is_on_hold(error):
             holds += 1

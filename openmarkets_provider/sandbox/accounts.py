@@ -107,7 +107,7 @@ class Directory(NamedTuple):
     portfolios: Mapping[str, Portfolio]
     links: Sequence[Link]
 
-    def booked(self, portfolio: Portfolio) -> list[str]:
+    def accounts_of(self, portfolio: Portfolio) -> list[str]:
         """Return the accounts whose fills change a portfolio: those whose first portfolio it is."""
         firsts: dict[str, str] = {}
         for link in sorted(self.links, key=lambda link: link.sequence):
@@ -189,7 +189,7 @@ def position_record(portfolio: Portfolio, security: Security, now: datetime, vol
         "exchange": EXCHANGE,
         "underlyingSecurityCode": option and option.underlying,
         "underlyingExchange": option and EXCHANGE,
-        "createDateTime": _opened(),
+        "createDateTime": _opening_text(),
         "updateDateTime": stamp(updated),
         "volumeStartOfDay": volume,
         "averagePriceStartOfDay": security.native(bought),
@@ -221,8 +221,8 @@ def cash_record(portfolio: Portfolio, now: datetime) -> Record:
         "portfolioCashCode": portfolio.cash,
         "portfolioCashName": portfolio.name,
         "currencyCode": "AUD",
-        "createDateTime": _opened(),
-        "updateDateTime": _opened(),
+        "createDateTime": _opening_text(),
+        "updateDateTime": _opening_text(),
         "cashBalance": balance,
         "netCash": balance,
         "inMarketBuyValue": 0,
@@ -238,7 +238,7 @@ def cash_record(portfolio: Portfolio, now: datetime) -> Record:
     }
 
 
-def _opened() -> str:
+def _opening_text() -> str:
     return stamp(datetime.combine(_OPENED, OPEN_TIME))
 
 

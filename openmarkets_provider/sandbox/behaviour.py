@@ -69,13 +69,13 @@ class Behaviour:
         )
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> Behaviour:
+    def parse(cls, values: Mapping[str, Any]) -> Behaviour:
         """Return the behaviour that a JSON object describes.
 
         :raises ValueError: a field is unknown or invalid.
         """
-        check_names(given, [each.name for each in fields(cls)])
-        return cls(**given)
+        check_names(values, [each.name for each in fields(cls)])
+        return cls(**values)
 
     def steps(self) -> list[Step]:
         """Return the steps of an order, in order of time."""

@@ -14,14 +14,14 @@ class Clock:
 
     def __init__(self, first: datetime | None = None) -> None:
         """Start with a fixed time with a zone, or with the real time."""
-        self._first = self._set = _checked(first)
+        self._first = self._set = _check(first)
 
     def set(self, now: datetime | None) -> None:
         """Set a fixed time with a zone, or None for the real time.
 
         :raises ValueError: the time has no zone, or is out of range.
         """
-        self._set = _checked(now)
+        self._set = _check(now)
 
     def reset(self) -> None:
         """Restore the time at the start."""
@@ -45,10 +45,10 @@ def parse(text: object) -> datetime | None:
         now: object = datetime.fromisoformat(str(text))
     except ValueError:
         now = text
-    return _checked(now)
+    return _check(now)
 
 
-def _checked(now: object) -> datetime | None:
+def _check(now: object) -> datetime | None:
     if now is None:
         return None
     if not isinstance(now, datetime) or now.utcoffset() is None:

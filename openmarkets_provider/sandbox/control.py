@@ -48,7 +48,7 @@ async def reset(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def tell_time(request: Request) -> JSONResponse:
+async def get_time(request: Request) -> JSONResponse:
     """Return the current exchange time."""
     return JSONResponse({"now": state_of(request).clock.now().isoformat()})
 
@@ -58,7 +58,7 @@ async def set_time(request: Request) -> JSONResponse:
     fields = await _fields(request, "now")
     with _refusal():
         state_of(request).clock.set(clock.parse(fields["now"]))
-    return await tell_time(request)
+    return await get_time(request)
 
 
 async def list_faults(request: Request) -> JSONResponse:
@@ -169,7 +169,7 @@ async def publish(request: Request) -> JSONResponse:
 
 async def list_tokens(request: Request) -> JSONResponse:
     """Return all issued access tokens, so that tests can search for leaked ones."""
-    return JSONResponse({"tokens": state_of(request).tokens.issued()})
+    return JSONResponse({"tokens": state_of(request).tokens.list_issued()})
 
 
 async def change_secret(request: Request) -> Response:
@@ -183,7 +183,7 @@ async def change_secret(request: Request) -> Response:
 ROUTES = [
     Route("/stats", stats),
     Route("/reset", reset, methods=["POST"]),
-    Route("/clock", tell_time),
+    Route("/clock", get_time),
     Route("/clock", set_time, methods=["POST"]),
     Route("/faults", list_faults),
     Route("/faults", add_fault, methods=["POST"]),

@@ -180,7 +180,7 @@ _NO_TRADES: Record = {
 }
 
 
-def _traded(security: Security, session: Session) -> Record:
+def _trade_fields(security: Security, session: Session) -> Record:
     """Return the fields of a quote about the session's trades."""
     bar = _bar(security, session.prices, session.volumes)
     previous = close_price(security, day_before(session.day))
@@ -205,7 +205,7 @@ def _traded(security: Security, session: Session) -> Record:
 def quote(security: Security, now: datetime) -> Record:
     """Return the security's quote. Fields about trades are null if there has never been one."""
     session = current_session(security, now)
-    traded = _traded(security, session) if session.prices else _NO_TRADES
+    traded = _trade_fields(security, session) if session.prices else _NO_TRADES
     bid, ask = _best_prices(session, security)
     bid_volume, bid_count = _level(security, "bid", bid, session)
     ask_volume, ask_count = _level(security, "ask", ask, session)

@@ -26,10 +26,10 @@ async def list_securities(request: Request) -> Response:
     records = state_of(request).records
     if securities.EXCHANGE not in exchanges:
         return JSONResponse([])
-    if not records.added:
+    if not records.new_securities:
         return Response(_listing(), media_type="application/json")
-    known = [*securities.SECURITIES.values(), *records.added]
-    return JSONResponse([records.describe(security, securities.listing(security)) for security in known])
+    listed = [*securities.SECURITIES.values(), *records.new_securities]
+    return JSONResponse([records.describe(security, securities.listing(security)) for security in listed])
 
 
 def _security(request: Request) -> securities.Security:

@@ -26,15 +26,15 @@ def _account(request: Request) -> accounts.Account:
 
 
 def _portfolios(request: Request, body: dict[str, Any]) -> list[accounts.Portfolio]:
-    known = state_of(request).records.directory.portfolios
+    portfolios = state_of(request).records.directory.portfolios
     codes = dict.fromkeys(wire.strings(body, "portfolioCodes"))
-    return [known[code] for code in codes if code in known]
+    return [portfolios[code] for code in codes if code in portfolios]
 
 
 async def list_accounts(request: Request) -> JSONResponse:
     """List the order accounts."""
-    known = state_of(request).records.directory.accounts
-    return JSONResponse([accounts.account_record(account) for account in known.values()])
+    directory = state_of(request).records.directory
+    return JSONResponse([accounts.account_record(account) for account in directory.accounts.values()])
 
 
 async def portfolio_links(request: Request) -> JSONResponse:
@@ -77,7 +77,7 @@ async def positions(request: Request) -> JSONResponse:
 
 def _fills(state: State, portfolio: accounts.Portfolio, own: Own | None) -> booking.Fills:
     """Return the fills since a user set the records of the portfolio."""
-    return state.orders.executions(state.records.directory.booked(portfolio), own.moment if own else 0.0)
+    return state.orders.executions(state.records.directory.accounts_of(portfolio), own.moment if own else 0.0)
 
 
 async def list_orders(request: Request) -> JSONResponse:

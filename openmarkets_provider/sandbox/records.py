@@ -116,7 +116,7 @@ class Records:
         self._added[text], self._information[security] = security, dict(fields)
 
     @property
-    def added(self) -> list[Security]:
+    def new_securities(self) -> list[Security]:
         """The added securities."""
         return list(self._added.values())
 

@@ -43,11 +43,11 @@ class Reply:
         self.content = encode(self.body)
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> Reply:
+    def parse(cls, values: Mapping[str, Any]) -> Reply:
         """Return the reply that a JSON object describes."""
-        check_names(given, [each.name for each in fields(cls)])
-        check({"method", "path"} <= set(given), "a reply needs method and path")
-        return cls(**given)
+        check_names(values, [each.name for each in fields(cls)])
+        check({"method", "path"} <= set(values), "a reply needs method and path")
+        return cls(**values)
 
     def answers(self, method: str, path: str) -> bool:
         """Return whether the reply answers a request."""
@@ -62,12 +62,12 @@ class Replies:
         self._replies: list[Reply] = []
         self._lock = threading.Lock()
 
-    def add(self, given: Mapping[str, Any]) -> None:
+    def add(self, values: Mapping[str, Any]) -> None:
         """Add a reply, which is used after earlier ones for the same requests. It replaces an unlimited one.
 
         :raises ValueError: a field is unknown or invalid.
         """
-        reply = Reply.parse(given)
+        reply = Reply.parse(values)
         with self._lock:
             kept = [
                 each for each in self._replies if each.times is not None or not each.answers(reply.method, reply.path)

@@ -61,7 +61,7 @@ class Tokens:
             self._issued.append(token)
         return token
 
-    def issued(self) -> list[str]:
+    def list_issued(self) -> list[str]:
         """Return all issued tokens, valid or not."""
         with self._lock:
             return list(self._issued)

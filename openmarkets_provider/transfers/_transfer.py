@@ -169,7 +169,7 @@ class Transfer(QueryOperator):
         # Also called for failed tasks.
         return self._lineage and self._lineage.for_openlineage(self.query, self.columns)
 
-    def made_progress(self) -> bool:
+    def has_progressed(self) -> bool:
         """Return whether this attempt has pulled replies that the next one can reuse."""
         return self._has_pulled
 
@@ -181,7 +181,7 @@ class Transfer(QueryOperator):
         settings = hook.client.settings
         urls = [settings.api_url(api) for api in sorted(SCOPES)]
         load = json.dumps([instance_id(context), destination.name, settings.client_id, *urls])
-        with Pulled(resume_folder(), load, _settled(self.query)) as pulled:
+        with Pulled(resume_folder(), load, _settling_time(self.query)) as pulled:
             try:
                 yield pulled
             finally:
@@ -378,7 +378,7 @@ def _check_sessions(query: Query) -> None:
         )
 
 
-def _settled(query: Query) -> float:
+def _settling_time(query: Query) -> float:
     """Return when the replies to a rendered query stop changing, in seconds since the epoch."""
     end = end_of(query)
     return end.timestamp() if end else math.inf

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from openmarkets_provider.client.http.clients import HttpClient, NoAnswer
-from openmarkets_provider.client.http.deadline import uncancelled
+from openmarkets_provider.client.http.deadline import ignore_cancel
 from openmarkets_provider.client.http.replies import (
     TRANSIENT_STATUSES,
     decode,
@@ -83,7 +83,7 @@ def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, 
     request = http.build("POST", "connect/token", content=form.encode(), headers=headers)
     try:
         # Other callers wait for this token, too: the end of one run must not become a failure that they share.
-        with uncancelled():
+        with ignore_cancel():
             reply = http.send(request._replace(max_bytes=MAX_TOKEN_REPLY))
     except NoAnswer as error:
         failure = error.explain(_LABEL)

@@ -65,7 +65,7 @@ def cancel_on(event: threading.Event) -> None:
 
 
 @contextmanager
-def uncancelled() -> Iterator[None]:
+def ignore_cancel() -> Iterator[None]:
     """Protect the exchanges of this thread in a block from the event of :func:`cancel_on`."""
     event, _deadline.cancelled = _deadline.cancelled, None
     try:
@@ -198,7 +198,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
 
     def _connect_in_turn(self, host: str, port: int, end: float, *options: Any) -> httpcore.NetworkStream:
         """Try the addresses of a host in turn, each for an equal part of the remaining time."""
-        with _mapped(httpcore.ConnectError):
+        with _map_errors(httpcore.ConnectError):
             addresses = self._resolve(host, port)
         problem: Exception = httpcore.ConnectTimeout()
         for number, address in enumerate(addresses):
@@ -213,7 +213,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
 
 
 @contextmanager
-def _mapped(error: type[Exception]) -> Iterator[None]:
+def _map_errors(error: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeError) as problem:
@@ -229,11 +229,11 @@ class _AsyncioStream(httpcore.AsyncNetworkStream):
         self._writer = writer
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _mapped(httpcore.ReadError):
+        with _map_errors(httpcore.ReadError):
             return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _mapped(httpcore.WriteError):
+        with _map_errors(httpcore.WriteError):
             self._writer.write(buffer)
             await self._writer.drain()
 
@@ -245,7 +245,7 @@ class _AsyncioStream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         try:
-            with _mapped(httpcore.ConnectError):
+            with _map_errors(httpcore.ConnectError):
                 await _within(self._writer.start_tls(ssl_context, server_hostname=server_hostname), timeout)
         except BaseException:
             await self.aclose()
@@ -290,7 +290,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Open a connection, as :meth:`DeadlineBackend.connect_tcp`."""
         # With several addresses, a task cancelled in asyncio.open_connection may leave a socket open.
-        with _mapped(httpcore.ConnectError):
+        with _map_errors(httpcore.ConnectError):
             sock = await _within(_connect_in_turn(host, port, timeout), timeout)
             return _AsyncioStream(*await asyncio.open_connection(sock=sock))
 
