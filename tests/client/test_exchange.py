@@ -236,7 +236,7 @@ def test_an_unsafe_call_that_may_have_been_carried_out_is_sent_once(
     error = failure_of(io, ORDER)
     assert type(error) is kind
     assert error.sent
-    # Whoever repeats what is transient must not repeat this.
+    # Callers that retry transient errors must not retry this one.
     assert not error.transient
     assert len(io.sent) == 1
 
@@ -330,7 +330,7 @@ def test_the_calls_of_a_run_wait_through_their_group(kind: str):
     assert io.holds == [("oms", 0.0)]
 
 
-# --- the waits of one call for holds
+# --- waits of one call for holds
 
 
 def test_a_call_waits_for_the_hold_and_a_little_longer_and_looks_again():
