@@ -119,7 +119,7 @@ class ThreadGroup(Generic[T]):
     def __init__(self, concurrency: int) -> None:
         self._pid = os.getpid()
         self._concurrency = concurrency
-        # The threads continue the caller's trace, and log with what Airflow bound to the caller's log lines.
+        # The threads continue the caller's trace and log context.
         self._context = contextvars.copy_context()
         self._is_over = threading.Event()
         self._slots = threading.Semaphore(concurrency)

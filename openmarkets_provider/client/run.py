@@ -164,7 +164,7 @@ class Run:
         self._check_fields()
 
     async def _plan(self) -> Plan:
-        """Look up what the query does not name, and plan its calls."""
+        """Look up the codes that the query leaves open, and plan its calls."""
         now = datetime.now(UTC).astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
         first = lookup_query(self._query)
         if first is not None:

@@ -16,7 +16,7 @@ _LIFETIME = timedelta(days=30)
 
 
 def write_certificate(name: str, authority: Path, chain: Path) -> None:
-    """Write the certificate of a new authority, and a server certificate that it issues. The authority's key is lost.
+    """Write the certificate of a new authority, and a server certificate from it. The authority's key is not kept.
 
     :param name: the server's host name or IP address.
     :param authority: PEM file for clients to trust.

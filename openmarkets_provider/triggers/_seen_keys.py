@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 MAX_ITEMS = 5_000
-"""Most items of a poll, and most other keys in memory. Each 40 kB as text; Airflow's limit is 64 KiB."""
+"""Most items of a poll, and most keys that are remembered: 40 kB of text. Airflow's limit is 64 KiB."""
 _DIGEST_BYTES = 6
 _DIGEST_LENGTH = len(base64.b64encode(bytes(_DIGEST_BYTES)))
 _FORMAT = 1
@@ -51,9 +51,9 @@ class SeenKeys:
     def add(self, digests: Iterable[str]) -> Self:
         """Return the keys with those of another poll added.
 
-        All keys of that poll are kept, because they would otherwise be new in the next poll. Up to ``MAX_ITEMS`` of the
-        others are kept, the latest, so that an item that disappears for a while is not new again. If nothing is added,
-        the same object is returned.
+        All keys of that poll are kept, because they would otherwise be new in the next poll. The latest of the others
+        are kept, so that an item that disappears for a while is not new again. The total is at most ``MAX_ITEMS``. If
+        nothing is added, the same object is returned.
 
         :param digests: of all items of the poll, at most ``MAX_ITEMS``.
         """

@@ -137,7 +137,7 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
             await self._load()
             # In a thread, since thousands of items would block the event loop.
             new = await asyncio.to_thread(find_new_items, reading.evaluate, self.items, self.key, self._seen)
-        except Exception as error:  # noqa: BLE001 - Airflow would start the watcher again at once, and it would end again
+        except Exception as error:  # noqa: BLE001 - Airflow would restart the watcher, which would end again
             is_ours = isinstance(error, OpenmarketsError)
             self._log_problem(str(error) if is_ours else f"{type(error).__name__}: {error!s:.500}.")
             return []

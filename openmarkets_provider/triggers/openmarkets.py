@@ -98,7 +98,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
                     self.log.warning(
                         "%s Polling again in %.0f s (failure %d in a row).", error, reading.next_in, failures
                     )
-        raise AssertionError  # polls have no end of their own
+        raise AssertionError  # polls never end
 
     def _make_event(self, value: Any) -> TriggerEvent:
         self.log.info("The condition is met.")

@@ -310,7 +310,7 @@ def _in_thread(work: Callable[[str, Token | None], T], scope: str, rejected: Tok
     future: Future[T] = Future()
     # Cancelling a caller must not cancel the work.
     future.set_running_or_notify_cancel()
-    # The thread continues the caller's trace, and logs with what Airflow bound to the caller's log lines.
+    # The thread continues the caller's trace and log context.
     context = contextvars.copy_context()
 
     def run() -> None:

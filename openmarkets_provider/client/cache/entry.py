@@ -80,7 +80,7 @@ class SharedEntry(Generic[T]):
         """Acquire the lock of the entry.
 
         :param timeout: seconds to wait, plus a random part of up to half as much. If the owner hangs, waiting callers
-            then continue one after another, and most find what an earlier one has saved.
+            then continue one after another, and most find the value that an earlier one has saved.
         :return: a context with the lease for :meth:`save`, or None if the lock was not free in time.
         """
         with ExitStack() as stack:

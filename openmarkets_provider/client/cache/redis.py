@@ -120,8 +120,8 @@ def _text(name: str, value: Any) -> str:
 class RedisStore:
     """Stores entries in Redis, which deletes them soon after they are outdated.
 
-    A lock is a key with an owner and an expiry. Its owner keeps extending the expiry. If the owner was paused for so
-    long that its lock has expired, what it saves is dropped.
+    A lock is a key with an owner and an expiry. Its owner keeps extending the expiry. If the owner is paused until the
+    lock expires, its saves are dropped.
 
     :param options: from :func:`redis_options`.
     """

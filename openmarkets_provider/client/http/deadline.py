@@ -268,7 +268,7 @@ class _AsyncioStream(httpcore.AsyncNetworkStream):
         step = self._reader.read(1)
         try:
             step.send(None)
-        except Exception:  # noqa: BLE001 - StopIteration, or what went wrong
+        except Exception:  # noqa: BLE001 - StopIteration, or an error
             return True
         step.close()
         # A busy event loop may not have read the data yet.
