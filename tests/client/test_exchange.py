@@ -322,7 +322,7 @@ def test_the_calls_of_a_run_wait_through_their_group(kind: str):
 
     async def run(io: ScriptedIo) -> Any:
         async with ThreadGroup[Any](1) if kind == "threads" else TaskGroup[Any](1) as group:
-            return await exchange_of(io).paced(group).ask(ACCOUNTS)
+            return await exchange_of(io).for_group(group).ask(ACCOUNTS)
 
     io = ScriptedIo(Reply(429, {"retry-after": "0"}, b"{}"), GOOD)
     assert (run_blocking(run(io)) if kind == "threads" else asyncio.run(run(io))) == {"orderNumber": 1}
