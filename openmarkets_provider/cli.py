@@ -1,4 +1,4 @@
-"""The command ``airflow openmarkets sessions`` (Airflow 3.2 and later)."""
+"""The command ``airflow openmarkets sessions``. Airflow loads commands of providers since 3.2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def get_commands() -> list[GroupCommand]:
 
 
 def print_sessions(args: Namespace) -> None:
-    """Print the sessions from one day to another, inclusive, with open, close and whether they are half days."""
+    """Print the sessions from one day to another, both included, with open, close and whether it is a half day."""
     from airflow.cli.simple_table import AirflowConsole
 
     try:

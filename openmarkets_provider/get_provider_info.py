@@ -1,4 +1,4 @@
-"""Provider metadata. Airflow reads it in every process, so nothing is imported here."""
+"""Provider metadata. Airflow reads it in every process, for all providers, so nothing is imported here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ INTEGRATION = "Openmarkets"
 CONNECTION_TYPE = "openmarkets"
 
 HIDDEN_FIELDS = ["schema"]
-"""Standard connection fields that are not used. The port stays visible: Airflow 3.3.2's Test button needs a stored
-one (apache/airflow #73298)."""
+"""Standard connection fields that are not used. The port stays: the Test button of Airflow 3.3.2 needs a stored one
+(apache/airflow #73298)."""
 
 RELABELING = {
     "login": "Client ID",
@@ -135,7 +135,7 @@ TRANSFERS = {
     "Delta Lake": "openmarkets_to_delta",
     "Iceberg": "openmarkets_to_iceberg",
 }
-"""Destinations of transfers, by the integration names of Airflow's providers, with the modules."""
+"""The targets of transfers, by the names in Airflow's providers, and their modules."""
 
 CONFIG_OPTIONS: dict[str, dict[str, Any]] = {
     "token_cache_dir": {
@@ -185,7 +185,7 @@ def get_provider_info() -> dict[str, Any]:
                 "external-doc-url": "https://dev.openmarkets.com.au/",
                 "tags": ["service"],
             },
-            # No provider of Airflow declares this integration.
+            # Airflow's providers have no name for it.
             {"integration-name": "Delta Lake", "external-doc-url": "https://delta.io/", "tags": ["software"]},
         ],
         "hooks": _modules("hooks"),

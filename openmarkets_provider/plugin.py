@@ -1,6 +1,6 @@
-"""The Airflow plugin for timetables, windows, the deadline and macros: entry point ``airflow.plugins``.
+"""The plugin through which Airflow finds timetables, windows, the deadline and macros: entry point ``airflow.plugins``.
 
-Templates call the calendar with ``{{ macros.openmarkets.previous_session(partition_key) }}``.
+Templates call the calendar as ``{{ macros.openmarkets.previous_session(partition_key) }}``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _macros: list[Any] = [
 
 
 class OpenmarketsPlugin(AirflowPlugin):
-    """Registers the timetables, windows, deadline and macros."""
+    """What the scheduler, the API server and tasks find by name."""
 
     name = "openmarkets"
     timetables = [TradingDayTimetable]  # noqa: RUF012 (as in Airflow's own class)

@@ -1,4 +1,4 @@
-"""The retry policy: whether and when Airflow retries a task after an error of this provider."""
+"""The retry policy: what Airflow does after an error of this provider."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ if TYPE_CHECKING:
 
 
 class OpenmarketsRetryPolicy(RetryPolicy):
-    """Decides by the error whether and when Airflow retries a task. Needs Airflow 3.3 or later.
+    """Decides by the error whether and when Airflow runs a task again. Needs Airflow 3.3 or later.
 
     Pass an instance as ``retry_policy`` of a ``@task`` that uses the hook. The provider's operators and transfers
     have one by default.
 
-    - A permanent error fails the task immediately, without using its retries.
-    - After a rate limit (429), the task runs again when the server allows it (``Retry-After``). From Airflow 3.4 on
-      this uses no try, up to 10 times, or up to 100 times if another task got the 429 and this one sent nothing. In
-      Airflow 3.3 it is a retry.
-    - After any other transient error with a ``Retry-After`` of more than 60 seconds, the retry waits for that time.
+    - Permanent errors fail the task immediately, whatever its ``retries``.
+    - After a rate limit (429), the task runs again when the server allows it (``Retry-After``). Since Airflow 3.4 this
+      uses no try, up to 10 times, or up to 100 times if another task got the 429 and this one sent nothing. On Airflow
+      3.3 it is a retry.
+    - After another transient error with a ``Retry-After`` of more than 60 seconds, the retry comes after that time.
     - If the server asks for a wait of more than 24 hours, the task fails immediately.
-    - Otherwise ``retries`` and ``retry_delay`` apply: to errors without ``Retry-After`` and to exceptions of other
-      code. They also apply to a ``Retry-After`` of up to 60 seconds if the retry uses a try, since the call has already
-      waited.
+    - For all other errors, ``retries`` and ``retry_delay`` apply. These are errors without ``Retry-After``, errors with
+      a shorter one that the call has already waited for, and exceptions that are not the provider's.
 
-    The policy adds no tries to ``retries``.
+    The policy never adds tries to ``retries``.
     """
 
     def evaluate(
@@ -66,7 +65,7 @@ class OpenmarketsRetryPolicy(RetryPolicy):
         wait = wait_after(exception.retry_after)
         if wait > LONGEST_WAIT:
             return RetryDecision.fail(advise_later(exception, wait))
-        # Missing in Airflow 3.3.
+        # Airflow 3.3 has no such decision.
         reschedule: Any = getattr(RetryDecision, "reschedule", None)
         if reschedule is not None and isinstance(exception, OpenmarketsRateLimited):
             times = WAITS_FOR_HOLDS if is_on_hold(exception) else WAITS_AFTER_429

@@ -11,7 +11,7 @@ A behaviour is a JSON object; all of its fields are optional. Seconds are real t
                    is filled in the meantime, the change has FAILED
     notes_length   how many characters of `notes` the list returns; 0 drops them (default null: all)
 
-All of this is invented: the behaviour of the real OMS is not public.
+All of this is the sandbox's own: how the real OMS treats an order is not public.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
     :ivar seconds: since the order was created.
     :ivar action: ``accept``, ``fill`` or ``reject``.
-    :ivar volume: volume of a fill; None for the remaining volume.
+    :ivar volume: of a fill; None is all that remains.
     """
 
     seconds: float
@@ -78,7 +78,7 @@ class Behaviour:
         return cls(**values)
 
     def steps(self) -> list[Step]:
-        """Return the steps of an order, in order of time."""
+        """Return what happens to an order, in order of time."""
         steps = [Step(self.accept_after, "accept")]
         steps += [Step(self.accept_after + seconds, "fill", volume) for seconds, volume in self.fills]
         if self.reject_after is not None:

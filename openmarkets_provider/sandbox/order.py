@@ -85,7 +85,7 @@ class Order:
 
     @classmethod
     def new(cls, number: int, security: Security, terms: dict[str, Any], now: Now, behaviour: Behaviour) -> Order:
-        """Return a new order of a client."""
+        """Return an order that a client creates now."""
         steps = behaviour.steps()
         order = cls(number, security, terms, now.at, now.moment, behaviour, steps, state="PENDING", status="PENDING")
         order._set_expiry()
