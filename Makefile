@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make demo` and `make test`. Everything is installed into .venv.
+# Two commands to start with: `make demo` and `make test`. Everything is installed into .venv.
 
 .DEFAULT_GOAL := help
 
@@ -7,16 +7,16 @@ BIN := .venv/bin
 UV := $(BIN)/python -m uv
 SOURCES := openmarkets_provider tests example_dags docs dev noxfile.py
 
-# Where it is set, as in many images, each of the many processes would compile the whole of Airflow anew.
+# If it is set, as in many images, each process compiles all of Airflow again.
 export PYTHONDONTWRITEBYTECODE :=
 
-# System packages that the tests need, each with a file that it brings.
+# System packages that the tests need, each with a file that it installs.
 SYSTEM := postgresql=/usr/lib/postgresql/*/bin/initdb mariadb-server-core=/usr/sbin/mariadbd redis-server=/usr/bin/redis-server chromium=/usr/bin/chromium
 
 FUZZ_MINUTES ?= 5
 SOAK_ORDERS ?= 1000
 
-# Prints the names of what the package and its extras need.
+# Prints the names of the direct dependencies, including extras.
 define DIRECT
 import re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
@@ -29,14 +29,14 @@ export DIRECT
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
-demo: .venv/demo ## run example DAGs in a real Airflow against the sandbox; demo_output/ holds what they land
+demo: .venv/demo ## run example DAGs in a real Airflow against the sandbox; demo_output/ has the results
 	$(BIN)/python -m dev.demo
 
-ui: .venv/installed ## a real Airflow to look at, with the sandbox and a connection to it, until Ctrl-C; DAGS=folder shows yours, too
+ui: .venv/installed ## run Airflow with the example DAGs and the sandbox until Ctrl-C; DAGS=folder adds your DAGs
 	$(BIN)/python -m dev.ui $(if $(DAGS),--dags "$(DAGS)")
 
-# Two halves that mostly wait, so they go side by side.
-test: .venv/installed system ## run the tests, but for the longest; what those in a real Airflow and the slow ones say is shown at the end
+# The two halves mostly wait, so they run in parallel.
+test: .venv/installed system ## run all tests but the longest; the output of the slow ones and of those in a real Airflow comes last
 	$(MAKE) --no-print-directory --jobs=2 --keep-going slow-half quick-half; \
 		status=$$?; cat slow-tests.log; exit $$status
 
@@ -61,14 +61,14 @@ smoke: .venv/installed system ## run the main job in a real Airflow 2.11
 unit: .venv/installed system ## run the tests that need no running Airflow
 	$(BIN)/python -m pytest -m "not airflow"
 
-coverage: .venv/installed system ## check which lines the tests of make unit run; make test does not, since tracing takes long
+coverage: .venv/installed system ## list the lines that the tests of make unit miss; takes long
 	$(BIN)/python -m coverage run -m pytest -m "not airflow"
 	$(BIN)/python -m coverage report
 
-fuzz: .venv/installed ## fuzz all that reads bytes from outside, each target for FUZZ_MINUTES
+fuzz: .venv/installed ## fuzz everything that parses outside data, each target for FUZZ_MINUTES
 	$(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES)
 
-soak-orders: .venv/installed ## place SOAK_ORDERS orders by processes that are killed at random instants, and count them in the sandbox
+soak-orders: .venv/installed ## place SOAK_ORDERS orders in processes that are killed at random, and count them in the sandbox
 	$(BIN)/python -m dev.soak_orders --orders $(SOAK_ORDERS)
 
 lint: .venv/installed ## check format, rules, types, layers, dependencies and the English of the pages
@@ -88,7 +88,7 @@ screenshots: .venv/installed system ## take pictures of Airflow's pages into scr
 	OPENMARKETS_PICTURES=screenshots $(BIN)/python -m pytest tests/airflow/test_ui.py
 	for image in docs/images/*.png; do cp "screenshots/$${image##*/}" docs/images/ || exit 1; done
 
-bench: .venv/installed system ## measure, as ratios of pairs in one run
+bench: .venv/installed system ## run the benchmark, which measures pairs and prints ratios
 	$(BIN)/python -m dev.bench
 
 docs: .venv/installed ## write docs/queries.md from the code, and build the site: docs/_build/html/index.html
@@ -105,7 +105,7 @@ constraints: .venv/installed ## update the pinned versions
 version: .venv/installed ## set the version of the next release: make version VERSION=0.2.0
 	$(BIN)/hatchling version "$(VERSION)"
 
-# The wheel is built from the sdist and from the tree; both must have the same bytes. Then it runs without this folder.
+# The wheel is built from the sdist and from the tree; both must have the same bytes. Then it is tested without this folder.
 release: .venv/installed ## build the last commit into dist/, check it, and install it in a clean environment
 	@test -z "$$(git status --porcelain)" || { echo "Commit or remove what git status lists."; exit 1; }
 	@grep -q "^## $$($(BIN)/hatchling version) " CHANGELOG.md || { echo "CHANGELOG.md has no section for this version."; exit 1; }
@@ -119,7 +119,7 @@ release: .venv/installed ## build the last commit into dist/, check it, and inst
 	cd dist && AIRFLOW_HOME=$$PWD/clean clean/bin/airflow providers get airflow-provider-openmarkets
 	rm -r dist/clean
 
-# A package index of one's own may know no advisories, so OSV is asked.
+# A private package index may have no advisories, so this uses OSV.
 audit: .venv/installed ## check the licences of what the package needs, and known advisories about all that is installed
 	$(BIN)/pip-licenses --from mixed --partial-match --allow-only "Apache;BSD;ISC;MIT;PSF" --packages $$($(BIN)/python -c "$$DIRECT")
 	$(BIN)/pip-audit --local --skip-editable --vulnerability-service osv
@@ -133,7 +133,7 @@ system: ## install the system packages that the tests need, or say which are mis
 clean:
 	rm -rf .venv .nox dist demo_output screenshots slow-tests.log docs/_build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-# What the demo needs, and no more, unless everything is installed.
+# Installs only what the demo needs, unless everything is installed.
 .venv/demo: pyproject.toml constraints.txt | .venv/bin/python
 	@test -e .venv/installed || { $(BIN)/python -m pip install --quiet --constraint constraints.txt uv && \
 		$(UV) pip install --quiet --constraint constraints.txt --group demo --editable '.[sandbox,parquet,sql]'; }

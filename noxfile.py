@@ -1,4 +1,4 @@
-"""Every supported Airflow, with the oldest and the newest Python that it runs on: ``make test-matrix``."""
+"""Runs the tests on all supported Airflow versions, with their oldest and newest Python: ``make test-matrix``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ AIRFLOWS = {
     "3.3": ("3.11", "3.13", "3.14"),
     "3.4": ("3.11",),
 }
-"""The last Python of each is the newest that Airflow names; the one before stands in where that is not to be had.
+"""The last Python of each is the newest that Airflow supports; the one before it is used if that is not installed.
 
-3.4 is a pre-release, which ``constraints/airflow-3.4.in`` names: one Python will do.
+3.4 is a pre-release, pinned in ``constraints/airflow-3.4.in``: one Python is enough.
 """
 OWN = "3.3"
 """The version that ``constraints.txt`` pins."""
 RESULTS = Path(".nox/results")
 EXTRAS = "sandbox,parquet,sql,zstd,redis,s3,delta,iceberg"
 WITHOUT = [f"--ignore=tests/test_{name}.py" for name in ("contributing", "docs_site")]
-"""They try the tools of the checkout, for which the version of Airflow makes no difference."""
+"""These test the tools of the checkout, which do not depend on the version of Airflow."""
 
 nox.needs_version = ">=2026"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = False
-# pyenv's shims stand before the interpreters, and refuse.
+# pyenv's shims come before the interpreters in PATH, and fail.
 _PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
 os.environ["PATH"] = os.pathsep.join([*map(str, _PYENV.glob("versions/*/bin")), os.environ["PATH"]])
 
@@ -37,7 +37,7 @@ os.environ["PATH"] = os.pathsep.join([*map(str, _PYENV.glob("versions/*/bin")), 
 @nox.session(tags=["matrix"])
 @nox.parametrize(("python", "airflow"), [(python, each) for each, pythons in AIRFLOWS.items() for python in pythons])
 def tests(session: nox.Session, airflow: str) -> None:
-    """Run the tests on one Airflow, all or those that pytest's arguments after ``--`` name."""
+    """Run the tests on one Airflow: all, or those in pytest's arguments after ``--``."""
     constraints = "constraints.txt" if airflow == OWN else f"constraints/airflow-{airflow}.txt"
     session.install("--constraint", constraints, "--group", "test", "--group", "demo", "--editable", f".[{EXTRAS}]")
     arguments = session.posargs
@@ -51,7 +51,7 @@ def tests(session: nox.Session, airflow: str) -> None:
 
 @nox.session(python="3.11")
 def stores(session: nox.Session) -> None:
-    """Run the tests of Google Cloud Storage and Azure against emulators, which npm and the package index have."""
+    """Run the tests of Google Cloud Storage and Azure against emulators from npm and the package index."""
     session.install("--constraint", "constraints.txt", "--group", "test", "--editable", f".[{EXTRAS}]")
     providers = ("apache-airflow-providers-google", "apache-airflow-providers-microsoft-azure")
     session.install(*providers, "gcsfs", "adlfs", "gcp-storage-emulator")
@@ -59,16 +59,16 @@ def stores(session: nox.Session) -> None:
     session.run("npm", "install", "--silent", "--prefix", folder, "azurite", external=True)
     emulator = {
         "AZURITE": f"{folder}/node_modules/.bin/azurite-blob",
-        # gcsfs asks for the kind of a bucket over gRPC, which the emulator does not have.
+        # gcsfs queries the type of a bucket over gRPC, which the emulator does not support.
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }
-    # What these libraries deprecate is not ours.
+    # Deprecations in these libraries are ignored.
     session.run("python", "-m", "pytest", "-q", "-W", "ignore", "tests/transfers/test_stores.py", env=emulator)
 
 
 @nox.session(venv_backend="none", tags=["matrix"])
 def table(session: nox.Session) -> None:
-    """Print what the last runs of all tests came to."""
+    """Print the results of the last runs of all tests."""
     lines = []
     for airflow, pythons in AIRFLOWS.items():
         for python in pythons:

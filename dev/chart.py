@@ -1,4 +1,4 @@
-"""A picture of daily bars: candlesticks with the volume below them, a column for each security."""
+"""A chart of daily bars: candlesticks with the volume below, one column for each security."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 Bar = Mapping[str, Any]
 
 UP, DOWN = "#1f77b4", "#d95f02"
-"""Blue and orange: people who can't tell green from red can tell these apart."""
+"""Blue and orange, which people with red-green colour blindness can distinguish."""
 INK, PALE, FAINT = "#333333", "#666666", "#e6e6e6"
 BODY = 0.64
-"""Width of a candle's body, of an exchange day's."""
+"""Width of a candle's body, in exchange days."""
 MOST_DATES = 6
 
 
@@ -49,7 +49,7 @@ def draw(bars: Sequence[Bar], path: Path, title: str, note: str) -> None:
 def draw_security(bars: Sequence[Bar], days: Sequence[date], price: Axes, volume: Axes) -> None:
     """Draw the bars of one security.
 
-    :param days: all that there is a place for, in order.
+    :param days: all days of the axis, in order.
     """
     places = [days.index(bar["time_series_date"]) for bar in bars]
     opened, high, low, closed = (
@@ -58,7 +58,7 @@ def draw_security(bars: Sequence[Bar], days: Sequence[date], price: Axes, volume
     colours = [UP if last >= first else DOWN for first, last in zip(opened, closed, strict=True)]
     price.vlines(places, low, high, colors=colours, linewidth=1)
     heights = [abs(last - first) for first, last in zip(opened, closed, strict=True)]
-    # By its edge, a day that closed where it had opened is seen, too.
+    # The edge makes days visible whose close equals their open.
     price.bar(places, heights, BODY, list(map(min, opened, closed)), color=colours, edgecolor=colours, linewidth=0.8)
     volume.bar(places, [bar["total_volume"] or 0 for bar in bars], BODY, color=colours, alpha=0.55)
     first, last = bars[0], bars[-1]

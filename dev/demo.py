@@ -1,7 +1,7 @@
 """The demo: a real Airflow runs two of the example DAGs against the sandbox. See ``make demo``.
 
 ``example_quotes.py`` shows queries, the sensor and the operator. ``example_trading_days.py`` is backfilled over Easter:
-one run per session, and none for Good Friday. The files are read back and drawn when Airflow is gone, and stay.
+one run per session, and none for Good Friday. After Airflow has stopped, the files are read and drawn. They are kept.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def run_examples(say: Callable[[str], None]) -> list[DagRun]:
-    """Run both DAGs, and print what they did."""
+    """Run both DAGs, and print their results."""
     say("starting the Openmarkets sandbox (a local stand-in, not the real service) and Airflow, about a minute")
     with SandboxProcess() as sandbox:
         env = {"AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json, "OPENMARKETS_LAKE": str(OUTPUT)}
@@ -82,7 +82,7 @@ def run_examples(say: Callable[[str], None]) -> list[DagRun]:
 
 
 def show_sessions(runs: dict[str, dict[str, Any]]) -> None:
-    """Print each day of the backfill with its run, if it has one."""
+    """Print each day of the backfill, with its run if there is one."""
     print(f"\nThe backfill of {DAG_ID}: a run per session, with the session as its partition key.\n")
     rows = [["day", "", "run", "due after (Sydney)", "file"]]
     for number in range((LAST - FIRST).days + 1):
@@ -95,7 +95,7 @@ def show_sessions(runs: dict[str, dict[str, Any]]) -> None:
 
 
 def show_tasks(*runs: DagRun) -> None:
-    """Print how the tasks of DAG runs ended."""
+    """Print the final states of the tasks of DAG runs."""
     print("\n" + "\n".join(f"The run of {run.dag_id} ended: {run.state}" for run in runs) + "\n")
     tasks = [
         [
@@ -116,8 +116,8 @@ def show_tasks(*runs: DagRun) -> None:
 
 
 def show_quotes(run: DagRun) -> None:
-    """Print what a run of example_quotes returned."""
-    # Airflow makes its home folder when it is imported.
+    """Print the results of a run of example_quotes."""
+    # Airflow creates its home folder when it is imported.
     os.environ["AIRFLOW_HOME"] = str(run.airflow.home)
     from airflow.sdk.serde import deserialize
 
@@ -131,7 +131,7 @@ def show_quotes(run: DagRun) -> None:
 
 
 def show_requests(tasks: int, stats: dict[str, Any]) -> None:
-    """Print what the sandbox counted."""
+    """Print the counts of the sandbox."""
     tokens = ", ".join(f"{count} for {scope}" for scope, count in stats["token_requests"].items())
     print(
         f"\n{tasks} tasks, each a process of its own, and the triggerer made {sum(stats['requests'].values())} API "
@@ -140,8 +140,8 @@ def show_requests(tasks: int, stats: dict[str, Any]) -> None:
 
 
 def show_landed() -> None:
-    """Print and draw what was landed, as it is found there."""
-    # Slow to import, and not needed before.
+    """Print and draw the landed files."""
+    # Imported here, because it is slow.
     from dev.chart import draw
 
     files, bars = read_bars()
@@ -163,7 +163,7 @@ def show_landed() -> None:
 
 
 def read_bars() -> tuple[list[Path], list[Bar]]:
-    """Return the Parquet files, and the bars in them by security and day."""
+    """Return the Parquet files, and their bars by security and day."""
     import pyarrow.parquet as pq
 
     bars = pq.read_table(FILES, columns=list(COLUMNS)).to_pylist()
@@ -171,19 +171,19 @@ def read_bars() -> tuple[list[Path], list[Bar]]:
 
 
 def written(value: Any) -> str:
-    """Write a value of a bar: a price with two digits after the point, or more if it has them."""
+    """Format a value of a bar: prices have at least two decimal places."""
     if not isinstance(value, Decimal):
         return str(value)
     return f"{value:.2f}" if value == round(value, 2) else f"{value.normalize():f}"
 
 
 def shown(path: Path) -> str:
-    """Write a path as one from the checkout."""
+    """Format a path relative to the checkout."""
     return str(path.relative_to(ROOT))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Lay rows out in columns, the first as the header."""
+    """Format rows as a table; the first row is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

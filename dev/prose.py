@@ -1,4 +1,4 @@
-"""Check the English of pages and docstrings: short sentences, no phrase with a plainer one. See ``make lint``."""
+"""Check the English of pages and docstrings: short sentences and plain words. See ``make lint``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PHRASES = {re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE): plain for phrase, p
 class Text(NamedTuple):
     """A paragraph, heading or cell without its code.
 
-    :ivar line: of the file that it begins in.
+    :ivar line: its first line in the file.
     """
 
     line: int
@@ -34,7 +34,7 @@ class Text(NamedTuple):
 
 
 def texts(markdown: str, line: int = 1) -> Iterator[Text]:
-    """Return the texts of a page, or of a docstring that begins in a line of its file."""
+    """Return the texts of a page, or of a docstring that starts in a line of its file."""
     for token in _MARKDOWN.parse(markdown):
         if token.type == "inline" and token.map:
             plain = "".join(_INLINE.get(part.type, part.content) for part in token.children or ())
@@ -42,7 +42,7 @@ def texts(markdown: str, line: int = 1) -> Iterator[Text]:
 
 
 def docstrings(source: str) -> Iterator[Text]:
-    """Return the texts of a module's docstrings; each of their fields is one."""
+    """Return the texts of a module's docstrings. Each field is a text."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -53,7 +53,7 @@ def docstrings(source: str) -> Iterator[Text]:
 
 
 def problems(text: Text) -> Iterator[tuple[int, str]]:
-    """Return what should be written otherwise, with the line that it begins in."""
+    """Return the problems of a text, with their lines."""
     for sentence in re.finditer(r"\S.*?(?:[.!?](?=\s)|\Z)", text.words, re.DOTALL):
         if (count := len(re.findall(r"\w\S*", sentence[0]))) > MAX_WORDS:
             yield _line(text, sentence), f"a sentence of {count} words (at most {MAX_WORDS}): {sentence[0][:50]!r}"
@@ -67,7 +67,7 @@ def _line(text: Text, match: re.Match[str]) -> int:
 
 
 def main() -> int:
-    """Print the problems of all files that are not excepted; return the exit status."""
+    """Print the problems of all files that are checked. Return the exit status."""
     pages = chain(ROOT.glob("*.md"), (path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts))
     found = False
     for path in sorted(chain(pages, ROOT.glob("openmarkets_provider/**/*.py"))):

@@ -1,6 +1,6 @@
-"""A real Airflow to look at: the example DAGs, the sandbox, and a connection to it. See ``make ui``.
+"""A real Airflow to look at, with the example DAGs, the sandbox, and a connection to it. See ``make ui``.
 
-Everything is on loopback, in folders of its own, and gone at the end.
+Everything listens on loopback, uses temporary folders, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.sandbox_process import SandboxProcess
 
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 AIRFLOW_PORT, SANDBOX_PORT = 8080, 8765
-"""Those that are taken, if they are free."""
+"""The ports to use if they are free."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def end(*_: object) -> None:
-    """Leave everything by its way out, and let no second signal cut that short."""
+    """Raise KeyboardInterrupt, so that everything is cleaned up. Ignore further signals."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def say(line: str) -> None:
-    """Print at once."""
+    """Print without buffering."""
     print(line, flush=True)
 
 
@@ -70,9 +70,9 @@ def running(dags: Path | None, progress: Callable[[str], None]) -> Iterator[tupl
     ):
         env = {
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle(*each) for each in folders.items()]),
-            # A DAG that somebody switches on runs by its schedule.
+            # Run DAGs by their schedules when they are unpaused.
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
-            # A DAG that somebody switches on is parsed again soon: only then its watchers begin.
+            # Parse DAGs again soon after they are unpaused: only then do their watchers start.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
             "AIRFLOW__API__DEFAULT_WRAP": "True",
             "OPENMARKETS_LAKE": landed,
@@ -87,19 +87,19 @@ def running(dags: Path | None, progress: Callable[[str], None]) -> Iterator[tupl
 
 
 def bundle(name: str, folder: Path) -> dict[str, Any]:
-    """Return how Airflow is told of a folder of DAGs."""
+    """Return the configuration of a DAG bundle for a folder."""
     kind = "airflow.dag_processing.bundles.local.LocalDagBundle"
     return {"name": name, "classpath": kind, "kwargs": {"path": str(folder), "refresh_interval": 5}}
 
 
 def sandbox_connection(conn_id: str, connection: dict[str, Any]) -> dict[str, Any]:
-    """Return the sandbox's connection as the REST API takes it, with the port that the Test button needs."""
+    """Return the sandbox's connection for the REST API, with the port that the Test button needs."""
     return {
         "connection_id": conn_id,
         **{name: connection[name] for name in ("conn_type", "login", "password", "host")},
         "port": urlsplit(connection["host"]).port,
-        # With every field, as the form saves it: opened again, it shows those that are named. No environment and no
-        # orders: all URLs are there, and Airflow warns in each task's log of a value as short as "test".
+        # All fields, as the form saves them: it shows only fields that exist. Environment and orders are empty, because
+        # all URLs are set, and Airflow logs a warning in each task for a value as short as "test".
         "extra": json.dumps(
             dict.fromkeys(CONNECTION_FIELDS) | connection["extra"] | {"environment": None, "orders": None}
         ),
@@ -108,7 +108,7 @@ def sandbox_connection(conn_id: str, connection: dict[str, Any]) -> dict[str, An
 
 
 def greeting(airflow: RealAirflow, sandbox: SandboxProcess) -> str:
-    """Tell a person what there is."""
+    """Return a text that lists the URLs."""
     return (
         f"\nAirflow:     {airflow.base_url}  (no login: whoever opens it on this machine is admin)\n"
         f"Connection:  {airflow.base_url}/connections has openmarkets_default, with a Test button\n"

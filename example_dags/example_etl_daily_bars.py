@@ -2,29 +2,29 @@
 
 ## Needs
 
-The extras `parquet` and `sql`, and two connections: `openmarkets_default`, and a database (`bars_db`, or what the
-param `database` names). `make demo` runs it against the sandbox.
+The extras `parquet` and `sql`, and two connections: `openmarkets_default`, and a database (`bars_db`, or the value of
+the param `database`). `make demo` runs it against the sandbox.
 
 ## Runs
 
 - **By schedule:** at the end of every weekday in Sydney, for the days of the data interval.
-- **By hand:** clear the logical date in the form, and the run loads the last `weeks` weeks up to yesterday: this is how
-  to begin. With a logical date, as in a backfill, it loads the days of the schedule.
+- **By hand:** start here. Clear the logical date in the form, and the run loads the last `weeks` weeks up to yesterday.
+  With a logical date, as in a backfill, it loads the days of the schedule.
 
-Whole days that are over make a load repeatable: runs that are retried, cleared or backfilled leave the same data, in
-whatever order.
+Runs load whole days that are over, so they are repeatable: retried, cleared or backfilled runs leave the same data, in
+any order.
 
 ## Where the rows go
 
-- **Files:** `<lake>/daily_bars/exchange_date=2026-11-20/part-0.parquet`, one for each exchange day, which DuckDB,
-  polars, pyarrow and Spark read as one table. A day's file is replaced as a whole, so another watch list needs
-  another `lake`.
-- **Table** `daily_bars`: a bar stands for itself. New ones are added, known ones updated.
-- **Adjusted prices** are as of their load: after a split, what was landed before has another basis until it is landed
-  again. So each run sums up only what it has landed itself.
+- **Files:** `<lake>/daily_bars/exchange_date=2026-11-20/part-0.parquet`, one for each exchange day. DuckDB, polars,
+  pyarrow and Spark read them as one table. A day's file is replaced as a whole, so another watch list needs another
+  `lake`.
+- **Table** `daily_bars`: new bars are inserted, existing ones updated.
+- **Adjusted prices** are those at the time of the load. After a split, bars of earlier loads are not comparable until
+  they are loaded again. So each run summarises only its own bars.
 
-Either load is enough. No row goes through XCom: a load returns where its rows are. `summary` checks that both have
-the same number. Both loads are events of assets, which start `example_etl_daily_bars_landed`.
+Usually one of the two loads is enough. Rows do not go through XCom: a load returns the location of its rows. `summary`
+checks that both loads have the same number of rows. Both update assets, which start `example_etl_daily_bars_landed`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from openmarkets_provider.transfers.openmarkets_to_sql import OpenmarketsToSqlOp
 
 SYDNEY = "Australia/Sydney"
 LAKE = os.environ.get("OPENMARKETS_LAKE", f"{tempfile.gettempdir()}/openmarkets_lake")
-# Where they are is a param of the run; what they are called is not.
+# Their location is a param of the run; their names are fixed.
 FILES, TABLE = Asset("openmarkets_daily_bars_files"), Asset("openmarkets_daily_bars_table")
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ Row = dict[str, Any]
     schedule=CronDataIntervalTimetable("0 0 * * TUE-SAT", timezone=SYDNEY),
     start_date=datetime(2026, 1, 1, tzinfo=ZoneInfo(SYDNEY)),
     catchup=False,
-    # Two runs would replace the same files at the same time.
+    # Two concurrent runs would replace the same files.
     max_active_runs=1,
     params={
         "watch_list": Param(["BHP", "CBA", "RIO"], type="array", items={"type": "string"}, minItems=1),
@@ -74,7 +74,7 @@ def example_etl_daily_bars() -> None:
     def which_days(
         params: Any = None, dag_run: Any = None, data_interval_start: Any = None, data_interval_end: Any = None
     ) -> queries.Query:
-        """Ask for the bars of the data interval, or of some weeks up to the day before the run."""
+        """Return a query for the bars of the data interval, or of some weeks up to the day before the run."""
         start, end = data_interval_start, data_interval_end
         if start is None:
             end = dag_run.run_after.astimezone(ZoneInfo(SYDNEY)).date()
@@ -101,7 +101,7 @@ def example_etl_daily_bars() -> None:
 
     @task
     def summary(files: Row, table: Row, params: Any = None) -> list[Row]:
-        """Read the files, make sure that nothing is missing or there twice, and sum each security up."""
+        """Read the files, check that no bar is missing or duplicated, and summarise each security."""
         import pyarrow.parquet as pq
 
         rows: list[Row] = []
@@ -121,9 +121,9 @@ def example_etl_daily_bars() -> None:
 
 
 def sum_up(bars: list[Row]) -> Row:
-    """Sum the bars of one security up; prices are Decimal and in dollars.
+    """Summarise the bars of one security. Prices are Decimal, in dollars.
 
-    Prices of several days are compared adjusted: a split is no loss.
+    Prices of different days are compared adjusted: a split is not a loss.
     """
     first, last = bars[0], bars[-1]
     return {
@@ -142,11 +142,11 @@ def sum_up(bars: list[Row]) -> Row:
 
 @dag(schedule=[FILES, TABLE], tags=["openmarkets"])
 def example_etl_daily_bars_landed() -> None:
-    """Go on when both loads of `example_etl_daily_bars` have happened."""
+    """Run when both loads of `example_etl_daily_bars` are done."""
 
     @task
     def what_is_new(triggering_asset_events: Any = None) -> Row:
-        """Return what the last event of each asset tells: destination, rows, bytes and range."""
+        """Return the extra of the last event of each asset: destination, rows, bytes and range."""
         return {asset.name: events[-1].extra for asset, events in triggering_asset_events.items()}
 
     what_is_new()

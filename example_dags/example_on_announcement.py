@@ -1,4 +1,4 @@
-"""Run when there is a new announcement, instead of on a clock.
+"""Run for new announcements, instead of by a schedule.
 
 ## Needs
 
@@ -6,8 +6,8 @@ Airflow 3 with a triggerer, and the connection `openmarkets_default`.
 
 ## What starts a run
 
-The triggerer polls the news once a minute and tells the asset `announcements` of each new one. It begins when Airflow
-has parsed the file after the DAG was switched on. What is there by then starts no run.
+The triggerer polls the news once a minute, and creates an event of the asset `announcements` for new ones. It starts
+when Airflow parses the file after the DAG was unpaused. Announcements before that start no run.
 
 ## Try it
 
@@ -15,7 +15,7 @@ The sandbox publishes on demand:
 
     curl -X POST http://127.0.0.1:8765/_sandbox/announcements -d '{"security": "BHP.ASX@TM"}'
 
-No endpoint of the news API is public: path, parameters and fields are those of the sandbox.
+The endpoints of the news API are not public: path, parameters and fields are those of the sandbox.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ announcements = Asset(
 def example_on_announcement() -> None:
     @task
     def read(triggering_asset_events: Any = None) -> list[dict[str, Any]]:
-        """Return the announcements that this run is about: several that come at the same time are one run."""
+        """Return the announcements of this run. Several at the same time start one run."""
         found = []
         for event in triggering_asset_events[announcements]:
             for part in event.extra["payload"]["items"]:

@@ -1,4 +1,4 @@
-"""Place a basket of orders as a dry run, and show what would be sent.
+"""Place a basket of orders as a dry run, and show the requests.
 
 ## Needs
 
@@ -7,8 +7,8 @@ The connection `openmarkets_default`. `make demo` runs it against the sandbox.
 ## Tasks
 
 - **basket** makes the orders. Prices are in dollars.
-- **place** is mapped: a task for each order. As a dry run it checks everything, and returns what would be sent, with
-  prices in native units. With `DRY_RUN = False` it places the orders: the connection's field *Orders* must allow it.
+- **place** is mapped: one task for each order. As a dry run, it makes all checks, and returns the request with prices
+  in native units. With `DRY_RUN = False` it places the orders, if the connection's field *Orders* allows it.
 - **report** lists them.
 """
 
@@ -43,7 +43,7 @@ def example_orders() -> None:
 
     @task
     def report(results: list[dict[str, Any]]) -> list[str]:
-        """Say what was or would be placed."""
+        """Return a line for each order that was or would be placed."""
         return [f"{result['tag']}: {result.get('order_number') or result['body']}" for result in results]
 
     report(placed.output)

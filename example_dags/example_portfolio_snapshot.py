@@ -1,4 +1,4 @@
-"""Snapshot what every account that the client sees is worth, with its orders by state.
+"""Take a snapshot of the value of all accounts that the client can see, with their orders by state.
 
 ## Needs
 
@@ -6,18 +6,18 @@ The connection `openmarkets_default`, whose plan has the OMS API.
 
 ## Runs
 
-Every weekday at 16:30 in Sydney, and by hand at any time. A snapshot is of the moment at which it is taken, so a run
-has no data interval.
+Every weekday at 16:30 in Sydney, and by hand at any time. A snapshot shows the current state, so runs have no data
+interval.
 
 ## What is counted
 
-- `queries.cash`, `queries.positions` and `queries.orders` without arguments ask for all that the client sees.
-- A portfolio that several accounts share is asked for once, and counts for the account that its rows name. A row of
-  another account than those listed fails the task, so that no money gets lost.
-- Child orders are left out: their parents hold their volume.
+- `queries.cash`, `queries.positions` and `queries.orders` without arguments return everything that the client can see.
+- A portfolio that several accounts share is queried once, and counts for the account in its rows. A row of an account
+  that is not listed fails the task, so that no money is missing.
+- Child orders are left out: their parents include their volume.
 
-What the tasks return goes through XCom with its types. Airflow (3.3.2) writes a `Decimal` with a fraction there as a
-floating-point number of 15 significant digits: more than a balance has.
+Values keep their types through XCom. Airflow (3.3.2) stores a `Decimal` with a fraction as a floating-point number with
+15 significant digits, which is enough for a balance.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def example_portfolio_snapshot() -> None:
 
     @task
     def snapshot(accounts: Rows, cash: Rows, positions: Rows, orders: Rows) -> Rows:
-        """Make a table with a line for each account."""
+        """Return a table with a row for each account."""
         if len({row["currency_code"] for row in cash}) > 1:
             raise AirflowFailException("There is cash in several currencies, which can't be added up.")
         balance: defaultdict[str, Decimal] = defaultdict(Decimal)
         holdings: defaultdict[str, Decimal] = defaultdict(Decimal)
-        # What the API leaves out is None.
+        # Values that the API leaves out are None.
         for row in cash:
             balance[row["account_code"]] += row["net_cash"] or 0
         for row in positions:

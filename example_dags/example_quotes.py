@@ -1,4 +1,4 @@
-"""Wait until a share trades, then pull quotes and announcements, and rank the quotes.
+"""Wait until a share is trading, then pull quotes and announcements, and rank the quotes.
 
 ## Needs
 
@@ -6,13 +6,13 @@ The connection `openmarkets_default`, and a triggerer for the sensor. `make demo
 
 ## Tasks
 
-- **market_open** waits without holding a worker. `OPEN` is what the sandbox calls the state; your API plan documents
-  the values of the real API.
-- **quotes** is mapped: a task for each watch list. All tasks share one access token for each API.
-- **announcements** calls an endpoint that has no function of its own. No endpoint of the news API is public: path and
-  parameters are those of the sandbox.
-- **movers** ranks the quotes. Rows keep their types through XCom: prices are `Decimal` and in dollars, times are
-  aware datetimes. A price can be None, such as the last price of a share that has never traded.
+- **market_open** waits without a worker slot. `OPEN` is the state in the sandbox; your API plan documents the values of
+  the real API.
+- **quotes** is mapped: one task for each watch list. All tasks share one access token for each API.
+- **announcements** calls an endpoint without its own query function. The endpoints of the news API are not public: path
+  and parameters are those of the sandbox.
+- **movers** ranks the quotes. Rows keep their types through XCom: prices are `Decimal`, in dollars, and times are aware
+  datetimes. A price can be None, such as the last price of a share that has never traded.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def example_quotes() -> None:
 
     @task
     def movers(pulled: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Rank the quotes of all lists by how far the price has moved since the last close, in percent.
+        """Rank the quotes of all lists by the change of the price since the last close, in percent.
 
-        A quote has no adjusted prices. Whether the API adjusts the last close on the day of a split is not public.
+        Quotes have no adjusted prices. Whether the API adjusts the last close on the day of a split is not public.
         """
         ranked = [
             {

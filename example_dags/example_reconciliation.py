@@ -7,7 +7,7 @@ The connection `openmarkets_default`, whose plan has the OMS API and, for price 
 ## Runs
 
 Every weekday at 16:45 in Sydney, after the close: orders, trades and positions are queried one after the other, and
-must not change in between. A difference uses the task's retries, since a position may be booked late.
+must not change meanwhile. If they differ, the task is retried, since a position may be booked late.
 
 ## What is compared
 
@@ -15,8 +15,8 @@ must not change in between. A difference uses the task's retries, since a positi
 - The trades of the day with the orders: each must have one.
 - The position of each account and security with the trades of the day.
 
-When they differ, the task fails, and a table of the differences is in the log of `report`. The sandbox's own accounts
-begin with orders that were filled without a trade: there the task fails. With accounts of your own it does not.
+If they differ, the task fails, and the log of `report` has a table of the differences. The default accounts of the
+sandbox have filled orders without a trade, so the task fails with them. With accounts that you set, it succeeds.
 """
 
 from __future__ import annotations

@@ -1,26 +1,26 @@
-"""Land the daily bars of each trading day; at the end of a month check that all are there, and load what is missing.
+"""Land the daily bars of each trading day. At the end of a month, check for missing bars, and load them.
 
 ## Needs
 
-Airflow 3.3, the extra `parquet`, and the connection `openmarkets_default`. All workers share the folder that the
-environment variable `OPENMARKETS_LAKE` names.
+Airflow 3.3, the extra `parquet`, and the connection `openmarkets_default`. All workers share the folder in the
+environment variable `OPENMARKETS_LAKE`.
 
 ## Runs
 
-- **example_trading_days** runs once for each session, 20 minutes after its close; on Good Friday it does not run. A run
-  has its session as partition key, such as `2026-04-02`, and `session="{{ partition_key }}"` loads that day. A backfill
-  from 2026-04-01 to 2026-04-30 makes 20 runs.
-- **example_trading_month** runs once for each month, when its last session has been loaded.
+- **example_trading_days** runs once for each session, 20 minutes after its close; on Good Friday it does not run. The
+  partition key of a run is its session, such as `2026-04-02`, and `session="{{ partition_key }}"` loads that day. A
+  backfill from 2026-04-01 to 2026-04-30 has 20 runs.
+- **example_trading_month** runs once for each month, after its last session was loaded.
 
 ## Late
 
-The bars of a session are to be there 90 minutes after its close. If they are not, `SmtpNotifier` sends a mail by the
+The bars of a session are due 90 minutes after its close. If they are late, `SmtpNotifier` sends a mail with the
 connection `smtp_default`.
 
 ## Check and repair
 
-`check` compares the month's sessions with the files, and returns queries for what is missing. `repair` is mapped over
-them, and is skipped if there are none. `complete` fails if something is missing even so.
+`check` compares the month's sessions with the files, and returns queries for missing bars. `repair` is mapped over
+them, and is skipped if there are none. `complete` fails if bars are still missing.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def example_trading_days() -> None:
 def example_trading_month() -> None:
     @task
     def which_month(partition_key: Any = None) -> queries.Query:
-        """Ask for the month of the run's partition, such as `2026-04`."""
+        """Return a query for the month of the run's partition, such as `2026-04`."""
         first = date.fromisoformat(f"{partition_key}-01")
         return queries.time_series(WATCH_LIST, start=first, end=(first + timedelta(days=31)).replace(day=1))
 
@@ -109,7 +109,7 @@ def example_trading_month() -> None:
     repair = OpenmarketsToObjectStorageOperator.partial(
         task_id="repair",
         if_exists="merge",
-        # Each merge rewrites a file.
+        # Each merge rewrites the month's file.
         max_active_tis_per_dag=1,
         map_index_template="{{ task.query.start }}: {{ task.query.securities | join(', ') }}",
         **FOLDER,
@@ -120,7 +120,7 @@ def example_trading_month() -> None:
 
     @task
     def turnover(partition_key: Any = None) -> list[dict[str, Any]]:
-        """Sum up the month by security: sessions with a bar, and the traded value in dollars."""
+        """Summarise the month by security: sessions with a bar, and the traded value in dollars."""
         import pyarrow.dataset as ds
 
         folder = ds.dataset(Path(FOLDER["destination"]), format="parquet", partitioning="hive")

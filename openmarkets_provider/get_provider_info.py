@@ -38,7 +38,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "scopes": {
         "label": "APIs in your plan",
-        "description": "What your plan holds, by OAuth scope; choose one or more. Empty: all three.",
+        "description": "The OAuth scopes in your plan; choose one or more. Empty: all three.",
         "schema": {
             "type": ["array", "null"],
             "items": {"type": "string"},
@@ -47,7 +47,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "Seconds that one HTTP request may take in total, its whole reply included. Default: 30.",
+        "description": "Longest time in seconds for one HTTP request, including its whole reply. Default: 30.",
         "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
     },
     "orders": {
@@ -94,14 +94,14 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "ca_bundle": {
         "label": "CA bundle",
-        "description": "Path, on every worker, of a PEM file with the certificate authorities to trust instead of "
-        "the usual ones. TLS checks can't be turned off.",
+        "description": "Path, on every worker, of a PEM file with the trusted certificate authorities, instead of "
+        "the default ones. TLS checks can't be turned off.",
         "schema": {"type": ["string", "null"], "section": "Advanced"},
     },
     "client_auth_encoding": {
         "label": "Client authentication encoding",
-        "description": "How id and secret go into HTTP Basic: rfc6749 (the default) encodes them first, as OAuth "
-        "2.0 says; raw is for a server that doesn't decode them.",
+        "description": "Encoding of id and secret in HTTP Basic: rfc6749 (the default) form-encodes them, as in "
+        "OAuth 2.0; raw is for servers that don't decode them.",
         "schema": {
             "type": ["string", "null"],
             "enum": ["rfc6749", "raw"],
@@ -127,7 +127,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "schema": {"type": ["string", "null"], "section": "Advanced"},
     },
 }
-"""The fields of the connection's Extra: what the form shows, and all that the hook accepts."""
+"""The fields of the connection's Extra. The form shows them, and the hook accepts no others."""
 
 TRANSFERS = {
     "Common IO": "openmarkets_to_object_storage",
@@ -148,17 +148,17 @@ CONFIG_OPTIONS: dict[str, dict[str, Any]] = {
         "default": "",
     },
     "resume_folder": {
-        "description": "Folder in which a load keeps the replies that it has pulled until its rows "
-        "have landed, so that its next attempt goes on from there; private to the user. Workers of "
-        "several hosts may share it. Empty: openmarkets-<user id> in the temporary folder of the host.",
+        "description": "Folder for the replies that a load has pulled, until its rows have landed. Its next "
+        "attempt continues from them. Must be private to the user. Workers of several hosts may share "
+        "it. Empty: openmarkets-<user id> in the temporary folder of the host.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "/mnt/shared/openmarkets",
         "default": "",
     },
     "token_store": {
-        "description": "Import path of a class of your own in which tasks share access tokens, "
-        "encrypted, for all connections that leave cache_backend empty. Empty: files.",
+        "description": "Import path of a custom class in which tasks share access tokens, encrypted, "
+        "for all connections with an empty cache_backend. Empty: files.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "my_company.stores.VaultStore",

@@ -1,4 +1,4 @@
-"""What every test needs: an Airflow home of its own, set before anything imports Airflow."""
+"""For all tests: a separate Airflow home, set before anything imports Airflow."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tests.support.versions import FILES_SINCE, at_least
 
 collect_ignore = [file for file, needed in FILES_SINCE.items() if not at_least(needed)]
 
-# How long an example takes tells of the machine only.
+# The duration of an example depends on the machine.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 LEFT_OUT = pytest.StashKey[str]()
 
 if not at_least("3.2"):
-    # Else 2.11 warns of its own default.
+    # Otherwise 2.11 warns about its own default.
     os.environ["AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY"] = "True"
     # A connection is a row there, which can't be made before all tables are known.
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
@@ -46,7 +46,7 @@ if not at_least("3.2"):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let older Airflows use what is deprecated."""
+    """Allow older versions of Airflow to use deprecated features."""
     if not at_least("3.2"):
         config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")
 
@@ -61,13 +61,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def left_out(pytestconfig: pytest.Config, record_testsuite_property: Callable[[str, object], None]) -> None:
-    """Tell the matrix's table what needs a later Airflow than this."""
+    """Report the tests that need a later Airflow, for the matrix's table."""
     record_testsuite_property("left out", pytestconfig.stash[LEFT_OUT])
 
 
 @pytest.fixture(autouse=True)
 def fresh_token_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every test token caches of its own, and a folder for what its loads have pulled."""
+    """Give each test its own token caches, and a folder for the replies of its loads."""
     from openmarkets_provider.testing.memory import reset_memory
 
     reset_memory()

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says of the code is so, and what it tells to do works."""
+"""CONTRIBUTING.md describes the code correctly, and its instructions work."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
     for folder in ("dags", "tests"):
         (tmp_path / folder).mkdir()
     for page in DAG_PAGES:
-        # What watches is told below what it would find.
+        # Watchers get their events below.
         if page not in RUN_ELSEWHERE and "AssetWatcher" not in module(page):
             text = dag_file(page).replace("{{ partition_key }}", "2026-03-05").replace('"/data/', f'"{tmp_path}/data/')
             (tmp_path / "dags" / f"{_word(page)}.py").write_text(text)
@@ -172,7 +172,7 @@ def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
         (tmp_path / "tests" / f"test_{number}_{_word(block.page)}.py").write_text(block.text)
     shutil.copy(ROOT / "example_dags" / "example_quotes.py", tmp_path / "dags")
     shutil.copyfile(ROOT / "tests" / "support" / "page_tests" / "dags.py", tmp_path / "tests" / "test_dags.py")
-    # Whatever the time: a sensor waits for it.
+    # At any time: a sensor waits for it.
     openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN", totalVolume=1000)
     s3.client.create_bucket(Bucket="lake")
     env = clean_environment(
@@ -222,7 +222,7 @@ def test_the_python_of_a_page_runs(openmarkets_sandbox, page: str):
 
 
 def check_watched(asset: Asset, dag: Any) -> None:
-    """Tell the tasks of a DAG what a watcher finds at the sandbox, and require that they make something of it."""
+    """Run the tasks of a DAG with the event that a watcher fires at the sandbox."""
     (watcher,) = asset.watchers
     trigger = watcher.trigger
     assert isinstance(trigger, events.OpenmarketsEventTrigger)
@@ -297,7 +297,7 @@ def check_export(assignment: str) -> None:
 
 
 def check_connection(conn_id: str, value: Mapping[str, Any] | str) -> None:
-    """Require that Airflow takes a connection, and the hook one of its own."""
+    """Check that Airflow accepts a connection, and that the hook accepts one of its type."""
     if isinstance(value, str):
         connection = Connection(conn_id=conn_id, uri=value)
     else:
@@ -417,7 +417,7 @@ def check_signature(text: str) -> None:
 
 
 def check_log(text: str) -> None:
-    """Its lines are made of those in the code, whose values stand between quotes, colons and blanks."""
+    """Its lines come from those in the code, with values between quotes, colons and spaces."""
     source = re.sub(r'"\s*f?"', "", inspect.getsource(events))
     for line in text.splitlines():
         parts = re.findall(r"[A-Za-z][a-z ;.,']{11,}", re.sub(r"GET \S+ \S+|'[^']*'|\"[^\"]*\"|\([^)]*\)", "|", line))
@@ -460,7 +460,7 @@ def test_what_else_is_shown_holds(openmarkets_sandbox, block: Block):
 
 
 def test_no_block_is_left_out():
-    """Fences that begin and end otherwise than the others would hide what is between them."""
+    """Fences with a different start and end would hide the text between them."""
     for path, count in _fences():
         assert count == 2 * sum(ROOT / block.page == path for block in BLOCKS), path
 

@@ -1,4 +1,4 @@
-"""The tests leave the Airflow of whoever runs them alone."""
+"""The tests do not use the Airflow of the user who runs them."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ NOTHING_WRONG = (
     "Or in the shell",
     "Published announcement",
     "Bearer error",
-    # Caught again by who raises it.
+    # Caught by its own module.
     "a number that needs a closer look",
     "not a number",
     "no look-up",
@@ -169,7 +169,7 @@ def texts() -> Iterator[Template]:
 
 
 def messages() -> list[str]:
-    """Return what stands in code at the beginning of each entry, with gaps."""
+    """Return the code at the start of each entry, with gaps."""
     found = []
     for entry in re.findall(r"^- (`.*?)\\$", PAGE, re.MULTILINE | re.DOTALL):
         for _, code in re.findall(r"(`+) ?(.+?) ?\1(?!`)", entry, re.DOTALL):
@@ -178,7 +178,7 @@ def messages() -> list[str]:
 
 
 def occurs_in(template: str, message: str) -> bool:
-    """Tell whether a message holds a literal, with any values in its gaps."""
+    """Return whether a message contains a literal, with any values in its gaps."""
     pattern = ".*?".join(map(re.escape, re.sub(r"\s+", " ", template).strip().split(GAP)))
     return re.search(pattern, message) is not None
 

@@ -115,7 +115,7 @@ def test_pandas_reads_it(shown, landed, bars):
 
 
 def best_day(files: list[str]) -> Any:
-    # In a process of its own: after polars no process may fork, and other tests do.
+    # In a separate process: after importing polars a process must not fork, but other tests do.
     output = subprocess.check_output(
         [sys.executable, "-c", POLARS, block_with("best_day"), json.dumps(files)], text=True
     )

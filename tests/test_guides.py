@@ -576,7 +576,7 @@ def test_token_requests_of_eight_tasks_are_those_of_the_page(by_http, by_openmar
     }
     counted = {}
     for name, task in ways.items():
-        # Once before, since what Airflow loads for it is not to be loaded eight times.
+        # Once before, so that Airflow's imports are not repeated eight times.
         task.execute({})
         by_http["ClientCredentials"].tokens.clear()
         for record in cache_dir().glob("*.entry"):

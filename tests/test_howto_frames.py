@@ -1,4 +1,4 @@
-"""The how-to pages on notebooks and on plain Python are run as they stand, each in a process of its own."""
+"""Runs the code of the how-to pages on notebooks and plain Python, each in a separate process."""
 
 from __future__ import annotations
 

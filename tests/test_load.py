@@ -97,7 +97,7 @@ def test_of_10_000_calls_none_is_lost_or_doubled_and_every_request_is_accounted_
                 try:
                     return [row for batch in hook.stream(query) for row in batch]
                 except OpenmarketsInvalidResponse as error:
-                    # What the server sends is wrong, which no call is sent again for; what came so far is let go.
+                    # The reply is invalid, so the call is not retried, and the rows so far are dropped.
                     failures["field" if "field" in str(error) else "not JSON"] += 1
                     if attempt == RETRIES:
                         raise

@@ -154,7 +154,7 @@ def test_airflow_marks_mapped_operators():
         Transfer(task_id="alone", query=query, **arguments)
         mapped = Transfer.partial(task_id="mapped", **arguments).expand(query=[query])
     mapped.unmap({"query": query})
-    # The outlet of its own is that of the task that is not mapped.
+    # Its own outlet is that of the unmapped task.
     assert marks == [(False, 1), (True, 0)]
 
 

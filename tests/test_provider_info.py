@@ -232,7 +232,7 @@ OPTIONS = INFO["config"]["openmarkets"]["options"]
 
 
 def options_that_the_code_reads() -> set[str]:
-    """Return the options of the section that the code asks Airflow's configuration for, whatever the method."""
+    """Return the options of the section that the code reads from Airflow's configuration, by any method."""
     read = set()
     for path in Path(module.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -110,7 +110,7 @@ IDS = [query["endpoint"] for query, _ in EXAMPLES]
 
 
 def calls_of(query: queries.Query) -> Any:
-    """Return what a query becomes: its calls, or the query that has to be answered before."""
+    """Return the calls of a query, or the query that has to run before it."""
     before = None if query["endpoint"] == "request" else lookup_query(query)
     return before or list(plan(query))
 

@@ -56,13 +56,13 @@ def pull(number: int) -> list[dict[str, Any]]:
     return OpenmarketsOperator(task_id=f"pull{number}", query=QUOTES).execute({})
 
 
-# Airflow 2 lets only the thread that imported it execute tasks.
+# In Airflow 2, only the thread that imported it can execute tasks.
 @pytest.mark.since("3.0")
 def test_tasks_that_run_and_begin_meanwhile_all_finish_with_a_few_requests_for_tokens(site):
     begun, rotated = threading.Barrier(WORKERS + 1), threading.Event()
 
     class Long(OpenmarketsOperator):
-        """A task that has asked with the old secret, and goes on after it is refused."""
+        """A task that has used the old secret, and continues after it is refused."""
 
         def answer(self, hook: OpenmarketsHook, context: Any) -> Any:
             if not rotated.is_set():

@@ -82,7 +82,7 @@ def through_xcom(value: Any) -> Any:
 
 @given(st.integers(-(10**15) + 1, 10**15 - 1), st.integers(-8, 4))
 def test_a_decimal_of_up_to_15_significant_digits_survives_xcom(digits: int, exponent: int):
-    # Airflow writes a Decimal with a fraction as a floating-point number, which keeps so many.
+    # Airflow writes a Decimal with a fraction as a floating-point number, which keeps this many digits.
     exact = Decimal(digits).scaleb(exponent)
     received = through_xcom([{"price": exact}])[0]["price"]
     assert (received, type(received)) == (exact, Decimal)

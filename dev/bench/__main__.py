@@ -1,10 +1,10 @@
-"""The benchmark: pairs measured in one run, printed as ratios with their spread. See ``make bench``.
+"""The benchmark: measures pairs in one run, and prints ratios with their spread. See ``make bench``.
 
-``python -m dev.bench bulk sql`` runs some parts. ``history`` and ``sessions`` take ten minutes each, and
-run only when they are named.
+``python -m dev.bench bulk sql`` runs some parts. ``history`` and ``sessions`` take ten minutes each, and run only if
+they are named.
 
-Absolute times depend on the machine; a ratio of two things measured in turn does not. Every figure is the median over
-several rounds, with the smallest and the largest beside it.
+Absolute times depend on the machine; ratios of two things that are measured in turns do not. Each figure is the median
+of several rounds, with the smallest and the largest.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ print(first, (time.process_time() - started) / 1000)
 
 
 def main(chosen: Sequence[str]) -> None:
-    """Run parts of the benchmark, all but the long one by default, and print their figures and the missed goals."""
-    # Here, and not above: they use what is above.
+    """Run parts of the benchmark (default: all except the long ones), and print their figures and missed goals."""
+    # Imported here, because these modules import this one.
     from dev.bench.bulk import bulk
     from dev.bench.etl import etl
     from dev.bench.history import history, sessions
@@ -81,7 +81,7 @@ def main(chosen: Sequence[str]) -> None:
     from dev.bench.throttle import throttle
     from dev.bench.triggers import triggers
 
-    # The last one sends what is logged elsewhere.
+    # `triggers` is last, because it redirects the log.
     parts = {each.__name__: each for each in (parse_cost, small_calls, bulk, etl, sql, throttle, triggers)}
     long = {"history": history, "sessions": sessions}
     if unknown := set(chosen) - set(parts | long):
@@ -96,7 +96,7 @@ def main(chosen: Sequence[str]) -> None:
 
 
 def small_calls() -> None:
-    """Measure what single calls and tokens cost, against the sandbox."""
+    """Measure the cost of single calls and tokens, against the sandbox."""
     with tempfile.TemporaryDirectory() as folder, SandboxProcess() as sandbox:
         os.environ |= {
             "AIRFLOW_CONN_OPENMARKETS_DEFAULT": sandbox.connection_json,
@@ -109,7 +109,7 @@ def small_calls() -> None:
 
 
 def parse_cost() -> None:
-    """Compare the CPU of importing ``airflow.sdk`` and our operators with that of ``airflow.sdk`` alone."""
+    """Compare the CPU time of importing ``airflow.sdk`` and our operators with that of ``airflow.sdk`` alone."""
 
     def added(imports: str) -> float:
         command = [sys.executable, "-c", IMPORTS.format(imports=imports)]
@@ -123,7 +123,7 @@ def parse_cost() -> None:
 
 
 def request_cost(sandbox: SandboxProcess) -> None:
-    """Compare the CPU of a GET through the hook with that of httpx alone and a static token."""
+    """Compare the CPU time of a GET through the hook with that of httpx and a static token."""
     from openmarkets_provider import queries
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
 
@@ -150,7 +150,7 @@ def request_cost(sandbox: SandboxProcess) -> None:
 
 
 def single_flight(sandbox: SandboxProcess, cache: Path) -> None:
-    """Count the token requests of many processes that start at once with an empty cache."""
+    """Count the token requests of many processes that start simultaneously with an empty cache."""
     from openmarkets_provider.client.cache.file import FileStore
     from openmarkets_provider.client.client import OpenmarketsClient
     from openmarkets_provider.client.settings import Settings
@@ -189,7 +189,7 @@ def settings_of(sandbox: SandboxProcess) -> dict[str, Any]:
 
 
 def repeat(call: Callable[[], Any], times: int) -> float:
-    """Return the CPU seconds of so many calls."""
+    """Return the CPU seconds of a number of calls."""
     started = time.process_time()
     for _ in range(times):
         call()
@@ -197,7 +197,7 @@ def repeat(call: Callable[[], Any], times: int) -> float:
 
 
 def alternate(work: Sequence[Callable[[], Any]]) -> list[float]:
-    """Return the CPU seconds of REQUESTS calls of each, taken in small turns so that all see the same machine."""
+    """Return the CPU seconds of REQUESTS calls of each, in short turns, so that all have the same conditions."""
     turns = [[repeat(call, TURN) for call in work] for _ in range(REQUESTS // TURN)]
     return [sum(column) for column in zip(*turns, strict=True)]
 

@@ -1,6 +1,6 @@
 """The benchmark of bulk work: many securities' daily rows through ``hook.stream``. See :mod:`dev.bench`.
 
-The server is a process of its own and waits 50 ms before each reply, as a server far away would.
+The server is a separate process and waits 50 ms before each reply, like a distant server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LATENCY = 0.05
 SECURITIES = 300
 CONCURRENCY = 8
 ROUNDS = 7
-# 52 and 4 weeks, up to Saturdays, so that the day after the range has no bar for anybody to drop.
+# 52 and 4 weeks, up to Saturdays, so that no bar of the day after the range has to be dropped.
 YEAR, MONTH = ("2024-07-01", "2025-06-28"), ("2025-06-02", "2025-06-28")
 FEW, MANY = 100, 2000
 MEMORY_ROUNDS = 3
@@ -48,7 +48,7 @@ print(rows, base / 1024, peak() / 1024)
 
 
 class Cost(NamedTuple):
-    """What one piece of work took."""
+    """The cost of a piece of work."""
 
     cpu: float
     wall: float
@@ -64,7 +64,7 @@ def bulk() -> None:
 
 
 def connect(server: BulkServer) -> None:
-    """Make the connections of both hooks."""
+    """Set the connections of both hooks."""
     os.environ["AIRFLOW_CONN_OPENMARKETS_DEFAULT"] = server.connection_json
     os.environ["AIRFLOW_CONN_BULK_HTTP"] = json.dumps({"conn_type": "http", "host": server.url})
 
@@ -72,7 +72,7 @@ def connect(server: BulkServer) -> None:
 def throughput(
     server: BulkServer, days: Sequence[str], words: str, rounds: int, goals: Sequence[str] = ("", "", "", "")
 ) -> None:
-    """Compare ``hook.stream`` with a bare threaded httpx loop, and with the apache HttpHook used in sequence."""
+    """Compare ``hook.stream`` with a plain threaded httpx loop, and with Apache's HttpHook in sequence."""
     from airflow.providers.http.hooks.http import HttpHook
 
     from openmarkets_provider import queries
@@ -81,7 +81,7 @@ def throughput(
     codes = [f"C{number:04d}" for number in range(SECURITIES)]
     query = queries.time_series(codes, start=days[0], end=days[1])
     hook = OpenmarketsHook(concurrency=CONCURRENCY)
-    # Both others have the token for nothing.
+    # The other two get the token for free.
     headers = {"Authorization": f"Bearer {hook.get_access_token('market-data-api')}", "Accept": "application/json"}
     paths = [f"pricing/timeseries/{code}.ASX@TM/v2" for code in codes]
     params = {"frequency": "Daily", "dateFrom": days[0], "dateTo": days[1]}
@@ -92,13 +92,13 @@ def throughput(
     def ours_arrow() -> int:
         return sum(batch.num_rows for batch in hook.stream_arrow(query))
 
-    # Makes what the bare loop makes.
+    # Returns the same as the plain loop.
     def ours_raw() -> int:
         return sum(len(batch) for batch in hook.stream({**query, "raw": True}))
 
-    # The bare loop is the least that does the work with httpx: one client (threads may share it), as many threads as
-    # the hook has requests at a time, a token that never ends, and every reply decoded by the standard library, as
-    # `response.json()` does. It makes no rows: native prices stay floats and dates stay texts.
+    # The plain loop is the minimum with httpx: one client shared by threads, as many threads as the hook has concurrent
+    # requests, a token that never expires, and replies decoded by the standard library, as in `response.json()`. It
+    # makes no rows: prices stay native floats and dates stay text.
     def bare() -> int:
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             return sum(pool.map(lambda path: len(client.get(path, params=params).json()), paths))
@@ -137,7 +137,7 @@ def throughput(
 
 
 def check(hook: Any, query: Any, bars: Sequence[dict[str, Any]]) -> None:
-    """Make sure that the rows are what the server sent: what is measured is the work done right."""
+    """Check that the rows are those that the server sent."""
     batches = list(hook.stream(query))
     assert [batch[0]["security_code"] for batch in batches] == [f"C{number:04d}" for number in range(SECURITIES)]
     for batch in batches:
@@ -147,7 +147,7 @@ def check(hook: Any, query: Any, bars: Sequence[dict[str, Any]]) -> None:
 
 
 def memory() -> None:
-    """Compare the peak memory of fresh processes that stream few and many securities."""
+    """Compare the peak memory of new processes that stream few and many securities."""
     few, many, added = [], [], []
     for _ in range(MEMORY_ROUNDS):
         (count, base, low), (_, _, high) = (peak(number) for number in (FEW, MANY))
@@ -164,20 +164,20 @@ def memory() -> None:
 
 
 def peak(securities: int) -> list[float]:
-    """Return rows, peak before the first request and peak at the end, in MiB, of one process."""
+    """Return rows, peak memory before the first request and at the end, in MiB, of one process."""
     output = subprocess.check_output([sys.executable, "-c", MEMORY, str(securities), *YEAR], text=True)
     return [float(figure) for figure in output.splitlines()[-1].split()]
 
 
 def turns(work: Sequence[Callable[[], Any]], number: int) -> list[Cost]:
-    """Measure each once. What comes first finds another machine than what comes next: the order changes each time."""
+    """Measure each once. The order alternates, because the first one may have different conditions."""
     order = list(range(len(work)))[:: -1 if number % 2 else 1]
     costs = {index: cost(work[index]) for index in order}
     return [costs[index] for index in sorted(costs)]
 
 
 def cost(work: Callable[[], Any]) -> Cost:
-    """Measure the CPU of all threads, and the wall time."""
+    """Measure the CPU time of all threads, and the wall time."""
     cpu, wall = time.process_time(), time.monotonic()
     work()
     return Cost(time.process_time() - cpu, time.monotonic() - wall)

@@ -1,7 +1,7 @@
 """The benchmark of loads: many securities' daily rows into a Parquet file. See :mod:`dev.bench`.
 
-The server and its latency are those of :mod:`dev.bench.bulk`. What is measured is the work of a task without
-Airflow's own: the query, the rows, the file.
+The server and its latency are those of :mod:`dev.bench.bulk`. The figures include query, rows and file, but not
+Airflow's own work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.postgres import Postgres
 
 PROCESS_ROUNDS = 3
 
-# A task: `work` lands so many securities' rows in a file. It is done twice, since the first time it imports as well.
+# A task: `work` lands the rows of some securities in a file. It runs twice, because the first run includes imports.
 TASK = """
 import sys, time
 import airflow.sdk
@@ -68,8 +68,7 @@ def work():
     )
     hook.close()
 """
-# What a DAG does today: one security after the other, native prices as floats, dates as texts. It has the token for
-# nothing.
+# A usual DAG: one security after the other, native prices as floats, dates as text. It gets the token for free.
 USUAL = """
 def work():
     import os
@@ -96,7 +95,7 @@ def etl() -> None:
 
 
 def added_work(server: BulkServer, folder: Path) -> None:
-    """Compare a load with the stream that it lands, and with the least that gets the data at all."""
+    """Compare a load with its stream, and with a plain loop that only pulls the data."""
     from openmarkets_provider import queries
     from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
     from openmarkets_provider.landing.formats import choose_format
@@ -121,7 +120,7 @@ def added_work(server: BulkServer, folder: Path) -> None:
     def stream() -> int:
         return sum(len(batch) for batch in hook.stream(query))
 
-    # As in dev/bench/bulk.py. It makes no rows: native prices stay floats and dates stay texts.
+    # As in dev/bench/bulk.py: prices stay native floats and dates stay text.
     def bare() -> int:
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             return sum(pool.map(lambda path: len(client.get(path, params=params).json()), paths))
@@ -141,12 +140,12 @@ def added_work(server: BulkServer, folder: Path) -> None:
 
 
 def whole_tasks(folder: Path) -> None:
-    """Compare a load with what users write without this package, each in a process of its own as tasks are."""
+    """Compare a load with usual code without this package, each in a new process, as tasks are."""
     landed, usual = folder / "landed.parquet", folder / "usual.parquet"
     pairs = [(task(OURS, landed), task(USUAL, usual)) for _ in range(PROCESS_ROUNDS)]
     check(landed, usual)
     print("\nThe same rows into a Parquet file / by apache HttpHook in sequence and pandas, in fresh processes")
-    # A task pays for what it imports. The second time tells what is left of it in one that lands a lot.
+    # A task pays for its imports. The second run shows the cost without them, as in a long task.
     for when, words, cpu_goal, wall_goal in (
         (0, "with all that is imported", "goal <= 0.5", "goal <= 0.13"),
         (1, "once more in the same process", "", ""),
@@ -157,7 +156,7 @@ def whole_tasks(folder: Path) -> None:
 
 
 def memory(path: Path) -> None:
-    """Compare the peak memory of fresh processes that land few and many securities, as a file and in a table."""
+    """Compare the peak memory of new processes that land few and many securities, in a file and in a table."""
     with Postgres() as server:
         os.environ["BENCH_DATABASE"] = server.url("postgres", "psycopg")
         for work, words in ((OURS, "as Parquet"), (INTO_SQL, "in a table of PostgreSQL")):
@@ -169,7 +168,7 @@ def memory(path: Path) -> None:
 
 
 def task(work: str, path: Path, securities: int = SECURITIES) -> list[list[float]]:
-    """Return CPU and wall seconds and the peak memory in MiB so far, for the first and for the second time."""
+    """Return CPU and wall seconds and the peak memory in MiB so far, for the first and second run."""
     command = [sys.executable, "-c", TASK.format(work=work), str(path), str(securities), *YEAR]
     lines = subprocess.check_output(command, text=True).splitlines()
     # Airflow logs to the standard output, too.
@@ -177,7 +176,7 @@ def task(work: str, path: Path, securities: int = SECURITIES) -> list[list[float
 
 
 def check(landed: Path, usual: Path) -> None:
-    """Make sure that both files hold the same: what is measured is the work done right."""
+    """Check that both files have the same contents."""
     import pyarrow.parquet as pq
 
     rows, bars = (pq.read_table(path).to_pylist() for path in (landed, usual))

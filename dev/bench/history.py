@@ -1,7 +1,7 @@
 """The benchmark of long loads: daily bars of a whole exchange, five years, and two by session. See :mod:`dev.bench`.
 
-The sandbox makes the bars up on the same machine, which takes most of the seconds. Each load is a task of its own
-process, without a real Airflow around it.
+The sandbox generates the bars on the same machine, which takes most of the time. Each load is a task in its own
+process, without a running Airflow.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def history() -> None:
 
 
 def sessions() -> None:
-    """Load two years by session in one run, and some of them in a run each; ``AIRFLOW_HOME`` is set."""
+    """Load two years by session in one run, and some sessions in separate runs; ``AIRFLOW_HOME`` is set."""
     days = ASX.sessions_in_range("2024-01-01", "2025-12-31")
     with SandboxProcess() as sandbox, tempfile.TemporaryDirectory() as folder:
         os.environ["AIRFLOW_CONN_OPENMARKETS_DEFAULT"] = sandbox.connection_json
@@ -84,7 +84,7 @@ def sessions() -> None:
 
 
 def load(kind: str, arguments: dict[str, Any], days: dict[str, str]) -> dict[str, Any]:
-    """Carry a task out in a fresh process, and return its figures."""
+    """Run a task in a new process, and return its figures."""
     command = [sys.executable, "-c", TASK, json.dumps([kind, arguments]), json.dumps(days)]
     lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     # Airflow logs to the standard output, too.
@@ -93,7 +93,7 @@ def load(kind: str, arguments: dict[str, Any], days: dict[str, str]) -> dict[str
 
 
 def show_load(words: str, figures: dict[str, Any], calls: dict[str, int]) -> None:
-    """Print what a load took."""
+    """Print the figures of a load."""
     bars = sum(count for path, count in calls.items() if "/timeseries/" in path)
     files = f" in {figures['files']} files, {figures['bytes'] / 1e6:.0f} MB" if figures["files"] else ""
     print(
@@ -104,7 +104,7 @@ def show_load(words: str, figures: dict[str, Any], calls: dict[str, int]) -> Non
 
 
 def check(folder: Path, server: Postgres) -> None:
-    """Make sure that both loads hold the same."""
+    """Check that both loads have the same rows."""
     import pyarrow.dataset as ds
 
     bars = ds.dataset(folder).to_table(columns=["security_code", "time_series_date", "close_price"])

@@ -1,6 +1,6 @@
 """The benchmark of loads into a table: a year's daily bars of 300 securities into PostgreSQL. See :mod:`dev.bench`.
 
-The rows are there already; what is measured is the step that puts them into the table, from the file where they wait.
+The rows are already in a file on disk. The figures are those of the step from the file to the table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.postgres import Postgres
 SECURITIES, DAYS = 300, 260
 ROWS = SECURITIES * DAYS
 ONE_BY_ONE = 3000
-"""Rows that are inserted one by one, of which all would take too long."""
+"""Rows that are inserted one by one; all of them would take too long."""
 ROUNDS = 5
 
 
@@ -45,7 +45,7 @@ def into_a_table(server: Postgres) -> None:
     layout = layout_of(queries.time_series(exchange="ASX", start="2025-01-01", end="2026-01-01"))
     names = [column.name for column in layout.columns]
     hook = PostgresHook("bench_db")
-    # They tell of every load, and it of every commit.
+    # Otherwise each load and each commit would be logged.
     logging.getLogger("openmarkets_provider").setLevel(logging.WARNING)
     hook._log = logging.getLogger("silent")
     hook._log.setLevel(logging.ERROR)
@@ -113,7 +113,7 @@ def into_a_table(server: Postgres) -> None:
 
 
 def _bars(code: str) -> list[dict[str, Any]]:
-    """Return the rows of a year, with as many digits as real ones have."""
+    """Return the rows of a year, with as many digits as real ones."""
     made = []
     for number in range(DAYS):
         price = Decimal(3000 + (number * 37 + int(code[1:]) * 11) % 2000) / 100

@@ -1,6 +1,6 @@
-"""How many 429s fifty tasks meet that start at once, with holds shared and not: ``python -m dev.bench.throttle``.
+"""Counts the 429s of fifty simultaneous tasks, with and without shared holds: ``python -m dev.bench.throttle``.
 
-Each task is a process of its own and makes three calls; the server answers ten a second.
+Each task is a separate process and makes three calls; the server answers ten per second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RATE = 10
 
 
 def tasks_outcomes(server: LimitedServer, *, shared: bool, calls: int = CALLS) -> Counter[str]:
-    """Run so many tasks at once, each with an empty memory, and count their outcomes."""
+    """Run TASKS tasks simultaneously, each with empty memory, and count their outcomes."""
     with tempfile.TemporaryDirectory() as directory:
 
         def work() -> str:

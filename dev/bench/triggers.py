@@ -1,11 +1,11 @@
 """The benchmark of waiting: a thousand deferred sensors in one triggerer. See :mod:`dev.bench`.
 
-Real trigger instances on one event loop, with the log lines that a triggerer writes, against a server in a process of
-its own. Apache's are measured in the same run, in turns: `HttpTrigger` as it can be used to wait, in a loop, and
-`HttpSensorTrigger`, which reads no reply and waits for as long as it is a 404.
+Real trigger instances run on one event loop, with the log lines that a triggerer writes, against a server in a separate
+process. Apache's triggers are measured in the same run, in turns: `HttpTrigger` in a loop, and `HttpSensorTrigger`,
+which waits while the reply is a 404 and does not read it.
 
-The interval is shorter than the 10 s that so many sensors would have: CPU is told per poll, and the lag of the event
-loop comes from polls that fall together, which at any interval are all of them.
+The interval is shorter than the 10 s that so many sensors would have. This does not matter: CPU time is per poll, and
+the lag of the event loop comes from simultaneous polls, which at any interval are all of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CODES = [f"C{number:04d}" for number in range(SENSORS)]
 
 
 class Waited(NamedTuple):
-    """What waiting took once every sensor had polled: CPU in ms and requests a poll, connections, lag in s."""
+    """The cost of waiting: CPU time in ms and requests per poll, connections, and lag in s."""
 
     cpu: float
     requests: float
@@ -43,7 +43,7 @@ class Waited(NamedTuple):
 
 
 class Polls:
-    """Counts polls; every one of a sensor writes one line into the log, which is thrown away here."""
+    """Counts the log lines of polls, one for each poll of a sensor, and discards them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -105,7 +105,7 @@ def compare(
     server: BulkServer,
     polls: Polls,
 ) -> None:
-    """Measure all three kinds of sensors in turns, and print what ours take of what apache's do."""
+    """Measure all three kinds of sensors in turns, and print the ratios of ours to Apache's."""
     kinds = [own, looped, [sensor(code) for code in CODES]]
     rounds = []
     for number in range(ROUNDS):
@@ -158,7 +158,7 @@ def sensor(code: str) -> Callable[[], Any]:
 
 
 async def wait(sensors: Sequence[Callable[[], Any]], server: BulkServer, polls: Polls) -> Waited:
-    """Run sensors until each has polled a few times more than once."""
+    """Run sensors until each has polled several times."""
     lag = 0.0
 
     async def watch() -> None:
@@ -192,13 +192,13 @@ async def wait(sensors: Sequence[Callable[[], Any]], server: BulkServer, polls: 
 
 
 def log_as_a_triggerer(polls: Polls) -> None:
-    """Write JSON lines as the triggerer's process does."""
+    """Log JSON lines, as the triggerer does."""
     from airflow.sdk.log import configure_logging, reset_logging
 
     reset_logging()
     configure_logging(json_output=True, output=polls, sending_to_supervisor=True)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    # Airflow's sends what ends the process to the log, too: the benchmark would fail without a message.
+    # Airflow's hook sends uncaught exceptions to the log, so the benchmark would fail without a message.
     sys.excepthook = sys.__excepthook__
 
 

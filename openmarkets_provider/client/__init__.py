@@ -1,1 +1,1 @@
-"""The Openmarkets client: everything from a query to the wire and back. Nothing here imports Airflow."""
+"""The Openmarkets client: sends queries and reads replies. Nothing here imports Airflow."""

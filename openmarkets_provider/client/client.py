@@ -1,4 +1,4 @@
-"""The client: answers queries, blocking and on an event loop. The two differ in their Io alone."""
+"""The client: runs queries, blocking or on an event loop. The two differ only in their Io."""
 
 from __future__ import annotations
 
@@ -56,22 +56,22 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOCK_GRACE = 5.0
-"""Seconds longer than one token request may take that somebody else's is waited for."""
+"""How many seconds longer than the request time-out a caller waits for another caller's token request."""
 _IDENTITY = "identity"
 
 
 class OpenmarketsClient:
     """A client of the Openmarkets APIs.
 
-    Nothing is opened before it is needed, and nothing that was opened is used in another process (after a fork)
-    or on another event loop. Threads may share a client.
+    Connections are opened when they are needed, and belong to one process (also after a fork) and one event loop.
+    Threads may share a client.
 
     :param settings: credentials, servers and limits.
-    :param store: what is shared with other processes; None shares nothing.
-    :param masker: hides the secret's encoded forms and every token in logs, before they are used.
-    :param user_agent: what the client calls itself.
-    :param concurrency: most requests of one query at the same time.
-    :param metrics: takes what is counted and timed.
+    :param store: shares tokens and holds with other processes; None shares nothing.
+    :param masker: hides the encoded forms of the secret and every token in logs, before they are used.
+    :param user_agent: the ``User-Agent`` header.
+    :param concurrency: most concurrent requests of one query.
+    :param metrics: receives counters and timers.
     """
 
     def __init__(
@@ -106,27 +106,27 @@ class OpenmarketsClient:
             cipher=cipher,
             metrics=metrics,
         )
-        # Of securities. They stay as they are, so that polls for quotes need not look them up again.
+        # By security. Currencies do not change, so polls for quotes look them up once.
         self._currencies: dict[Listing, str] = {}
         self._blocking = Exchange(_BlockingIo(self), self.holds, metrics)
         self._async = Exchange(_AsyncIo(self), self.holds, metrics)
-        # By process: what the parent opened stays referenced in a forked child and is never used there.
+        # By process: a forked child keeps references to the parent's clients, but never uses them.
         self._clients: dict[tuple[int, str], HttpClient] = {}
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncHttpClient]]
         self._async_clients = WeakKeyDictionary()
 
     def run(self, query: Query) -> Any:
-        """Answer a query.
+        """Run a query.
 
         :return: a list of rows; for ``request`` the JSON of the reply.
-        :raises OpenmarketsError: what went wrong, see :mod:`openmarkets_provider.exceptions`.
+        :raises OpenmarketsError: see :mod:`openmarkets_provider.exceptions`.
         """
         if endpoint_of(query) == "request":
             return run_blocking(self._blocking.ask(self._request(query)))
         return [row for batch in self.stream(query) for row in batch]
 
     async def arun(self, query: Query) -> Any:
-        """Answer a query on an event loop, as :meth:`run`."""
+        """Run a query on an event loop, as :meth:`run`."""
         if endpoint_of(query) == "request":
             return await self._async.ask(self._request(query))
         run = Run(query, self._async, self._currencies)
@@ -135,12 +135,12 @@ class OpenmarketsClient:
             return [row async for rows in batches for row in rows]
 
     def stream(self, query: Query, skipped: set[str] | None = None) -> Generator[list[Any], None, None]:
-        """Answer a query in batches, as they come; in the same order as :meth:`run`.
+        """Run a query, and yield its rows in batches as they arrive, in the order of :meth:`run`.
 
-        :param skipped: takes the securities that are left out, in full form.
-        :return: lists of rows, none of them empty; for ``request`` one with the reply, or the items of its list.
-        :raises OpenmarketsQueryError: at once, an argument is malformed.
-        :raises OpenmarketsError: while it is iterated, what went wrong.
+        :param skipped: the securities that the run skips are added, in full form.
+        :return: non-empty lists of rows; for ``request`` one list with the reply, or with the items of its list.
+        :raises OpenmarketsQueryError: immediately, if an argument is malformed.
+        :raises OpenmarketsError: during the iteration.
         """
         if endpoint_of(query) == "request":
             return iterate_blocking(_one_batch(self._blocking, self._request(query)))
@@ -150,47 +150,46 @@ class OpenmarketsClient:
     def stream_columns(
         self, query: Query, skipped: set[str] | None = None, pulled: Pulled | None = None
     ) -> Generator[Batch, None, None]:
-        """Answer a query as :meth:`stream`, by column.
+        """Run a query as :meth:`stream`, but yield batches of columns.
 
-        :param skipped: takes the securities that are left out, in full form.
-        :param pulled: has the replies of earlier attempts, and takes those of this one; not of ``request``.
-        :return: batches with the columns of the query; records of ``request`` and ``raw=True`` are in the one column
-            ``record``.
+        :param skipped: the securities that the run skips are added, in full form.
+        :param pulled: has the replies of earlier attempts, and stores those of this one. Ignored for ``request``.
+        :return: batches with the columns of the query. For ``request`` and ``raw=True`` the only column is ``record``.
         """
         if endpoint_of(query) == "request":
             return (Batch({RECORD: records}) for records in self.stream(query))
-        run = Run(query, self._blocking.resumed(pulled), self._currencies, skipped)
+        run = Run(query, self._blocking.with_pulled(pulled), self._currencies, skipped)
         return iterate_blocking(run.batches(self._concurrency, ThreadGroup))
 
     def send_order(self, call: ApiCall, before_send: Callable[[], None]) -> Received:
-        """Send a call for an order, once. :class:`openmarkets_provider.client.orders.Orders` uses it.
+        """Send a call for an order once. For :class:`openmarkets_provider.client.orders.Orders`.
 
-        :param before_send: called right before the first byte leaves; what it raises ends the call.
-        :raises OpenmarketsError: what went wrong.
+        :param before_send: called right before the first byte is sent. If it raises, nothing is sent.
+        :raises OpenmarketsError: the call failed.
         """
         self.settings.policy.check_mode()
         return run_blocking(Exchange(_OrderIo(self, before_send), self.holds, self._metrics).attempt(call))
 
     def http(self, api: str) -> HttpClient:
-        """Return this process's client of an API."""
+        """Return the client of an API for this process."""
         return self._http(api, self.base_url(api))
 
     def ahttp(self, api: str) -> AsyncHttpClient:
-        """Return the running event loop's client of an API."""
+        """Return the client of an API for the running event loop."""
         clients = self._async_clients.setdefault(asyncio.get_running_loop(), {})
         if api not in clients:
             clients[api] = AsyncHttpClient(self.base_url(api), self._options)
         return clients[api]
 
     def httpx(self, api: str) -> httpx.Client:
-        """Return an authenticated ``httpx.Client`` of an API; relative URLs start at the API's base URL.
+        """Return an authenticated ``httpx.Client`` of an API. Relative URLs start at the API's base URL.
 
         :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
         """
         io = _BlockingIo(self)
 
         def send(request: HttpRequest) -> Reply:
-            # Looked up each time: a forked process has connections of its own.
+            # Looked up for each request: a forked process has its own connections.
             http = self.http(api)
             http.check_origin(request)
             path = request.url.target.decode().partition("?")[0]
@@ -210,9 +209,9 @@ class OpenmarketsClient:
         return self.settings.api_url(api)
 
     def get_access_token(self, scope: str) -> str:
-        """Return an access token for a scope, from the cache where one is alive.
+        """Return an access token for a scope, from the cache if there is a valid one.
 
-        :raises OpenmarketsError: no token is to be had.
+        :raises OpenmarketsError: no token is available.
         """
         self._require_scope(scope)
 
@@ -222,7 +221,7 @@ class OpenmarketsClient:
         return run_blocking(self._blocking.persist(attempt, safe_to_repeat=True))
 
     def check_scope(self, scope: str) -> OpenmarketsError | None:
-        """Ask the identity server for a token of a scope now, and return what is wrong, if anything is."""
+        """Request a token for a scope now. Return the error, or None if there is none."""
         try:
             self.tokens.refresh(scope)
         except OpenmarketsError as error:
@@ -230,7 +229,7 @@ class OpenmarketsClient:
         return None
 
     def close(self) -> None:
-        """Close the connections of this process, as soon as no thread uses them; the next call opens new ones."""
+        """Close the connections of this process as soon as no thread uses them. The next call opens new ones."""
         for key in [key for key in self._clients if key[0] == os.getpid()]:
             self._clients.pop(key).close()
 
@@ -248,16 +247,16 @@ class OpenmarketsClient:
         key = (os.getpid(), name)
         client = self._clients.get(key)
         if client is None:
-            # The identity server is asked once in a token's lifetime: no connection waits for the next time.
+            # Token requests are rare, so their connection is not kept open.
             client = HttpClient(base_url, self._options, keep_alive=name != _IDENTITY)
-            # Another thread may have been faster.
+            # Another thread may have created it in the meantime.
             client = self._clients.setdefault(key, client)
         return client
 
     def _request(self, query: Query) -> ApiCall:
         """Return the only call of a ``request``.
 
-        :raises OpenmarketsOrderError: it is for an order, and the connection forbids it.
+        :raises OpenmarketsOrderError: the call is for an order, and the connection forbids it.
         """
         (call,) = plan(query)
         self._check_order_call(call.api, call.method, call.path)
@@ -318,7 +317,7 @@ class _BlockingIo:
 
 
 class _OrderIo(_BlockingIo):
-    """Sends an order: not when it is too late, and not after a wait."""
+    """Sends an order. Refuses to sleep: an order is never sent after a wait."""
 
     def __init__(self, client: OpenmarketsClient, before_send: Callable[[], None]) -> None:
         super().__init__(client)

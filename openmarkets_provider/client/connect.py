@@ -10,7 +10,7 @@ from openmarkets_provider.client.settings import Settings
 
 
 class _NoMasker:
-    """Nobody logs the secrets: there is nothing to hide."""
+    """Hides nothing: without Airflow, nothing logs the secrets."""
 
     def mask(self, value: str) -> None:
         pass
@@ -20,14 +20,14 @@ class _NoMasker:
 
 
 def connect(client_id: str, client_secret: str, **settings: Any) -> OpenmarketsClient:
-    """Return a client of the Openmarkets APIs that needs no Airflow. It shares tokens with no other process.
+    """Return a client of the Openmarkets APIs that works without Airflow. It shares no tokens with other processes.
 
-    Nothing is sent before the first query; ``close()`` closes the connections.
+    The first query opens the connections; ``close()`` closes them.
 
     :param client_id: OAuth client id.
     :param client_secret: OAuth client secret.
-    :param settings: further settings by the names of the connection's fields, such as ``environment="test"``.
-    :raises OpenmarketsConfigurationError: a value is not allowed; the text names the field.
+    :param settings: further fields of the connection by name, such as ``environment="test"``.
+    :raises OpenmarketsConfigurationError: a value is not allowed; the message names the field.
     """
     return OpenmarketsClient(
         Settings(client_id=client_id, client_secret=client_secret, **settings),

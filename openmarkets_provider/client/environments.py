@@ -1,4 +1,4 @@
-"""Where Openmarkets is: identity servers, API hosts and OAuth scopes."""
+"""The servers of Openmarkets: identity servers, API hosts and OAuth scopes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ SCOPES: Mapping[str, str] = {
     "news": "news-api",
     "oms": "oms-api",
 }
-"""API name, as queries spell it, to the OAuth scope that opens it."""
+"""API name in queries to OAuth scope."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
     """One set of servers.
 
-    :ivar identity_url: base of the OAuth 2.0 server; tokens come from ``{identity_url}/connect/token``.
-    :ivar api_urls: API name to base URL. The two news hosts are inferred from the naming of the others; a
-        connection can override every URL.
+    :ivar identity_url: base URL of the OAuth 2.0 server; tokens come from ``{identity_url}/connect/token``.
+    :ivar api_urls: API name to base URL. The two news hosts are inferred from the names of the others. A connection
+        can override every URL.
     """
 
     identity_url: str

@@ -1,4 +1,4 @@
-"""One call: sent, sent again where that is right, and its reply read. The whole retry policy stands here."""
+"""One call: sending it, its retries, and reading its reply. The whole retry policy is here."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4
 MAX_SERVER_WAIT = 60.0
-"""Longest wait in seconds that a server gets in the worker when it asks for one."""
+"""Longest ``Retry-After`` in seconds that a call waits for; for a longer one it fails."""
 MAX_WAIT = MAX_SERVER_WAIT + MAX_SPREAD
-"""Longest pause in seconds: a wait that a server asks for, and what spreads those who wait."""
+"""Longest pause in seconds: the wait that a server asks for, plus the random spread."""
 MAX_HOLD_WAIT = 5 * MAX_SERVER_WAIT
-"""Seconds that one call waits for holds in all, while the API sends one task after another away."""
+"""Longest total time in seconds that one call waits for holds, while the API keeps answering 429."""
 MANY_RECORDS = 100
-"""Rows of more records take a millisecond or longer: an event loop does not wait for them."""
+"""Parsing more records takes a millisecond or longer, and is done outside the event loop."""
 _COME_BACK = 2 * MAX_SERVER_WAIT
 _FIRST_WAIT = 0.5
 
@@ -47,10 +47,10 @@ T = TypeVar("T")
 def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> float | None:
     """Return the seconds to wait before the next attempt, or None to give up. Pure.
 
-    :param error: what the attempt came to.
+    :param error: the error of the attempt.
     :param attempt: 1 for the first.
-    :param safe_to_repeat: the endpoint's fact; when False, only a call that certainly did not leave this machine
-        is sent again.
+    :param safe_to_repeat: a fact of the endpoint. If False, a call is sent again only if it certainly did not leave
+        this machine.
     """
     if not error.transient or attempt >= MAX_ATTEMPTS or (error.sent and not safe_to_repeat):
         return None
@@ -58,7 +58,7 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
     if retry_after is not None and retry_after > MAX_SERVER_WAIT:
         return None
     backoff: float = _FIRST_WAIT * 2 ** (attempt - 1)
-    # Not for secrecy: it keeps tasks that failed together from coming back together.
+    # Not for cryptography: it spreads the retries of tasks that failed together.
     jitter: float = random.uniform(0.5, 1.0)  # noqa: S311
     if isinstance(error, OpenmarketsRateLimited):
         retry_after = DEFAULT_HOLD if retry_after is None else retry_after
@@ -71,8 +71,8 @@ def pause(error: OpenmarketsError, attempt: int, *, safe_to_repeat: bool) -> flo
 class Received(NamedTuple):
     """The reply to a call.
 
-    :ivar json: None when it is empty.
-    :ivar request_id: the one that the reply echoes, or else the one that was sent.
+    :ivar json: the body; None if it is empty.
+    :ivar request_id: as echoed by the reply; otherwise as sent.
     :ivar hidden: texts that an error must not show.
     """
 
@@ -82,18 +82,18 @@ class Received(NamedTuple):
     hidden: tuple[str, ...]
 
     def explain(self, error: OpenmarketsError) -> OpenmarketsError:
-        """Return an error; one of the contents of this reply with its request id and what the server says in it."""
+        """Return an error; if it is about the contents of this reply, with its request id and the server's words."""
         if not isinstance(error, OpenmarketsInvalidResponse) or error.request_id is not None:
             return error
         return wrong_contents(error, self.json, self.status, self.request_id, self.hidden)
 
 
 class Exchange:
-    """Sends calls over an Io, with the retries that they may have.
+    """Sends calls over an Io, with retries.
 
     :param holds: logs and counts the waits for a hold.
-    :param metrics: counts retries and requests.
-    :param pulled: stores the replies, and has those of earlier attempts; it blocks.
+    :param metrics: counts requests and retries.
+    :param pulled: has the replies of earlier attempts, and stores new ones. It blocks.
     """
 
     def __init__(self, io: Io, holds: Holds, metrics: Metrics, pulled: Pulled | None = None) -> None:
@@ -102,42 +102,42 @@ class Exchange:
         self._metrics = metrics
         self._pulled = pulled
 
-    def paced(self, group: Group[Any]) -> Exchange:
-        """Return an exchange for the calls of one run, of which each is sent when its group lets it."""
+    def for_group(self, group: Group[Any]) -> Exchange:
+        """Return an exchange for the calls of one run, which limits them to the slots of the run's group."""
         return Exchange(PacedIo(self._io, group), self._holds, self._metrics, self._pulled)
 
-    def resumed(self, pulled: Pulled | None) -> Exchange:
-        """Return an exchange that stores its replies, and sends no call again that has one."""
+    def with_pulled(self, pulled: Pulled | None) -> Exchange:
+        """Return an exchange that stores its replies, and does not send a call that has one."""
         return Exchange(self._io, self._holds, self._metrics, pulled)
 
     @property
     def earlier(self) -> int:
-        """How many calls were answered in an earlier attempt."""
+        """Number of calls that were answered in an earlier attempt."""
         return 0 if self._pulled is None else self._pulled.earlier
 
     def forget(self, call: ApiCall) -> None:
-        """Forget the reply to a call that fails the run: another attempt sends it again."""
+        """Forget the reply to a call that fails the run, so that the next attempt sends it again."""
         if self._pulled is not None:
             self._pulled.forget(call)
 
     async def ask(self, call: ApiCall) -> Any:
-        """Send a call, and return the JSON of the reply, as :meth:`receive`."""
+        """Send a call as :meth:`receive`, and return the JSON of the reply."""
         return (await self.receive(call)).json
 
     async def receive(self, call: ApiCall) -> Received:
         """Send a call, and return the reply.
 
-        :raises OpenmarketsError: what went wrong. It is not transient when the call may have been carried out and is
-            not safe to repeat.
+        :raises OpenmarketsError: the call failed. The error is not transient if the call may have been carried out and
+            is not safe to repeat.
         """
         if self._pulled is not None and (reply := self._pulled.find(call)) is not None:
             return _read(call, reply, "")
         return await self.persist(lambda: self.attempt(call), safe_to_repeat=call.safe_to_repeat)
 
     async def compute(self, records: int, work: Callable[[], T]) -> T:
-        """Do work on the records of a reply, and return its result.
+        """Process the records of a reply, and return the result.
 
-        :param records: their number: a few are no work to hand to another thread.
+        :param records: their number. For a few, another thread is not worth its cost.
         """
         return await self._io.compute(work) if records > MANY_RECORDS else work()
 
@@ -152,7 +152,7 @@ class Exchange:
                 wait = pause(error, number, safe_to_repeat=safe_to_repeat)
                 if wait is None:
                     if error.sent and not safe_to_repeat:
-                        # Whoever repeats what is transient must not repeat this.
+                        # Callers that retry transient errors must not retry this one.
                         error.transient = False
                     raise
                 log.info("%s Trying again in %.1f s (attempt %d failed).", error, wait, number)
@@ -163,7 +163,7 @@ class Exchange:
     async def attempt(self, call: ApiCall) -> Received:
         """Send a call once, and read its reply.
 
-        :raises OpenmarketsError: what went wrong.
+        :raises OpenmarketsError: the call failed.
         """
         request_id = str(uuid.uuid4())
         reply = await self._send(call, request_id)
@@ -182,7 +182,7 @@ class Exchange:
             self._pulled.add(call, reply, request_id)
 
     async def _note(self, call: ApiCall, error: OpenmarketsError) -> None:
-        """Note that an API's reply is an error. Tell everyone when it is a 429."""
+        """Record that the reply is an error. Share a 429 with all callers."""
         error.sent = True
         if isinstance(error, OpenmarketsRateLimited):
             await self._io.record_hold(call.api, error.retry_after)
@@ -203,9 +203,9 @@ class Exchange:
         return reply
 
     async def _send_when_free(self, call: ApiCall, request_id: str) -> Reply:
-        """Send a call as soon as its API may be called. The waits are no attempts of the call: it was not sent.
+        """Send a call as soon as its API is not on hold. These waits do not count as attempts.
 
-        :raises OpenmarketsRateLimited: that is too far off to be waited for.
+        :raises OpenmarketsRateLimited: the hold is too long to wait for.
         """
         waited = 0.0
         while True:
@@ -235,7 +235,7 @@ class Exchange:
 def _read(call: ApiCall, reply: Reply, request_id: str) -> Received:
     """Read a reply.
 
-    :param request_id: the one that was sent; the one that the reply echoes wins.
+    :param request_id: as sent. If the reply echoes another one, that one is used.
     """
     json = read_reply(call, reply.status, reply.headers, reply.body, request_id, reply.hidden)
     return Received(json, reply.status, reply.headers.get("x-request-id") or request_id, reply.hidden)

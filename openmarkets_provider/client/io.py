@@ -1,7 +1,7 @@
-"""What a run waits for, behind one small interface: blocking, for threads, and on an event loop.
+"""The I/O of a run behind one small interface: blocking, for threads, and on an event loop.
 
-What is sent, when, and what a reply means is written once, as coroutines over an :class:`Io`. One that blocks never
-suspends them, so that :func:`run_blocking` carries a coroutine out by a single step.
+Planning, retries and parsing are written once, as coroutines over an :class:`Io`. A blocking Io never suspends them, so
+:func:`run_blocking` runs a coroutine in a single step.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ from openmarkets_provider.query.plan import ApiCall
 log = logging.getLogger(__name__)
 
 TICK = 1.0
-"""Seconds between two calls of ``tick`` while the next result is waited for."""
+"""Seconds between calls of ``tick`` while waiting for the next result."""
 AHEAD = 2
-"""Coroutines for each slot that may be begun before their results are taken."""
+"""Most coroutines per slot that are started before their results are needed."""
 
 T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, T]]
-"""Makes a coroutine, when its turn has come."""
+"""Creates a coroutine when it is started."""
 
 
 class Io(Protocol):
-    """What a call waits for."""
+    """The I/O of calls."""
 
     async def send(self, call: ApiCall, request_id: str) -> Reply:
         """Send a call with an access token.
 
-        :raises OnHold: nothing was sent, since the API is on hold.
+        :raises OnHold: nothing was sent, because the API is on hold.
         :raises NoAnswer: there was no reply.
         :raises OpenmarketsError: there is no token, or the reply's body can't be read.
         """
 
     async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
-        """Wait.
+        """Sleep.
 
         :param rate_limited: a server asked for it with a 429.
         """
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Do what takes long, and return its result; on an event loop in a thread."""
+        """Do long work, and return its result. On an event loop it runs in a thread."""
 
     async def record_hold(self, api: str, seconds: float | None) -> None:
-        """Tell everyone that an API answered 429.
+        """Share that an API answered 429 with all callers.
 
-        :param seconds: its ``Retry-After``; None when it has none.
+        :param seconds: its ``Retry-After``; None if it has none.
         """
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
-    """Carry out a coroutine over an Io that blocks, and return its result."""
+    """Run a coroutine over a blocking Io, and return its result."""
     try:
         work.send(None)
     except StopIteration as stop:
@@ -78,7 +78,7 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate_blocking(items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-    """Yield what an asynchronous generator over an Io that blocks yields."""
+    """Yield the items of an asynchronous generator over a blocking Io."""
     try:
         while True:
             try:
@@ -91,11 +91,11 @@ def iterate_blocking(items: AsyncGenerator[T, None]) -> Generator[T, None, None]
 
 
 class Stopped(Exception):
-    """The group is over: nothing more is sent."""
+    """The group has ended: nothing more is sent."""
 
 
 class _Job(Generic[T]):
-    """A coroutine for a thread, and what came of it."""
+    """A coroutine for a thread, and its result."""
 
     def __init__(self, work: Work[T]) -> None:
         self.work = work
@@ -106,38 +106,38 @@ class _Job(Generic[T]):
 
 
 class ThreadGroup(Generic[T]):
-    """Coroutines that are under way at the same time in threads, until the first failure. An async context manager.
+    """Runs coroutines concurrently in threads, until the first failure. An async context manager.
 
-    On the way out nothing more is sent, and no thread is left. It can't be carried on in a forked process.
+    When the block ends, nothing more is sent, and all threads end. A forked process can't continue the group.
 
-    A signal handler may raise an error anywhere in the main thread, also inside Python's own locks, which then stay
-    locked. So that thread uses no lock of Python's here, and starts one thread only, which takes care of the others.
+    A signal handler may raise an error anywhere in the main thread, even inside a lock of :mod:`threading`, which then
+    stays locked. So the main thread uses none here. It starts one thread, which manages the others.
 
-    :param concurrency: threads, and requests at the same time.
+    :param concurrency: number of threads, and most concurrent requests.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._pid = os.getpid()
         self._concurrency = concurrency
-        # The current trace, and what Airflow binds to log lines, are the caller's.
+        # The threads continue the caller's trace and log context.
         self._context = contextvars.copy_context()
         self._is_over = threading.Event()
         self._slots = threading.Semaphore(concurrency)
         self._jobs: SimpleQueue[_Job[T] | None] = SimpleQueue()
         self._failures: list[BaseException] = []
-        # What is put there says no more than that something is over.
+        # These queues are used as signals.
         self._done: SimpleQueue[None] = SimpleQueue()
         self._end: SimpleQueue[None] = SimpleQueue()
         self._ended: SimpleQueue[None] = SimpleQueue()
 
     def start(self, work: Work[T]) -> _Job[T]:
-        """Begin with a coroutine in a thread."""
+        """Start a coroutine in a thread."""
         job = _Job(work)
         self._jobs.put(job)
         return job
 
     def _manage(self) -> None:
-        """Start the threads, and wait for them when the group ends."""
+        """Start the threads, and join them when the group ends."""
         threads: list[threading.Thread] = []
         try:
             for number in range(self._concurrency):
@@ -145,7 +145,7 @@ class ThreadGroup(Generic[T]):
                 thread.start()
                 threads.append(thread)
         except RuntimeError as error:
-            # The system has no more threads.
+            # The system can't start another thread.
             self._failures.append(error)
             self._done.put(None)
         self._end.get()
@@ -169,12 +169,12 @@ class ThreadGroup(Generic[T]):
             self._done.put(None)
 
     async def wait(self, started: _Job[T], seconds: float) -> bool:
-        """Wait for a result, or for a failure of any coroutine; return False when the time is over.
+        """Wait for a result, or for a failure of any coroutine. Return False after the time-out.
 
-        :raises BaseException: a coroutine failed: what it raised.
+        :raises BaseException: the error of the coroutine that failed first.
         """
         if os.getpid() != self._pid:
-            # The threads are the parent's: nobody here would ever be done.
+            # The threads exist in the parent only, so this would wait forever.
             raise OpenmarketsError("A stream can't be carried on in a forked process; begin a new one there.")
         end = time.monotonic() + seconds
         while not started.results and not self._failures:
@@ -195,25 +195,25 @@ class ThreadGroup(Generic[T]):
             try:
                 yield
             except NoAnswer:
-                # Then it is most likely the group that ended the request.
+                # Most likely the group ended the request.
                 if self._is_over.is_set():
                     raise Stopped from None
                 raise
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, unless the group is over."""
+        """Sleep, unless the group has ended."""
         if self._is_over.wait(seconds):
             raise Stopped
 
     async def __aenter__(self) -> Self:
-        """Begin."""
+        """Start the managing thread."""
         _thread.start_new_thread(self._manage, ())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the requests that are under way: a killed task is given a few seconds."""
+        """Cancel the running requests: a task that is killed has a few seconds left."""
         if os.getpid() == self._pid:
             self._end.put(None)
             self._ended.get()
@@ -222,9 +222,9 @@ class ThreadGroup(Generic[T]):
 
 
 class TaskGroup(Generic[T]):
-    """The same as tasks of the running event loop.
+    """Runs coroutines concurrently as tasks of the running event loop, as :class:`ThreadGroup`.
 
-    :param concurrency: requests at the same time.
+    :param concurrency: most concurrent requests.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -233,7 +233,7 @@ class TaskGroup(Generic[T]):
         self._failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     def start(self, work: Work[T]) -> asyncio.Task[T]:
-        """Begin with a coroutine in a task."""
+        """Start a coroutine in a task."""
         task = asyncio.create_task(work())
         self._tasks.add(task)
         task.add_done_callback(self._finish)
@@ -257,17 +257,17 @@ class TaskGroup(Generic[T]):
         return self._slots
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Sleep."""
         await asyncio.sleep(seconds)
 
     async def __aenter__(self) -> Self:
-        """Begin."""
+        """Return the group."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Cancel what is under way."""
+        """Cancel the running tasks."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -280,11 +280,11 @@ Group = ThreadGroup[T] | TaskGroup[T]
 async def in_order(
     group: Group[T], work: Iterable[Work[T]], concurrency: int, tick: Callable[[], None]
 ) -> AsyncGenerator[T, None]:
-    """Yield the results of coroutines in their order. Few are begun ahead, so that few results wait.
+    """Yield the results of coroutines in order. Few are started ahead, so that few results take memory.
 
-    :param concurrency: the group's.
-    :param tick: called every TICK seconds while a result is waited for.
-    :raises Exception: a coroutine failed, whichever: what it raised.
+    :param concurrency: that of the group.
+    :param tick: called every TICK seconds while waiting for a result.
+    :raises Exception: the error of the coroutine that failed first.
     """
     coming = iter(work)
     begun: deque[Any] = deque(group.start(each) for each in itertools.islice(coming, AHEAD * concurrency))
@@ -296,7 +296,7 @@ async def in_order(
 
 
 class PacedIo:
-    """An Io for the calls of one run: so many at the same time as its group has slots, at one pace."""
+    """An Io for the calls of one run. They share the slots of its group, and one pace."""
 
     def __init__(self, io: Io, group: Group[Any]) -> None:
         self._io = io
@@ -304,7 +304,7 @@ class PacedIo:
         self._pace = Pace()
 
     async def send(self, call: ApiCall, request_id: str) -> Reply:
-        """Send a call when it is its turn."""
+        """Send a call when a slot is free and the pace allows it."""
         async with self._group.slot():
             while delay := self._pace.delay(time.monotonic()):
                 await self._group.sleep(delay)
@@ -314,7 +314,7 @@ class PacedIo:
         return reply
 
     async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
-        """Wait; after a 429 with all calls of the run."""
+        """Sleep; after a 429, all calls of the run pause, too."""
         if rate_limited and self._pace.slow_down(time.monotonic(), seconds):
             log.info(
                 "The server limits the rate (429): all calls of this run rest for %.1f s, and follow each other more "
@@ -324,9 +324,9 @@ class PacedIo:
         await self._group.sleep(seconds)
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Do what takes long."""
+        """Do long work, as :meth:`Io.compute`."""
         return await self._io.compute(work)
 
     async def record_hold(self, api: str, seconds: float | None) -> None:
-        """Tell everyone that an API answered 429."""
+        """Share that an API answered 429 with all callers."""
         await self._io.record_hold(api, seconds)

@@ -148,9 +148,8 @@ class Placing(OrderSending):
 
         :param order: of ``orders.limit`` or ``orders.market``.
         :param intent: what identifies it: a text, or several parts. The same order wanted once more has another one.
-        :param on_unknown: ``ask`` raises OpenmarketsOrderUnknown when it is not known whether an earlier attempt placed
-            the order; ``resend`` sends it again, once, when the
-            list of orders would have had it.
+        :param on_unknown: what to do when it is not known whether an earlier attempt placed the order. ``ask`` raises
+            OpenmarketsOrderUnknown. ``resend`` sends it again, once, when the list of orders would have had it.
         :param may_have_sent: an earlier try of which the journal knows nothing may have sent the order.
         :param facts: stored with the intent: ``epoch``.
         :return: ``order_number``, ``tag``, ``account``, and ``found``: whether an earlier attempt had placed it.

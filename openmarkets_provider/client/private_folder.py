@@ -1,4 +1,4 @@
-"""Folders that nobody but their user may look into."""
+"""Folders that only their user can read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 def make_private_folder(folder: Path, option: str) -> None:
     """Create a folder with mode 0700 if it is missing.
 
-    :param option: of the section ``openmarkets`` in ``airflow.cfg`` that names it, for messages.
-    :raises OSError: it cannot be created, is no folder, belongs to another user, or is open to others.
+    :param option: the option of ``[openmarkets]`` in ``airflow.cfg`` that sets it, for messages.
+    :raises OSError: it can't be created, is not a folder, belongs to another user, or is open to others.
     """
     try:
         status = folder.lstat()
@@ -24,18 +24,18 @@ def make_private_folder(folder: Path, option: str) -> None:
 
 
 def require_private(status: os.stat_result, path: Path, option: str) -> None:
-    """Refuse what belongs to another user, or is open to others.
+    """Check that a file belongs to this user and is closed to others.
 
-    :raises OSError: likewise.
+    :raises OSError: it is not.
     """
     require(status.st_uid == os.geteuid(), path, "belongs to another user", option)
     require(not status.st_mode & 0o077, path, "is open to other users", option)
 
 
 def require(condition: bool, path: Path, problem: str, option: str) -> None:
-    """Raise an error unless a condition is true.
+    """Check a condition about a file.
 
-    :raises OSError: likewise.
+    :raises OSError: the condition is false.
     """
     if not condition:
         raise PermissionError(f"{path} {problem}; name a directory of your own in [openmarkets] {option}")
@@ -43,7 +43,7 @@ def require(condition: bool, path: Path, problem: str, option: str) -> None:
 
 def _make(folder: Path) -> None:
     for parent in [each for each in reversed(folder.parents) if not each.exists()]:
-        # `parents=True` with a umask of 0 would create directories in which everybody may replace files.
+        # With a umask of 0, `parents=True` would create directories in which everybody may replace files.
         with suppress(FileExistsError):
             parent.mkdir(mode=0o755)
     with suppress(FileExistsError):

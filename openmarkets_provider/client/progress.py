@@ -1,4 +1,4 @@
-"""Lines about how far a long run is."""
+"""Log lines about the progress of a long run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY = 5.0
-"""Seconds between two lines about the progress of a run."""
+"""Seconds between two lines."""
 
 
 class Progress:
-    """Logs how far a long run is, every few seconds.
+    """Logs the progress of a long run every few seconds.
 
-    :param name: what the lines call the run.
-    :param total: calls of the run.
-    :param count_earlier: returns how many calls were answered in an earlier attempt.
+    :param name: the name of the run in the lines.
+    :param total: number of calls of the run.
+    :param count_earlier: returns the number of calls that were answered in an earlier attempt.
     """
 
     def __init__(self, name: str, total: int, count_earlier: Callable[[], int]) -> None:
@@ -25,20 +25,20 @@ class Progress:
         self._total = total
         self._count_earlier = count_earlier
         self._calls = self._rows = 0
-        self._started = self._said = time.monotonic()
+        self._started = self._logged_at = time.monotonic()
 
     def add(self, count: int) -> None:
-        """Count one more call, with so many rows."""
+        """Count a call, with its number of rows."""
         self._calls += 1
         self._rows += count
         self.tick()
 
     def tick(self) -> None:
-        """Say something when it is time to."""
+        """Log a line if the last one is old enough."""
         now = time.monotonic()
-        if now - self._said < PROGRESS_EVERY or self._calls == self._total:
+        if now - self._logged_at < PROGRESS_EVERY or self._calls == self._total:
             return
-        self._said = now
+        self._logged_at = now
         earlier = self._count_earlier()
         log.info(
             "%s: %d of %d calls done%s, %d rows, %.0f rows/s.",

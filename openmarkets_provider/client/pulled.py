@@ -1,6 +1,6 @@
-"""Replies that wait on a disk until the rows of their load have landed, so that its next attempt goes on from there.
+"""Replies on disk, kept until the rows of their load have landed. The next attempt of the load continues from them.
 
-Bodies are stored as the API sent them: what a version of this package makes of them may change.
+Bodies are stored as the API sent them, because versions of this package may parse them differently.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ OPTION = "resume_folder"
 MAX_AGE = 7 * 86400.0
 """Seconds after which the files of a load are deleted."""
 MAX_AGE_OF_STATE = 3600.0
-"""Seconds for which a reply that may change, such as quotes or today's bars, is as good as a new one."""
+"""Seconds for which a reply that may still change, such as quotes or today's bars, is reused."""
 _MAGIC = b"openmarkets replies 1\n"
 _HEADER = struct.Struct(">16scII")
-"""Of a record: the call, its kind, the length of what follows, and the checksum of all."""
+"""The header of a record: call, kind, length of the data, and checksum of the whole record."""
 _CERTAIN, _DOUBTFUL, _FORGET, _FORGET_DOUBTFUL = b"c", b"d", b"f", b"F"
 _LOAD = re.compile(r"[0-9a-f]{32}")
 _FILE = re.compile(r"(\d{19})-[0-9a-f]{16}\.replies")
 
 
 class _Record(NamedTuple):
-    """Where a reply stands.
+    """The place of a reply in a file.
 
     :ivar file: descriptor.
-    :ivar is_doubtful: the reply may be another one once a user has corrected something.
+    :ivar is_doubtful: the reply may change after a user has corrected something.
     """
 
     file: int
@@ -54,15 +54,15 @@ class _Record(NamedTuple):
 
 
 class Pulled:
-    """The replies of one load. Every attempt writes a file of its own, and reads those of the earlier ones.
+    """The replies of one load. Each attempt writes its own file, and reads those of earlier attempts.
 
-    A file that is torn counts up to there. Where nothing can be read or written, a warning is logged once, and the load
-    goes on without. A context manager; threads may share it.
+    A damaged file is used up to the damage. If files can't be read or written, the load continues without them, and one
+    warning is logged. A context manager. Threads may share it.
 
-    :param folder: for all loads; private to the user.
+    :param folder: the folder of all loads; private to the user.
     :param load: identifies the load.
-    :param settled: the time from which on replies do not change, in seconds since the epoch. An attempt that began
-        before counts for :data:`MAX_AGE_OF_STATE` after its last reply.
+    :param settled: when replies stop changing, in seconds since the epoch. The replies of an attempt that began before
+        are reused for :data:`MAX_AGE_OF_STATE` after its last reply.
     :ivar since: no reply is older than this, in seconds since the epoch.
     :ivar earlier: number of calls that were answered by replies of earlier attempts.
     :ivar new: number of replies that this attempt has added.
@@ -81,7 +81,7 @@ class Pulled:
         self.earlier = self.new = 0
 
     def __enter__(self) -> Self:
-        """Read what earlier attempts left, and delete what is old."""
+        """Read the replies of earlier attempts, and delete old ones."""
         try:
             make_private_folder(self._root, OPTION)
             _sweep(self._root)
@@ -106,7 +106,7 @@ class Pulled:
         self._is_usable = False
 
     def find(self, call: ApiCall) -> Reply | None:
-        """Return the reply to a call from an earlier attempt, once: a load makes a call once."""
+        """Return the reply to a call from an earlier attempt, and remove it: a load makes each call once."""
         record = self._records.pop(_key(call), None)
         if record is None:
             return None
@@ -120,7 +120,7 @@ class Pulled:
         return Reply(status, {"x-request-id": request_id}, body)
 
     def add(self, call: ApiCall, reply: Reply, request_id: str) -> None:
-        """Store a reply, unless it holds the token."""
+        """Store a reply, unless it contains the token."""
         if any(text.encode() in reply.body for text in reply.hidden):
             return
         head = json.dumps([reply.status, request_id]).encode()
@@ -130,11 +130,11 @@ class Pulled:
         self.new += 1
 
     def forget(self, call: ApiCall) -> None:
-        """Forget a reply whose contents are wrong: the next attempt asks again."""
+        """Forget a reply with invalid contents, so that the next attempt sends the call again."""
         self._write(_key(call), _FORGET)
 
     def forget_doubtful(self) -> None:
-        """Forget what the API said of the securities themselves, and that it has no rows of them."""
+        """Forget replies about the securities themselves, and replies without rows."""
         self._write(bytes(16), _FORGET_DOUBTFUL)
 
     def discard(self) -> None:
@@ -182,7 +182,7 @@ class Pulled:
         return file
 
     def _give_up(self, error: OSError) -> None:
-        """Go on without, and make room: rows may wait on the same disk."""
+        """Continue without stored replies, and free their space: rows may need it."""
         self._is_usable = False
         log.warning(
             "The replies of this load can't be stored in %s, so another attempt pulls them again: %s",
@@ -204,7 +204,7 @@ def _checksum(key: bytes, kind: bytes, data: bytes) -> int:
 
 
 def _read_records(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, int, int]]:
-    """Yield call, kind, offset and length of each record, up to one that is torn."""
+    """Yield call, kind, offset and length of each record, up to the first damaged one."""
     if file.read(len(_MAGIC)) != _MAGIC:
         return
     left = os.fstat(file.fileno()).st_size - len(_MAGIC)
@@ -218,14 +218,14 @@ def _read_records(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, int, int]]:
 
 
 def _sweep(root: Path) -> None:
-    """Delete the files of loads that nobody goes on with."""
+    """Delete the files of abandoned loads."""
     oldest = time.time() - MAX_AGE
     for folder in root.iterdir():
         if not _LOAD.fullmatch(folder.name):
             continue
-        # Other tasks may do so at the same time.
+        # Other tasks may do the same concurrently.
         with suppress(OSError):
-            # Deleting a file changes it. A load that begins has a new, empty one.
+            # Read before the files are deleted, which changes it. A load that starts has a new, empty folder.
             is_old = folder.lstat().st_mtime < oldest
             for path in folder.iterdir():
                 if path.lstat().st_mtime < oldest:

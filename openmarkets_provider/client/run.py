@@ -1,4 +1,4 @@
-"""One run of a query: which calls it takes, and rows from their replies."""
+"""One run of a query: its calls, and the rows of their replies."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ _ONE_FOR_EACH: Mapping[str, tuple[str, Callable[[Row], Any], Callable[[str], Any
     "cash": _OF_PORTFOLIOS,
     "portfolio_details": _OF_PORTFOLIOS,
 }
-"""Queries whose replies have something of everything that was asked for: where, and how to find it. A portfolio without
-holdings has no positions."""
+"""Queries whose replies have a record for each requested code: field, code of a record, code of a request. Positions
+are not among them: a portfolio without holdings has none."""
 
 
 class Answer(NamedTuple):
     """The reply to one call of a run.
 
     :ivar number: of the call, 1 for the first.
-    :ivar received: None when the API does not know what the call is about.
+    :ivar received: None if the API does not know the security of the call.
     """
 
     number: int
@@ -82,10 +82,10 @@ class Answer(NamedTuple):
 class Run:
     """One run of a typed query.
 
-    :param query: rendered.
-    :param exchange: sends its calls.
-    :param currencies: of securities, as earlier runs have looked them up. More are added.
-    :param skipped: takes the securities that the run leaves out, in full form.
+    :param query: the query, rendered.
+    :param exchange: sends the calls.
+    :param currencies: currencies of securities that earlier runs have looked up. New ones are added.
+    :param skipped: the securities that the run skips are added, in full form.
     :raises OpenmarketsQueryError: an argument of the query is malformed.
     """
 
@@ -112,7 +112,7 @@ class Run:
         self._shared_numbers = count()
         self._shared_rows: dict[Any, list[int]] = {}
         self._multipliers: dict[Listing, Decimal] = {}
-        # The client's for quotes; what rows of the OMS API hold must not depend on earlier runs.
+        # Quotes share the client's currencies. Rows of the OMS API must not depend on earlier runs.
         self._is_oms = ENDPOINTS[self._endpoint].api == "oms"
         self._currencies: dict[Listing, str] = {} if self._is_oms or currencies is None else currencies
         self._looked_up: set[Listing] = set()
@@ -125,7 +125,7 @@ class Run:
     async def rows(
         self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
     ) -> AsyncGenerator[list[Row], None]:
-        """Yield the batches as lists of dicts: rows, or the API's records when the query wants those."""
+        """Yield the batches as lists of dicts: rows, or the API's records with ``raw=True``."""
         async with aclosing(self.batches(concurrency, open_group)) as batches:
             async for batch in batches:
                 if self._query["raw"]:
@@ -136,14 +136,14 @@ class Run:
     async def batches(
         self, concurrency: int = 1, open_group: Callable[[int], Group[Answer]] = ThreadGroup
     ) -> AsyncGenerator[Batch, None]:
-        """Yield the rows of each call by column, in the order of the plan. Records have the one column ``record``.
+        """Yield the rows of each call by column, in the order of the plan.
 
-        Rows of the OMS API come as one batch when the query takes several calls: any of these may return a row that an
-        earlier one returned, too.
+        With ``raw=True`` the only column is ``record``. If a query of the OMS API takes several calls, its rows are one
+        batch, because two calls may return the same row.
 
-        :param concurrency: most calls at the same time.
-        :param open_group: makes a group for so many.
-        :raises OpenmarketsError: what went wrong; the text says with which call.
+        :param concurrency: most concurrent calls.
+        :param open_group: creates a group of that size.
+        :raises OpenmarketsError: a call failed; the message names it.
         """
         calls = await self._plan()
         progress = Progress(self._endpoint, len(calls), lambda: self._exchange.earlier)
@@ -151,7 +151,7 @@ class Run:
         concurrency = min(concurrency, len(calls))
         async with open_group(concurrency) if concurrency > 1 else nullcontext() as group:
             if group is not None:
-                self._exchange = self._exchange.paced(group)
+                self._exchange = self._exchange.for_group(group)
             answers = _one_by_one(asks) if group is None else in_order(group, asks, concurrency, progress.tick)
             async with aclosing(answers):
                 async for answer in answers:
@@ -164,7 +164,7 @@ class Run:
         self._check_fields()
 
     async def _plan(self) -> Plan:
-        """Find out what the query leaves to the API, and plan its calls."""
+        """Look up the codes that the query leaves open, and plan its calls."""
         now = datetime.now(UTC).astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
         first = lookup_query(self._query)
         if first is not None:
@@ -189,7 +189,7 @@ class Run:
             return Answer(number, call, None)
 
     async def _batch(self, answer: Answer) -> Batch:
-        """Turn one answer into rows. In the order of the plan, since rows at a seam may come twice."""
+        """Turn one answer into rows. Called in the order of the plan, since two pieces of a range may share rows."""
         number, call, received = answer
         if received is None:
             self._leave_out([str(call.security)], 1)
@@ -207,7 +207,7 @@ class Run:
         if not call.exact:
             return Batch({RECORD: records})
         self._records += len(records)
-        # Empty from the first record on that has all fields: there is nothing to look for in the others.
+        # The fields that no record has had so far.
         self._missing = find_missing(records, self._missing)
         missing = find_missing_multipliers(self._schema, call, records)
         if self._endpoint != _INFORMATION:
@@ -230,10 +230,9 @@ class Run:
         return batch if call.security is None else self._drop_seam(call.security, batch)
 
     def _without_currency(self, call: ApiCall, records: Sequence[Row]) -> list[str]:
-        """Return the securities of records with prices whose currency has to be looked up.
+        """Return the securities of priced records whose currency has to be looked up.
 
-        A client of the OMS API need not have the market data API: it looks up multipliers only, without which there are
-        no prices.
+        None for the OMS API: its clients may have no access to the market data API, and prices need multipliers only.
         """
         if self._is_oms or "currency" not in self._schema.supplied:
             return []
@@ -247,7 +246,7 @@ class Run:
     async def _learn_securities(self, securities: Iterable[str]) -> None:
         """Look up the price multipliers and currencies of securities that this run has not looked up yet.
 
-        :param securities: in full form. Two data sources of one security have the same multiplier and currency.
+        :param securities: in full form. The data sources of one security have the same multiplier and currency.
         """
         names = {to_listing(each): each for each in securities if is_security(each)}
         wanted = [name for listing, name in names.items() if listing not in self._looked_up]
@@ -275,7 +274,7 @@ class Run:
                     raise received.explain(error) from None
                 self._uninformed |= set(map(to_listing, call.json["securities"])) - set(map(listing_of, records))
         except OpenmarketsError as error:
-            # The client may not ask. Anything else that went wrong must not end in a guess.
+            # Continue only if the client has no access. After any other error a multiplier would be a guess.
             refused = isinstance(error, OpenmarketsScopeNotInPlan | OpenmarketsAccessRefused)
             if not refused and not (isinstance(error, OpenmarketsConfigurationError) and error.scope):
                 raise
@@ -283,7 +282,7 @@ class Run:
             log.warning("Price multipliers and currencies can't be had from security information: %s", error)
 
     def _check_complete(self, call: ApiCall, reply: Any, records: Sequence[Row]) -> None:
-        """Refuse, or tell of, what was asked for and is not in the reply."""
+        """Raise an error, or log a warning, if the reply lacks requested codes."""
         invalid = read_invalid_securities(call, reply)
         if self._endpoint in _ONE_FOR_EACH:
             field, of_record, of_code = _ONE_FOR_EACH[self._endpoint]
@@ -302,7 +301,7 @@ class Run:
             self._skipped.update(invalid)
 
     def _check_known(self, call: ApiCall, security: str) -> None:
-        """Refuse, or tell of, a security that security information lacks and all of whose replies are empty."""
+        """Raise an error, or log a warning, if a security has no security information and only empty replies."""
         self._empty[security] += 1
         if self._empty[security] < self._spans or to_listing(security) not in self._uninformed:
             return
@@ -316,9 +315,9 @@ class Run:
         return self._query.get("on_invalid") == "warn"
 
     def _leave_out(self, securities: Iterable[str], calls: int) -> None:
-        """Leave out securities, and count the calls about them alone.
+        """Skip securities, and count the calls that are only about them.
 
-        :raises OpenmarketsQueryError: there are no others.
+        :raises OpenmarketsQueryError: no security is left.
         """
         self._skipped.update(securities)
         self._left_out += calls
@@ -330,14 +329,14 @@ class Run:
             )
 
     def _check_multipliers(self, call: ApiCall, missing: Iterable[str]) -> list[str]:
-        """Refuse, leave out or tell of prices whose multiplier nothing supplies.
+        """Raise an error, skip, or log a warning, if prices have no multiplier.
 
         :param missing: the securities of records without one, in full form.
-        :return: those to leave out.
+        :return: the securities to skip.
         """
         missing = [each for each in missing if to_listing(each) not in self._multipliers]
         if missing and self._query["on_missing_multiplier"] == "error":
-            # Where security information is refused, all of them lack it.
+            # Without access to security information, all of them lack it.
             if not self._leaves_out or self._refusal:
                 raise OpenmarketsQueryError(
                     f"{call.label}: nothing supplies the price multiplier of {missing!r:.1000}. The unit of the prices "
@@ -358,9 +357,9 @@ class Run:
         return []
 
     def _check_fields(self) -> None:
-        """Refuse, or tell of, fields that no record of the run has. Without records nothing is known.
+        """Raise an error, or log a warning, if there are records and none of them has certain fields.
 
-        :raises OpenmarketsInvalidResponse: there are some, and the query wants that.
+        :raises OpenmarketsInvalidResponse: fields are missing, and the query has ``on_missing_field="error"``.
         """
         if not self._records or not self._missing:
             return
@@ -375,7 +374,7 @@ class Run:
         log.warning("%s. Their columns are None.", problem)
 
     def _drop_seam(self, security: str, batch: Batch) -> Batch:
-        """Leave out what the call before returned: pieces of a range that touch may both have what is at the seam."""
+        """Drop the rows that the previous call returned, too: adjacent pieces of a range may share rows at the seam."""
         if self._spans < 2:
             return batch
         keys = batch.keys(self._schema.key)
@@ -384,7 +383,7 @@ class Run:
         return batch.take([row for row, key in enumerate(keys) if key not in seam])
 
     def _share(self, call: ApiCall, batch: Batch) -> None:
-        """Keep the rows of one reply, in place of those with the same keys from earlier replies."""
+        """Keep the rows of one reply. They replace rows with the same keys of earlier replies."""
         keys, by_key = batch.keys(self._schema.key), dict[Any, list[int]]()
         if subject_of(self._query) == "accounts":
             check_identified(self._schema, call, keys)
@@ -394,9 +393,9 @@ class Run:
         self._shared_rows |= by_key
 
     def _name_call(self, error: OpenmarketsError, number: int, call: ApiCall) -> OpenmarketsError:
-        """Return the error, saying which piece of a split query failed, and forget the reply.
+        """Forget the reply of a failed call, and return the error with the name of the call.
 
-        A new one: the coroutines that wait for one token request are all given the same error.
+        The error is a copy, because all coroutines that wait for a token request get the same one.
         """
         self._exchange.forget(call)
         piece = f"Call {number} of {self._total} ({call.piece}) failed. " if self._total > 1 else ""
@@ -409,7 +408,7 @@ async def _one_by_one(asks: Iterable[Work[Answer]]) -> AsyncGenerator[Answer, No
 
 
 def _code(value: Any) -> str | None:
-    # Records are not checked yet: what is neither a text nor a whole number may not even be hashable.
+    # Records are not checked yet, and other values may not be hashable.
     return str(value) if isinstance(value, int | str) else None
 
 
@@ -418,7 +417,7 @@ def _is_unpriced(record: Row, listings: set[Listing]) -> bool:
 
 
 def unknown_securities(call: ApiCall, invalid: Sequence[str]) -> OpenmarketsQueryError:
-    """Say which securities of a call the API does not know."""
+    """Return the error for securities of a call that the API does not know."""
     return OpenmarketsQueryError(
         f"{_unknown(call, invalid)} With on_invalid='warn' the query goes on without them.", securities=list(invalid)
     )

@@ -1,4 +1,4 @@
-"""What a client needs to know: credentials, servers, limits. Checked when made."""
+"""The settings of a client: credentials, servers, limits. They are checked on creation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 from openmarkets_provider.order_entry.guards import MODES, Policy
 
 MAX_CONCURRENCY = 16
-"""Most requests of one query at the same time, and connections to one host."""
+"""Most concurrent requests of one query, and connections to one host."""
 MAX_ASYNC_CONCURRENCY = 8
-"""The same on an event loop, where more of them cost more for each request."""
+"""The same on an event loop, where a higher number makes each request slower."""
 DEFAULT_CONCURRENCY = 8
 DEFAULT_ENVIRONMENT = "production"
 DEFAULT_TIMEOUT = 30.0
@@ -29,36 +29,38 @@ CACHE_BACKENDS = ("file", "redis", "variable", "memory")
 DEFAULT_REDIS_CONN_ID = "redis_default"
 
 _ENDPOINT = "/connect/token"
-"""Of tokens, below the Identity URL."""
+"""Path of the token endpoint below the identity URL."""
 _HOST = re.compile(r"[\w.:-]+", re.ASCII)
 _HOST_FIRST = re.compile(r"(\[[\w.:]+\]|[\w.-]+)(:\d+)?(/[^\s?#\\]*)?", re.ASCII)
-"""A base URL that begins with its host, and not with its scheme."""
+"""A base URL without a scheme."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one client; the names are those of the connection's fields.
+    """The settings of one client. The names are those of the connection's fields.
 
-    :ivar client_id: OAuth client id, without blanks around it.
+    :ivar client_id: OAuth client id, without surrounding spaces.
     :ivar client_secret: OAuth client secret; never shown.
-    :ivar environment: ``production`` or ``test``: which servers the URLs default to.
+    :ivar environment: ``production`` or ``test``: the default servers.
     :ivar identity_url: base URL of the identity server.
     :ivar market_data_url: base URL of the market data API.
     :ivar news_url: base URL of the news API.
     :ivar oms_url: base URL of the OMS API.
-    :ivar scopes: the OAuth scopes that the plan holds.
-    :ivar timeout: seconds that one HTTP request may take in total.
-    :ivar ca_bundle: PEM file with the certificate authorities to trust instead of the usual ones.
+    :ivar scopes: the OAuth scopes in the API plan.
+    :ivar timeout: longest time in seconds for one HTTP request in total.
+    :ivar ca_bundle: PEM file with the trusted certificate authorities, instead of the default ones.
     :ivar client_auth_encoding: ``rfc6749``: id and secret are form-url-encoded before Base64 (RFC 6749,
         section 2.3.1); ``raw``: they are not.
     :ivar cache_backend: where tokens and holds are stored: ``file`` (shared by the processes of the host), ``redis``
-        or ``variable`` (shared by all hosts), or ``memory`` (not shared). Empty: the default of the deployment.
-    :ivar redis_conn_id: id of the Airflow connection of ``redis``.
-    :ivar orders: ``off``: no order is placed, amended or cancelled; ``test``: in the test environment only; ``on``.
-    :ivar order_accounts: the accounts that orders may be for; empty for any.
-    :ivar max_order_value: most that one order may be worth, in dollars; None for any.
-    :ivar max_day_value: the same for all orders of one account that were created on one exchange day.
-    :raises OpenmarketsConfigurationError: a value is not allowed; the text names the field.
+        or ``variable`` (shared by all hosts), or ``memory`` (not shared). If empty, the default of the deployment.
+    :ivar redis_conn_id: id of the Airflow connection to Redis, for ``redis``.
+    :ivar orders: where orders may be placed, amended and cancelled: nowhere (``off``), in the test environment
+        (``test``), or everywhere (``on``).
+    :ivar order_accounts: accounts for which orders are allowed; empty for all.
+    :ivar max_order_value: highest value of one order in dollars; None for no limit.
+    :ivar max_day_value: highest total value in dollars of an account's orders that were created on one exchange day;
+        None for no limit.
+    :raises OpenmarketsConfigurationError: a value is not allowed; the message names the field.
     """
 
     client_id: str
@@ -85,7 +87,7 @@ class Settings:
             if not getattr(self, name):
                 raise OpenmarketsConfigurationError(f"{what} is empty; Openmarkets issues it on onboarding.")
             if not getattr(self, name).isprintable():
-                # Not shown, since it may be the secret.
+                # The value is not shown: it may be the secret.
                 raise OpenmarketsConfigurationError(
                     f"{what} holds characters that can't be sent, such as a line break; copy it anew."
                 )
@@ -134,7 +136,7 @@ class Settings:
 
     @property
     def policy(self) -> Policy:
-        """What of orders the connection allows."""
+        """The order policy of the connection."""
         production = urlsplit(ENVIRONMENTS["production"].api_urls["oms"]).hostname
         is_test = self.environment == "test" and urlsplit(self.oms_url).hostname != production
         values: list[Any] = [self.max_order_value, self.max_day_value]
@@ -142,7 +144,7 @@ class Settings:
 
     @property
     def token_url(self) -> str:
-        """The token endpoint (RFC 6749, section 3.2)."""
+        """The URL of the token endpoint (RFC 6749, section 3.2)."""
         return self.identity_url + _ENDPOINT
 
 
@@ -167,13 +169,13 @@ def _is_file(path: str) -> bool:
     try:
         return Path(path).is_file()
     except OSError:
-        # In a directory that may not be read, for one.
+        # For example in a directory that may not be read.
         return False
 
 
 def _base_url(name: str, value: str) -> str:
     """Check a base URL and return it without its trailing slash."""
-    # Before anything that repeats the URL in a message. NFKC, which urlsplit looks at, too, makes '@' of what looks so.
+    # This comes first, because later messages quote the URL. NFKC turns look-alikes into '@', as urlsplit checks, too.
     if "@" in unicodedata.normalize("NFKC", unquote(value)):
         raise OpenmarketsConfigurationError(f"{name}: credentials (an '@') in the URL are not allowed.")
     if _HOST_FIRST.fullmatch(value):
@@ -202,7 +204,7 @@ def _base_url(name: str, value: str) -> str:
 
 
 def names_this_machine(url: str) -> bool:
-    """Tell whether a URL without its scheme names this machine: localhost, or an address such as 127.0.0.1."""
+    """Return whether a URL without its scheme names this machine: localhost, or an address such as 127.0.0.1."""
     try:
         return _is_loopback(urlsplit(f"//{url}").hostname or "")
     except ValueError:

@@ -1,1 +1,1 @@
-"""The hook, and how it is built from a connection."""
+"""The hook, and what it makes from a connection."""

@@ -1,4 +1,4 @@
-"""Fields of an Airflow connection -> checked settings of a client."""
+"""Converts the fields of an Airflow connection to the settings of a client."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def make_settings(connection: Connection) -> Settings:
-    """Turn a connection into settings.
+    """Convert a connection to settings.
 
-    None and empty texts mean unset. A connection from a URI holds texts only; they become numbers and lists.
+    None and empty text mean unset. In a connection from a URI all values are text, which is converted to numbers and
+    lists.
 
-    :raises OpenmarketsConfigurationError: a field is unknown or not allowed; the text names it.
+    :raises OpenmarketsConfigurationError: a field is unknown or not allowed; the message names it.
     """
     from openmarkets_provider.client.settings import Settings
 
@@ -45,7 +46,7 @@ def make_settings(connection: Connection) -> Settings:
 
 
 def _decode_extra(connection: Connection) -> dict[str, Any]:
-    # Airflow's own decoding takes malformed JSON for an empty Extra, and warns of short values.
+    # Airflow's own property reads malformed JSON as an empty Extra, and warns about short values.
     try:
         extra = json.loads(connection.extra or "{}")
     except (ValueError, RecursionError):
@@ -58,7 +59,7 @@ def _decode_extra(connection: Connection) -> dict[str, Any]:
 
 
 def _coerce(name: str, value: Any) -> Any:
-    """Return the value of a field in the type that its schema declares."""
+    """Convert a value to the type of its field."""
     kind = CONNECTION_FIELDS[name]["schema"]["type"][0]
     if kind == "number":
         try:
@@ -78,17 +79,17 @@ def _coerce(name: str, value: Any) -> Any:
 
 
 def _make_identity_url(connection: Connection, environment: str | None) -> str:
-    """Combine host and port; empty when neither is set."""
+    """Combine host and port; empty if neither is set."""
     from openmarkets_provider.client.environments import ENVIRONMENTS
     from openmarkets_provider.client.settings import DEFAULT_ENVIRONMENT, names_this_machine
 
     url = (connection.host or "").strip()
-    # Without a scheme https is meant, but for this machine, where Settings asks for one.
+    # The default scheme is https, except on this machine, where Settings requires one.
     if "://" not in url and names_this_machine(url):
         return url
     if not connection.port:
         return url if "://" in url or not url else f"https://{url}"
-    # An environment that does not exist is refused by Settings.
+    # Settings refuses unknown environments.
     if not url and (environment or DEFAULT_ENVIRONMENT) in ENVIRONMENTS:
         url = ENVIRONMENTS[environment or DEFAULT_ENVIRONMENT].identity_url
     scheme, _, rest = url.rpartition("://")

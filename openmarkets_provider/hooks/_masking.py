@@ -1,4 +1,4 @@
-"""Registers secrets with Airflow's masker, which replaces them in logs."""
+"""Registers secrets with Airflow's masker, which hides them in logs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class AirflowMasker:
-    """Registers each secret once per process. A secret counts as masked when Airflow's masker has it, not earlier."""
+    """Registers each secret once per process. A secret counts as masked only after Airflow's masker has accepted it."""
 
     def __init__(self) -> None:
-        # By process: a forked task process reports to a supervisor of its own.
+        # By process: a forked task process has its own supervisor.
         self._masked: set[tuple[int, str]] = set()
         self._pending: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Event] = {}
 
     def mask(self, value: str) -> None:
-        """Mask a value. Threads that do so at the same time each register it, which does no harm."""
+        """Mask a value. Concurrent threads may register it more than once, which is harmless."""
         entry = (os.getpid(), value)
         if entry not in self._masked:
             mask_secret(value)
@@ -51,8 +51,8 @@ async def _amask_secret(value: str) -> None:
     try:
         from airflow.sdk.log import amask_secret
     except ImportError:
-        # Airflow before 3.3 has only the blocking function. It must run in asgiref's thread: from any other one it
-        # would talk to the triggerer's supervisor on an event loop of its own, and end the triggerer.
+        # Airflow before 3.3 has only the blocking function. It must run in asgiref's thread: in any other thread it
+        # would use another event loop to reach the triggerer's supervisor, which ends the triggerer.
         from asgiref.sync import sync_to_async
 
         await sync_to_async(mask_secret)(value)
@@ -64,9 +64,9 @@ MASKER = AirflowMasker()
 
 
 async def amask_credentials(settings: Settings) -> None:
-    """Mask the client secret in every form that a log may show.
+    """Mask the client secret in every encoded form.
 
-    The client masks them itself, but on an event loop it does so in a thread from which the supervisor can't be reached
+    The client masks them, too, but on an event loop it does so in a thread that can't reach the supervisor
     (see :func:`_amask_secret`).
     """
     from openmarkets_provider.client.auth.token_request import secret_forms

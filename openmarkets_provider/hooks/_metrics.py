@@ -11,9 +11,9 @@ PREFIX = "openmarkets."
 
 
 class AirflowMetrics(Metrics):
-    """Passes counters, timers and requests to Airflow. A metric that fails never fails a task, least of all an order.
+    """Passes counters, timers and requests to Airflow. An error in a metric never fails a task.
 
-    What a metric counts is in its name and not in a tag, since plain StatsD drops tags.
+    Details are part of the metric's name instead of tags, because plain StatsD drops tags.
     """
 
     def count(self, name: str, by: int = 1) -> None:
@@ -31,11 +31,11 @@ class AirflowMetrics(Metrics):
             Stats.timing(PREFIX + name, timedelta(seconds=seconds))
 
     def sent(self, endpoint: str, request_id: str, status: int | None) -> None:
-        """Add a request as an event to the current span, the task's. Polls that triggers share have no span."""
+        """Add a request as an event to the current span, which is the task's. Shared polls of triggers have no span."""
         attributes: dict[str, str | int] = {"openmarkets.endpoint": endpoint, "openmarkets.request_id": request_id}
         if status is not None:
             attributes["http.response.status_code"] = status
-        # Airflow 2 has OpenTelemetry as an extra only.
+        # In Airflow 2, OpenTelemetry is an optional extra.
         with suppress(Exception):
             from opentelemetry.trace import get_current_span
 

@@ -1,4 +1,4 @@
-"""The store of a client: what ``cache_backend`` of its connection, or ``airflow.cfg``, names."""
+"""The store of a client, from ``cache_backend`` in its connection or from ``airflow.cfg``."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _STORE_ATTRIBUTES = ("name", "load", "save", "lock")
 
 
 def store_of(settings: Settings) -> Store | None:
-    """Return the store of a client; None when it shares nothing.
+    """Return the store of a client; None if it shares nothing.
 
-    :raises OpenmarketsConfigurationError: what ``redis_conn_id`` or ``[openmarkets] token_store`` names can't be used.
+    :raises OpenmarketsConfigurationError: ``redis_conn_id`` or ``[openmarkets] token_store`` can't be used.
     :raises AirflowNotFoundException: there is no connection ``redis_conn_id``.
     """
     connection = BaseHook.get_connection(settings.redis_conn_id) if settings.redis_conn_id else None
@@ -53,7 +53,7 @@ def _store(backend: str, connection: Connection | None) -> Store | None:
 def _new_store(
     backend: str, directory: Path, conn_id: str | None, options: tuple[tuple[str, Any], ...], class_path: str
 ) -> Store | None:
-    """Return a store, the same one for equal arguments: a changed connection to Redis gives another one."""
+    """Return the store for these arguments, one per process: a changed Redis connection gives a new store."""
     from openmarkets_provider.client.cache.fallback import FallbackStore
     from openmarkets_provider.client.cache.file import FileStore
 
@@ -83,7 +83,7 @@ def _redis_options(connection: Connection) -> dict[str, Any]:
     if connection.conn_type != "redis":
         raise OpenmarketsConfigurationError(f"{label} has the type {connection.conn_type!r}; it must be 'redis'.")
     try:
-        # Airflow's own decoding may block an event loop.
+        # Airflow's own property may block an event loop.
         extra = json.loads(connection.extra or "{}")
     except (ValueError, RecursionError):
         extra = None
@@ -100,7 +100,7 @@ def _redis_options(connection: Connection) -> dict[str, Any]:
 
 
 def _site_store(path: str) -> Store:
-    """Create the store of ``[openmarkets] token_store``; nothing but a class that looks like a store is called."""
+    """Create the store of ``[openmarkets] token_store``. Only a class with the methods of a store is called."""
     label = f"[openmarkets] token_store: {path!r}"
     module, _, name = path.rpartition(".")
     try:
@@ -124,7 +124,7 @@ def _site_store(path: str) -> Store:
 
 
 def cache_dir() -> Path:
-    """Return the directory of this host's files."""
+    """Return the directory of the file store."""
     directory = conf.get("openmarkets", "token_cache_dir", fallback="")
     if directory:
         return Path(directory).expanduser()

@@ -1,4 +1,4 @@
-"""The store for hosts without a Redis: the host's files, exchanged through Airflow Variables, one for each key."""
+"""The store for hosts without Redis: files of each host, exchanged through Airflow Variables, one for each key."""
 
 from __future__ import annotations
 
@@ -21,17 +21,14 @@ from openmarkets_provider.client.cache.store import Store
 
 log = logging.getLogger(__name__)
 
-# Not a word that Airflow takes for a secret: it would keep each value in its masker for good, and what is stored here
-# is encrypted anyway.
+# The name must not look like a secret to Airflow: its masker would keep every value forever. Values are encrypted.
 PREFIX = "openmarkets_cache_"
 TIMEOUT = 30.0
-"""Longest time in seconds to wait for Airflow.
-
-A triggerer (3.3.2) takes a few seconds for its first answer, and on a busy host more than ten.
-"""
+"""Longest time in seconds to wait for Airflow. The first answer of a triggerer (3.3.2) takes a few seconds, and more
+than ten on a busy host."""
 SWEEP_AFTER = 8 * 86_400.0
-"""Seconds past its use at which a Variable is deleted. Reading and deleting are two steps, so another host may have
-just updated it: a DAG that runs once a week must not lose its token."""
+"""Seconds after which an expired Variable is deleted. Reading and deleting are two steps, between which another host
+may update the Variable. Eight days avoid this for a DAG that runs once a week."""
 _NAME = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}")
 _SWEEP_SIZE = 10
 _MESSAGE_LENGTH = 200
@@ -39,17 +36,25 @@ _MESSAGE_LENGTH = 200
 T = TypeVar("T")
 
 _late: threading.Thread | None = None
-"""A call that Airflow has not answered in time. While it waits, no other call is made."""
+"""A call that timed out. Until it ends, no other call is made."""
+
+
+def reset() -> None:
+    """Wait until a call that timed out has ended, at most TIMEOUT seconds, and forget it."""
+    global _late
+    if _late is not None:
+        _late.join(TIMEOUT)
+    _late = None
 
 
 class VariableStore:
-    """Entries in the files of the host, which all hosts exchange through Airflow Variables.
+    """Stores entries in files of the host, which all hosts exchange through Airflow Variables.
 
-    Reads are answered by the files. Who acquires the lock, because the files are not enough, first copies a newer
-    Variable to them; what is saved goes to both. Airflow has no lock for Variables, so each host has its own.
+    Reads use the files. The lock copies a newer Variable to the file; saves write both. Airflow has no locks for
+    Variables, so each host has its own.
 
-    A Variable holds the end of its use (UTC), a space, and the entry in Base64. Variables that can't be used are no
-    reason to fail: the files remain. :func:`_call` says where they can be used.
+    A Variable contains its expiry (UTC), a space, and the entry in Base64. If Variables can't be used, the files still
+    work. :func:`_call` describes where Variables can be used.
 
     :param file: the store of this host.
     """
@@ -60,14 +65,14 @@ class VariableStore:
         self._file = file
 
     def load(self, key: str) -> bytes | None:
-        """Read the file; the Variable only where files can't be used."""
+        """Read the file, or the Variable if files can't be used."""
         try:
             return self._file.load(key)
         except OSError:
             return _read_variable(key)[1]
 
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
-        """Write the file, set the Variable, and delete Variables that are long past their use."""
+        """Write the file, set the Variable, and delete Variables that expired long ago."""
         try:
             self._file.save(key, data, seconds, lease)
         finally:
@@ -75,10 +80,10 @@ class VariableStore:
 
     @contextmanager
     def lock(self, key: str, timeout: float) -> Iterator[str | None]:
-        """Acquire the lock of the file, and bring the file up to date."""
+        """Acquire the lock of the file, and update the file from the Variable."""
         before = self._file.load(key)
         with self._file.lock(key, timeout) as lease:
-            # A file that has changed while this process waited was brought up to date by the one before.
+            # If the file changed during the wait, the previous owner of the lock has updated it.
             if lease is not None and self._file.load(key) == before:
                 self._copy_variable(key, before, lease)
             yield lease
@@ -89,12 +94,12 @@ class VariableStore:
             if newer is not None and newer != data:
                 self._file.save(key, newer, seconds, lease)
         except OSError as error:
-            # The caller will save, and that warns.
+            # The caller saves next, which logs a warning.
             log.debug("The Variable of a shared entry can't be used: %s", error)
 
 
 def _read_variable(key: str) -> tuple[float, bytes | None]:
-    """Return for how many seconds a Variable is of use, and its entry; None when it is missing, over or damaged."""
+    """Return the seconds until a Variable expires, and its entry; None if it is missing, expired or damaged."""
     end, data = _parse(_call(lambda: _get(PREFIX + key)))
     seconds = end - time.time()
     return seconds, data if seconds > 0 else None
@@ -111,7 +116,7 @@ def _write_variable(key: str, data: bytes, seconds: float) -> None:
 
 
 def _parse(value: str | None) -> tuple[float, bytes | None]:
-    """Return the end of a value's use, in seconds since 1970, and its entry; infinity and None when damaged."""
+    """Return the expiry of a value, in seconds since the epoch, and its entry; infinity and None if damaged."""
     end, _, text = (value or "").partition(" ")
     with suppress(ValueError, binascii.Error):
         return datetime.strptime(end, "%Y-%m-%dT%H:%M:%S%z").timestamp(), b64decode(text, validate=True)
@@ -121,7 +126,7 @@ def _parse(value: str | None) -> tuple[float, bytes | None]:
 def _get(name: str) -> str | None:
     from airflow.providers.common.compat.sdk import Variable
 
-    # The name of the argument for a default differs between versions of Airflow; its place does not.
+    # Versions of Airflow name the default argument differently, but its position is the same.
     value = Variable.get(name, None)
     return value if isinstance(value, str) else None
 
@@ -132,16 +137,16 @@ def _set(name: str, value: str, description: str) -> None:
     try:
         Variable.set(name, value, description)
     except ImportError:
-        # Without a supervisor, as in the API server, Airflow's SDK can only read.
+        # Without a supervisor, as in the API server, Airflow's SDK can only read Variables.
         from airflow.models.variable import Variable as DatabaseVariable
 
         DatabaseVariable.set(name, value, description)
         return
-    # Airflow can list Variables from 3.3 on.
+    # Airflow before 3.3 can't list Variables.
     if not hasattr(Variable, "keys"):
         return
     try:
-        # A random few: the others' turn comes.
+        # A random few at a time, so that all are checked eventually.
         others = [other for other in Variable.keys(PREFIX) if other != name and _NAME.fullmatch(other)]
         for other in random.sample(others, min(len(others), _SWEEP_SIZE)):
             if _parse(_get(other))[0] < time.time() - SWEEP_AFTER:
@@ -151,7 +156,7 @@ def _set(name: str, value: str, description: str) -> None:
 
 
 def _has_thread_access() -> bool:
-    """Return whether this Airflow lets any thread use Variables: through its database, or by taking turns."""
+    """Return whether any thread can use Variables in this version of Airflow."""
     from airflow import __version__
 
     major, minor, patch = (int(number) for number in re.findall(r"\d+", __version__)[:3])
@@ -161,15 +166,15 @@ def _has_thread_access() -> bool:
 def _call(function: Callable[[], T]) -> T:
     """Call a function that uses Airflow Variables.
 
-    From Airflow 3.2.2 on, and before 3.0, it runs in a thread, so that it can time out. In between, only the main
-    thread of a process may use Variables.
+    Before Airflow 3.0, and from 3.2.2 on, it runs in a thread, so that it can time out. In the versions between, only
+    the main thread of a process can use Variables.
 
-    :raises OSError: it failed, timed out, or Variables can't be used here.
+    :raises OSError: the call failed or timed out, or Variables can't be used here.
     """
     global _late
     with suppress(RuntimeError):
         asyncio.get_running_loop()
-        # Airflow may need the loop for its answer.
+        # Airflow may need the event loop to answer.
         raise OSError("Variables can't be used while an event loop waits")
     if not _has_thread_access():
         if threading.current_thread() is not threading.main_thread():
@@ -202,6 +207,6 @@ def _call(function: Callable[[], T]) -> T:
 def _raise_os_error(error: BaseException) -> NoReturn:
     if isinstance(error, OSError):
         raise error
-    # The first line: SQLAlchemy shows values in the others.
+    # Only the first line: SQLAlchemy shows values in the others.
     message = next(iter(str(error).splitlines()), "")[:_MESSAGE_LENGTH]
     raise OSError(f"{type(error).__name__}: {message}") from error

@@ -40,18 +40,17 @@ T = TypeVar("T")
 class OpenmarketsHook(BaseHook):
     """Calls the Openmarkets APIs with the credentials of an Airflow connection.
 
-    Access tokens are obtained with OAuth 2.0 client credentials (RFC 6749, section 4.4), one for each API scope.
+    The hook requests access tokens with OAuth 2.0 client credentials (RFC 6749, section 4.4), one for each API scope.
     All task processes of the host share them until they expire.
 
-    To Airflow an error of the hook is like any other. With ``retry_policy=OpenmarketsRetryPolicy()`` (Airflow 3.3 and
-    later) a ``@task`` is retried by what went wrong: not after a permanent error, and when the server allows it.
+    Airflow retries a ``@task`` after every error of the hook. With ``retry_policy=OpenmarketsRetryPolicy()`` (Airflow
+    3.3 and later), permanent errors fail the task immediately, and retries wait until the server allows them.
 
-    Nothing happens at construction; the first call looks the connection up. A hook may be used by several threads and
-    on several event loops.
+    The constructor does nothing; the first call looks up the connection. Threads and event loops may share a hook.
 
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
-    :param concurrency: concurrent requests of one query, 1 to 16; on an event loop 8 at most.
-    :raises ValueError: concurrency is out of its range.
+    :param concurrency: most concurrent requests of one query, 1 to 16; at most 8 on an event loop.
+    :raises ValueError: concurrency is out of range.
     """
 
     conn_name_attr = "openmarkets_conn_id"
@@ -72,27 +71,27 @@ class OpenmarketsHook(BaseHook):
     def client(self) -> OpenmarketsClient:
         """The client of the connection.
 
-        :raises OpenmarketsConfigurationError: a field of the connection is not allowed; the text names it.
-        :raises AirflowNotFoundException: there is no such connection.
+        :raises OpenmarketsConfigurationError: a field of the connection is not allowed; the message names it.
+        :raises AirflowNotFoundException: the connection does not exist.
         """
         settings = make_settings(self.get_connection(self.openmarkets_conn_id))
         return _make_client(settings, store_of(settings), self.concurrency)
 
     async def aclient(self) -> OpenmarketsClient:
-        """Return :attr:`client`; looks the connection up without blocking the event loop."""
+        """Return :attr:`client`. Looks up the connection without blocking the event loop."""
         if "client" not in self.__dict__:
             settings = make_settings(await get_async_connection(self.openmarkets_conn_id, hook=type(self)))
             store = await astore_of(settings)
             await amask_credentials(settings)
-            # Two coroutines may get here at once: the client of the first one stays.
+            # If two coroutines get here, the client of the first one is used.
             self.__dict__.setdefault("client", _make_client(settings, store, self.concurrency))
         return self.client
 
     def get_conn(self, api: str = "market_data") -> httpx.Client:
         """Return an authenticated ``httpx.Client`` of an API.
 
-        It belongs to the current process. Relative URLs start at the API's base URL; the access token goes
-        nowhere else. Errors and retries are httpx's own: :meth:`run` has the provider's.
+        It belongs to the current process. Relative URLs start at the API's base URL, and the access token is sent to
+        no other server. It raises httpx's errors and does not retry, unlike :meth:`run`.
 
         :param api: ``market_data``, ``news`` or ``oms``.
         """
@@ -101,47 +100,48 @@ class OpenmarketsHook(BaseHook):
     def run(self, query: Query) -> Any:
         """Run a query.
 
-        :param query: what a function of :mod:`openmarkets_provider.queries` returned; templates rendered.
-        :return: what that function documents: a list of rows, or the JSON of the reply for ``request``.
-        :raises OpenmarketsError: see :mod:`openmarkets_provider.exceptions`. Transient errors were retried a few times
-            where the call is safe to repeat.
+        :param query: a query from :mod:`openmarkets_provider.queries`, rendered.
+        :return: a list of rows, or the JSON of the reply for ``request``; see the function of the query.
+        :raises OpenmarketsError: see :mod:`openmarkets_provider.exceptions`. If the call is safe to repeat, transient
+            errors have already been retried a few times.
         """
         return self.client.run(query)
 
     def stream(self, query: Query, skipped: set[str] | None = None) -> Iterator[list[Any]]:
-        """Run a query and yield its rows in batches, as they arrive, without keeping all of them in memory.
+        """Run a query and yield its rows in batches as they arrive, without keeping all of them in memory.
 
-        A query of many calls makes up to ``concurrency`` of them at the same time, a few ahead of the current batch.
-        There is one batch per call, in the order that the query's function documents; the rows of several calls of the
-        OMS API are one batch, since each reply may hold a newer state of a row. The first call that fails for
-        good ends the stream: nothing more is sent, and the error names the call. A 429 slows down all calls of the
-        query. Closing the generator ends the stream, too.
+        A query of many calls makes up to ``concurrency`` of them concurrently, a few ahead of the current batch. Each
+        call gives one batch, in the order that the query's function documents. Several calls of the OMS API give one
+        batch together, because a later reply may have a newer state of a row. A 429 slows down all calls of the query.
+
+        The first call that fails permanently ends the stream: nothing more is sent, and the error names the call.
+        Closing the generator ends the stream, too.
 
         :param query: as for :meth:`run`.
-        :param skipped: a set that takes the securities that are left out, in full form such as ``BHP.ASX@TM``: those
-            that ``on_invalid="warn"`` skips, and quotes that the API does not return. Complete when the stream ends.
-        :return: lists of rows, none empty; for ``request`` the items of the reply when it is a list, else the reply.
-        :raises OpenmarketsQueryError: at once: an argument is malformed.
+        :param skipped: skipped securities are added to this set, in full form such as ``BHP.ASX@TM``: those that
+            ``on_invalid="warn"`` skips, and quotes that the API does not return. It is complete when the stream ends.
+        :return: non-empty lists of rows. For ``request``: the items of the reply if it is a list, else the reply.
+        :raises OpenmarketsQueryError: immediately, if an argument is malformed.
         :raises OpenmarketsError: during the iteration, as :meth:`run`.
         """
         return self.client.stream(query, skipped)
 
     def stream_columns(self, query: Query, skipped: set[str] | None = None) -> Generator[Batch, None, None]:
-        """Run a query as :meth:`stream`, and yield its rows by column, without a dict for each.
+        """Run a query as :meth:`stream`, and yield its rows by column instead of as dicts.
 
         :param skipped: as for :meth:`stream`.
-        :return: batches: ``batch.columns`` has the values by name. Records of ``request`` and of ``raw=True`` are in
-            the one column ``record``.
+        :return: batches, whose ``columns`` have the values by name. For ``request`` and ``raw=True`` the only column is
+            ``record``.
         """
         return self.client.stream_columns(query, skipped)
 
     def stream_arrow(self, query: Query) -> Iterator[pa.RecordBatch]:
-        """Run a query and yield its rows as Arrow record batches, as they arrive.
+        """Run a query and yield its rows as Arrow record batches as they arrive.
 
-        See :func:`openmarkets_provider.landing.frames.stream_arrow` for columns, types and what is raised.
+        See :func:`openmarkets_provider.landing.frames.stream_arrow` for columns, types and errors.
 
         :param query: as for :meth:`run`.
-        :return: batches of one schema, of 8,192 rows or more but for the last one.
+        :return: batches with the same schema. All but the last have at least 8,192 rows.
         """
         from openmarkets_provider.landing.frames import stream_arrow
 
@@ -157,12 +157,12 @@ class OpenmarketsHook(BaseHook):
         return run_arrow(self, query)
 
     def run_df(self, query: Query, *, prices: str = "float", engine: str = "pandas") -> Any:
-        """Run a query, and return its rows as a DataFrame to compute with.
+        """Run a query, and return its rows as a DataFrame.
 
-        See :func:`openmarkets_provider.landing.frames.run_df` for the types of the columns and what is raised.
+        See :func:`openmarkets_provider.landing.frames.run_df` for the types of the columns and errors.
 
         :param query: as for :meth:`run`.
-        :param prices: ``float`` for ``float64``, or ``decimal`` for all digits.
+        :param prices: ``float`` for ``float64``, or ``decimal`` for exact values.
         :param engine: ``pandas`` or ``polars``.
         """
         from openmarkets_provider.landing.frames import run_df
@@ -170,15 +170,15 @@ class OpenmarketsHook(BaseHook):
         return run_df(self, query, prices=prices, engine=engine)
 
     async def arun(self, query: Query) -> Any:
-        """Run a query on an event loop, as :meth:`run` does. Call :meth:`aclose` when done."""
+        """Run a query on an event loop, as :meth:`run`. Call :meth:`aclose` when done."""
         return await (await self.aclient()).arun(query)
 
     @property
     def orders(self) -> Orders:
-        """Places, amends and cancels orders, as far as the connection allows: ``hook.orders.place(order, intent=...)``.
+        """Places, amends and cancels orders, if the connection allows it: ``hook.orders.place(order, intent=...)``.
 
-        Nothing is stored beyond this process. ``hook.orders.with_journal(...)`` takes another journal: that of
-        :meth:`journal`, or :class:`~openmarkets_provider.client.journals.FileJournal`.
+        Intents are stored in this process only. To store them elsewhere, use ``hook.orders.with_journal(...)`` with
+        :meth:`journal` or :class:`~openmarkets_provider.client.journals.FileJournal`.
         """
         from openmarkets_provider.client.journals import MemoryJournal
         from openmarkets_provider.client.orders import Orders
@@ -187,10 +187,10 @@ class OpenmarketsHook(BaseHook):
 
     @staticmethod
     def journal(*stores: Any) -> Journal:
-        """Return a journal for the intents of orders in Airflow's state stores (Airflow 3.3 and later).
+        """Return a journal that stores the intents of orders in Airflow's state stores (Airflow 3.3 and later).
 
-        :param stores: such as ``context["task_state_store"]`` and ``context["asset_state_store"][asset]``. All are
-            written; the first that has an entry is read.
+        :param stores: such as ``context["task_state_store"]`` and ``context["asset_state_store"][asset]``. Entries are
+            written to all of them, and read from the first that has one.
         """
         from openmarkets_provider.hooks._journal import StateStoreJournal
 
@@ -202,30 +202,30 @@ class OpenmarketsHook(BaseHook):
         The token is masked in logs; keep it out of XCom.
 
         :param scope: OAuth scope, such as ``market-data-api``.
-        :raises OpenmarketsError: the identity server issued none.
+        :raises OpenmarketsError: no token is available.
         """
         return self.client.get_access_token(scope)
 
     def reload_connection(self) -> bool:
-        """Look the connection up again. If it has changed, the next call uses its new fields.
+        """Look up the connection again. If it has changed, the next call uses its new fields.
 
-        :return: True if the connection has changed since the client was made.
+        :return: whether the connection has changed since the client was created.
         """
         client = self.__dict__.get("client")
         if client is None or make_settings(self.get_connection(self.openmarkets_conn_id)) == client.settings:
             return False
-        # Not closed: other threads may still use it.
+        # The client is not closed: other threads may still use it.
         self.__dict__.pop("client", None)
         return True
 
     def retry_on_rotation(self, function: Callable[[], T]) -> T:
-        """Call a function, and once more if its credentials were refused and the connection has new ones.
+        """Call a function, and call it again if the credentials were refused and the connection has new ones.
 
-        For work that may outlive a client secret. A call that got no token was not sent, so nothing is sent twice but
-        what the function itself repeats.
+        For long work, during which the client secret may be rotated. Calls without a token are not sent, so only the
+        calls that the function had already made are sent again.
 
         :param function: does the work with this hook; it may be called twice.
-        :raises OpenmarketsInvalidClient: the connection's current credentials are refused, too.
+        :raises OpenmarketsInvalidClient: the current credentials of the connection are refused, too.
         """
         try:
             return function()
@@ -238,7 +238,7 @@ class OpenmarketsHook(BaseHook):
     def close(self) -> None:
         """Close the HTTP connections of this process. The next call opens new ones.
 
-        Does not wait: requests of other threads get their replies before their connections are closed.
+        Does not wait. Connections that other threads use are closed after their replies.
         """
         if "client" in self.__dict__:
             self.client.close()
@@ -251,7 +251,7 @@ class OpenmarketsHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Request a token for each scope of the connection.
 
-        :return: True if every scope got a token, and a text for the user that names what is wrong.
+        :return: whether every scope got a token, and a message for the user, which names the problems.
         """
         try:
             client = self.client
@@ -283,14 +283,14 @@ class OpenmarketsHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Return the fields of the form for Airflow before 3.2, which does not read the declared ones."""
+        """Return the fields of the form, for Airflow before 3.2."""
         from openmarkets_provider.hooks._connection_form import make_form_widgets
 
         return make_form_widgets()
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return how the form shows the standard fields, for Airflow before 3.2."""
+        """Return the layout of the standard fields, for Airflow before 3.2."""
         return {"hidden_fields": HIDDEN_FIELDS, "relabeling": RELABELING, "placeholders": PLACEHOLDERS}
 
 

@@ -1,7 +1,7 @@
-"""Keeps the tries of a task from sending a call twice that is not safe to repeat.
+"""Prevents a task's tries from sending a call twice that is not safe to repeat.
 
-Airflow's retries run a task again after a failure behind ``execute``, such as that of an XCom push, and after a worker
-or a scheduler was killed. So the mark that the call is sent is stored before it is sent.
+Airflow may run a task again after ``execute`` has succeeded, for example if an XCom push fails or a worker is killed.
+So a mark is stored before the call is sent.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 KEY = "openmarkets_sent"
-"""Key in the task state store, which is one for each instance of a mapped task. Its value is the time of the send."""
+"""Key in the task state store, which each instance of a mapped task has. Its value is the time of the send."""
 
 T = TypeVar("T")
 
 
 @contextmanager
 def send_once(call: str, context: Context) -> Iterator[None]:
-    """Let the block send a call, unless an earlier try of the task may have sent it.
+    """Run the block, which sends a call, unless an earlier try of the task may have sent it.
 
-    The mark is removed when the block raises an error that says the call did not leave this machine. Before Airflow
-    3.3 there is nowhere to store it, and only the first try of a task sends.
+    The mark is removed if the block raises an error that says the call was not sent. Airflow before 3.3 can't store the
+    mark, so only the first try of a task sends.
 
-    :param call: what is sent, for the texts of the errors.
+    :param call: the name of the call, for error messages.
     :raises AirflowFailException: an earlier try may have sent the call.
     :raises OpenmarketsError: transient: the mark can't be stored, and nothing was sent.
     """
@@ -49,7 +49,7 @@ def send_once(call: str, context: Context) -> Iterator[None]:
 
 
 def _set_forever(store: Any, value: str) -> None:
-    # The stubs of 3.3 leave it out.
+    # Missing in the stubs of Airflow 3.3.
     from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]
 
     store.set(KEY, value, retention=NEVER_EXPIRE)
@@ -59,7 +59,7 @@ def _access(call: str, access: Callable[[], T]) -> T:
     try:
         return access()
     except Exception as error:
-        # Airflow's own, or whatever a state backend raises.
+        # An error of Airflow or of a custom state backend.
         raise OpenmarketsError(
             f"{call}: not sent, since Airflow's task state store, which has to note it first, failed: {error}",
             transient=True,

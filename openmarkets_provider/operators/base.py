@@ -1,4 +1,4 @@
-"""The base of operators that run a query: how they fail, and how they wait for a server that asks them to."""
+"""The base of operators that run a query: how they fail, and how they wait if the server asks for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
 
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
-"""The error that Airflow 3 and Airflow 2 pass to a task that no triggerer resumed in time."""
+"""The errors of Airflow 3 and Airflow 2 for a task that no triggerer resumed in time."""
 TIMEOUT_MESSAGE = (
     "The task's execution_timeout ended a call that is not safe to repeat. It may have been carried out all the same: "
     "check before you send it again."
@@ -40,10 +40,10 @@ class QueryOperator(BaseOperator):
 
     Documented for users in :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
 
-    :param query: what to ask. Templated, and checked when the DAG is parsed if it holds no template.
+    :param query: a query. Templated. If it has no template, it is checked when the DAG is parsed.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: defer the task when the server asks for a long wait; None is Airflow's
-        ``[operators] default_deferrable``.
+    :param deferrable: defer the task if the server asks for a long wait (default: Airflow's
+        ``[operators] default_deferrable``).
     :param kwargs: arguments of ``BaseOperator``.
     :raises OpenmarketsQueryError: a literal argument of the query is malformed.
     """
@@ -74,10 +74,10 @@ class QueryOperator(BaseOperator):
 
     @abstractmethod
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
-        """Do the work and return the task's XCom. It may run twice: see :meth:`OpenmarketsHook.retry_on_rotation`."""
+        """Do the work and return the task's XCom. May run twice: see :meth:`OpenmarketsHook.retry_on_rotation`."""
 
-    def made_progress(self) -> bool:
-        """Tell whether the next attempt has less to do than this one had: then the waits so far do not count."""
+    def has_progressed(self) -> bool:
+        """Return whether the next attempt has less to do than this one. If so, the count of waits restarts."""
         return False
 
     def execute(self, context: Context) -> Any:
@@ -87,13 +87,13 @@ class QueryOperator(BaseOperator):
     def execute_after_wait(self, context: Context, event: Any = None, deferrals: int = 0, holds: int = 0) -> Any:
         """Run the query after a deferral.
 
-        :param deferrals: deferrals so far after a 429 of the task's own.
+        :param deferrals: deferrals so far after a 429 to this task.
         :param holds: deferrals so far because of a hold.
         """
         return self._run(context, deferrals, holds)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume as Airflow does, but explain a deferral that timed out.
+        """Resume the task, but explain a deferral that timed out.
 
         :raises AirflowFailException: no triggerer resumed the task in time.
         """
@@ -118,7 +118,7 @@ class QueryOperator(BaseOperator):
             self._fail_or_defer(error, deferrals, holds)
             raise
         except AirflowTaskTimeout:
-            # Airflow may raise it at any moment, also while a request is in flight.
+            # Airflow may raise it at any time, even during a request.
             if is_repeatable(self.query):
                 raise
             raise AirflowFailException(TIMEOUT_MESSAGE) from None
@@ -126,7 +126,7 @@ class QueryOperator(BaseOperator):
             hook.close()
 
     def _fail_or_defer(self, error: OpenmarketsError, deferrals: int, holds: int) -> None:
-        """Fail the task for good, defer it, or return to leave the error to Airflow's retries."""
+        """Fail the task without retries, or defer it, or return to let Airflow retry."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
         from openmarkets_provider.client.exchange import MAX_SERVER_WAIT
@@ -135,7 +135,7 @@ class QueryOperator(BaseOperator):
             raise AirflowFailException(str(error)) from without_frames(error)
         if error.retry_after is None or error.retry_after <= MAX_SERVER_WAIT or not self.deferrable:
             return
-        if self.made_progress():
+        if self.has_progressed():
             deferrals = holds = 0
         if is_on_hold(error):
             holds += 1

@@ -21,24 +21,25 @@ if TYPE_CHECKING:
 class OpenmarketsOperator(QueryOperator):
     """Runs a query and returns its result as XCom. Rows keep their types.
 
-    Permanent errors fail the task at once, without using its retries. Transient ones are retried a few times within
-    the task where the call is safe to repeat, and then left to Airflow's retries. A request that is not safe to
-    repeat is never sent again, neither by the task nor by its retries, once it may have left this machine. That holds
-    for a worker or a scheduler that was killed, too: before the call is sent, the task state store of Airflow 3.3 and
-    later notes it, and a later try that finds the note sends nothing and fails. Before 3.3 only the first try sends.
+    Permanent errors fail the task immediately, without using its retries. If a call is safe to repeat, transient errors
+    are retried a few times within the task, and then by Airflow.
 
-    When the server asks to wait for longer than 60 seconds, a deferrable task waits in the triggerer: that holds no
-    worker slot and uses no try. Any other one runs again when the server allows it, which is a retry, and from Airflow
-    3.4 on uses no try after a 429 (:class:`~openmarkets_provider.policies.retry.OpenmarketsRetryPolicy`). Before
-    Airflow 3.3 it is left to ``retries`` and ``retry_delay``.
+    A request that is not safe to repeat is never sent again once it may have left this machine, even if a worker or
+    scheduler is killed. The task state store (Airflow 3.3 and later) records the request before it is sent, and a later
+    try that finds the record fails without sending. Before Airflow 3.3, only the first try sends.
 
-    :param query: what a function of :mod:`openmarkets_provider.queries` returned. Templated.
+    If the server asks for a wait of more than 60 seconds, a deferrable task waits in the triggerer, which takes no
+    worker slot and uses no try. Other tasks are retried when the server allows it. From Airflow 3.4 on, a retry after a
+    429 uses no try (:class:`~openmarkets_provider.policies.retry.OpenmarketsRetryPolicy`). Before Airflow 3.3,
+    ``retries`` and ``retry_delay`` apply.
+
+    :param query: a query from :mod:`openmarkets_provider.queries`. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param max_xcom_bytes: size limit of the result as JSON, in bytes; a larger result fails the task.
-    :param deferrable: defer the task when the server asks for a wait of more than 60 seconds. None is Airflow's
-        ``[operators] default_deferrable``.
+    :param deferrable: defer the task if the server asks for a wait of more than 60 seconds (default: Airflow's
+        ``[operators] default_deferrable``).
     :param kwargs: arguments of ``BaseOperator``: ``task_id``, ``retries``, ``retry_policy``, ``pool``, ...
-    :raises OpenmarketsQueryError: when the DAG is parsed: a literal argument of the query is malformed.
+    :raises OpenmarketsQueryError: when the DAG is parsed, if a literal argument of the query is malformed.
     """
 
     def __init__(
@@ -54,9 +55,9 @@ class OpenmarketsOperator(QueryOperator):
         self.max_xcom_bytes = max_xcom_bytes
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> Any:
-        """Return the query's result."""
+        """Run the query and return its result."""
         start = time.monotonic()
-        # Before the call is marked as sent: a connection that does not exist leaves no mark.
+        # Looked up before the call is marked as sent: if the connection does not exist, there is no mark.
         client = hook.client
         with nullcontext() if is_repeatable(self.query) else send_once(name_of(self.query), context):
             result = client.run(self.query)

@@ -44,10 +44,10 @@ _GRACE = timedelta(minutes=5)
 class OpenmarketsOrderOperator(OrderOperator):
     """Places an order, once.
 
-    Retries, clears, killed workers and a second scheduler place no second order: the intent is stored before the order
-    is sent, in the state stores of the task and of the account's asset (Airflow 3.3 and later), and the order carries a
-    tag in its notes by which it is found again. When it can't be known whether the order was placed, the task says so
-    and asks. The guide on orders has what is and what is not guaranteed.
+    Retries, clears, killed workers and a second scheduler place no second order. The intent is stored before the order
+    is sent: in the state stores of the task and of the account's asset (Airflow 3.3 and later). A tag begins the order's
+    notes, by which it is found again. When it can't be known whether the order was placed, the task says so and asks.
+    The guide on orders has what is and what is not guaranteed.
 
     The task returns ``order_number``, ``tag``, ``account`` and ``found`` (an earlier try had placed it); with
     ``wait_for`` also ``outcome`` (``working``, ``filled``, ``partly_filled``, ``cancelled``, ``expired``), volumes, and
@@ -376,8 +376,8 @@ class OpenmarketsOrderOperator(OrderOperator):
 class OpenmarketsAmendOrderOperator(OrderOperator):
     """Amends an order, once. Returns the order as the list has it then: ``outcome``, volumes, prices in dollars.
 
-    A later try compares the order with what it was before and what it should be: it sends nothing when the order is
-    amended, sends again when nothing has changed, and fails when somebody else changed the order.
+    A later try compares the order with what it was and what it should be. It sends nothing when the order is amended,
+    and sends again when nothing has changed. It fails when somebody else changed the order.
 
     :param order: what ``orders.amend`` returned. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.

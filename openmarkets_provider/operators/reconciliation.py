@@ -1,4 +1,4 @@
-"""The check that orders, own trades and positions agree."""
+"""The operator that checks that orders, own trades and positions agree."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _DAY = timedelta(days=1)
 
 
 class OpenmarketsReconciliationCheck(QueryOperator):
-    """Checks that orders, own trades and positions agree, and fails with the differences.
+    """Checks that orders, own trades and positions agree. Fails with the differences.
 
-    Volumes and values of each order of the last three days must be those of its trades; values may differ by a cent for
-    each trade. The ``actual_volume`` of each account and security must be ``volume_start_of_day``, plus what was bought
-    on the day, minus what was sold. That positions mean this by their volumes is inferred.
+    The volume and value of each order of the last three days must be the totals of its trades; values may differ by a
+    cent per trade. The ``actual_volume`` of each account and security must be ``volume_start_of_day``, plus the volume
+    bought on the day, minus the volume sold. This meaning of the volumes is inferred.
 
-    Orders, trades and positions are queried one after the other, so run it after the close. When they differ, Airflow's
-    ``retries`` apply.
+    Orders, trades and positions are queried one after the other, so run the check after the close. If they differ, the
+    task fails, and Airflow's ``retries`` apply.
 
-    The task's XCom is a list of differences, the first 1000 at most. A failed task has it, too; it is empty when the
-    task succeeds. A difference has ``account_code``, ``exchange``, ``security_code``, ``order_number``, ``field``,
-    ``reported`` and ``by_trades``. ``field`` is ``done_volume_total`` or ``done_value_total`` of an order,
-    ``order_number`` for trades of the day whose order is not listed, or ``actual_volume`` of a position.
+    The task's XCom is a list of at most 1000 differences; it is empty if the task succeeds. A difference has
+    ``account_code``, ``exchange``, ``security_code``, ``order_number``, ``field``, ``reported`` and ``by_trades``.
+    ``field`` is ``done_volume_total`` or ``done_value_total`` of an order, ``order_number`` for trades of the day whose
+    order is not listed, or ``actual_volume`` of a position.
 
-    :param accounts: codes of order accounts; without them all that the client sees. Templated.
-    :param day: the exchange day of the positions, as a date or ISO 8601 text; None is the current one. Templated.
+    :param accounts: codes of order accounts (default: all that the client can see). Templated.
+    :param day: the exchange day of the positions, as a date or ISO 8601 text (default: the current one). Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
     :param deferrable: see :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
     :param kwargs: arguments of ``BaseOperator``.
-    :raises OpenmarketsQueryError: when the DAG is parsed: a literal account is malformed.
+    :raises OpenmarketsQueryError: when the DAG is parsed, if a literal account is malformed.
     """
 
     template_fields: Sequence[str] = (*QueryOperator.template_fields, "day")
@@ -62,9 +62,9 @@ class OpenmarketsReconciliationCheck(QueryOperator):
         self.day = day
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> list[dict[str, Any]]:
-        """Return no difference.
+        """Compare them, and return the empty list of differences.
 
-        :raises AirflowException: there are some.
+        :raises AirflowException: there are differences.
         """
         from airflow.providers.common.compat.sdk import AirflowException
 
@@ -83,7 +83,7 @@ class OpenmarketsReconciliationCheck(QueryOperator):
         day, accounts = _read_day(self.day, exchange_date(now)), self.query["accounts"]
         orders = hook.run(self.query)
         created = [order["create_date_time"] for order in orders if order["create_date_time"] is not None]
-        # all trades of the orders, and all of the day
+        # All trades of the orders, and all trades of the day.
         start = min([day, *map(exchange_date, created)])
         end = max(day, exchange_date(now)) + _DAY
         trades = hook.run(queries.order_trades(accounts, start=start, end=end))

@@ -1,1 +1,1 @@
-"""A local stand-in for Openmarkets' identity server and APIs, made from their public documentation."""
+"""A local stand-in for Openmarkets' identity server and APIs, based on their public documentation."""

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MissingExtraError as error:
         print(error, file=sys.stderr)
         return 2
-    # blocked before the server's thread starts, which inherits the mask: the signal waits for this thread
+    # Blocked before the server's thread starts, which inherits the mask, so that only this thread gets the signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     try:
         with server(**vars(options)) as sandbox:
@@ -96,7 +96,7 @@ def _bounded(number: float, most: float) -> float:
 
 def _greeting(sandbox: SandboxServer) -> str:
     extra = sandbox.connection["extra"]
-    # in the order and the words of the form, which a test compares
+    # In the order and with the labels of the form, which a test compares.
     fields = {
         "Connection ID": "openmarkets_default",
         "Connection Type": "Openmarkets",

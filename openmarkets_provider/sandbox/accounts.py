@@ -1,7 +1,7 @@
-"""Made-up accounts, portfolios, holdings and fills: pure functions of an account and the present exchange time.
+"""Made-up accounts, portfolios, holdings and fills: pure functions of an account and the current exchange time.
 
-On every trading day each account buys and later sells the same shares, so its holdings stay as they are. Prices
-are in native units like all prices of the sandbox, balances and values in dollars.
+On every trading day each account buys and later sells the same shares, so its holdings do not change. Prices are in
+native units like all prices of the sandbox; balances and values are in dollars.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HOLDINGS = 4
 
 
 class Account(NamedTuple):
-    """An order account, and the security that it trades; one that a user set trades none."""
+    """An order account, and the security that it trades; None for a user's account."""
 
     code: str
     name: object
@@ -41,9 +41,9 @@ class Account(NamedTuple):
 
 
 class Portfolio(NamedTuple):
-    """What belongs to an account; one of its holdings is fixed, the others are random companies.
+    """A portfolio of an account. One of its holdings is fixed, the others are random companies.
 
-    One of a user's account has no holding and no cash.
+    The portfolio of a user's account has no holding and no cash.
     """
 
     code: str
@@ -54,7 +54,7 @@ class Portfolio(NamedTuple):
 
 
 class Link(NamedTuple):
-    """That the orders of an account act on a portfolio, or that they once did."""
+    """A link, current or removed, by which the orders of an account change a portfolio."""
 
     account: str
     portfolio: str
@@ -107,8 +107,8 @@ class Directory(NamedTuple):
     portfolios: Mapping[str, Portfolio]
     links: Sequence[Link]
 
-    def booked(self, portfolio: Portfolio) -> list[str]:
-        """Return the accounts whose fills move a portfolio: those that it is the first one of."""
+    def accounts_of(self, portfolio: Portfolio) -> list[str]:
+        """Return the accounts whose fills change a portfolio: those whose first portfolio it is."""
         firsts: dict[str, str] = {}
         for link in sorted(self.links, key=lambda link: link.sequence):
             if not link.removed:
@@ -117,7 +117,7 @@ class Directory(NamedTuple):
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Self:
-        """Return the directory of the accounts that records list, each with one portfolio of the same code."""
+        """Return a directory of the accounts in some records, each with one portfolio of the same code."""
         codes = {str(record["accountCode"]): record for record in records}
         return cls(
             {
@@ -130,16 +130,16 @@ class Directory(NamedTuple):
 
 
 DIRECTORY = Directory(ACCOUNTS, PORTFOLIOS, LINKS)
-"""The sandbox's own."""
+"""The default accounts."""
 
 
 def account_record(account: Account) -> Record:
-    """Return the account as the list of accounts has it."""
+    """Return the record of an account in the list of accounts."""
     return {"accountCode": account.code, "accountName": account.name, "accountDesignation": account.designation}
 
 
 def link_record(link: Link) -> Record:
-    """Return the link as the list of links has it."""
+    """Return the record of a link in the list of links."""
     return {
         "accountCode": link.account,
         "portfolioCode": link.portfolio,
@@ -174,7 +174,7 @@ def _volume(portfolio: Portfolio, security: Security) -> int:
 def position_record(portfolio: Portfolio, security: Security, now: datetime, volume: int | None = None) -> Record:
     """Return one holding, valued at the last price.
 
-    :param volume: of the holding; None is the made-up one.
+    :param volume: the volume of the holding; None for the made-up one.
     """
     session, last = current_session(security, now), last_price(security, now)
     updated = session.trade(len(session.prices) - 1).at if session.prices else session.start
@@ -189,7 +189,7 @@ def position_record(portfolio: Portfolio, security: Security, now: datetime, vol
         "exchange": EXCHANGE,
         "underlyingSecurityCode": option and option.underlying,
         "underlyingExchange": option and EXCHANGE,
-        "createDateTime": _opened(),
+        "createDateTime": _opening_text(),
         "updateDateTime": stamp(updated),
         "volumeStartOfDay": volume,
         "averagePriceStartOfDay": security.native(bought),
@@ -221,8 +221,8 @@ def cash_record(portfolio: Portfolio, now: datetime) -> Record:
         "portfolioCashCode": portfolio.cash,
         "portfolioCashName": portfolio.name,
         "currencyCode": "AUD",
-        "createDateTime": _opened(),
-        "updateDateTime": _opened(),
+        "createDateTime": _opening_text(),
+        "updateDateTime": _opening_text(),
         "cashBalance": balance,
         "netCash": balance,
         "inMarketBuyValue": 0,
@@ -238,16 +238,16 @@ def cash_record(portfolio: Portfolio, now: datetime) -> Record:
     }
 
 
-def _opened() -> str:
+def _opening_text() -> str:
     return stamp(datetime.combine(_OPENED, OPEN_TIME))
 
 
 def fills(account: Account, first: datetime, last: datetime) -> Iterator[Fill]:
-    """Yield the account's own trades from first to last, both included."""
+    """Yield the account's own trades from first to last, inclusive."""
     if account.traded is None or last.date() < _OPENED:
         return
     for day in ASX.sessions_in_range(max(first.date(), _OPENED), last.date()):
-        # the whole one, so that the same trades are picked while it is open
+        # The whole session, so that the same trades are picked while it is open.
         session = session_of(account.traded, day)
         half = session.planned // 2
         bought = int(share_of(account.code, day) * half)

@@ -1,4 +1,4 @@
-"""What a fault and a canned reply have in common: the checks of a status, headers and a body, and their encoding."""
+"""Checks and encoding of status, headers and body, for faults and canned replies."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from typing import Any
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?")
-# the length is the server's to state: a wrong one breaks the connection in another way than a fault says
+# The server sets the length: a wrong one would break the connection, which is not what the fault asks for.
 _FRAMING = ("content-length", "transfer-encoding")
 
 
 def encode(body: Any) -> bytes:
-    """Return the bytes to send: a text as it is, anything else as JSON."""
+    """Return the bytes to send: text unchanged, anything else as JSON."""
     return (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
 def check(right: bool, message: str) -> None:
-    """Raise a ValueError with the message unless something is right."""
+    """Raise a ValueError with the message unless a condition is true."""
     if not right:
         raise ValueError(message)
 
 
 def check_answer(times: object, status: object, headers: object) -> None:
-    """Refuse what can't be sent, or can't be sent so often."""
+    """Check the number of times, the status and the headers.
+
+    :raises ValueError: one is invalid; the message names it.
+    """
     check(is_whole(times, 1) or times is None, "times must be an integer above 0, or null")
     check(is_whole(status, 200, 599), "status must be an integer from 200 to 599")
     if not isinstance(headers, dict):
@@ -38,15 +41,15 @@ def check_answer(times: object, status: object, headers: object) -> None:
 
 
 def is_whole(value: object, low: int, high: float = math.inf) -> bool:
-    """Whether a value is an integer within bounds."""
+    """Return whether a value is an integer from low to high."""
     return type(value) is int and low <= value <= high
 
 
 def is_number(value: object, high: float = sys.float_info.max) -> bool:
-    """Whether a value is a number from 0 to a bound, and finite."""
+    """Return whether a value is a finite number from 0 to high."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
 
 
 def is_header_value(value: object) -> bool:
-    """Whether a value can be sent in a header."""
+    """Return whether a value can be sent in a header."""
     return isinstance(value, str) and _HEADER_VALUE.fullmatch(value) is not None

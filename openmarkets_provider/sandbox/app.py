@@ -1,7 +1,7 @@
-"""The ASGI app: identity server and APIs below one path each, and what happens around every request.
+"""The ASGI app: identity server and APIs, each below its own path, and the handling of every request.
 
-Every API answers 401 below `<api>/user-context/`, even to a good token: that stands for the endpoints that
-need a user, whom a client-credentials token never has.
+Every API answers 401 below `<api>/user-context/`, even with a valid token. This stands for the endpoints that need a
+user, which a client-credentials token never has.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from openmarkets_provider.sandbox.wire import problem
 
 
 class Api(NamedTuple):
-    """One of the APIs: its path, the scope that its tokens need, its endpoints."""
+    """An API: its path, the scope that its tokens need, and its endpoints."""
 
     path: str
     scope: str
@@ -52,7 +52,7 @@ _BODILESS = (204, 304)
 def create_app(state: State, latency: float, closing: asyncio.Event) -> ASGIApp:
     """Return the app.
 
-    Every request but those to the control paths waits `latency` seconds. Once `closing` is set nothing waits.
+    Every request waits `latency` seconds, except those to the control paths. After `closing` is set, nothing waits.
     """
     app = Starlette(
         routes=[
@@ -79,14 +79,14 @@ async def _refuse(request: Request, error: Any) -> Response:
 
 
 class TokenCheck:
-    """Lets a request through to an API when its token is good for that API."""
+    """Passes requests on to an API if their token is valid for it."""
 
     def __init__(self, app: ASGIApp, state: State, api: Api) -> None:
-        """Stand before an API's endpoints."""
+        """Wrap the endpoints of an API."""
         self._app, self._state, self._api = app, state, api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, or pass it on."""
+        """Answer the request or pass it on."""
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         scopes = self._state.tokens.scopes(token) if scheme.lower() == "bearer" else None
         if scopes is None:
@@ -102,24 +102,24 @@ class TokenCheck:
 
 
 class CannedReplies:
-    """Answers a request by a canned reply if there is one."""
+    """Answers requests with canned replies if there are any."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
-        """Stand before endpoints."""
+        """Wrap endpoints."""
         self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, or pass it on."""
+        """Answer the request or pass it on."""
         reply = self._state.replies.take(scope["method"], scope["path"])
         answer = self._app if reply is None else _response(reply.content, reply.status, reply.headers)
         await answer(scope, receive, send)
 
 
 class Gateway:
-    """Counts every request, delays it, lets a fault act on it, and echoes its `X-Request-ID`."""
+    """Counts and delays every request, applies faults, and echoes `X-Request-ID`."""
 
     def __init__(self, app: ASGIApp, state: State, latency: float, closing: asyncio.Event) -> None:
-        """Stand before everything."""
+        """Wrap the whole app."""
         self._app, self._state, self._latency, self._closing = app, state, latency, closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,7 +143,7 @@ class Gateway:
 
         async def reply(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # before the send: a client that has its answer must find it counted
+                # Counted before it is sent: a client that has its answer must find it in the counts.
                 visit.close(str(message["status"]))
                 if request_id is not None:
                     MutableHeaders(scope=message).setdefault("X-Request-ID", request_id)
@@ -165,19 +165,19 @@ class Gateway:
             visit.close("500")
 
     async def _wait(self, seconds: float) -> None:
-        """Wait, but no longer than the server runs."""
+        """Wait, at most until the server stops."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
 
 
 def _identify(scope: Scope, body: bytes) -> str:
-    """Return what tells a request from others: all of it but its headers."""
+    """Return an identifier of a request: everything except its headers."""
     query = scope["query_string"].decode("latin-1")
     return f"{scope['method']} {scope['path']}?{query} {hashlib.blake2b(body).hexdigest()}"
 
 
 async def _process(app: ASGIApp, scope: Scope, receive: Receive) -> ASGIApp:
-    """Have a request processed, and return what sends its answer."""
+    """Process a request, and return an app that sends its answer."""
     messages: list[Message] = []
 
     async def keep(message: Message) -> None:
@@ -202,7 +202,7 @@ def _fault_response(fault: Fault) -> Response:
 
 
 def _response(content: bytes | None, status: int, headers: Mapping[str, str]) -> Response:
-    """Return an answer of JSON, unless the headers say else."""
+    """Return a response with JSON, unless the headers have another content type."""
     if status in _BODILESS:
         return Response(None, status, headers)
     return Response(content, status, headers, media_type="application/json")
@@ -217,10 +217,10 @@ async def _cut(start: bytes | None, scope: Scope, receive: Receive, send: Send) 
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": start, "more_body": True})
     if not transport.is_closing():
-        # lingering for no time makes the close a reset
+        # A linger time of 0 turns the close into a reset.
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
-    # uvicorn takes a return before it has seen the disconnect for a missing answer
+    # If the app returns before the disconnect, uvicorn reports a missing answer.
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,14 +1,14 @@
-"""How the sandbox treats the orders that clients create: when it accepts, lists, fills or rejects them.
+"""The behaviour of orders that clients create: when they are accepted, listed, filled or rejected.
 
-A behaviour is a JSON object; all of its fields may be left out. Seconds are real ones, whatever the sandbox's time is.
+A behaviour is a JSON object; all of its fields are optional. Seconds are real time, not the sandbox's time.
 
     accept_after   seconds until a new order is ACTIVE; until then it is PENDING (default 0)
     list_after     seconds until the list of orders has it (default 0)
-    fills          a list of [seconds, volume] steps; the seconds count from the acceptance, and a volume of null is all
-                   that remains (default: nothing is filled)
-    reject_after   seconds until what remains is refused: INACTIVE and DENIED (default null: never)
-    change_after   seconds between the answer to an amendment or a cancellation and its effect (default 0); when the
-                   order is filled in the meantime, the change has FAILED
+    fills          a list of [seconds, volume] steps; the seconds count from the acceptance, and a volume of null is the
+                   remaining volume (default: nothing is filled)
+    reject_after   seconds until the remaining volume is refused: INACTIVE and DENIED (default null: never)
+    change_after   seconds between the answer to an amendment or cancellation and its effect (default 0); if the order
+                   is filled in the meantime, the change has FAILED
     notes_length   how many characters of `notes` the list returns; 0 drops them (default null: all)
 
 An order with the lifetime FillAndKill ends after the fills at its acceptance. So does one with FillOrKill, which those
@@ -28,7 +28,7 @@ from openmarkets_provider.sandbox.fields import check_names
 
 
 class Step(NamedTuple):
-    """What happens to an order on its own, and when.
+    """A step in the life of an order.
 
     :ivar seconds: since the order was created.
     :ivar action: ``accept``, ``fill``, ``reject`` or ``purge``.
@@ -52,7 +52,10 @@ class Behaviour:
     notes_length: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no behaviour can be."""
+        """Check the fields.
+
+        :raises ValueError: a field is invalid.
+        """
         for name in ("accept_after", "list_after", "change_after"):
             check(is_number(getattr(self, name)), f"{name} must be a number, 0 or more")
         check(
@@ -69,13 +72,13 @@ class Behaviour:
         )
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> Behaviour:
+    def parse(cls, values: Mapping[str, Any]) -> Behaviour:
         """Return the behaviour that a JSON object describes.
 
-        :raises ValueError: a field is unknown, or has a value that can't be.
+        :raises ValueError: a field is unknown or invalid.
         """
-        check_names(given, [each.name for each in fields(cls)])
-        return cls(**given)
+        check_names(values, [each.name for each in fields(cls)])
+        return cls(**values)
 
     def steps(self, lifetime: str, order_volume: int) -> list[Step]:
         """Return what happens to an order, in order of time."""

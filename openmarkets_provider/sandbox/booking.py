@@ -1,7 +1,7 @@
-"""What the fills of orders do to positions and cash: pure functions of records and executions.
+"""Books the fills of orders to positions and cash: pure functions of records and executions.
 
-The sandbox's own rules: a fill moves the first portfolio that its account is linked to, at once. Volume that is closed
-costs the average price. Values and cash are in dollars, prices in native units.
+The rules are invented: a fill immediately changes the first portfolio of its account. Closed volume has the average
+price. Values and cash are in dollars, prices in native units.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ZERO = Decimal(0)
 
 
 def book_positions(portfolio: Portfolio, records: Sequence[Record], fills: Fills, now: datetime) -> list[Record]:
-    """Return a portfolio's positions after some fills; a security that it does not hold yet comes last.
+    """Return a portfolio's positions after some fills. New securities come last.
 
     :param fills: in order of time.
     """
@@ -38,7 +38,7 @@ def book_positions(portfolio: Portfolio, records: Sequence[Record], fills: Fills
 
 
 def book_cash(records: Sequence[Record], fills: Fills, now: datetime) -> list[Record]:
-    """Return a portfolio's cash after some fills, which move its first record."""
+    """Return a portfolio's cash after some fills, which change its first record."""
     if not records or not fills:
         return list(records)
     first, *others = records
@@ -86,7 +86,7 @@ def _book_position(record: Record, security: Security, fills: Fills, now: dateti
 
 
 def _average(held: Decimal, cost: Decimal, volume: int, value: Decimal) -> tuple[Decimal, Decimal, Decimal]:
-    """Return the volume and its cost after a fill, and the profit of what the fill closed; sales are below 0."""
+    """Return volume and cost after a fill, and the profit of the volume that it closed. Sales are negative."""
     closing = min(abs(held), Decimal(abs(volume))) if held * volume < 0 else _ZERO
     released = cost * closing / abs(held) if closing else _ZERO
     closed_value = value * closing / abs(volume)
@@ -108,7 +108,7 @@ def _last(security: Security, now: datetime) -> Decimal:
 
 
 def _number(record: Record, name: str) -> Decimal:
-    """Return a number; a user may have left it out, or have written a text or true."""
+    """Return a number of a record; 0 if a user's record has none."""
     value = record[name]
     return Decimal(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else _ZERO
 

@@ -1,4 +1,4 @@
-"""A certificate authority that lives as long as the sandbox, and its certificate for the server."""
+"""A new certificate authority for each sandbox, and its certificate for the server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LIFETIME = timedelta(days=30)
 
 
 def write_certificate(name: str, authority: Path, chain: Path) -> None:
-    """Write a new authority's certificate, and a server's certificate by it. Nobody keeps the authority's key.
+    """Write the certificate of a new authority, and a server certificate from it. The authority's key is not kept.
 
     :param name: the server's host name or IP address.
-    :param authority: the file for clients to trust, PEM.
-    :param chain: the file for the server, its private key and certificate, PEM.
+    :param authority: PEM file for clients to trust.
+    :param chain: PEM file for the server, with its private key and certificate.
     """
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Openmarkets sandbox")])

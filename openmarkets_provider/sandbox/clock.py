@@ -1,4 +1,4 @@
-"""The time that the sandbox dates everything by."""
+"""The time of the sandbox."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ YEARS = 2001, 2099
 
 
 class Clock:
-    """Exchange time: the real one, or a time that a user set, at which it stands still."""
+    """Exchange time: the real time, or a fixed time that a user set."""
 
     def __init__(self, first: datetime | None = None) -> None:
-        """Begin at a time with a zone, or with the real time."""
-        self._first = self._set = _checked(first)
+        """Start with a fixed time with a zone, or with the real time."""
+        self._first = self._set = _check(first)
 
     def set(self, now: datetime | None) -> None:
-        """Stand still at a time with a zone, or follow the real time again.
+        """Set a fixed time with a zone, or None for the real time.
 
-        :raises ValueError: the time has no zone, or is out of bounds.
+        :raises ValueError: the time has no zone, or is out of range.
         """
-        self._set = _checked(now)
+        self._set = _check(now)
 
     def reset(self) -> None:
-        """Go back to the beginning."""
+        """Restore the time at the start."""
         self._set = self._first
 
     def now(self) -> datetime:
-        """Return the present time, in the exchange's zone."""
+        """Return the current time, in the exchange's zone."""
         return self._set or datetime.now(EXCHANGE_ZONE)
 
     def exchange_time(self) -> datetime:
-        """Return the present exchange time, without an offset."""
+        """Return the current exchange time, without an offset."""
         return self.now().replace(tzinfo=None)
 
 
 def parse(text: object) -> datetime | None:
-    """Return the time that a text has, or None for None.
+    """Parse an ISO 8601 time; None for None.
 
-    :raises ValueError: it is no ISO 8601 time with an offset, or out of bounds.
+    :raises ValueError: it is not an ISO 8601 time with an offset, or is out of range.
     """
     try:
         now: object = datetime.fromisoformat(str(text))
     except ValueError:
         now = text
-    return _checked(now)
+    return _check(now)
 
 
-def _checked(now: object) -> datetime | None:
+def _check(now: object) -> datetime | None:
     if now is None:
         return None
     if not isinstance(now, datetime) or now.utcoffset() is None:

@@ -1,6 +1,6 @@
 """The control paths below `/_sandbox`: time, counts, failures, replies, data and orders, credentials, reset.
 
-They need no token. What is wrong with a body is answered with 400, in the words of the Python methods.
+They need no token. An invalid body gets a 400 with the message of the Python method.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from openmarkets_provider.sandbox.state import state_of
 
 @contextmanager
 def _refusal() -> Iterator[None]:
-    """Answer a ValueError with 400."""
+    """Turn a ValueError into a 400."""
     try:
         yield
     except ValueError as error:
@@ -28,7 +28,7 @@ def _refusal() -> Iterator[None]:
 
 
 async def _fields(request: Request, *allowed: str) -> dict[str, Any]:
-    """Return the fields of the body, the first of which must be there."""
+    """Return the fields of the body. The first one is required."""
     fields = await wire.json_object(request)
     with _refusal():
         check_names(fields, allowed)
@@ -43,22 +43,22 @@ async def stats(request: Request) -> JSONResponse:
 
 
 async def reset(request: Request) -> Response:
-    """Zero the counts, drop all that was set or published, restore the time and the first orders and secrets."""
+    """Reset the counts, the time, orders and secrets, and everything that was set or published."""
     state_of(request).reset()
     return Response(status_code=204)
 
 
-async def tell_time(request: Request) -> JSONResponse:
-    """Return the present exchange time."""
+async def get_time(request: Request) -> JSONResponse:
+    """Return the current exchange time."""
     return JSONResponse({"now": state_of(request).clock.now().isoformat()})
 
 
 async def set_time(request: Request) -> JSONResponse:
-    """Stand still at a time, or for null follow the real time again; return the time."""
+    """Set a fixed time, or null for the real time. Return the time."""
     fields = await _fields(request, "now")
     with _refusal():
         state_of(request).clock.set(clock.parse(fields["now"]))
-    return await tell_time(request)
+    return await get_time(request)
 
 
 async def list_faults(request: Request) -> JSONResponse:
@@ -67,7 +67,7 @@ async def list_faults(request: Request) -> JSONResponse:
 
 
 async def add_fault(request: Request) -> JSONResponse:
-    """Make a fault active."""
+    """Activate a fault."""
     fields = await wire.json_object(request)
     with _refusal():
         return JSONResponse(state_of(request).fault(fields), 201)
@@ -80,7 +80,7 @@ async def clear_faults(request: Request) -> Response:
 
 
 async def add_reply(request: Request) -> Response:
-    """Have requests answered by a canned reply."""
+    """Add a canned reply."""
     fields = await wire.json_object(request)
     with _refusal():
         state_of(request).replies.add(fields)
@@ -88,7 +88,7 @@ async def add_reply(request: Request) -> Response:
 
 
 async def set_security(request: Request) -> JSONResponse:
-    """Override fields of a security's quote, and return all that hold now."""
+    """Override fields of a security's quote, and return all current overrides."""
     security, fields = request.path_params["security"], await wire.json_object(request)
     overrides = state_of(request).overrides
     with _refusal():
@@ -105,7 +105,7 @@ async def add_security(request: Request) -> Response:
 
 
 async def set_bars(request: Request) -> Response:
-    """Set all bars of a security at one frequency, days by default."""
+    """Set all bars of a security for one frequency (default: daily)."""
     fields = await _fields(request, "bars", "frequency")
     with _refusal():
         state_of(request).records.set_bars(
@@ -131,12 +131,12 @@ async def set_cash(request: Request) -> Response:
 
 
 async def list_orders(request: Request) -> JSONResponse:
-    """Return every order that a client created, listed or not."""
+    """Return all orders that clients created, listed or not."""
     return JSONResponse({"orders": state_of(request).orders.created()})
 
 
 async def set_order_behaviour(request: Request) -> Response:
-    """Set how orders behave that are created from now on."""
+    """Set the behaviour of new orders."""
     fields = await wire.json_object(request)
     with _refusal():
         state_of(request).set_order_behaviour(fields)
@@ -144,7 +144,7 @@ async def set_order_behaviour(request: Request) -> Response:
 
 
 async def fill_order(request: Request) -> Response:
-    """Fill an order, all of it that remains unless the body has a volume."""
+    """Fill an order: the remaining volume, unless the body has a volume."""
     fields = await wire.json_object(request)
     with _refusal():
         check_names(fields, ("volume", "price"))
@@ -153,7 +153,7 @@ async def fill_order(request: Request) -> Response:
 
 
 async def set_accounts(request: Request) -> Response:
-    """Replace all accounts by empty ones."""
+    """Replace all accounts with empty ones."""
     fields = await _fields(request, "accounts")
     with _refusal():
         state_of(request).set_accounts(fields["accounts"])
@@ -161,19 +161,19 @@ async def set_accounts(request: Request) -> Response:
 
 
 async def publish(request: Request) -> JSONResponse:
-    """Publish an announcement, and return it as the news endpoint lists it."""
+    """Publish an announcement, and return its record."""
     fields = await wire.json_object(request)
     with _refusal():
         return JSONResponse(state_of(request).announcements.publish(fields), 201)
 
 
 async def list_tokens(request: Request) -> JSONResponse:
-    """Return every access token that was issued, so that a test can look for them where none may be."""
-    return JSONResponse({"tokens": state_of(request).tokens.issued()})
+    """Return all issued access tokens, so that tests can search for leaked ones."""
+    return JSONResponse({"tokens": state_of(request).tokens.list_issued()})
 
 
 async def change_secret(request: Request) -> Response:
-    """Give a client another secret; from now on the one before is refused, and tokens stay valid."""
+    """Change the secret of a client. The old one is refused from now on; tokens stay valid."""
     fields = await wire.json_object(request)
     with _refusal():
         state_of(request).change_secret(request.path_params["client_id"], fields)
@@ -183,7 +183,7 @@ async def change_secret(request: Request) -> Response:
 ROUTES = [
     Route("/stats", stats),
     Route("/reset", reset, methods=["POST"]),
-    Route("/clock", tell_time),
+    Route("/clock", get_time),
     Route("/clock", set_time, methods=["POST"]),
     Route("/faults", list_faults),
     Route("/faults", add_fault, methods=["POST"]),

@@ -1,8 +1,7 @@
-"""Made-up market data, as the API sends it: pure functions of a security, a day and the present exchange time.
+"""Made-up market data in the API's format: pure functions of a security, a day and the current exchange time.
 
-Everything is derived from the sessions, so quotes, bars and trades agree with each other. Prices are sent in
-native units, dollars divided by the security's multiplier; values are in dollars. Times are exchange time
-without an offset.
+Everything is derived from the sessions, so quotes, bars and trades agree. Prices are in native units, which are
+dollars divided by the security's multiplier; values are in dollars. Times are exchange time without an offset.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ UNKNOWN_FIELD = {"sandboxField": "a field that no documentation lists"}
 
 
 def number(exact: Decimal) -> int | float:
-    """Return a number as JSON has it, without a digit too many."""
+    """Convert a Decimal to a JSON number: an int if it is whole."""
     return int(exact) if exact == int(exact) else float(exact)
 
 
 def _bar(security: Security, prices: Sequence[int], volumes: Sequence[int]) -> Record:
-    """Return the fields of trades that bars and quotes share."""
+    """Return the fields about trades that bars and quotes share."""
     native = security.native
     return {
         "openPrice": native(prices[0]),
@@ -64,7 +63,7 @@ def _average_price(security: Security, prices: Sequence[int], volumes: Sequence[
 
 
 def time_series(security: Security, first: date, last: date, *, weekly: bool, now: datetime) -> list[Record]:
-    """Return a bar a day or a week; a week's is dated by its last trading day in the range."""
+    """Return a bar for each day or week. A weekly bar has the date of its last trading day in the range."""
 
     def period(session: Session) -> object:
         return session.day.isocalendar()[:2] if weekly else session.day
@@ -89,7 +88,7 @@ def time_series(security: Security, first: date, last: date, *, weekly: bool, no
 def intraday_series(
     security: Security, first: datetime, last: datetime, *, minutes: int, now: datetime
 ) -> list[Record]:
-    """Return a bar for each interval that starts within the range and has a trade."""
+    """Return a bar for each interval with a trade that starts within the range."""
 
     def start(trade: Trade) -> datetime:
         whole = trade.at.replace(second=0, microsecond=0)
@@ -105,7 +104,7 @@ def intraday_series(
 
 
 def market_trades(security: Security, first: datetime, last: datetime, now: datetime) -> list[Record]:
-    """Return the trades of a range, as the market-data API sends them."""
+    """Return the trades of a range, in the format of the market-data API."""
     return [
         {
             "securityCode": security.code,
@@ -125,7 +124,7 @@ def market_trades(security: Security, first: datetime, last: datetime, now: date
 
 
 def information(security: Security) -> Record:
-    """Return what stays the same about a security from day to day."""
+    """Return the security information."""
     option = security.option
     return {
         "securityCode": security.code,
@@ -148,7 +147,7 @@ def information(security: Security) -> Record:
 
 
 def _best_prices(session: Session, security: Security) -> tuple[int, int]:
-    """Return the best bid and ask around the last trade, or around the closing price of one without trades."""
+    """Return the best bid and ask around the last trade, or around the closing price if there are no trades."""
     if session.prices:
         middle, below = session.prices[-1], session.volumes[-1] % 2
     else:
@@ -159,7 +158,7 @@ def _best_prices(session: Session, security: Security) -> tuple[int, int]:
 
 
 def _level(security: Security, side: str, price: int, session: Session) -> tuple[int, int]:
-    """Return the volume and the number of orders at a price."""
+    """Return the volume and number of orders at a price."""
     orders = 1 + int(share_of(security.code, side, price, session.day, len(session.prices)) * 12)
     return orders * lot(security, session.day), orders
 
@@ -181,8 +180,8 @@ _NO_TRADES: Record = {
 }
 
 
-def _traded(security: Security, session: Session) -> Record:
-    """Return what a quote says about the session's trades."""
+def _trade_fields(security: Security, session: Session) -> Record:
+    """Return the fields of a quote about the session's trades."""
     bar = _bar(security, session.prices, session.volumes)
     previous = close_price(security, day_before(session.day))
     last = session.trade(len(session.prices) - 1)
@@ -204,9 +203,9 @@ def _traded(security: Security, session: Session) -> Record:
 
 
 def quote(security: Security, now: datetime) -> Record:
-    """Return the security's quote; what follows from trades is null when there has never been one."""
+    """Return the security's quote. Fields about trades are null if there has never been one."""
     session = current_session(security, now)
-    traded = _traded(security, session) if session.prices else _NO_TRADES
+    traded = _trade_fields(security, session) if session.prices else _NO_TRADES
     bid, ask = _best_prices(session, security)
     bid_volume, bid_count = _level(security, "bid", bid, session)
     ask_volume, ask_count = _level(security, "ask", ask, session)
@@ -233,7 +232,7 @@ def quote(security: Security, now: datetime) -> Record:
 
 
 def depth(security: Security, ask_levels: int, bid_levels: int, now: datetime) -> list[Record]:
-    """Return the order book by price; the shorter side's missing levels are null."""
+    """Return the order book by price. Missing levels of the shorter side are null."""
     session = current_session(security, now)
     bid, ask = _best_prices(session, security)
     step = ask - bid
@@ -253,7 +252,7 @@ def depth(security: Security, ask_levels: int, bid_levels: int, now: datetime) -
 
 
 def announcements(securities: Iterable[Security], now: datetime) -> list[Record]:
-    """Return one headline a security and trading day of the last week, newest first."""
+    """Return one headline for each security and trading day of the last week, newest first."""
     return [
         announcement(
             f"{day:%Y%m%d}-{security.code}",

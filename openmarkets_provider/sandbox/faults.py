@@ -1,29 +1,28 @@
-"""Faults: what the sandbox does instead of, or before, an answer.
+"""Faults that the sandbox applies to requests.
 
-A fault is a JSON object. Every one has
+A fault is a JSON object. All faults have
 
     target       "identity", "market_data", "news", "oms", or the start of a path such as "/market-data/pricing"
     kind         see below
-    times        how many requests it acts on (default 1, or null where it has a probability); null: until it is cleared
-    after        how many matching requests it lets pass first, whatever answers those (default 0)
+    times        how many requests it affects (default 1, or null with a probability); null: until it is cleared
+    after        how many matching requests pass first, even if another fault answers them (default 0)
     seconds      how long it waits before it acts (default 0)
-    probability  how likely it acts on a matching request, from 0 to 1 (default 1)
-    seed         an integer: the same one gives the same failures (default 0)
-    process_first  true: the request is processed at once, before the wait; only its answer is lost (default false)
+    probability  probability that it affects a matching request, from 0 to 1 (default 1)
+    seed         an integer: the same seed gives the same failures (default 0)
+    process_first  true: the request is processed before the wait, and only its answer is lost (default false)
 
 and the kinds are
 
     status  answers with `status` (200 to 599), `retry_after` (seconds or an HTTP date), `body`, `headers`
-    body    answers 200 with `body` and `headers`; the content type is JSON unless the headers say else
-    delay   waits `seconds`, then the request is answered normally, with `process_first` too
-    reset   cuts the TCP connection without an answer, or after the start of one when `body` is given
+    body    answers 200 with `body` and `headers`; the content type is JSON unless the headers have another
+    delay   waits `seconds`, then the request is answered normally, also with `process_first`
+    reset   cuts the TCP connection without an answer, or after the start of an answer if there is a `body`
 
-A `body` that is a string is sent as it is, anything else as JSON. When several faults match a request, the
-oldest that is due acts, alone. `{"kind": "revoke_tokens"}` isn't kept: it makes every token that was issued
-invalid at once.
+A `body` that is a string is sent unchanged, anything else as JSON. If several faults match a request, only the oldest
+that is due acts. `{"kind": "revoke_tokens"}` acts immediately: it makes all issued tokens invalid.
 
-Whether a fault with a `probability` acts depends on its kind, status, target and seed, on the request (method, path,
-query and body), and on how many equal requests came before: not on other requests, nor on the order in which they come.
+Whether a fault with a `probability` acts depends on its kind, status, target and seed, the request (method, path, query
+and body), and the number of equal requests before. Other requests and their order do not matter.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _REQUIRED = {"status": "status", "body": "body", "delay": "seconds"}
 
 @dataclass
 class Fault:
-    """A checked fault, with the counts that are left."""
+    """A checked fault, with its remaining counts."""
 
     kind: str
     target: str = ""
@@ -70,7 +69,10 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what no fault can mean."""
+        """Check the fields.
+
+        :raises ValueError: a field is invalid.
+        """
         meant = self.kind == "revoke_tokens" or self.target in TARGETS or self._is_prefix()
         check(meant, f"target must be one of {', '.join(TARGETS)}, or start with {', '.join(PREFIXES)}")
         check(is_whole(self.after, 0), "after must be an integer, 0 or more")
@@ -99,11 +101,11 @@ class Fault:
         return cls(**{"times": None if "probability" in fields else 1, **fields})
 
     def matches(self, target: str, path: str) -> bool:
-        """Whether a request is one that the fault is meant for."""
+        """Return whether a request matches the fault."""
         return self.target == target or (self._is_prefix() and path.startswith(self.target))
 
     def draw(self, request: str) -> bool:
-        """Whether the fault acts on a request that it matches, as far as chance decides."""
+        """Return whether the fault acts on a matching request, by its probability."""
         if self.probability == 1:
             return True
         self._visits[request] += 1
@@ -111,11 +113,11 @@ class Fault:
         return share < self.probability
 
     def content(self) -> bytes | None:
-        """Return the bytes to send, if there are any."""
+        """Return the bytes to send, or None."""
         return None if self.body is None and self.kind != "body" else encode(self.body)
 
     def describe(self) -> dict[str, Any]:
-        """Return the fault as JSON, with the counts that are left."""
+        """Return the fault as JSON, with its remaining counts."""
         return {name: value for name, value in asdict(self).items() if name in _FIELDS[self.kind]}
 
 
@@ -123,12 +125,12 @@ class Faults:
     """The active faults, oldest first."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start empty."""
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> None:
-        """Make a fault active."""
+        """Activate a fault."""
         with self._lock:
             self._faults.append(fault)
 
@@ -145,14 +147,14 @@ class Faults:
     def take(self, target: str, path: str, request: str) -> Fault | None:
         """Return the fault that acts on a request, and use up one of its times.
 
-        :param request: what tells the request from others, for faults that act by chance.
+        :param request: identifies the request, for faults with a probability.
         """
         with self._lock:
             matching = [fault for fault in self._faults if fault.matches(target, path)]
             due = [fault for fault in matching if not fault.after]
             for fault in matching:
                 fault.after = max(0, fault.after - 1)
-            # each draws, so that none depends on the others
+            # All faults draw, so that none depends on the others.
             drawn = [fault for fault in due if fault.draw(request)]
             acting = drawn[0] if drawn else None
             if acting is not None and acting.times is not None:

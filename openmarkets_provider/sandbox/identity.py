@@ -46,12 +46,12 @@ async def token(request: Request) -> JSONResponse:
 
 
 def read_scopes(body: bytes) -> list[str]:
-    """Return the scopes that a request's body asks for, whether or not it is right otherwise."""
+    """Return the scopes in the body of a request, even if the request is invalid."""
     return " ".join(value for name, value in parse_qsl(body.decode("latin-1")) if name == "scope").split()
 
 
 def _client(state: State, authorization: str) -> Client:
-    """Return the client of a Basic header; both halves are form-encoded (RFC 6749 section 2.3.1)."""
+    """Return the client of a Basic header. Id and secret are form-encoded (RFC 6749, section 2.3.1)."""
     scheme, _, encoded = authorization.partition(" ")
     try:
         pair = base64.b64decode(encoded, validate=True).decode("ascii")

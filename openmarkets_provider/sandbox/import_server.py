@@ -1,4 +1,4 @@
-"""Imports the server; its packages come with the extra ``sandbox``."""
+"""Imports the server, which needs the extra ``sandbox``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The market-data endpoints.
 
-Times given without an offset are exchange time; both ends of a range belong to it. `pricing/trades` refuses
-more than one day, which the real API asks for, and every reply ends at the present.
+Times without an offset are exchange time; ranges include both ends. `pricing/trades` refuses ranges of more than one
+day, as documented for the real API. Replies end at the current time.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ INTERVALS = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)
 
 
 async def list_securities(request: Request) -> Response:
-    """List the securities of the exchanges, ASX alone by default."""
+    """List the securities of the exchanges (default: ASX)."""
     exchanges = request.query_params.get("exchanges", securities.EXCHANGE).split(",")
     records = state_of(request).records
     if securities.EXCHANGE not in exchanges:
         return JSONResponse([])
-    if not records.added:
+    if not records.new_securities:
         return Response(_listing(), media_type="application/json")
-    known = [*securities.SECURITIES.values(), *records.added]
-    return JSONResponse([records.describe(security, securities.listing(security)) for security in known])
+    listed = [*securities.SECURITIES.values(), *records.new_securities]
+    return JSONResponse([records.describe(security, securities.listing(security)) for security in listed])
 
 
 def _security(request: Request) -> securities.Security:
@@ -38,12 +38,12 @@ def _security(request: Request) -> securities.Security:
 
 @cache
 def _listing() -> bytes:
-    # thousands of records that never change: written as JSON once
+    # Thousands of records that never change, so they are encoded once.
     return bytes(JSONResponse([securities.listing(security) for security in securities.SECURITIES.values()]).body)
 
 
 async def information(request: Request) -> JSONResponse:
-    """Describe securities; unknown ones are left out."""
+    """Return the information of securities. Unknown ones are left out."""
     texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
     records = state_of(request).records
     matches = map(records.find, dict.fromkeys(texts))
@@ -51,7 +51,7 @@ async def information(request: Request) -> JSONResponse:
 
 
 async def quotes(request: Request) -> JSONResponse:
-    """Quote securities; unknown ones are listed as invalid."""
+    """Return quotes. Unknown securities are listed as invalid."""
     texts = wire.strings(await wire.json_object(request), "securities", MOST_SECURITIES)
     state = state_of(request)
     records, invalid = [], []
@@ -89,7 +89,7 @@ async def time_series(request: Request) -> JSONResponse:
 
 
 async def intraday_series(request: Request) -> JSONResponse:
-    """Return a security's bars of some minutes each."""
+    """Return a security's intraday bars."""
     security = _security(request)
     params = request.query_params
     wire.choice(params, "frequency", ("Minutes",))
@@ -107,7 +107,7 @@ async def intraday_series(request: Request) -> JSONResponse:
 
 
 async def trades(request: Request) -> JSONResponse:
-    """Return a security's trades of one day at most."""
+    """Return a security's trades, of at most one day."""
     security = _security(request)
     first, last = wire.period(await wire.json_object(request), "dateTimeFrom", "dateTimeTo")
     if last - first > timedelta(days=1):

@@ -1,8 +1,8 @@
-"""The news endpoint: announcements of the real companies, none of the invented shares and the options.
+"""The news endpoint: announcements of the real companies, not of invented shares and options.
 
-Those that a user published come before the last week's.
+A user's announcements come before those of the last week.
 
-No endpoint of the real API is public: this path and this shape are invented by the sandbox.
+The real API's endpoints are not public: path and format are invented.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from openmarkets_provider.sandbox.state import state_of
 
 
 async def announcements(request: Request) -> JSONResponse:
-    """List the announcements, of one security if the request names it; the newest first."""
+    """List the announcements, newest first, of all securities or one."""
     text = request.query_params.get("security")
     state = state_of(request)
     company_filter = None if text is None else wire.security(text, state.records.find)

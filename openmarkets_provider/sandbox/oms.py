@@ -1,4 +1,4 @@
-"""The order-management endpoints. Unknown portfolios are left out of a reply."""
+"""The order-management endpoints. Replies leave out unknown portfolios."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def _account(request: Request) -> accounts.Account:
 
 
 def _portfolios(request: Request, body: dict[str, Any]) -> list[accounts.Portfolio]:
-    known = state_of(request).records.directory.portfolios
+    portfolios = state_of(request).records.directory.portfolios
     codes = dict.fromkeys(wire.strings(body, "portfolioCodes"))
-    return [known[code] for code in codes if code in known]
+    return [portfolios[code] for code in codes if code in portfolios]
 
 
 async def list_accounts(request: Request) -> JSONResponse:
     """List the order accounts."""
-    known = state_of(request).records.directory.accounts
-    return JSONResponse([accounts.account_record(account) for account in known.values()])
+    directory = state_of(request).records.directory
+    return JSONResponse([accounts.account_record(account) for account in directory.accounts.values()])
 
 
 async def portfolio_links(request: Request) -> JSONResponse:
-    """List which portfolios belong to which accounts, and which did once."""
+    """List the links between accounts and portfolios, including removed ones."""
     return JSONResponse([accounts.link_record(link) for link in state_of(request).records.directory.links])
 
 
 async def portfolio_details(request: Request) -> JSONResponse:
-    """Describe portfolios; no two of the sandbox's share a cash account."""
+    """Return the details of portfolios. No two share a cash account."""
     body = await wire.json_object(request)
     if not isinstance(body.get("includePortfoliosWithSameCashAccount", False), bool):
         raise wire.bad_request("includePortfoliosWithSameCashAccount must be true or false.")
@@ -76,8 +76,8 @@ async def positions(request: Request) -> JSONResponse:
 
 
 def _fills(state: State, portfolio: accounts.Portfolio, own: Own | None) -> booking.Fills:
-    """Return what was filled since a user set what the portfolio has."""
-    return state.orders.executions(state.records.directory.booked(portfolio), own.moment if own else 0.0)
+    """Return the fills since a user set the records of the portfolio."""
+    return state.orders.executions(state.records.directory.accounts_of(portfolio), own.moment if own else 0.0)
 
 
 async def list_orders(request: Request) -> JSONResponse:
@@ -89,7 +89,7 @@ async def list_orders(request: Request) -> JSONResponse:
 
 
 async def list_trades(request: Request) -> JSONResponse:
-    """List an account's trades of a range, both ends included."""
+    """List an account's trades in a range, inclusive."""
     account = _account(request)
     first, last = wire.period(request.query_params, "dateTimeFrom", "dateTimeTo")
     return JSONResponse(state_of(request).orders.trades(account, first, last))

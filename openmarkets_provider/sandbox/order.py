@@ -1,6 +1,6 @@
-"""One order of the sandbox: its terms, what happens to it, and its records in the lists of orders and of trades.
+"""One order of the sandbox: its terms, its life, and its records in the lists of orders and trades.
 
-Prices are in native units, values in dollars, times are exchange time without an offset.
+Prices are in native units, values in dollars. Times are exchange time without an offset.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from openmarkets_provider.sandbox.securities import Record, Security
 from openmarkets_provider.sandbox.sessions import current_session, next_close, stamp, to_gmt
 
 FIXED = ("accountCode", "securityCode", "exchange", "destination")
-"""The terms that no amendment changes."""
+"""The terms that an amendment does not change."""
 
 
 class Execution(NamedTuple):
-    """A part of an order that was filled.
+    """A fill of part of an order.
 
-    :ivar at: exchange time; None for one that no list of trades has.
-    :ivar moment: of ``time.monotonic()``.
+    :ivar at: exchange time; None if no list of trades has it.
+    :ivar moment: by ``time.monotonic()``.
     """
 
     number: int
@@ -35,14 +35,14 @@ class Execution(NamedTuple):
 
 
 class Now(NamedTuple):
-    """The present: of ``time.monotonic()``, which steps follow, and of the sandbox's clock, which dates them."""
+    """The current time: by ``time.monotonic()``, which triggers steps, and by the sandbox's clock, which dates them."""
 
     moment: float
     at: datetime
 
 
 class _Change(NamedTuple):
-    """An amendment or a cancellation that takes effect later."""
+    """An amendment or cancellation that takes effect later."""
 
     due: float
     action: str
@@ -51,9 +51,9 @@ class _Change(NamedTuple):
 
 @dataclass
 class Order:
-    """An order: the terms that the client gave, and its outcome.
+    """An order: the client's terms, and its outcome.
 
-    One without a time was created when the session began, and not changed since; it never expires.
+    An order without a time was created at the start of the session and has not changed since. It never expires.
     """
 
     number: int
@@ -70,14 +70,14 @@ class Order:
     executions: list[Execution] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Take the creation for the last change so far."""
+        """Set the state of a new order."""
         self.updated = self.created
         self.body = dict(self.terms)
         self._changes: list[_Change] = []
         self._expiry: datetime | None = None
 
     def _set_expiry(self) -> None:
-        """Find out when the order ends: at the close of its day, or when its terms say."""
+        """Set when the order expires: at the close of its day, or at the time in its terms."""
         if self.terms["lifetime"] == "Date":
             self._expiry = wire.moment(self.terms, "expiryDateTime")
         elif self.created is not None:
@@ -98,12 +98,12 @@ class Order:
 
     @property
     def done(self) -> int:
-        """The volume that was filled."""
+        """The filled volume."""
         return sum(execution.volume for execution in self.executions)
 
     @property
     def live(self) -> bool:
-        """Whether anything can still happen to the order."""
+        """Whether the order can still change."""
         ended = self.last_action == "PURGE" or (self.last_action == "CANCEL" and self.status != "PENDING")
         return self.state != "INACTIVE" and not ended and self.done < self.volume
 
@@ -113,11 +113,11 @@ class Order:
         return self.state == "ACTIVE" and self.live and self.last_action != "CANCEL"
 
     def value(self, execution: Execution) -> Decimal:
-        """Return what an execution is worth, in dollars."""
+        """Return the value of an execution in dollars."""
         return Decimal(str(execution.price)) * execution.volume * self.security.multiplier
 
     def change(self, action: str, terms: dict[str, Any], now: Now) -> None:
-        """Amend or cancel the order, at once or as late as its behaviour says.
+        """Amend or cancel the order, now or later, by its behaviour.
 
         :param action: ``AMEND`` or ``CANCEL``.
         """
@@ -125,15 +125,15 @@ class Order:
         self._changes.append(_Change(now.moment + self.behaviour.change_after, action, terms))
 
     def is_listed(self, now: Now, days: int) -> bool:
-        """Whether the list of orders has the order: the live ones, and those that ended within some days."""
+        """Return whether the list of orders has the order: live orders, and those that ended within some days."""
         if now.moment < self.moment + self.behaviour.list_after:
             return False
         return self.updated is None or self.live or self.updated.date() >= now.at.date() - timedelta(days=days)
 
     def advance(self, now: Now, market_price: Callable[[Security], float]) -> None:
-        """Let everything happen that is due.
+        """Apply all steps and changes that are due.
 
-        :param market_price: returns the price at which a market order is filled.
+        :param market_price: returns the price at which market orders are filled.
         """
         if not self.live:
             return
@@ -144,7 +144,7 @@ class Order:
         for moment, event in sorted(due, key=lambda each: each[0]):
             if moment > now.moment or not self.live:
                 break
-            # on a clock that stands still the last thing happened just now
+            # If the clock has a fixed time, the last change has that time.
             at = now.at - timedelta(seconds=now.moment - moment)
             then = Now(moment, at if self.updated is None else max(self.updated, at))
             if self._expiry is not None and then.at >= self._expiry:
@@ -159,7 +159,7 @@ class Order:
             self._end("PURGE", "OK", self._expiry)
 
     def fill(self, volume: int | None, price: float, now: Now) -> None:
-        """Fill a volume, but no more than remains; None is all that remains."""
+        """Fill a volume, at most the remaining one; None for the remaining volume."""
         remaining = self.volume - self.done
         filled = remaining if volume is None else min(volume, remaining)
         number = self.number * 1000 + len(self.executions) + 1
@@ -179,7 +179,7 @@ class Order:
             self.fill(step.volume, self.price(market_price), now)
 
     def price(self, market_price: Callable[[Security], float]) -> float:
-        """Return the price at which the order is filled: its own, or the market's."""
+        """Return the price at which the order is filled: its own, or the market price."""
         price: float | None = self.terms.get("orderPrice")
         return market_price(self.security) if price is None else price
 
@@ -196,13 +196,13 @@ class Order:
             self._end(self.last_action, self.status, now.at)
 
     def _end(self, action: str, status: str, at: datetime) -> None:
-        """End the order; a change that has had no effect yet has failed."""
+        """End the order. A change without effect so far has failed."""
         self.state, self.last_action, self.updated = "INACTIVE", action, at
         self.status = "FAILED" if status == "PENDING" else status
         self.steps, self._changes = [], []
 
     def record(self, now: datetime) -> Record:
-        """Return the order as the list of orders has it."""
+        """Return the record of the order in the list of orders."""
         terms, done, start = self.terms, self.done, current_session(self.security, now).start
         value = sum(map(self.value, self.executions), Decimal(0))
         average = round(value / done / self.security.multiplier, 6) if done else None
@@ -237,7 +237,7 @@ class Order:
         }
 
     def trades(self, first: datetime, last: datetime) -> Iterator[Record]:
-        """Yield the order's fills from first to last, both included, as the list of trades has them."""
+        """Yield the records in the list of trades of the order's fills from first to last, inclusive."""
         for execution in self.executions:
             if execution.at is not None and first <= execution.at <= last:
                 yield {

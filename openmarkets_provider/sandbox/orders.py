@@ -1,7 +1,7 @@
-"""The orders of the sandbox: those that clients created and some that are there at the start, and those behind fills.
+"""The orders of the sandbox: those of clients, those at the start, and those behind made-up fills.
 
-The first two stay in memory. An order that a client created does what its behaviour says: by default it is accepted at
-once and active until its close, and nothing fills it.
+The first two are kept in memory. A client's order follows its behaviour: by default it is accepted immediately, active
+until the close, and not filled.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _FIRST_NUMBER = 100001
 
 
 class OrderBook:
-    """The orders that each account has at the start, and those created since then or since the last reset.
+    """The orders of each account at the start, and those created since then or since the last reset.
 
-    What is due happens before anything is said about an order, or done to it.
+    Every method first applies all steps and changes that are due.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class OrderBook:
         find: Callable[[str], Security | None],
         market_price: Callable[[Security], float],
     ) -> None:
-        """Begin with the first orders.
+        """Start with the first orders.
 
-        :param find: returns the security written as a text, or None.
-        :param market_price: returns the native price at which a market order is filled.
+        :param find: returns the security with a name, or None.
+        :param market_price: returns the native price at which market orders are filled.
         """
         self._clock, self._find, self._market_price = clock, find, market_price
         self._lock = threading.Lock()
         self.reset()
 
     def reset(self, accounts: Iterable[Account] = ACCOUNTS.values()) -> None:
-        """Restore the first orders of some accounts, and forget all others and all behaviours."""
+        """Restore the first orders of some accounts. Forget all other orders and all behaviours."""
         with self._lock:
             known = tuple(accounts)
             self._accounts = tuple(account.code for account in known)
@@ -67,16 +67,16 @@ class OrderBook:
             self._behaviours: dict[Security | None, Behaviour] = {}
 
     def set_behaviour(self, fields: Mapping[str, Any], security: Security | None = None) -> None:
-        """Set how orders behave that are created from now on: those of a security, or all without one of their own.
+        """Set the behaviour of new orders, for one security or as the default.
 
-        :raises ValueError: a field is unknown, or has a value that can't be.
+        :raises ValueError: a field is unknown or invalid.
         """
         behaviour = Behaviour.parse(fields)
         with self._lock:
             self._behaviours[security] = behaviour
 
     def create(self, terms: dict[str, Any]) -> int:
-        """Keep a new order and return its number."""
+        """Create an order and return its number."""
         with self._present() as now:
             wire.choice(terms, "accountCode", self._accounts)
             security = self._target(terms)
@@ -88,7 +88,7 @@ class OrderBook:
             return number
 
     def amend(self, number: int, changes: dict[str, Any]) -> None:
-        """Change the terms of an active order; what the changes leave out stays."""
+        """Amend an active order. Terms that are not in the changes stay."""
         with self._present() as now:
             order = self._active(number)
             fixed = {name: order.terms[name] for name in FIXED}
@@ -109,11 +109,11 @@ class OrderBook:
             order.advance(now, self._market_price)
 
     def fill(self, number: int, volume: Any, price: Any) -> None:
-        """Fill an order that a client created, now.
+        """Fill a client's order now.
 
-        :param volume: None is all that remains.
-        :param price: native; None is the order's own, or the market's.
-        :raises ValueError: names what is wrong.
+        :param volume: None for the remaining volume.
+        :param price: native; None for the order's own price, or the market price.
+        :raises ValueError: an argument is invalid; the message names it.
         """
         if volume is not None and not is_whole(volume, 1):
             raise ValueError("volume must be an integer above 0, or null")
@@ -136,23 +136,23 @@ class OrderBook:
             return [order.record(now.at) for order in orders if children or order.parent is None]
 
     def trades(self, account: Account, first: datetime, last: datetime) -> list[Record]:
-        """Return the account's own trades from first to last, both included, the oldest first."""
+        """Return the account's own trades from first to last, inclusive, oldest first."""
         with self._present() as now:
             orders = [*filled(account, first, min(last, now.at)), *self._of([account.code])]
             trades = [trade for order in orders for trade in order.trades(first, last)]
             return sorted(trades, key=lambda trade: str(trade["tradeDateTime"]))
 
     def created(self) -> list[Record]:
-        """Return every order that a client created, the oldest first, listed or not.
+        """Return all orders of clients, oldest first, listed or not.
 
-        Each is as in the list of orders, but with all of its notes, and with the body that created it as ``body``.
+        They have the fields of the list of orders, with complete notes, and the request that created them as ``body``.
         """
         with self._present() as now:
             orders = [order for number, order in self._orders.items() if number >= _FIRST_NUMBER]
             return [order.record(now.at) | {"notes": order.terms.get("notes"), "body": order.body} for order in orders]
 
     def executions(self, accounts: Iterable[str], since: float) -> list[tuple[Order, Execution]]:
-        """Return what was filled of the accounts' orders since a moment of ``time.monotonic()``, in order of time."""
+        """Return the fills of the accounts' orders since a moment of ``time.monotonic()``, in order of time."""
         with self._present():
             found = [
                 (order, execution)
@@ -164,7 +164,7 @@ class OrderBook:
 
     @contextmanager
     def _present(self) -> Iterator[Now]:
-        """Hold the lock, and let everything happen that is due."""
+        """Acquire the lock, and apply all steps and changes that are due."""
         with self._lock:
             now = Now(time.monotonic(), self._clock.exchange_time())
             for order in self._orders.values():
@@ -176,7 +176,7 @@ class OrderBook:
         return [order for order in self._orders.values() if order.terms["accountCode"] in codes]
 
     def _target(self, terms: dict[str, Any]) -> Security:
-        """Check where a new order goes, which no amendment changes, and return its security."""
+        """Check the fixed terms of a new order, and return its security."""
         code, exchange = terms.get("securityCode"), terms.get("exchange")
         security = self._find(f"{code}.{exchange}@{DATA_SOURCE}")
         if security is None:
@@ -195,7 +195,7 @@ class OrderBook:
 
 
 class _First(NamedTuple):
-    """An order that an account has at the start; each differs from a working one in one thing alone."""
+    """An order of an account at the start. Each differs from an active order in one field."""
 
     code: str
     market: bool = False
@@ -223,7 +223,7 @@ _FIRST_ORDERS = (
 
 
 def _first_orders(account: Account) -> Iterator[Order]:
-    """Yield the orders that an account has at the start; a child belongs to the first of them."""
+    """Yield the orders of an account at the start. A child order belongs to the first one."""
     if account.traded is None:
         return
     parent = int(account.code[-1]) * 1000 + 1
@@ -258,7 +258,7 @@ def _terms(account: Account, security: Security, side: str, price: float | None,
 
 
 def filled(account: Account, first: datetime, last: datetime) -> Iterator[Order]:
-    """Yield the finished orders behind the account's fills from first to last, both included, the oldest first."""
+    """Yield the finished orders behind the account's fills from first to last, inclusive, oldest first."""
     for fill in fills(account, first, last):
         price, volume = fill.security.native(fill.trade.price), fill.trade.volume
         yield Order(
@@ -272,7 +272,7 @@ def filled(account: Account, first: datetime, last: datetime) -> Iterator[Order]
 
 
 def _check_terms(terms: dict[str, Any]) -> None:
-    """Check the terms that an amendment may change too."""
+    """Check the terms that an amendment may change."""
     wire.choice(terms, "side", SIDES)
     lifetime = wire.choice(terms, "lifetime", LIFETIMES)
     pricing = wire.choice(terms, "pricingInstruction", PRICING)

@@ -1,4 +1,4 @@
-"""Records that a user set in place of those that the sandbox makes up: the API's own fields, in its own units."""
+"""A user's records, which replace made-up ones. They have the API's fields and units."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from openmarkets_provider.sessions.calendar import EXCHANGE_ZONE
 
 
 class Kind(NamedTuple):
-    """One kind of record.
+    """A kind of record.
 
-    :ivar name: of several records.
-    :ivar fields: all that the sandbox's own ones have.
-    :ivar required: a text that each must have.
-    :ivar defaults: what fields that are left out have; the others are null.
+    :ivar name: plural name.
+    :ivar fields: the fields of a made-up record.
+    :ivar required: a text field that each record must have.
+    :ivar defaults: values of missing fields; other missing fields are null.
     """
 
     name: str
@@ -60,7 +60,7 @@ _MINUTES = Kind(
     {},
 )
 BARS = {"Daily": _DAYS, "Weekly": _DAYS, "Minutes": _MINUTES}
-"""By what a request calls the frequency."""
+"""By the frequency in requests."""
 POSITIONS = Kind(
     "positions",
     _fields(accounts.position_record(_PORTFOLIO, _SHARE, _NOON)),
@@ -74,21 +74,21 @@ ACCOUNTS = Kind("accounts", _fields(accounts.account_record(accounts.ACCOUNTS["S
 
 
 class Own(NamedTuple):
-    """Records that a user set, and the moment of ``time.monotonic()`` at which that was."""
+    """A user's records, and the moment of ``time.monotonic()`` at which they were set."""
 
     records: list[Record]
     moment: float
 
 
 class Records:
-    """The records that a user set, and the accounts that there are."""
+    """The user's records, and all accounts."""
 
     def __init__(self) -> None:
-        """Begin with none, and with the sandbox's accounts."""
+        """Start without records, with the default accounts."""
         self.clear()
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all."""
         self.directory = accounts.DIRECTORY
         self._added: dict[str, Security] = {}
         self._information: dict[Security, Record] = {}
@@ -97,9 +97,9 @@ class Records:
         self._cash: dict[str, Own] = {}
 
     def add_security(self, text: str, fields: Mapping[str, Any]) -> None:
-        """Add a security with fields of its information; the rest of it is made up.
+        """Add a security with fields of its information. Everything else is made up.
 
-        :raises ValueError: names what is wrong, as in the other methods.
+        :raises ValueError: an argument is invalid, as in the other methods; the message names it.
         """
         code = text.partition(".")[0]
         if not well_formed(text) or text != f"{code}.{EXCHANGE}@{DATA_SOURCE}" or self.find(text):
@@ -116,20 +116,20 @@ class Records:
         self._added[text], self._information[security] = security, dict(fields)
 
     @property
-    def added(self) -> list[Security]:
-        """The securities that were added."""
+    def new_securities(self) -> list[Security]:
+        """The added securities."""
         return list(self._added.values())
 
     def find(self, text: str) -> Security | None:
-        """Return the security written so, or None."""
+        """Return the security with a name, or None."""
         return self._added.get(text) or find(text)
 
     def describe(self, security: Security, record: Record) -> Record:
-        """Return a record of a security, with what was said about it when it was added."""
+        """Return a record of a security with the fields that it was added with."""
         return record | {name: value for name, value in self._information.get(security, {}).items() if name in record}
 
     def require(self, text: str) -> Security:
-        """Return the security written so.
+        """Return the security with a name.
 
         :raises ValueError: there is none.
         """
@@ -139,7 +139,7 @@ class Records:
         return security
 
     def set_bars(self, security: str, records: object, frequency: str) -> None:
-        """Set all bars of a security at a frequency."""
+        """Set all bars of a security for a frequency."""
         share = self.require(security)
         if frequency not in BARS:
             raise ValueError(f"frequency must be one of {', '.join(BARS)}")
@@ -148,9 +148,9 @@ class Records:
         self._bars[share, frequency] = [(_moment(kind, bar), bar) for bar in bars]
 
     def bars(self, security: Security, frequency: str, first: date, last: date) -> list[Record] | None:
-        """Return the bars that were set, from first to last, both included; None if the sandbox is to make them up.
+        """Return the user's bars from first to last, inclusive; None if there are none.
 
-        Both are exchange days, or for minutes exchange times without an offset.
+        The range is exchange days, or exchange times without an offset for minutes.
         """
         bars = self._bars.get((security, frequency))
         return None if bars is None else [bar for at, bar in bars if first <= at <= last]
@@ -162,7 +162,7 @@ class Records:
         self._positions[code] = Own(_checked(POSITIONS, records, owner), time.monotonic())
 
     def positions(self, portfolio: Portfolio) -> Own | None:
-        """Return the positions that were set, or None."""
+        """Return the user's positions, or None."""
         return self._positions.get(portfolio.code)
 
     def set_cash(self, code: str, records: object) -> None:
@@ -177,13 +177,13 @@ class Records:
         self._cash[code] = Own(_checked(CASH, records, owner), time.monotonic())
 
     def cash(self, portfolio: Portfolio) -> Own | None:
-        """Return the cash that was set, or None."""
+        """Return the user's cash, or None."""
         return self._cash.get(portfolio.code)
 
     def set_accounts(self, records: object) -> None:
-        """Replace all accounts, and with them all portfolios, positions and cash.
+        """Replace all accounts, portfolios, positions and cash.
 
-        Each account has one portfolio, of the same code and empty.
+        Each account has one empty portfolio of the same code.
         """
         self.directory = Directory.of(_checked(ACCOUNTS, records, {}))
         self._positions, self._cash = {}, {code: Own([], time.monotonic()) for code in self.directory.portfolios}
@@ -196,7 +196,7 @@ class Records:
 
 
 def _checked(kind: Kind, records: object, owner: Mapping[str, object]) -> list[Record]:
-    """Return whole records of a kind."""
+    """Check records of a kind, and complete their fields."""
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{kind.name} must be a list of objects with the fields {', '.join(kind.fields)}")
     return [_complete(kind, record, owner) for record in records]
@@ -218,7 +218,7 @@ def _check_values(record: Mapping[str, object]) -> None:
 
 
 def _moment(kind: Kind, bar: Record) -> date:
-    """Return the exchange day of a bar, or of one of minutes its exchange time without an offset."""
+    """Return the exchange day of a bar, or the exchange time without an offset of an intraday bar."""
     text = str(bar[kind.required])
     try:
         at = datetime.fromisoformat(text)

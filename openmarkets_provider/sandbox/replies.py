@@ -1,6 +1,6 @@
-"""Canned replies: what the sandbox answers to one method and path, in place of its own endpoint or where it has none.
+"""Canned replies to one method and path, which may or may not have an endpoint.
 
-A token is needed as for any endpoint, and faults act on such a request as on any other.
+Such requests need a token, and faults act on them, as on all others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 @dataclass
 class Reply:
-    """A checked reply, with the times that are left; `times` None is until the next reset."""
+    """A checked reply, with its remaining times; None for unlimited."""
 
     method: str
     path: str
@@ -29,7 +29,10 @@ class Reply:
     times: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be sent, or for which no request can come."""
+        """Check the fields.
+
+        :raises ValueError: a field is invalid.
+        """
         check(self.method in METHODS, f"method must be one of {', '.join(METHODS)}")
         is_path = isinstance(self.path, str) and self.path.startswith(tuple(f"{prefix}/" for prefix in PREFIXES))
         check(
@@ -40,14 +43,14 @@ class Reply:
         self.content = encode(self.body)
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> Reply:
+    def parse(cls, values: Mapping[str, Any]) -> Reply:
         """Return the reply that a JSON object describes."""
-        check_names(given, [each.name for each in fields(cls)])
-        check({"method", "path"} <= set(given), "a reply needs method and path")
-        return cls(**given)
+        check_names(values, [each.name for each in fields(cls)])
+        check({"method", "path"} <= set(values), "a reply needs method and path")
+        return cls(**values)
 
     def answers(self, method: str, path: str) -> bool:
-        """Whether the reply is to a request."""
+        """Return whether the reply answers a request."""
         return (self.method, self.path) == (method, path)
 
 
@@ -55,16 +58,16 @@ class Replies:
     """The canned replies, oldest first."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start empty."""
         self._replies: list[Reply] = []
         self._lock = threading.Lock()
 
-    def add(self, given: Mapping[str, Any]) -> None:
-        """Have requests answered by a reply, once those before it are used up; one that never is, it replaces.
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Add a reply, which is used after earlier ones for the same requests. It replaces an unlimited one.
 
-        :raises ValueError: a field is unknown, or has a value that can't be.
+        :raises ValueError: a field is unknown or invalid.
         """
-        reply = Reply.parse(given)
+        reply = Reply.parse(values)
         with self._lock:
             kept = [
                 each for each in self._replies if each.times is not None or not each.answers(reply.method, reply.path)
@@ -82,6 +85,6 @@ class Replies:
             return reply
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all."""
         with self._lock:
             self._replies.clear()

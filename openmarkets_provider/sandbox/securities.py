@@ -1,7 +1,7 @@
-"""The securities that the sandbox knows: real ASX companies, and invented shares and options.
+"""The securities of the sandbox: real ASX companies, and invented shares and options.
 
-Of the companies the code and the name are real. Everything else (typical price, listing date, identifiers, price
-multiplier, all of the invented ones and of the options) is made up or derived from the code.
+Only the codes and names of the companies are real. Everything else (typical price, listing date, identifiers, price
+multiplier, invented shares, options) is made up or derived from the code.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Option:
 
 @dataclass(frozen=True)
 class Action:
-    """A split, a consolidation or a dividend; prices before its first day are comparable after times the factor."""
+    """A split, consolidation or dividend. Earlier prices times the factor are comparable with later ones."""
 
     first_day: date
     factor: Decimal
 
 
-# compared by identity, which is quick: securities are the keys of caches
+# Compared by identity, which is fast: securities are keys of caches.
 @dataclass(frozen=True, eq=False)
 class Security:
-    """A listed share or option; `base` is the cents that its price moves around.
+    """A listed share or option. Its price varies around `base`, in cents.
 
-    `base` is of the time after its `action`. A price in dollars is the native price times `multiplier`; points are
+    `base` is the level after its `action`. A price in dollars is the native price times `multiplier`; points are
     hundredths of a cent. A security that isn't `traded` has never had a trade.
     """
 
@@ -63,34 +63,34 @@ class Security:
     action: Action | None = None
 
     def factor(self, day: date, today: date = date.max) -> Decimal:
-        """Return what makes a price of a day comparable with those of today."""
+        """Return the factor that makes a price of a day comparable with today's prices."""
         if self.action is not None and day < self.action.first_day <= today:
             return self.action.factor
         return Decimal(1)
 
     @property
     def text(self) -> str:
-        """How requests write it."""
+        """The name in requests, such as BHP.ASX@TM."""
         return f"{self.code}.{EXCHANGE}@{DATA_SOURCE}"
 
     @property
     def type(self) -> str:
-        """What the APIs call its kind."""
+        """The type in the APIs."""
         return "Equity" if self.option is None else "Option"
 
     @property
     def issuer(self) -> Security:
-        """The share that an option is on, or the share itself."""
+        """The underlying share of an option, or the share itself."""
         return self if self.option is None else SECURITIES[self.option.underlying]
 
     @property
     def base_price(self) -> int:
-        """The price that it moves around, in points."""
+        """The price around which it varies, in points."""
         return self.base * 100
 
     @property
     def isin(self) -> str | None:
-        """Its international number, which options don't have."""
+        """The ISIN; None for options."""
         return isin(self.code) if self.option is None else None
 
     @cached_property
@@ -98,12 +98,12 @@ class Security:
         return int(self.multiplier * POINTS_PER_DOLLAR)
 
     def native(self, points: int) -> int | float:
-        """Return a price in native units; a whole one is an integer, any other has no digit too many."""
+        """Convert a price from points to native units; an int if it is whole."""
         whole, rest = divmod(points, self._native_points)
         return whole if rest == 0 else points / self._native_points
 
     def average(self, value: int, volume: int) -> float:
-        """Return the average price in native units of what is worth so many points in all."""
+        """Return the average price in native units, from a value in points and a volume."""
         return round(value / (volume * self._native_points), 6)
 
 
@@ -159,14 +159,14 @@ _OPTIONS = (
     Security("CBAXY7", "CBA put 99.99", None, 6, Decimal("0.001"), Option("CBA", "Put", 999_900, "2030-12-19"), False),
 )
 
-# on Mondays, so that no week has prices of two kinds
+# On Mondays, so that all prices of a week have the same factor.
 _WITH_ACTIONS = (
     Security("ZSPLIT", "Sandbox split 4:1", None, 1000, action=Action(date(2026, 3, 2), Decimal("0.25"))),
     Security("ZDIV", "Sandbox dividend of 4 %", None, 2500, action=Action(date(2026, 3, 9), Decimal("0.96"))),
     Security("ZCONS", "Sandbox consolidation 1:10", None, 500, action=Action(date(2026, 3, 16), Decimal(10))),
 )
 
-# what the number of an invented share ends with, if its multiplier isn't the common one
+# Last digit of an invented share's number, if its multiplier isn't the usual one.
 _MULTIPLIERS = {1: Decimal(1), 2: Decimal("0.001"), 3: Decimal("0.0001")}
 
 
@@ -183,12 +183,12 @@ SECURITIES = {security.code: security for security in (*_COMPANIES, *_OPTIONS, *
 
 
 def well_formed(security: str) -> bool:
-    """Whether the text is written `CODE.EXCHANGE@DATASOURCE`."""
+    """Return whether a text has the form `CODE.EXCHANGE@DATASOURCE`."""
     return _PATTERN.fullmatch(security) is not None
 
 
 def find(security: str) -> Security | None:
-    """Return the security written so, or None when the sandbox doesn't know it."""
+    """Return the security with a name, or None."""
     match = _PATTERN.fullmatch(security)
     if match is None or match.group(2, 3) != (EXCHANGE, DATA_SOURCE):
         return None
@@ -197,7 +197,7 @@ def find(security: str) -> Security | None:
 
 @cache
 def isin(code: str) -> str:
-    """Return the Australian ISIN that follows from a share's code; the check digit is right."""
+    """Return an Australian ISIN derived from a share's code, with a valid check digit."""
     stem = f"AU{code:0>9}"
     digits = "".join(str(int(character, 36)) for character in stem)
     doubled = (int(digit) * (2 - index % 2) for index, digit in enumerate(reversed(digits)))
@@ -205,7 +205,7 @@ def isin(code: str) -> str:
 
 
 def listing(security: Security) -> Record:
-    """Return the record that the list of securities has; a client has to bear that invented ones lack `sedol`."""
+    """Return the record in the list of securities. Invented ones lack `sedol`, which clients must accept."""
     record: Record = {
         "securityCode": security.code,
         "exchange": EXCHANGE,

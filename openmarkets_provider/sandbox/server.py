@@ -1,4 +1,4 @@
-"""The sandbox as a server in a thread, for tests and for the command line."""
+"""The sandbox as a server in a thread, for tests and the command line."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ __all__ = ["Client", "SandboxServer"]
 
 
 class _Protocol(H11Protocol):
-    """Hands the transport to the app, so that a fault can cut the connection, and logs no access."""
+    """Passes the transport to the app, so that faults can cut the connection. Writes no access log."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # asyncio doesn't for this listener, and then each answer on a kept connection takes 40 ms
+        # asyncio does not set this for our listener. Without it, each answer on a kept connection takes 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {**self.app_state, "transport": transport}
-        # here, not by uvicorn's option: that changes a logger of the whole process, which others change too
+        # Not by uvicorn's option, which changes a logger of the whole process.
         self.access_log = False
 
 
 class _Server(uvicorn.Server):
-    """Says when it accepts connections and when it stops."""
+    """Signals when it accepts connections and when it stops."""
 
     def __init__(self, config: uvicorn.Config, closing: asyncio.Event) -> None:
         super().__init__(config)
@@ -49,7 +49,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._closing.set()
         await super().shutdown(sockets)
-        # with TLS a close waits for the client's, which may not come before the loop ends
+        # With TLS, a close waits for the client's close, which may not come before the loop ends.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)
@@ -58,16 +58,16 @@ class _Server(uvicorn.Server):
 class SandboxServer:
     """A local stand-in for Openmarkets' identity server and APIs.
 
-    Use it as a context manager. It listens on loopback unless `host` says otherwise; `port` 0 picks a free
-    port. The first of `clients` is the one that `connection` uses. `now` is the attribute's first value.
+    Use it as a context manager. It listens on `host` (default: loopback) and `port`; 0 picks a free port. `connection`
+    uses the first of `clients`. `now` is the initial value of the attribute.
 
-    With `tls`, a folder, it serves HTTPS and writes the authority that clients must trust to `ca.pem` there, a new one
-    at each start. `name` is the host in the URLs and the certificate, if clients reach it by another name than `host`.
+    With `tls`, a folder, it serves HTTPS. At each start it writes a new authority, which clients must trust, to
+    `ca.pem` there. `name` is the host in the URLs and the certificate, if clients do not use `host`.
 
-    Whatever a method sets, :meth:`reset` undoes. Records have the API's own fields, in its own units: prices are native
-    ones, for most securities cents, and times without an offset are exchange time. Fields that are left out are null,
-    unless the method says what they are. All methods raise ValueError for what can't be; it names the field, and for an
-    unknown field the closest one.
+    :meth:`reset` undoes the effects of all other methods. Records have the API's fields and units: prices are native,
+        in cents for most securities, and times without an offset are exchange time. Missing fields are null, unless the
+        method says otherwise. Methods raise ValueError for invalid arguments. The message names the field, and for an
+        unknown field the closest one.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SandboxServer:
         tls: Path | None = None,
         name: str | None = None,
     ) -> None:
-        """Prepare a server; nothing starts yet."""
+        """Prepare a server without starting it."""
         self.client_id = clients[0].client_id
         self.client_secret = clients[0].client_secret
         self._state = State(clients, token_lifetime, now)
@@ -128,13 +128,13 @@ class SandboxServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop; what waits is answered at once, and other requests have a second to end."""
+        """Stop. Waiting requests are answered immediately; other requests have a second to end."""
         self._server.should_exit = True
         self._thread.join()
 
     @property
     def url(self) -> str:
-        """The URL that everything is below."""
+        """The base URL of the sandbox."""
         return f"{'https' if self._authority else 'http'}://{self._host}:{self._address[1]}"
 
     @property
@@ -186,11 +186,11 @@ class SandboxServer:
 
     @property
     def now(self) -> datetime:
-        """The time that the sandbox dates everything by, in the exchange's zone.
+        """The time of the sandbox, in the exchange's zone.
 
-        Set it to a datetime with a time zone and it stands still there; None is the real time again. Sessions, quotes,
-        bars, trades, orders and announcements follow it. The lifetime of tokens, waits of faults and the steps of
-        :meth:`set_security` do not: clients measure those by the real time.
+        Set it to a datetime with a time zone for a fixed time, or to None for the real time. Sessions, quotes, bars,
+        trades, orders and announcements follow it. Token lifetimes, waits of faults and the steps of
+        :meth:`set_security` use the real time, because clients do.
         """
         return self._state.clock.now()
 
@@ -203,108 +203,110 @@ class SandboxServer:
         return self._state.stats.report()
 
     def reset(self) -> None:
-        """Zero the counts, drop all that was set or published, restore time and first orders; tokens stay valid."""
+        """Reset the counts, the time, orders, and everything that was set or published. Tokens stay valid."""
         self._state.reset()
 
     def fault(self, **fields: Any) -> dict[str, Any]:
-        """Make a fault active, and return it.
+        """Activate a fault, and return it.
 
-        :param fields: ``target``, an API or the start of a path; ``kind``, what happens: ``status``, ``body``,
-            ``delay`` or ``reset``; how often: ``times``, ``after``, ``probability`` and ``seed``; and what the kind
-            takes. The module ``openmarkets_provider.sandbox.faults`` describes them.
+        :param fields: ``target``, an API or the start of a path; ``kind``: ``status``, ``body``, ``delay`` or
+            ``reset``; ``times``, ``after``, ``probability`` and ``seed`` for how often; and the fields of the kind. See
+            the module ``openmarkets_provider.sandbox.faults``.
         """
         return self._state.fault(fields)
 
     def reply(self, method: str, path: str, body: Any = "", **fields: Any) -> None:
-        """Answer a method and path, below an API or the identity server, by a canned reply instead of the endpoint.
+        """Answer a method and path, below an API or the identity server, with a canned reply instead of the endpoint.
 
-        The token is checked before, and faults act as on any request. Replies to the same method and path queue up; one
-        without ``times`` stays, until the next one replaces it.
+        The token is checked before, and faults act as on any request. Replies to the same method and path form a queue;
+        one without ``times`` stays until the next one replaces it.
 
-        :param path: from the first slash on, such as ``/news/headlines/v1``; any query string is answered.
-        :param body: a text is sent as it is, anything else as JSON.
-        :param fields: ``status`` (200), ``headers`` by name, and ``times``, how many requests it answers (all).
+        :param path: with the leading slash, such as ``/news/headlines/v1``; matches with any query string.
+        :param body: text is sent unchanged, anything else as JSON.
+        :param fields: ``status`` (default: 200), ``headers`` by name, and ``times``, how many requests it answers
+            (default: all).
         """
         self._state.replies.add({"method": method, "path": path, "body": body, **fields})
 
     def revoke_tokens(self) -> int:
-        """Make every token that was issued invalid, and return how many those were."""
+        """Make all issued tokens invalid, and return their number."""
         return self._state.tokens.revoke_all()
 
     def add_security(self, security: str, **fields: Any) -> None:
         """Add a security, with made-up quotes, bars and trades around 10 dollars.
 
-        :param security: written like ``NEW.ASX@TM``.
-        :param fields: of its security information, such as ``priceMultiplier`` (0.01) or ``currencyCode`` (AUD).
+        :param security: its name, such as ``NEW.ASX@TM``.
+        :param fields: fields of its information, such as ``priceMultiplier`` (default: 0.01) or ``currencyCode``
+            (default: AUD).
         """
         self._state.records.add_security(security, fields)
 
     def set_security(self, security: str, **fields: Any) -> None:
-        """Override fields of a security's quote, each with a value or a list of `[value, seconds]` steps."""
+        """Override fields of a security's quote, each by a value or a list of `[value, seconds]` steps."""
         self._state.overrides.set(security, fields)
 
     def set_bars(self, security: str, bars: list[dict[str, Any]], frequency: str = "Daily") -> None:
-        """Replace a security's bars, whatever the sandbox's time is.
+        """Replace a security's bars. The sandbox's time does not limit them.
 
-        :param bars: all of them, in the order of the reply. Each needs ``timeSeriesDate``, or of minutes
-            ``timeSeriesDateTime``; ``adjustmentFactor`` is 1 where it is left out.
-        :param frequency: ``Daily``, ``Weekly`` or ``Minutes``, which are returned for any interval. Bars of the other
-            frequencies stay made up.
+        :param bars: all bars, in the order of the reply. They need ``timeSeriesDate``, or ``timeSeriesDateTime`` for
+            minutes. ``adjustmentFactor`` defaults to 1.
+        :param frequency: ``Daily``, ``Weekly``, or ``Minutes`` for all intervals. Bars of other frequencies stay made
+            up.
         """
         self._state.records.set_bars(security, bars, frequency)
 
     def set_accounts(self, accounts: list[dict[str, Any]]) -> None:
-        """Replace all accounts, and with them portfolios, positions, cash, orders and trades.
+        """Replace all accounts, portfolios, positions, cash, orders and trades.
 
-        Each account is linked to one portfolio of the same code. It has no positions, cash, orders and trades; orders
-        can be created.
+        Each account is linked to one portfolio of the same code. It has no positions, cash, orders and trades, but
+        clients can create orders.
 
-        :param accounts: each needs ``accountCode``.
+        :param accounts: records, which need ``accountCode``.
         """
         self._state.set_accounts(accounts)
 
     def set_positions(self, portfolio: str, positions: list[dict[str, Any]]) -> None:
         """Replace a portfolio's positions.
 
-        :param positions: each needs ``securityCode``; ``exchange`` is ASX where it is left out, and account and
-            portfolio are those of the portfolio.
+        :param positions: records, which need ``securityCode``. ``exchange`` defaults to ASX; account and portfolio
+            default to those of the portfolio.
         """
         self._state.records.set_positions(portfolio, positions)
 
     def set_cash(self, portfolio: str, cash: list[dict[str, Any]]) -> None:
         """Replace a portfolio's cash.
 
-        :param cash: a record for each currency; ``currencyCode`` is AUD where it is left out, and codes and name are
-            those of the portfolio.
+        :param cash: a record for each currency. ``currencyCode`` defaults to AUD; codes and name default to those of
+            the portfolio.
         """
         self._state.records.set_cash(portfolio, cash)
 
     def orders(self) -> list[dict[str, Any]]:
-        """Return every order that a client created since the last reset, the oldest first, listed or not.
+        """Return all orders that clients created since the last reset, oldest first, listed or not.
 
-        Each has the fields of the list of orders, all of its ``notes``, and as ``body`` the body that created it.
+        They have the fields of the list of orders, with complete ``notes``, and the request that created them as
+        ``body``.
         """
         return self._state.orders.created()
 
     def set_order_behaviour(self, security: str | None = None, **fields: Any) -> None:
-        """Set how orders behave that are created from now on: when they are accepted, listed, filled or rejected.
+        """Set the behaviour of new orders: when they are accepted, listed, filled or rejected.
 
-        :param security: of which security, such as ``BHP.ASX@TM``; None is all that have no behaviour of their own.
-        :param fields: ``accept_after``, ``list_after``, ``reject_after`` and ``change_after``, in seconds of the real
-            time; ``fills``, a list of ``[seconds, volume]`` steps, where a volume of None is all that remains; and
-            ``notes_length``. What is left out has its default. The module
-            ``openmarkets_provider.sandbox.behaviour`` describes them.
+        :param security: such as ``BHP.ASX@TM``; None for the default behaviour.
+        :param fields: ``accept_after``, ``list_after``, ``reject_after`` and ``change_after``, in seconds of real time;
+            ``fills``, a list of ``[seconds, volume]`` steps, with None for the remaining volume; and ``notes_length``.
+            All are optional. See the module ``openmarkets_provider.sandbox.behaviour``.
         """
         self._state.set_order_behaviour({"security": security, **fields})
 
     def fill_order(self, number: int, volume: int | None = None, price: float | None = None) -> None:
-        """Fill an active order now, outside of sessions, too.
+        """Fill an active order now, even outside of sessions.
 
-        :param volume: no more than remains is filled; None is all that remains.
-        :param price: native; None is the order's own, or for a market order the last price of the quote.
+        :param volume: at most the remaining volume is filled; None for the remaining volume.
+        :param price: native; None for the order's own price, or the last price of the quote for a market order.
         """
         self._state.orders.fill(number, volume, price)
 
     def publish(self, security: str, **fields: Any) -> dict[str, object]:
-        """Publish an announcement of a company now, with `headline` and `priceSensitive`, and return it."""
+        """Publish an announcement of a company now, with optional `headline` and `priceSensitive`, and return it."""
         return self._state.announcements.publish({"security": security, **fields})

@@ -1,8 +1,8 @@
 """Made-up trading sessions: pure functions of a security and a day.
 
-A session's prices and volumes are drawn at once, so that a bar of it needs no records of its trades. Prices are
-held in points, hundredths of a cent, and times are exchange time without an offset. Shares trade from 10:00 to
-16:00 on every day on which the exchange does.
+All prices and volumes of a session are generated together, so bars need no trade records. Prices are in points,
+hundredths of a cent; times are exchange time without an offset. Shares trade from 10:00 to 16:00 on every trading
+day.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FEWEST_TRADES, _MOST_TRADES = 40, 80
 
 
 class Trade(NamedTuple):
-    """One trade; the price is in points."""
+    """A trade; the price is in points."""
 
     number: int
     at: datetime
@@ -38,7 +38,7 @@ class Trade(NamedTuple):
 
 
 class Session(NamedTuple):
-    """The trades of a security on a day, or the first of them; `planned` is how many the whole day has."""
+    """The trades of a security on a day, or the first of them; `planned` is the number of the whole day."""
 
     day: date
     planned: int
@@ -51,12 +51,12 @@ class Session(NamedTuple):
         return datetime.combine(self.day, OPEN_TIME)
 
     def until(self, moment: datetime) -> Session:
-        """Return the session as it was at a moment."""
+        """Return the session up to a moment."""
         count = bisect_right(range(len(self.prices)), (moment - self.start) // _MILLISECOND, key=self._offset)
         return self._replace(prices=self.prices[:count], volumes=self.volumes[:count])
 
     def trade(self, index: int) -> Trade:
-        """Return a trade by its place in the session."""
+        """Return a trade by its index."""
         return Trade(
             number=int(f"{self.day:%Y%m%d}0001") + index,
             at=self.start + self._offset(index) * _MILLISECOND,
@@ -73,12 +73,12 @@ class Session(NamedTuple):
 
 
 def to_gmt(moment: datetime) -> str:
-    """Return an exchange time as UTC, written without an offset."""
+    """Format an exchange time as UTC without an offset."""
     return stamp(moment.replace(tzinfo=EXCHANGE_ZONE).astimezone(UTC).replace(tzinfo=None))
 
 
 def stamp(moment: datetime) -> str:
-    """Write a time as the APIs do."""
+    """Format a time as in the APIs."""
     return moment.isoformat(timespec="milliseconds")
 
 
@@ -96,17 +96,17 @@ def snap(points: float) -> int:
 
 
 def lot(security: Security, day: date = date.max) -> int:
-    """Return a number of shares that is worth about a thousand dollars."""
+    """Return a number of shares with a value of about a thousand dollars."""
     return max(1, int(100_000 * security.factor(day) // security.base))
 
 
 def worth(prices: Iterable[int], volumes: Iterable[int]) -> int:
-    """Return what volumes are worth at their prices, in points."""
+    """Return the total value of volumes at their prices, in points."""
     return sum(map(mul, prices, volumes))
 
 
 def day_before(day: date) -> date:
-    """Return the last trading day before a day, or the first day itself: nothing is invented before it."""
+    """Return the last trading day before a day, but not before FIRST_DAY: there are no data before it."""
     return ASX.previous_session(day) if day > FIRST_DAY else FIRST_DAY
 
 
@@ -134,10 +134,10 @@ def session_of(security: Security, day: date) -> Session:
     change = float(security.factor(before) / security.factor(day))
     opening = close_price(security, before) * change * (1 + (noise[1] - 128) / 32_000)
     closing = close_price(security, day)
-    # one step for the day, right at its highest price: a coarser step is a multiple of any finer one
+    # One price step for the day, valid at its highest price: coarse steps are multiples of finer ones.
     step = tick(max(opening, closing) * 1.01)
     first, rise = opening / step, (closing - opening) / step / (count - 1)
-    # a byte moves a price by 0.6 % at most
+    # A byte changes a price by at most 0.6 %.
     prices = [
         step * round((first + rise * index) * (0.994 + byte / 21_333))
         for index, byte in enumerate(noise[2 : 2 + count])
@@ -149,7 +149,7 @@ def session_of(security: Security, day: date) -> Session:
 
 
 def sessions(security: Security, first: date, last: date, now: datetime) -> Iterator[Session]:
-    """Yield the sessions from first to last, both included, as far as they have got."""
+    """Yield the sessions from first to last, inclusive, up to the current time."""
     first, last = max(first, FIRST_DAY), min(last, now.date())
     for day in ASX.sessions_in_range(first, last) if first <= last else ():
         session = session_of(security, day)
@@ -157,7 +157,7 @@ def sessions(security: Security, first: date, last: date, now: datetime) -> Iter
 
 
 def current_session(security: Security, now: datetime) -> Session:
-    """Return the session that is open, as far as it has got, or the last one."""
+    """Return the current session up to now, or the last one."""
     day = now.date()
     if not ASX.is_session(day) or now.time() < OPEN_TIME:
         day = day_before(day)
@@ -165,7 +165,7 @@ def current_session(security: Security, now: datetime) -> Session:
 
 
 def last_price(security: Security, now: datetime) -> int:
-    """Return the price of the last trade, in points; one that has never been traded has a price all the same."""
+    """Return the price of the last trade, in points, or a made-up price if there is no trade."""
     session = current_session(security, now)
     return session.prices[-1] if session.prices else close_price(security, day_before(session.day))
 
@@ -178,7 +178,7 @@ def next_close(moment: datetime) -> datetime:
 
 
 def trades_between(security: Security, first: datetime, last: datetime) -> Iterator[Trade]:
-    """Yield the trades from first to last, both included."""
+    """Yield the trades from first to last, inclusive."""
     for session in sessions(security, first.date(), last.date(), last):
         yield from (trade for trade in session.trades() if first <= trade.at)
 

@@ -1,6 +1,6 @@
-"""What the sandbox remembers: the time, clients, tokens, counts, failures, and what a user set or published.
+"""The state of the sandbox: time, clients, tokens, counts, faults, and a user's settings and announcements.
 
-The server's thread and the thread that a Python user calls from share it.
+The server's thread and the threads of Python callers share it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SCOPES = ("market-data-api", "news-api", "oms-api")
 
 @dataclass(frozen=True)
 class Client:
-    """A client of the identity server and the scopes that its plan has."""
+    """A client of the identity server, and the scopes in its plan."""
 
     client_id: str
     client_secret: str = field(repr=False)
@@ -44,10 +44,10 @@ CLIENTS = (
 
 
 class Tokens:
-    """The tokens that are valid."""
+    """The valid tokens."""
 
     def __init__(self, lifetime: int) -> None:
-        """Begin without any; `lifetime` is in seconds."""
+        """Start without tokens; `lifetime` is in seconds."""
         self.lifetime = lifetime
         self._granted: dict[str, tuple[frozenset[str], float]] = {}
         self._issued: list[str] = []
@@ -61,8 +61,8 @@ class Tokens:
             self._issued.append(token)
         return token
 
-    def issued(self) -> list[str]:
-        """Return all tokens that were ever issued."""
+    def list_issued(self) -> list[str]:
+        """Return all issued tokens, valid or not."""
         with self._lock:
             return list(self._issued)
 
@@ -73,7 +73,7 @@ class Tokens:
         return scopes if time.monotonic() < end else None
 
     def revoke_all(self) -> int:
-        """Make every token invalid, and return how many those were."""
+        """Make all tokens invalid, and return their number."""
         with self._lock:
             count = len(self._granted)
             self._granted.clear()
@@ -84,7 +84,7 @@ class Visit:
     """A request that is being served."""
 
     def __init__(self, stats: Stats, target: str | None) -> None:
-        """Begin to serve a request."""
+        """Start to serve a request."""
         self._stats, self._target = stats, target
         self._open = True
 
@@ -96,16 +96,16 @@ class Visit:
 
 
 class Stats:
-    """Counts of requests; those to the control paths aren't counted."""
+    """Counts of requests, without those to the control paths."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
+        """Start at zero."""
         self._lock = threading.Lock()
         self._running = 0
         self.reset()
 
     def reset(self) -> None:
-        """Start again at zero; requests that are being served still count as concurrent."""
+        """Reset the counts. Requests that are being served still count as concurrent."""
         with self._lock:
             self._requests: Counter[str] = Counter()
             self._paths: Counter[str] = Counter()
@@ -115,7 +115,7 @@ class Stats:
             self._most = self._running
 
     def enter(self, target: str | None, request: str, scopes: Sequence[str]) -> Visit:
-        """Count a request that begins."""
+        """Count a request at its start."""
         with self._lock:
             self._running += 1
             self._most = max(self._most, self._running)
@@ -126,7 +126,7 @@ class Stats:
         return Visit(self, target)
 
     def leave(self, target: str | None, outcome: str) -> None:
-        """Count a request that ends."""
+        """Count a request at its end."""
         with self._lock:
             self._running -= 1
             self._outcomes[outcome] += 1
@@ -148,10 +148,10 @@ class Stats:
 
 
 class Overrides:
-    """Quote fields that a user set.
+    """A user's quote fields.
 
-    A field's value is a JSON scalar, or a schedule: a list of `[value, seconds]` steps, each shown for its
-    seconds from the moment the schedule is set; the last step has null and stays.
+    A value is a JSON scalar or a schedule: a list of `[value, seconds]` steps. Each step lasts for its seconds,
+    starting when the schedule is set. The last step has null seconds and stays.
     """
 
     FIELDS = tuple(
@@ -161,13 +161,13 @@ class Overrides:
     )
 
     def __init__(self, records: Records) -> None:
-        """Begin without any."""
+        """Start empty."""
         self._records = records
         self._steps: dict[str, dict[str, list[tuple[object, float]]]] = {}
         self._lock = threading.Lock()
 
     def set(self, security: str, fields: Mapping[str, Any]) -> None:
-        """Override fields of a security's quote; its other overrides stay."""
+        """Override fields of a security's quote. Its other overrides stay."""
         self._records.require(security)
         check_names(fields, self.FIELDS)
         steps = {name: _steps(name, value) for name, value in fields.items()}
@@ -175,7 +175,7 @@ class Overrides:
             self._steps.setdefault(security, {}).update(steps)
 
     def current(self, security: str) -> dict[str, object]:
-        """Return the values that hold now."""
+        """Return the current values."""
         now = time.monotonic()
         with self._lock:
             fields = dict(self._steps.get(security, {}))
@@ -188,7 +188,7 @@ class Overrides:
 
 
 def _steps(name: str, value: object) -> list[tuple[object, float]]:
-    """Return the values of a field, each with the time at which it ends."""
+    """Return the values of a field, each with its end time."""
     schedule = value if isinstance(value, list) else [[value, None]]
     wrong = ValueError(
         f"{name} must be a text, a number, true, false or null, or a list of [value, seconds] steps; "
@@ -215,12 +215,12 @@ def _steps(name: str, value: object) -> list[tuple[object, float]]:
 
 
 class Announcements:
-    """Announcements that a user published."""
+    """A user's announcements."""
 
     FIELDS = ("security", "headline", "priceSensitive")
 
     def __init__(self, clock: Clock) -> None:
-        """Begin without any."""
+        """Start empty."""
         self._clock = clock
         self._published: list[tuple[securities.Security, securities.Record]] = []
         self._count = 0
@@ -229,8 +229,8 @@ class Announcements:
     def publish(self, fields: Mapping[str, Any]) -> securities.Record:
         """Publish an announcement now, and return it.
 
-        `security` is written like BHP.ASX@TM and one of the real companies; `headline` is a text, `priceSensitive` true
-        or false, and both may be left out.
+        `security` is one of the real companies, such as BHP.ASX@TM. `headline`, a text, and `priceSensitive`, true or
+        false, are optional.
         """
         check_names(fields, self.FIELDS)
         text = fields.get("security")
@@ -244,7 +244,7 @@ class Announcements:
         if not isinstance(sensitive, bool):
             raise ValueError("priceSensitive must be true or false")
         with self._lock:
-            # Numbers go on after a reset, so that no id comes twice.
+            # Numbers continue after a reset, so that ids are unique.
             self._count += 1
             now = self._clock.exchange_time()
             number = f"{now:%Y%m%d}-{security.code}-{self._count}"
@@ -253,23 +253,23 @@ class Announcements:
         return published
 
     def of(self, companies: Collection[securities.Security]) -> list[securities.Record]:
-        """Return those of some companies, the newest first."""
+        """Return the announcements of some companies, newest first."""
         with self._lock:
             return [published for security, published in self._published if security in companies]
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all."""
         with self._lock:
             self._published.clear()
 
 
 class State:
-    """All that one sandbox remembers."""
+    """The state of one sandbox."""
 
     def __init__(
         self, clients: Sequence[Client] = CLIENTS, token_lifetime: int = 3600, now: datetime | None = None
     ) -> None:
-        """Begin with clients and nothing else, at the real time unless `now` is another."""
+        """Start with clients only, at `now` or the real time."""
         self._first_clients = {client.client_id: client for client in clients}
         self.clients = dict(self._first_clients)
         self.clock = Clock(now)
@@ -283,7 +283,7 @@ class State:
         self.orders = OrderBook(self.clock, self.records.find, self._market_price)
 
     def reset(self) -> None:
-        """Zero the counts, drop all that a user set, restore time, orders and secrets; tokens stay valid."""
+        """Reset the counts, the time, orders, secrets, and everything that a user set. Tokens stay valid."""
         self.clock.reset()
         self.stats.reset()
         self.faults.clear()
@@ -295,29 +295,29 @@ class State:
         self.clients = dict(self._first_clients)
 
     def set_accounts(self, records: object) -> None:
-        """Replace all accounts, and what belongs to them, by empty ones."""
+        """Replace all accounts with empty ones."""
         self.records.set_accounts(records)
         self.orders.reset(self.records.directory.accounts.values())
 
     def quote(self, security: securities.Security) -> securities.Record:
-        """Return the quote of a security, with what a user set."""
+        """Return the quote of a security, with the user's overrides."""
         return data.quote(security, self.clock.exchange_time()) | self.overrides.current(security.text)
 
     def _market_price(self, security: securities.Security) -> float:
-        """Return the native price at which a market order is filled: the last one, unless a user set what is none."""
+        """Return the native price at which market orders are filled: that of the quote, if it is a valid price."""
         price = self.quote(security)["lastPrice"]
         if isinstance(price, int | float) and price > 0:
             return price
         return security.native(last_price(security, self.clock.exchange_time()))
 
     def set_order_behaviour(self, fields: Mapping[str, Any]) -> None:
-        """Set how orders behave that are created from now on; ``security`` says of which security."""
+        """Set the behaviour of new orders, of one security if ``security`` is set."""
         text = fields.get("security")
         behaviour = {name: value for name, value in fields.items() if name != "security"}
         self.orders.set_behaviour(behaviour, None if text is None else self.records.require(text))
 
     def change_secret(self, client_id: str, fields: Mapping[str, Any]) -> None:
-        """Give a client the `client_secret` of the fields."""
+        """Set the secret of a client to `client_secret`."""
         client, secret = self.clients.get(client_id), fields.get("client_secret")
         if client is None:
             raise ValueError(f"the sandbox has no client {client_id!r}; it has {', '.join(self.clients)}")
@@ -326,7 +326,7 @@ class State:
         self.clients[client_id] = replace(client, client_secret=secret)
 
     def fault(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Check a fault, make it active and return it; `revoke_tokens` acts at once."""
+        """Check a fault, activate it and return it. `revoke_tokens` acts immediately."""
         fault = Fault.parse(fields)
         if fault.kind == "revoke_tokens":
             return {"kind": fault.kind, "revoked": self.tokens.revoke_all()}
@@ -335,6 +335,6 @@ class State:
 
 
 def state_of(request: Request) -> State:
-    """Return the state of the sandbox that a request came to."""
+    """Return the state of the sandbox of a request."""
     state: State = request.app.state.sandbox
     return state

@@ -1,4 +1,4 @@
-"""What all of the sandbox's endpoints share: problem details, and checks of bodies and parameters."""
+"""Problem details, and checks of bodies and parameters, for all endpoints."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 
 def bad_request(detail: str) -> HTTPException:
-    """Return the error to raise for a request that says something wrong."""
+    """Return the error for an invalid request."""
     return HTTPException(400, detail)
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    """Return the body, which has to be a JSON object."""
+    """Return the body, which must be a JSON object."""
     try:
         body = json.loads(await request.body(), parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -50,7 +50,7 @@ def _no_constant(name: str) -> None:
 
 
 def strings(body: Mapping[str, Any], field: str, most: int | None = None) -> list[str]:
-    """Return a field that has to be a list of strings, not empty."""
+    """Return a field that must be a non-empty list of strings."""
     items = body.get(field)
     if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
         raise bad_request(f"{field} must be a list of strings that isn't empty.")
@@ -60,7 +60,7 @@ def strings(body: Mapping[str, Any], field: str, most: int | None = None) -> lis
 
 
 def choice(source: Mapping[str, Any], field: str, allowed: Sequence[str], default: str | None = None) -> str:
-    """Return a field that has to be one of the allowed values."""
+    """Return a field that must be one of the allowed values."""
     text = source.get(field, default)
     if text not in allowed:
         raise bad_request(f"{field} must be one of {', '.join(allowed)}.")
@@ -68,7 +68,7 @@ def choice(source: Mapping[str, Any], field: str, allowed: Sequence[str], defaul
 
 
 def whole_number(source: Mapping[str, Any], field: str, low: int, high: int, default: int) -> int:
-    """Return a parameter that has to be an integer from low to high."""
+    """Return a parameter that must be an integer from low to high."""
     text = str(source.get(field, default))
     if not _WHOLE_NUMBER.fullmatch(text) or not low <= int(text) <= high:
         raise bad_request(f"{field} must be an integer from {low} to {high}.")
@@ -76,7 +76,7 @@ def whole_number(source: Mapping[str, Any], field: str, low: int, high: int, def
 
 
 def period(source: Mapping[str, Any], first: str, last: str) -> tuple[datetime, datetime]:
-    """Return the range between two ISO times, in exchange time without an offset."""
+    """Return the range between two ISO times, as exchange time without an offset."""
     start, end = moment(source, first), moment(source, last)
     if start > end:
         raise bad_request(f"{first} must not be after {last}.")
@@ -84,7 +84,7 @@ def period(source: Mapping[str, Any], first: str, last: str) -> tuple[datetime, 
 
 
 def moment(source: Mapping[str, Any], field: str) -> datetime:
-    """Return a field that has to be an ISO time, in exchange time without an offset."""
+    """Return a field that must be an ISO time, as exchange time without an offset."""
     try:
         time = datetime.fromisoformat(source.get(field, ""))
         return time if time.tzinfo is None else time.astimezone(EXCHANGE_ZONE).replace(tzinfo=None)
@@ -93,7 +93,7 @@ def moment(source: Mapping[str, Any], field: str) -> datetime:
 
 
 def security(text: str, find: Callable[[str], securities.Security | None]) -> securities.Security:
-    """Return the security of a path or parameter."""
+    """Return the security in a path or parameter."""
     if not securities.well_formed(text):
         raise bad_request(f"{text!r} isn't written CODE.EXCHANGE@DATASOURCE, such as BHP.ASX@TM.")
     security = find(text)

@@ -1,4 +1,4 @@
-"""The sensor: waits until a condition on a query's result is met."""
+"""The sensor: waits until the result of a query meets a condition."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
 
 MAX_FAILURES = 3
-"""Transient failures in a row that a sensor tolerates."""
+"""Most transient failures in a row that a sensor tolerates."""
 _FAILURES = "openmarkets_failures"
 
 
 class OpenmarketsSensor(BaseSensorOperator):
-    """Polls a query until a condition on its result is met.
+    """Polls a query until its result meets a condition.
 
     Poke mode, reschedule mode and deferrable mode behave the same:
 
-    - Permanent errors fail the task at once.
-    - Three transient errors in a row are tolerated (any number with ``silent_fail``); the next one is left to Airflow's
-      retries. Airflow before 3.3 keeps no state between the polls of reschedule mode: there the first one is.
-    - The next poll follows after ``poke_interval``, whatever the last one came to, or later if the server asks for it.
+    - Permanent errors fail the task immediately.
+    - Three transient errors in a row are tolerated (any number with ``silent_fail``); after the fourth, Airflow's
+      retries apply. In reschedule mode before Airflow 3.3 none is tolerated, because there is no state between polls.
+    - The next poll starts ``poke_interval`` after the last one, even after an error, or later if the server asks for
+      it.
     - The first poll logs the condition, its value and the number of rows.
     - At ``timeout`` the task fails with ``AirflowSensorTimeout``, without retries, or is skipped with ``soft_fail``.
 
-    Rows are a list, which the condition sees as JSON: ``[0].trading_status == 'OPEN'``,
-    ``[?state == 'finished'] | [0]``. A name that is no column of the query is refused; ``not_null([0]).name`` is any
-    field of a row. ``request`` and queries with ``raw=True`` have no columns, but the API's own names.
+    The result is a list of rows, as JSON: ``[0].trading_status == 'OPEN'``, ``[?state == 'finished'] | [0]``. Names
+    that are not columns of the query are refused, except in ``not_null([0]).name``. ``request`` and queries with
+    ``raw=True`` have no columns; use the API's field names.
 
-    :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Templated.
-    :param condition: JMESPath expression (https://jmespath.org) over the query's result. Met when its value is anything
-        but false, null, 0, and an empty text, list or object. Templated.
+    :param query: a query from :mod:`openmarkets_provider.queries`, which must only read. Templated.
+    :param condition: JMESPath expression (https://jmespath.org) over the query's result. It is met unless its value is
+        false, null, 0, or an empty text, list or object. Templated.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param push_value: push the condition's value to XCom. A deferred task then ends on a worker: Airflow (3.3.2) stores
-        what a trigger pushes as text, so that ``True`` would arrive as ``'true'``.
+    :param push_value: push the condition's value to XCom. A deferred task then ends on a worker, because Airflow
+        (3.3.2) stores XComs of triggers as text: ``True`` would become ``'true'``.
     :param max_xcom_bytes: size limit of the value as JSON, in bytes; a larger value fails the task.
-    :param deferrable: wait in the triggerer, which ends the task without a worker. None is Airflow's
-        ``[operators] default_deferrable``. Not with ``exponential_backoff``.
+    :param deferrable: wait in the triggerer, which ends the task without a worker (default: Airflow's
+        ``[operators] default_deferrable``). Not with ``exponential_backoff``.
     :param kwargs: arguments of ``BaseSensorOperator``: ``poke_interval``, ``timeout``, ``mode``, ``soft_fail``, ...
-    :raises OpenmarketsQueryError: when the DAG is parsed: the condition or a literal argument is malformed, the
-        condition names no column of the query, or a literal request is not known to be safe to repeat.
+    :raises OpenmarketsQueryError: when the DAG is parsed: the condition or a literal argument is malformed. The
+        condition has a name that is not a column. A literal request may not be safe to repeat.
     :raises ValueError: ``exponential_backoff`` with ``deferrable``.
     """
 
@@ -112,19 +113,19 @@ class OpenmarketsSensor(BaseSensorOperator):
                 deadline=time.time() + self.timeout,
                 max_failures=None if self.silent_fail else MAX_FAILURES,
                 max_xcom_bytes=self.max_xcom_bytes if self.push_value else None,
-                # Only a worker creates the asset events of outlets.
+                # Only workers create the asset events of outlets.
                 resume=self.push_value or bool(self.outlets),
             ),
             method_name="execute_complete",
-            # Without a triggerer that runs, only Airflow itself can end the task.
+            # If no triggerer is running, Airflow ends the task.
             timeout=timedelta(seconds=self.timeout),
         )
 
     def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """End the task with the trigger's event.
+        """End the task according to the trigger's event.
 
         :return: the condition's value, for XCom.
-        :raises AirflowSensorTimeout: the trigger came to its deadline.
+        :raises AirflowSensorTimeout: the trigger reached its deadline.
         :raises ValueError: the event is unknown.
         """
         from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
@@ -133,7 +134,7 @@ class OpenmarketsSensor(BaseSensorOperator):
             case {"status": "met", "value": value}:
                 return value
             case "success":
-                # `airflow dags test` has no triggerer that ends the task; it resumes the task with the event.
+                # `airflow dags test` has no triggerer, and resumes the task with the event.
                 return None
             case {"status": "timeout"}:
                 raise AirflowSensorTimeout(f"Sensor has timed out; its timeout of {self.timeout:g} seconds is over.")
@@ -150,7 +151,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         """Poll once."""
         self._min_interval = 0.0
         try:
-            # The client secret may be rotated while a sensor waits.
+            # The client secret may be rotated while the sensor waits.
             result = self._hook.retry_on_rotation(lambda: self._hook.run(self.query))
             value = evaluate(self.condition, result)
             if not self._has_polled:
@@ -180,7 +181,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         return OpenmarketsHook(self.openmarkets_conn_id)
 
     def _make_exception(self, error: OpenmarketsError) -> Exception:
-        """Return what ends the task for good after a permanent error."""
+        """Return the exception that ends the task, without retries, after a permanent error."""
         from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
         if self.soft_fail or self.never_fail:
@@ -188,7 +189,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         return AirflowFailException(str(error))
 
     def _count_failure(self, context: Context, error: OpenmarketsError) -> None:
-        """Count a transient failure; raise it after too many in a row, or where they can't be counted."""
+        """Count a transient failure. Raise it after too many in a row, or if they can't be counted."""
         if self.reschedule and context.get("task_state_store") is None:
             raise error
         failures = self._get_failures(context) + 1
@@ -200,7 +201,7 @@ class OpenmarketsSensor(BaseSensorOperator):
     def _get_failures(self, context: Context) -> int:
         if not self.reschedule:
             return self._failures
-        # In reschedule mode every poll is a process of its own.
+        # In reschedule mode each poll is a new process.
         store = context.get("task_state_store")
         failures = store.get(_FAILURES) if store is not None else None
         return failures if isinstance(failures, int) else 0

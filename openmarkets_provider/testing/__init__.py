@@ -1,1 +1,1 @@
-"""What a site or a DAG author runs in tests of its own."""
+"""Tools for the tests of DAGs and of custom stores."""

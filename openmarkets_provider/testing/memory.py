@@ -1,4 +1,4 @@
-"""What a process remembers beside its stores, for tests that need a new process."""
+"""The state that a process keeps in memory, for tests that need a new process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from openmarkets_provider.client.ratelimit import hold
 
 
 def reset_memory() -> None:
-    """Forget the tokens, holds, outages and warnings of this process, as a new process begins. Stores keep theirs."""
+    """Forget the tokens, holds, outages and warnings in the memory of this process. Stores keep theirs."""
     for module in (provider, hold, entry, fallback, redis):
         module.reset()

@@ -1,4 +1,4 @@
-"""A pytest fixture that runs the sandbox; pytest loads it in every run, so it imports nothing heavy."""
+"""A pytest fixture that runs the sandbox. Pytest loads this in every run, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def openmarkets_sandbox(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> SandboxServer:
-    """Give a running sandbox, fresh for each test, that the connection `openmarkets_default` leads to.
+    """Run a sandbox, reset for each test, with the connection `openmarkets_default` to it.
 
-    No token and no hold of an earlier test is left, neither in memory nor in the files of this host.
+    Tokens and holds of earlier tests are gone, in memory and in the files of this host.
     """
     from openmarkets_provider.testing.memory import reset_memory
 

@@ -1,4 +1,4 @@
-"""Tests that every store must pass. A site can run them against its own.
+"""Tests that every store must pass, including custom ones.
 
 Derive a class from :class:`StoreContract` in a test module, and define its fixture ``store``::
 
@@ -13,7 +13,7 @@ Derive a class from :class:`StoreContract` in a test module, and define its fixt
         def store(self):
             return VaultStore()
 
-Each test uses keys of its own, so the store need not be empty. Processes are forked, as Airflow forks its tasks.
+Each test uses its own keys, so the store need not be empty. Processes are forked, as Airflow forks its tasks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import pytest
 from openmarkets_provider.client.cache.store import MAX_BYTES, Store
 
 PATIENCE = 60.0
-"""Longest wait in seconds; only a store that fails takes as long."""
+"""Longest wait in seconds. Only a failing store takes that long."""
 _PROCESSES = 4
 _ROUNDS = 10
 _FORK = multiprocessing.get_context("fork")
@@ -48,8 +48,8 @@ Work = Callable[[Connection], Any]
 class StoreContract:
     """Tests of a :class:`openmarkets_provider.client.cache.store.Store`.
 
-    :cvar lease_seconds: after how many seconds, at most, the lock of an owner that is paused expires; None if it never
-        does, as that of a file, which the kernel releases when its owner dies.
+    :cvar lease_seconds: most seconds after which the lock of a paused owner expires; None if it never expires, as with
+        a file lock, which the kernel releases when its owner dies.
     """
 
     lease_seconds: ClassVar[float | None] = None
@@ -65,16 +65,16 @@ class StoreContract:
         return _new_key()
 
     def test_its_name_is_one_word(self, store: Store) -> None:
-        """Logs and metrics show it."""
+        """It appears in logs and metrics."""
         assert store.name.isidentifier()
 
     def test_a_new_key_has_no_entry(self, store: Store, key: str) -> None:
-        """None, and no error."""
+        """It returns None, not an error."""
         assert store.load(key) is None
 
     @pytest.mark.parametrize("data", [b"x", bytes(range(256)), b"\xff" * MAX_BYTES], ids=["one", "any", "long"])
     def test_what_was_saved_is_found(self, store: Store, key: str, data: bytes) -> None:
-        """Any bytes, up to the longest."""
+        """Any bytes, up to the longest entry."""
         store.save(key, data, 60)
         assert store.load(key) == data
 
@@ -88,7 +88,7 @@ class StoreContract:
         assert store.load(other) == b"other"
 
     def test_another_process_finds_it(self, store: Store, key: str) -> None:
-        """Even a child that was forked while the store was in use."""
+        """This includes a child that was forked while the store was in use."""
         store.save(key, b"of the parent", 60)
 
         def work(pipe: Connection) -> None:
@@ -101,7 +101,7 @@ class StoreContract:
             assert store.load(key) == b"of the child"
 
     def test_a_lock_has_one_owner_and_is_free_again_afterwards(self, store: Store, key: str) -> None:
-        """Among threads."""
+        """This test uses threads."""
         for _ in range(3):
             with store.lock(key, PATIENCE) as lease, ThreadPoolExecutor(1) as thread:
                 assert isinstance(lease, str)
@@ -110,29 +110,29 @@ class StoreContract:
                 assert thread.submit(_try_lock, store, _new_key(), PATIENCE).result(PATIENCE) is True
 
     def test_a_lock_is_free_again_after_an_error(self, store: Store, key: str) -> None:
-        """And the error reaches the caller."""
+        """The error reaches the caller."""
         with pytest.raises(ZeroDivisionError), store.lock(key, PATIENCE):
             raise ZeroDivisionError
         assert _try_lock(store, key, PATIENCE)
 
     def test_a_lock_keeps_other_processes_out_until_its_release(self, store: Store, key: str) -> None:
-        """For at least a second, whatever the lease."""
+        """They wait at least a second, even with a short lease."""
         with _owner(store, key) as (_, pipe):
             assert not _try_lock(store, key, 1)
             pipe.send("leave")
             assert _try_lock(store, key, PATIENCE)
 
     def test_whoever_waits_gets_the_lock_when_it_is_free(self, store: Store, key: str) -> None:
-        """Within the time-out."""
+        """The wait is shorter than the time-out."""
         with ThreadPoolExecutor(1) as thread:
             with store.lock(key, PATIENCE):
                 attempt = thread.submit(_try_lock, store, key, PATIENCE)
-                # Otherwise nobody would have waited.
+                # Otherwise the thread would not have waited.
                 assert not wait([attempt], 0.3).done
             assert attempt.result(PATIENCE) is True
 
     def test_no_update_under_the_lock_is_lost(self, store: Store, key: str) -> None:
-        """Threads of several processes load, add one and save."""
+        """Threads of several processes load, increment and save."""
 
         def add(_: int) -> None:
             with store.lock(key, PATIENCE) as lease:
@@ -150,7 +150,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("has_child", [False, True], ids=["alone", "with a living child"])
     def test_the_lock_of_a_killed_process_becomes_free(self, store: Store, key: str, has_child: bool) -> None:
-        """Within seconds, even if a child of it lives on."""
+        """It takes seconds at most, even if a child of the process stays alive."""
         with _owner(store, key, has_child=has_child) as (process, pipe):
             child = pipe.recv() if has_child else None
             try:
@@ -161,7 +161,7 @@ class StoreContract:
                     os.kill(child, signal.SIGKILL)
 
     def test_an_owner_that_was_paused_for_too_long_overwrites_nothing(self, store: Store, key: str) -> None:
-        """If locks expire, what the next owner saved stays."""
+        """If locks expire, the entry of the next owner stays."""
         with _owner(store, key, saves=b"old") as (process, pipe):
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
@@ -237,7 +237,7 @@ def _process(work: Work) -> Iterator[tuple[BaseProcess, Connection]]:
 
 
 def _in_processes(count: int, work: Work) -> None:
-    """Run work in several processes at once, and wait for its end."""
+    """Run work concurrently in several processes, and wait until it is done."""
     if count:
         with _process(work) as (process, _):
             _in_processes(count - 1, work)
@@ -249,7 +249,7 @@ def _in_processes(count: int, work: Work) -> None:
 def _owner(
     store: Store, key: str, *, has_child: bool = False, saves: bytes | None = None
 ) -> Iterator[tuple[BaseProcess, Connection]]:
-    """Let a process own a lock until it receives a message. It may fork a child, and save something at the end."""
+    """Run a process that owns a lock until it receives a message. It may fork a child, and save an entry at the end."""
 
     def work(pipe: Connection) -> None:
         with store.lock(key, PATIENCE) as lease:
@@ -270,5 +270,5 @@ def _owner(
 
 def _kill(process: BaseProcess) -> None:
     process.kill()
-    # With a time-out, it would wait for the children, too.
+    # With a time-out, join would wait for the children, too.
     process.join()

@@ -1,1 +1,1 @@
-"""Transfers: tasks that land what a query gives."""
+"""Transfers: tasks that land the rows of a query."""

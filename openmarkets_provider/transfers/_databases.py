@@ -1,4 +1,4 @@
-"""From a connection to the database that it leads to."""
+"""Opens databases with Airflow connections."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _TABLE = re.compile(r"""(?:[^.\s"'`\[\]]+\.)?[^.\s"'`\[\]]+""")
 
 
 def check_table(table: str) -> None:
-    """Refuse a rendered name that is not a table's."""
-    # A template without a value renders as the text None. Some databases ignore case.
+    """Check the rendered name of a table."""
+    # A template without a value renders as "None". Some databases ignore case.
     is_name = isinstance(table, str) and _TABLE.fullmatch(table) and table != "None"
     if not is_name or table.rpartition(".")[2].casefold() == STAGE.casefold():
         raise OpenmarketsConfigurationError(
@@ -30,7 +30,7 @@ def check_table(table: str) -> None:
 
 
 def check_conn_id(conn_id: str) -> None:
-    """Refuse a rendered id that is empty."""
+    """Check that a rendered connection id is not empty."""
     if not isinstance(conn_id, str) or not conn_id.strip():
         raise OpenmarketsConfigurationError(
             f"conn_id must be the id of a connection to a database, not {conn_id!r:.200}."
@@ -40,7 +40,7 @@ def check_conn_id(conn_id: str) -> None:
 def hook_of(conn_id: str) -> DbApiHook:
     """Return the hook of a connection to a database.
 
-    :raises OpenmarketsConfigurationError: it is of another type, or a package is missing.
+    :raises OpenmarketsConfigurationError: the connection has another type, or a package is missing.
     """
     from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 
@@ -71,7 +71,7 @@ def hook_of(conn_id: str) -> DbApiHook:
 
 @contextmanager
 def open_engine(hook: DbApiHook) -> Iterator[Engine]:
-    """Yield an engine whose connections the hook opens, with its tokens, TLS and settings."""
+    """Yield an engine that opens connections through the hook, with its tokens, TLS and settings."""
     from sqlalchemy.exc import NoSuchModuleError
     from sqlalchemy.pool import NullPool
 
@@ -91,7 +91,7 @@ def open_engine(hook: DbApiHook) -> Iterator[Engine]:
     try:
         engine = hook.get_sqlalchemy_engine({"creator": connect, "poolclass": NullPool, "hide_parameters": True})
     except Exception as error:
-        # The hook of any other database may fail in any way.
+        # Hooks of unsupported databases may fail in any way.
         if hook.conn_type not in _CONN_TYPES:
             raise _unsupported(hook) from error
         if not isinstance(error, ImportError | ValueError | NoSuchModuleError):
@@ -100,7 +100,7 @@ def open_engine(hook: DbApiHook) -> Iterator[Engine]:
             f"conn_id: SQLAlchemy does not know the database of connection {hook.get_conn_id()!r}, or lacks its driver "
             f"({error}). Take sqlalchemy_scheme out of the connection's Extra, or install what it names."
         ) from error
-    # The hook for Amazon Redshift gives the engine of a PostgreSQL.
+    # The hook for Amazon Redshift returns a PostgreSQL engine.
     if engine.dialect.name not in DIALECTS or hook.conn_type == "redshift":
         raise _unsupported(hook)
     try:
@@ -118,9 +118,9 @@ def _unsupported(hook: DbApiHook) -> OpenmarketsConfigurationError:
 
 
 def _adapt_connection(connection: Any, dialect: Any) -> None:
-    """Make rows tuples and texts Unicode, which the connection's Extra may have changed.
+    """Make rows tuples and text Unicode, which the connection's Extra may have changed.
 
-    :raises OpenmarketsConfigurationError: the connection is of another driver.
+    :raises OpenmarketsConfigurationError: the connection uses another driver.
     """
     if dialect.name == "postgresql":
         driver = type(connection).__module__.partition(".")[0]
@@ -134,6 +134,6 @@ def _adapt_connection(connection: Any, dialect: Any) -> None:
         else:
             connection.cursor_factory = None
     elif hasattr(connection, "cursorclass"):
-        # mysqlclient and pymysql; mysql-connector-python has neither setting.
+        # mysqlclient and pymysql only: mysql-connector-python has neither setting.
         connection.cursorclass = dialect.dbapi.cursors.Cursor
         connection.set_character_set("utf8mb4")

@@ -1,4 +1,4 @@
-"""What a load tells Airflow's lineage: the collector of hooks, and OpenLineage where its provider is installed."""
+"""Lineage of a load: for Airflow's hook lineage collector, and for OpenLineage if its provider is installed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Dataset(NamedTuple):
     """A destination.
 
-    :ivar uri: as an asset.
-    :ivar namespace: for OpenLineage, as ``name``.
+    :ivar uri: URI of its asset.
+    :ivar namespace: OpenLineage namespace; ``name`` is the OpenLineage name.
     """
 
     uri: str
@@ -28,10 +28,10 @@ class Dataset(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """What a load read and wrote.
+    """The input and output of a load.
 
     :ivar api_url: URL of the API.
-    :ivar path: of the API call.
+    :ivar path: path of the API call.
     """
 
     api_url: str
@@ -50,7 +50,7 @@ class Lineage(NamedTuple):
         return cls(hook.client.settings.api_url(api), path, dataset, result)
 
     def collect(self, operator: Any) -> None:
-        """Tell Airflow's collector of hook lineage."""
+        """Add the input and output to Airflow's hook lineage collector."""
         from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
         collector = get_hook_lineage_collector()
@@ -60,7 +60,7 @@ class Lineage(NamedTuple):
     def for_openlineage(self, query: Query, columns: Mapping[str, str] | None) -> Any:
         """Return an ``OperatorLineage`` of OpenLineage: the API's path as input, the destination as output.
 
-        :param columns: as :class:`openmarkets_provider.landing.columns.Choice` takes them.
+        :param columns: see :class:`openmarkets_provider.landing.columns.Choice`.
         """
         from airflow.providers.common.compat.openlineage.facet import (
             Dataset,

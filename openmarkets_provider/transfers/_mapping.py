@@ -1,4 +1,4 @@
-"""What the tasks of one mapped task are given."""
+"""The arguments of the other instances of a mapped task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def list_siblings(task: Any, context: Context) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the map index and the arguments of the other mapped tasks; their templates are not rendered.
+    """Yield the map index and the arguments of the other instances. Templates are not rendered.
 
     :param task: the mapped operator.
     """
@@ -24,11 +24,11 @@ def _list_mapped(value: Any, context: Context) -> list[Any]:
     if not isinstance(value, Mapping):
         # .expand_kwargs()
         return list(_resolve(value, context))
-    # .expand(): every combination, of which the last argument changes first.
+    # .expand(): all combinations. The last argument changes fastest.
     lists = [_resolve(each, context) for each in value.values()]
     return [dict(zip(value, each, strict=True)) for each in product(*lists)]
 
 
 def _resolve(value: Any, context: Context) -> Any:
-    """Return what an upstream task gave, or the value itself."""
+    """Return the output of an upstream task, or the value itself."""
     return value.resolve(context) if hasattr(value, "resolve") else value

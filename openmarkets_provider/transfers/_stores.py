@@ -1,4 +1,4 @@
-"""From a destination and a connection to the object store, the Delta table or the Iceberg catalog that they lead to."""
+"""Opens object stores, Delta tables and Iceberg catalogs with Airflow connections."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
 CATALOG, CATALOG_FILE = "openmarkets", "catalog.db"
-"""Name and file of the catalog of Iceberg in a folder."""
+"""Name and file of the Iceberg catalog of a folder."""
 _DELTA_SCHEMES = (LOCAL, "s3", "s3a")
 _ICEBERG_TABLE = re.compile(r"\w+(\.\w+)+")
 
 
 def open_file_system(place: Place, conn_id: str | None) -> Any:
-    """Return the fsspec file system of an object store, with the credentials of a connection or of the worker.
+    """Return the fsspec file system of an object store, with the credentials of a connection or the worker.
 
     :raises OpenmarketsConfigurationError: a package is missing.
     """
@@ -28,13 +28,13 @@ def open_file_system(place: Place, conn_id: str | None) -> Any:
 
     conn_id = conn_id or place.conn_id
     if conn_id is not None:
-        # Amazon's provider goes on without a connection that does not exist.
+        # Amazon's provider ignores a connection that does not exist.
         BaseHook.get_connection(conn_id)
     try:
         return ObjectStoragePath(f"{place.scheme}://{place.bucket}", conn_id=conn_id).fs
     except (ImportError, ValueError) as error:
         package = OBJECT_STORES[place.scheme].package
-        # The text of a missing package names another one than ours, or none.
+        # The message for a missing package may name a different package, or none.
         reason = "a package is missing" if isinstance(error, ImportError) else str(error).rstrip(".")
         raise OpenmarketsConfigurationError(
             f"destination: {place.scheme}:// can't be opened: {reason}. Is it installed? pip install '{package}'"
@@ -42,7 +42,7 @@ def open_file_system(place: Place, conn_id: str | None) -> Any:
 
 
 def read_table_place(destination: str) -> Place:
-    """Read where a rendered destination is.
+    """Parse a rendered destination of a Delta table.
 
     :raises OpenmarketsConfigurationError: it is not on a disk or in S3.
     """
@@ -56,7 +56,7 @@ def read_table_place(destination: str) -> Place:
 
 
 def storage_options(conn_id: str) -> dict[str, str]:
-    """Return what a connection of type ``aws`` says, as ``deltalake`` takes it."""
+    """Return the storage options for ``deltalake`` from a connection of type ``aws``."""
     try:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     except ImportError as error:
@@ -65,7 +65,7 @@ def storage_options(conn_id: str) -> dict[str, str]:
         ) from error
     from airflow.providers.common.compat.sdk import BaseHook
 
-    # Amazon's provider goes on without a connection that does not exist.
+    # Amazon's provider ignores a connection that does not exist.
     BaseHook.get_connection(conn_id)
     hook = S3Hook(aws_conn_id=conn_id)
     credentials = hook.get_credentials()
@@ -82,7 +82,7 @@ def storage_options(conn_id: str) -> dict[str, str]:
 
 
 def check_place(table: Any, conn_id: Any, warehouse: Any) -> None:
-    """Refuse a rendered name that is not an Iceberg table's, or a catalog that is not named once."""
+    """Check the rendered name of an Iceberg table, and that exactly one of connection and warehouse is set."""
     if not isinstance(table, str) or not _ICEBERG_TABLE.fullmatch(table):
         raise OpenmarketsConfigurationError(
             f"table must be 'namespace.table', of letters, digits and underscores, not {table!r:.200}. Was it rendered "
@@ -100,7 +100,7 @@ def check_place(table: Any, conn_id: Any, warehouse: Any) -> None:
 
 
 def open_catalog(conn_id: str | None, warehouse: str | None) -> Catalog:
-    """Return the catalog of a connection of type ``iceberg``, or else of a folder. The caller closes it."""
+    """Return the catalog of a connection of type ``iceberg``, or of a folder. The caller closes it."""
     return _open_folder(warehouse) if warehouse else _open_connection(str(conn_id))
 
 

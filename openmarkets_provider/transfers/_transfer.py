@@ -1,4 +1,4 @@
-"""What all transfers share: assets and lineage, loads by session, incremental loads, and the end of a killed task."""
+"""The base of transfers: assets, lineage, partitions, incremental loads, and rollback when a task is killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OVERLAP = timedelta(days=1)
 SINCE = (3, 3)
-"""The first Airflow with state stores, and with partitions of assets."""
+"""The first Airflow version with state stores and asset partitions."""
 _USE_RANGES = (
     "Ask for the range of the run instead, in a DAG whose timetable has data intervals (such as "
     'CronDataIntervalTimetable): queries.time_series("BHP", start="{{ data_interval_start }}", '
@@ -50,25 +50,25 @@ _USE_RANGES = (
 
 
 class Killed(BaseException):
-    """Airflow ends the task. Not an Exception, so that nothing on the way up handles it as a failure."""
+    """Airflow kills the task. Not an Exception, so that no handler treats it as a failure."""
 
 
 class Transfer(QueryOperator):
     """Lands the rows of a query at a destination.
 
-    :param asset_uri: the destination as an asset, for a task whose ``outlets`` name none; None when it is not known
-        while the DAG is parsed.
-    :param incremental: pull only what is new since the last load of the destination.
-    :param overlap: how far before the end of the last load an incremental one begins.
-    :param full_refresh: load the query's whole range, as if nothing were loaded: a bool, or its text. Templated.
-    :param emit_partitions: one asset event for each session in the query's range, with its date as partition key.
+    :param asset_uri: the asset of the destination, for tasks without ``outlets``; None if it is not known when the DAG
+        is parsed.
+    :param incremental: load only new data since the last load of the destination.
+    :param overlap: how far before the end of the last load an incremental load starts.
+    :param full_refresh: load the whole range of the query: a bool or its text. Templated.
+    :param emit_partitions: emit one asset event for each session in the query's range, with its date as partition key.
     """
 
     template_fields: Sequence[str] = (*QueryOperator.template_fields, "full_refresh")
     is_exclusive: ClassVar[bool]
-    """As :attr:`openmarkets_provider.landing.destination.Destination.is_exclusive`."""
+    """See :attr:`openmarkets_provider.landing.destination.Destination.is_exclusive`."""
     columns: dict[str, str] | None = None
-    """As :class:`openmarkets_provider.landing.columns.Choice` takes them."""
+    """See :class:`openmarkets_provider.landing.columns.Choice`."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Transfer(QueryOperator):
                 raise ValueError("max_active_tis_per_dag: two incremental loads can't go on at once; leave it out.")
         elif full_refresh is not False:
             raise ValueError("full_refresh: only a load with incremental=True does not load its whole range each time.")
-        # A mapped task has the outlets that its DAG was parsed with. Airflow has no public name for this attribute.
+        # The outlets of a mapped task are fixed when the DAG is parsed. Airflow has no public name for this attribute.
         is_mapped = getattr(self, "_BaseOperator__from_mapped", False)
         super().__init__(**kwargs)
         self.incremental = incremental
@@ -109,7 +109,7 @@ class Transfer(QueryOperator):
         self.emit_partitions = emit_partitions
         own = None if is_mapped or asset_uri is None else Asset(asset_uri)
         self._asset_uri = own.uri if own else None
-        # All tasks that load a destination incrementally must find the same state, whatever assets they name.
+        # All tasks that load a destination incrementally share its state, so all need its asset.
         if own and (incremental or not self._assets()) and own.uri not in [each.uri for each in self._assets()]:
             self.outlets = [*self.outlets, own]
         if incremental and not self._assets():
@@ -123,17 +123,17 @@ class Transfer(QueryOperator):
                 "emit_partitions: there is no asset to emit events of. Name one with outlets=[Asset(...)]: a mapped "
                 "task has none of its own, nor has a destination that begins with a template."
             )
-        # Set while a load is under way.
+        # Set during a load.
         self._cancel: Callable[[], None] | None = None
         self._lineage: Lineage | None = None
         self._has_pulled = False
 
     @abstractmethod
     def open_destination(self, context: Context) -> AbstractContextManager[tuple[Destination, Callable[[], Dataset]]]:
-        """Give the destination of the rendered arguments, and what describes it for lineage once it is loaded."""
+        """Return a context with the destination, and a function that describes it for lineage after the load."""
 
     def answer(self, hook: OpenmarketsHook, context: Context) -> dict[str, Any]:
-        """Land the query's rows, and return a :class:`LoadResult` as a dict."""
+        """Land the rows of the query, and return a :class:`LoadResult` as a dict."""
         check_reads_only(self.query, "a transfer")
         started = time.monotonic()
         self._cancel = _do_nothing
@@ -153,35 +153,35 @@ class Transfer(QueryOperator):
             self._lineage = Lineage.of(hook, self.query, describe(), result)
             self._lineage.collect(self)
         except Exception:
-            # The rows have landed. To fail now would only load them again.
+            # The rows have landed. A failure now would only load them again.
             self.log.exception("The hook lineage of the load could not be collected.")
         return result._asdict()
 
     def on_kill(self) -> None:
-        """Stop a load; on the way out it is rolled back."""
+        """Stop the load, and roll it back."""
         cancel, self._cancel = self._cancel, None
         if cancel is not None:
             cancel()
             raise Killed("The task was killed; its load is rolled back.")
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return what the task read and wrote; called by the OpenLineage provider where it is installed."""
-        # It is called for failed tasks, too.
+        """Return the lineage of the task. The OpenLineage provider calls this if it is installed."""
+        # Also called for failed tasks.
         return self._lineage and self._lineage.for_openlineage(self.query, self.columns)
 
-    def made_progress(self) -> bool:
-        """Tell whether this attempt has pulled something that the next one need not."""
+    def has_progressed(self) -> bool:
+        """Return whether this attempt has pulled replies that the next one can reuse."""
         return self._has_pulled
 
     @contextmanager
     def _open_pulled(self, hook: OpenmarketsHook, destination: Destination, context: Context) -> Iterator[Pulled]:
-        """Give what earlier attempts of this task instance have pulled for the destination."""
+        """Return a context with the replies that earlier attempts of this task instance have pulled."""
         from openmarkets_provider.client.pulled import Pulled
 
         settings = hook.client.settings
         urls = [settings.api_url(api) for api in sorted(SCOPES)]
         load = json.dumps([instance_id(context), destination.name, settings.client_id, *urls])
-        with Pulled(resume_folder(), load, _settled(self.query)) as pulled:
+        with Pulled(resume_folder(), load, _settling_time(self.query)) as pulled:
             try:
                 yield pulled
             finally:
@@ -197,7 +197,7 @@ class Transfer(QueryOperator):
         self._check_limits(destination, context)
         assets = self._assets()
         asset = next((asset for asset in assets if asset.uri == self._asset_uri), assets[0])
-        # Airflow's type of a context does not have it in every version.
+        # Not in the Context type of every Airflow version.
         state_stores: Any = context
         try:
             return load_incrementally(
@@ -218,7 +218,7 @@ class Transfer(QueryOperator):
     def _check_limits(self, destination: Destination, context: Context) -> None:
         dag: Any = context["dag"]
         if self.is_exclusive and 1 not in (dag.max_active_runs, dag.get_task(self.task_id).max_active_tis_per_dag):
-            # A mapped task has the limit of its .partial().
+            # A mapped task has the limit from its .partial().
             raise OpenmarketsError(
                 f"incremental: two runs of this DAG could load {destination.name} at once. Set "
                 "max_active_tis_per_dag=1 in .partial(), or max_active_runs=1 for the DAG."
@@ -236,7 +236,7 @@ class Transfer(QueryOperator):
     def _list_keys(self, since: float) -> list[str]:
         """Return the partition keys to emit.
 
-        :param since: when the replies were pulled, in seconds since the epoch.
+        :param since: when the first reply was pulled, in seconds since the epoch.
         """
         if not self.emit_partitions:
             return []
@@ -248,9 +248,10 @@ class Transfer(QueryOperator):
         return keys
 
     def _emit(self, context: Context, result: LoadResult, keys: list[str]) -> None:
-        """Describe the load in the events of its assets.
+        """Add the load to the events of its assets.
 
-        :param keys: partition keys, one event each; none for one event, with the key of the run if it has one.
+        :param keys: partition keys, one event each. Without keys there is one event, with the key of the run if it has
+            one.
         """
         extra = {name: value for name, value in result._asdict().items() if name != "files"}
         for asset in self._assets():
@@ -264,16 +265,16 @@ class Transfer(QueryOperator):
 
 
 def instance_id(context: Context) -> str:
-    """Return what identifies a task instance. It is the same when the task is retried or cleared."""
+    """Return an identifier of a task instance, which does not change if the task is retried or cleared."""
     instance: Any = context["ti"]
     text = f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
     loop: Any = context.get("loop")
-    # Airflow 3.4: each iteration of a loop has the same map index, and keeps its number when it is cleared.
+    # Airflow 3.4: the iterations of a loop have the same map index. Their number does not change on clearing.
     return text if loop is None else f"{text}/{loop.index}"
 
 
 class _Source:
-    """Answers queries by the replies of earlier attempts, as far as there are any."""
+    """Runs queries, and reuses the replies of earlier attempts."""
 
     def __init__(self, hook: OpenmarketsHook, pulled: Pulled) -> None:
         self._hook = hook
@@ -289,7 +290,7 @@ class _Source:
 
 
 def _land_all(pulled: Pulled, load: Callable[[], LoadResult]) -> LoadResult:
-    """Load, and delete the replies once their rows have landed. Forget those that another attempt must not take."""
+    """Load, then delete the replies. After an error, forget the replies that must not be reused."""
     try:
         result = load()
     except OpenmarketsQueryError:
@@ -300,7 +301,7 @@ def _land_all(pulled: Pulled, load: Callable[[], LoadResult]) -> LoadResult:
             pulled.discard()
         raise
     except OpenmarketsInvalidResponse as error:
-        # A run names the request, and forgets its reply. Only a destination does not.
+        # A run has already forgotten the reply of a request that it names. An error of the destination names none.
         if error.request_id is None:
             pulled.discard()
         raise
@@ -309,7 +310,7 @@ def _land_all(pulled: Pulled, load: Callable[[], LoadResult]) -> LoadResult:
 
 
 def resume_folder() -> Path:
-    """Return the folder of the replies that loads have pulled: ``[openmarkets] resume_folder``."""
+    """Return the folder for the replies of loads: ``[openmarkets] resume_folder``."""
     from airflow.providers.common.compat.sdk import conf
 
     folder = conf.get("openmarkets", "resume_folder", fallback="")
@@ -317,16 +318,16 @@ def resume_folder() -> Path:
 
 
 def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
-    """Return the data interval of a backfill's run; None for any other run.
+    """Return the data interval of a run of a backfill; None for other runs.
 
-    :raises OpenmarketsError: the run has a partition key, or is part of a backfill and has no data interval.
+    :raises OpenmarketsError: the run has a partition key, or belongs to a backfill and has no data interval.
     """
     if context.get("partition_key") is not None:
         raise OpenmarketsError(
             "incremental: a run with a partition key has a range of its own and needs no watermark. Leave incremental "
             'out, and set session="{{ partition_key }}" in the query.'
         )
-    # In some versions Airflow's enum is not one of texts.
+    # In some versions of Airflow this enum is not a str.
     run_type = context["dag_run"].run_type
     if getattr(run_type, "value", run_type) != "backfill":
         return None
@@ -340,7 +341,7 @@ def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
 
 
 def _read_flag(value: Any) -> bool:
-    """Return a bool that may be a rendered template.
+    """Convert a bool or rendered template to bool.
 
     :raises OpenmarketsConfigurationError: it is neither true nor false.
     """
@@ -352,13 +353,13 @@ def _read_flag(value: Any) -> bool:
 
 
 def _do_nothing() -> None:
-    """Cancel a load whose destination is not open yet."""
+    """Cancel a load whose destination is not open yet: nothing to do."""
 
 
 def _check_airflow(need: str, advice: str) -> None:
-    """Refuse an Airflow before :data:`SINCE`.
+    """Check that Airflow is not older than :data:`SINCE`.
 
-    :raises ValueError: likewise.
+    :raises ValueError: it is older.
     """
     from airflow import __version__ as version
 
@@ -367,9 +368,9 @@ def _check_airflow(need: str, advice: str) -> None:
 
 
 def _check_sessions(query: Query) -> None:
-    """Refuse a query whose rows belong to no session, as far as its literal arguments decide it.
+    """Check that the rows of a query belong to sessions, if its arguments are literal.
 
-    :raises OpenmarketsQueryError: likewise.
+    :raises OpenmarketsQueryError: they don't.
     """
     if lacks_range(query):
         raise OpenmarketsQueryError(
@@ -377,7 +378,7 @@ def _check_sessions(query: Query) -> None:
         )
 
 
-def _settled(query: Query) -> float:
-    """Return the time from which on the replies to a rendered query do not change, in seconds since the epoch."""
+def _settling_time(query: Query) -> float:
+    """Return when the replies to a rendered query stop changing, in seconds since the epoch."""
     end = end_of(query)
     return end.timestamp() if end else math.inf

@@ -1,4 +1,4 @@
-"""The transfer into a Delta table, on a disk or in S3."""
+"""The transfer to a Delta table, on a disk or in S3."""
 
 from __future__ import annotations
 
@@ -23,46 +23,45 @@ if TYPE_CHECKING:
 
 
 class OpenmarketsToDeltaOperator(Transfer):
-    """Loads the rows of a query into a Delta table, all of them in one commit or none.
+    """Loads the rows of a query into a Delta table, in one commit.
 
-    The rows wait on the worker's disk until all of them have been pulled. One commit then replaces rows in all
-    partitions. Loads of one table can go on at the same time: one that finds that another has changed the same files
-    commits again, 10 times at most. Running the same task instance again changes nothing but ``loaded_at``, in any
-    mode:
+    The rows are kept on the worker's disk until all have been pulled. One commit then replaces rows in all partitions.
+    Tasks can load a table concurrently: if another task has changed the same files, the commit is repeated, at most 10
+    times. Running a task instance again changes only ``loaded_at``, in every mode:
 
     - ``replace_range`` replaces the rows in the query's range, of its securities or accounts, and bars of its frequency
-      or interval only. Rows of securities that were left out stay.
-    - ``upsert`` replaces rows that have the same key, and adds the others; 10,000 rows at most.
-    - ``append`` adds rows, for a history of snapshots. The column ``load_id`` names the task instance; a task instance
-      that runs again replaces its own rows.
+      or interval only. Rows of skipped securities stay.
+    - ``upsert`` replaces rows with the same key and adds the others; at most 10,000 rows.
+    - ``append`` adds rows, for a history of snapshots. The column ``load_id`` identifies the task instance. If it runs
+      again, it replaces its own rows.
 
-    The table is created where there is none. A column that it lacks is added. A column of another type is refused. A
-    task that is killed before it commits leaves files that nobody sees; ``vacuum`` removes them.
+    A missing table is created, and missing columns are added. A column with another type is refused. A task that is
+    killed before its commit leaves invisible files; ``vacuum`` removes them.
 
-    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
-    were left out) to XCom, not the rows. Needs ``pip install 'airflow-provider-openmarkets[delta]'``.
+    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities) as
+    XCom, not the rows. Needs ``pip install 'airflow-provider-openmarkets[delta]'``.
 
-    :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
-        ``raw=True`` have one column, ``record``, and need ``mode="append"``.
-    :param destination: the table's folder: ``s3://bucket/path`` or an absolute path. ``s3://conn@bucket/path`` names
-        the connection, too. Templated.
-    :param conn_id: id of a connection of type ``aws``; None for the worker's own credentials. Templated.
+    :param query: a query from :mod:`openmarkets_provider.queries`. Templated. ``request`` and ``raw=True`` have one
+        column, ``record``, and need ``mode="append"``.
+    :param destination: the table's folder: ``s3://bucket/path`` or an absolute path. ``s3://conn@bucket/path`` includes
+        the connection. Templated.
+    :param conn_id: id of a connection of type ``aws``; None uses the worker's credentials. Templated.
     :param mode: ``replace_range``, ``upsert`` or ``append``.
-    :param partition: None, ``day``, ``month`` or ``year``, by the time of the rows at the exchange (Australia/Sydney),
-        in a column ``exchange_date`` (date), ``exchange_month`` (``2026-11``) or ``exchange_year`` (whole number).
-    :param incremental: pull only what is new since the last load of this table by this query. Needs Airflow 3.3; not
-        with ``append``.
-    :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
-        late; one day by default.
-    :param full_refresh: with ``incremental``: load the query's whole range, as if nothing were loaded. A bool, or a
-        template such as ``{{ params.full_refresh }}``.
+    :param partition: None, ``day``, ``month`` or ``year``, by the rows' exchange time (Australia/Sydney), in a column
+        ``exchange_date`` (date), ``exchange_month`` (``2026-11``) or ``exchange_year`` (integer).
+    :param incremental: load only new data since this query's last load of this table. Needs Airflow 3.3; not with
+        ``append``.
+    :param overlap: a timedelta: how far before the end of the last load an incremental load starts, for late data
+        (default: one day).
+    :param full_refresh: with ``incremental``: load the whole range of the query. A bool, or a template such as
+        ``{{ params.full_refresh }}``.
     :param emit_partitions: emit one asset event for each session in the query's range, with its date as partition key
         (``2026-04-02``), instead of one event. Needs Airflow 3.3; not with ``incremental``.
-    :param outlets: assets that the task updates; by default the destination up to its first template.
+    :param outlets: assets that the task updates (default: the destination up to its first template).
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
-        ``retries``. None is Airflow's ``[operators] default_deferrable``.
-    :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
+    :param deferrable: defer the task if the server asks for a long wait; with False, Airflow's ``retries`` apply
+        (default: Airflow's ``[operators] default_deferrable``).
+    :raises ValueError: when the DAG is parsed, if a literal argument is malformed or conflicts with another.
     """
 
     template_fields: Sequence[str] = (*Transfer.template_fields, "destination", "conn_id")
@@ -91,7 +90,7 @@ class OpenmarketsToDeltaOperator(Transfer):
 
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[DeltaDestination, Callable[[], Dataset]]]:
-        """Give the table."""
+        """Return a context with the table."""
         try:
             from openmarkets_provider.landing.delta import DeltaDestination
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""The transfer into an Iceberg table, of a catalog or of a folder with a catalog of its own."""
+"""The transfer to an Iceberg table, in a catalog or in a folder with its own catalog."""
 
 from __future__ import annotations
 
@@ -25,43 +25,42 @@ if TYPE_CHECKING:
 
 
 class OpenmarketsToIcebergOperator(Transfer):
-    """Loads the rows of a query into an Iceberg table, all of them in one commit or none.
+    """Loads the rows of a query into an Iceberg table, in one commit.
 
-    The rows wait on the worker's disk until all of them have been pulled. One commit then replaces rows in all
-    partitions; readers see it as one step, and its history lists a snapshot that deletes and one that appends. Loads of
-    one table can go on at the same time: one that finds that another has changed the same rows commits again, 10 times
-    at most. The modes are those of
-    :class:`~openmarkets_provider.transfers.openmarkets_to_delta.OpenmarketsToDeltaOperator`.
+    The rows are kept on the worker's disk until all have been pulled. One commit then replaces rows in all partitions.
+    Readers see it as one step; the table's history shows a snapshot that deletes and one that appends. Tasks can load a
+    table concurrently: if another task has changed the same rows, the commit is repeated, at most 10 times. The modes
+    are those of :class:`~openmarkets_provider.transfers.openmarkets_to_delta.OpenmarketsToDeltaOperator`.
 
-    The table and its namespace are created where there are none. A column that the table lacks is added. A column of
-    another type is refused. A task that is killed before it commits leaves files that nobody sees.
+    A missing table or namespace is created, and missing columns are added. A column with another type is refused. A
+    task that is killed before its commit leaves invisible files.
 
-    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
-    were left out) to XCom, not the rows. Needs ``pip install 'airflow-provider-openmarkets[iceberg]'``.
+    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities) as
+    XCom, not the rows. Needs ``pip install 'airflow-provider-openmarkets[iceberg]'``.
 
-    :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
-        ``raw=True`` have one column, ``record``, and need ``mode="append"``.
+    :param query: a query from :mod:`openmarkets_provider.queries`. Templated. ``request`` and ``raw=True`` have one
+        column, ``record``, and need ``mode="append"``.
     :param table: ``namespace.table``. Templated.
     :param conn_id: id of a connection of type ``iceberg`` to a catalog. Templated.
-    :param warehouse: instead of ``conn_id`` an absolute path, of a folder that all workers share. It has the tables,
-        and a catalog in SQLite (``catalog.db``, by the name ``openmarkets``), and needs no server. Needs SQLAlchemy 2
+    :param warehouse: instead of ``conn_id``: the absolute path of a folder that all workers share. It contains the
+        tables and an SQLite catalog (``catalog.db``, named ``openmarkets``); no server is needed. Needs SQLAlchemy 2
         (Airflow 3.2). Templated.
     :param mode: ``replace_range``, ``upsert`` or ``append``.
-    :param partition: None, ``day``, ``month`` or ``year``, a hidden partition by the exchange's date
-        (Australia/Sydney). Rows with a time get a column ``exchange_date`` for it.
-    :param incremental: pull only what is new since the last load of this table by this query. Needs Airflow 3.3; not
-        with ``append``.
-    :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
-        late; one day by default.
-    :param full_refresh: with ``incremental``: load the query's whole range, as if nothing were loaded. A bool, or a
-        template such as ``{{ params.full_refresh }}``.
+    :param partition: None, ``day``, ``month`` or ``year``: a hidden partition by the exchange date (Australia/Sydney).
+        Rows with a time get a column ``exchange_date`` for it.
+    :param incremental: load only new data since this query's last load of this table. Needs Airflow 3.3; not with
+        ``append``.
+    :param overlap: a timedelta: how far before the end of the last load an incremental load starts, for late data
+        (default: one day).
+    :param full_refresh: with ``incremental``: load the whole range of the query. A bool, or a template such as
+        ``{{ params.full_refresh }}``.
     :param emit_partitions: emit one asset event for each session in the query's range, with its date as partition key
         (``2026-04-02``), instead of one event. Needs Airflow 3.3; not with ``incremental``.
-    :param outlets: assets that the task updates; by default the table, where it is literal.
+    :param outlets: assets that the task updates (default: the table, if its name is literal).
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
-        ``retries``. None is Airflow's ``[operators] default_deferrable``.
-    :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
+    :param deferrable: defer the task if the server asks for a long wait; with False, Airflow's ``retries`` apply
+        (default: Airflow's ``[operators] default_deferrable``).
+    :raises ValueError: when the DAG is parsed, if a literal argument is malformed or conflicts with another.
     """
 
     template_fields: Sequence[str] = (*Transfer.template_fields, "table", "conn_id", "warehouse")
@@ -93,7 +92,7 @@ class OpenmarketsToIcebergOperator(Transfer):
 
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[IcebergDestination, Callable[[], Dataset]]]:
-        """Give the table; its catalog is closed at the end."""
+        """Return a context with the table. Its catalog is closed at the end."""
         check_place(self.table, self.conn_id, self.warehouse)
         try:
             from openmarkets_provider.landing.iceberg import IcebergDestination

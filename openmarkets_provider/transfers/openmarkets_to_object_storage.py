@@ -1,4 +1,4 @@
-"""The transfer to files: rows of a query land as Parquet, CSV or JSON lines, in an object store or on a disk."""
+"""The transfer to Parquet, CSV or JSON lines files, in an object store or on a disk."""
 
 from __future__ import annotations
 
@@ -42,65 +42,64 @@ if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
 
 _OF_TASK = re.compile(r"\{[{%].*\b(ti|task|task_instance|map_index)\b", re.DOTALL)
-"""A template that can differ from one mapped task to the next."""
+"""A template whose value can differ between mapped tasks."""
 
 
 class OpenmarketsToObjectStorageOperator(Transfer):
     """Lands the rows of a query as one file, or as one file for each exchange day, month or year.
 
-    A file appears in one step when it is complete, and replaces the one before it: a task that fails or is killed
-    leaves the old file, or none. With ``partition`` all files are encoded before the first one appears. Memory use does
-    not grow with the number of rows. Temporary files are beside a local destination, under hidden names; for object
-    stores they are in the temporary folder of the worker.
+    Files are replaced atomically when they are complete: a task that fails or is killed leaves the old file, or none.
+    With ``partition``, all files are encoded before the first one is replaced. Memory use does not grow with the number
+    of rows. Temporary files are next to a local destination, with hidden names; for object stores they are in the
+    temporary folder of the worker.
 
-    A task that is retried, resumed or cleared goes on where its last attempt ended (``[openmarkets] resume_folder``).
+    A task that is retried, resumed or cleared continues where its last attempt ended (``[openmarkets] resume_folder``).
 
-    A task that is killed aborts its upload, where it is given the time. Parts of an upload that was killed at once are
-    not visible, but cost money: in S3 only a lifecycle rule of the bucket (``AbortIncompleteMultipartUpload``) removes
-    them.
+    A killed task aborts its upload if there is time. Otherwise the parts of the upload are invisible, but cost money:
+    in S3 only a lifecycle rule of the bucket (``AbortIncompleteMultipartUpload``) removes them.
 
-    Returns ``destination``, ``rows``, ``bytes``, ``files`` (URLs), ``range`` and ``skipped`` (securities that were left
-    out) to XCom, not the rows. ``rows``, ``bytes`` and ``files`` are what this task wrote, ``range`` is the query's.
-    Failures are handled as in
-    :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
+    Returns ``destination``, ``rows``, ``bytes``, ``files`` (URLs), ``range`` and ``skipped`` (securities) as XCom, not
+    the rows. ``rows``, ``bytes`` and ``files`` are those that this task wrote; ``range`` is the query's. Failures are
+    handled as in :class:`~openmarkets_provider.operators.openmarkets.OpenmarketsOperator`.
 
-    :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated.
+    :param query: a query from :mod:`openmarkets_provider.queries`. Templated.
     :param destination: a URL such as ``s3://bucket/bars/{{ ds }}.parquet`` (``s3``, ``s3a``, ``gs``, ``gcs``, ``abfs``,
-        ``abfss``; ``file``), or an absolute path; a text. With ``partition`` a folder. ``s3://conn@bucket/...`` names
-        the connection, too. Templated. Mapped tasks need one each, or ``partition`` and ranges that do not overlap.
+        ``abfss``; ``file``) or an absolute path, as text. With ``partition``, a folder. ``s3://conn@bucket/...``
+        includes the connection. Templated. Mapped tasks need different destinations, or ``partition`` and ranges that
+        do not overlap.
     :param format: ``parquet``, ``csv`` or ``jsonl``.
-    :param conn_id: id of the object store's connection; None for the worker's own credentials. Templated.
-    :param partition: ``day``, ``month`` or ``year``, by the time of the rows at the exchange (Australia/Sydney): files
+    :param conn_id: id of the object store's connection; None uses the worker's credentials. Templated.
+    :param partition: ``day``, ``month`` or ``year``, by the rows' exchange time (Australia/Sydney): files
         ``exchange_date=2026-11-20/part-0.parquet``, ``exchange_month=2026-11/...``, ``exchange_year=2026/...``. The
-        query's range must cover whole partitions; a partition without rows loses the file it had. A new
-        file keeps rows of securities that ``on_invalid="warn"`` left out, with ``if_exists="replace"``. A folder holds
-        files of one format, compression and query.
-    :param if_exists: what to do about an existing file: ``replace`` it, ``merge``, ``error``, or ``skip`` it. With
-        ``merge``, which needs ``partition``, the file keeps its rows; those with the key of a new one are replaced. So
-        a range may begin and end within a partition. Sets ``max_active_tis_per_dag=1``; mapped tasks that merge into
-        the same partitions need it in ``.partial()``. With ``skip`` and
-        ``partition`` the task pulls from the first missing partition to the last one (of weekly bars the whole range),
-        and writes the missing files. A partition without rows has no file, so it is pulled again each time. With
-        ``error`` a task instance that runs again replaces its own files.
-    :param compression: None, ``gzip``, ``zstd``, ``snappy`` (Parquet only); or ``infer``: by the end of the file's
-        name, snappy for Parquet.
-    :param object_options: what the store is to know of each object: encryption, tags, storage class, metadata, another
-        content type than the format's. Named as the store's file system names them, such as
+        query's range must cover whole partitions. The file of a partition without rows is deleted. With
+        ``if_exists="replace"``, a new file keeps the rows of securities that ``on_invalid="warn"`` skipped. A folder
+        has files of one format, compression and query.
+    :param if_exists: what to do with an existing file: ``replace`` it, ``merge``, ``error``, or ``skip`` it. ``merge``
+        needs ``partition``: the file keeps its rows, except those with the key of a new row. A range may then start and
+        end within a partition. ``merge`` sets ``max_active_tis_per_dag=1``; mapped tasks that merge into the same
+        partitions need it in ``.partial()``. With ``skip`` and ``partition``, the task pulls from the first missing
+        partition to the last one (weekly bars: the whole range), and writes the missing files. A partition without rows
+        has no file, so it is pulled again each time. With ``error``, a task instance that runs again replaces its own
+        files.
+    :param compression: None, ``gzip``, ``zstd``, ``snappy`` (Parquet only), or ``infer``: by the extension of the file,
+        snappy for Parquet.
+    :param object_options: properties of each object in the store: encryption, tags, storage class, metadata, another
+        content type. The names are those of the store's file system, such as
         ``{"ServerSideEncryption": "aws:kms", "Tagging": "team=data"}`` for S3. Templated.
-    :param incremental: pull only what is new since the last load of this destination. Needs Airflow 3.3 and
-        ``partition``: each load replaces the partitions that it touches, from their beginning up to where the
-        destination is loaded then. Sets ``max_active_tis_per_dag=1``: two such loads can't go on at once.
-    :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
-        late; one day by default.
-    :param full_refresh: with ``incremental``: load the query's whole range, as if nothing were loaded. A bool, or a
-        template such as ``{{ params.full_refresh }}``.
+    :param incremental: load only new data since the last load of this destination. Needs Airflow 3.3 and ``partition``:
+        each load replaces the partitions that it changes, from their start up to the new end of the loaded data. Sets
+        ``max_active_tis_per_dag=1``, because two such loads can't run concurrently.
+    :param overlap: a timedelta: how far before the end of the last load an incremental load starts, for late data
+        (default: one day).
+    :param full_refresh: with ``incremental``: load the whole range of the query. A bool, or a template such as
+        ``{{ params.full_refresh }}``.
     :param emit_partitions: emit one asset event for each session in the query's range, with its date as partition key
         (``2026-04-02``), instead of one event. Needs Airflow 3.3; not with ``incremental``.
-    :param outlets: assets that the task updates; by default the destination up to its first template.
+    :param outlets: assets that the task updates (default: the destination up to its first template).
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
-        ``retries``. None is Airflow's ``[operators] default_deferrable``.
-    :raises ValueError: when the DAG is parsed: a literal argument is malformed, or does not go with another.
+    :param deferrable: defer the task if the server asks for a long wait; with False, Airflow's ``retries`` apply
+        (default: Airflow's ``[operators] default_deferrable``).
+    :raises ValueError: when the DAG is parsed, if a literal argument is malformed or conflicts with another.
     """
 
     template_fields = (*Transfer.template_fields, "destination", "conn_id", "object_options")
@@ -159,12 +158,12 @@ class OpenmarketsToObjectStorageOperator(Transfer):
         self.if_exists = if_exists
         self.compression = compression
         self.object_options = object_options
-        # Rendering replaces the argument.
+        # The argument itself is replaced when it is rendered.
         self._template = destination if is_text else ""
 
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[FileDestination, Callable[[], Dataset]]]:
-        """Give the file or the folder."""
+        """Return a context with the file or folder."""
         self._check_mapping(context)
         place = _read_place(self.destination, self.conn_id or None, self.partition)
         file_format = choose_format(self.format, self.compression, place.name if self.partition is None else None)
@@ -195,14 +194,14 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             return
         task: Any = context["dag"].get_task(self.task_id)
         if self.if_exists == MERGE:
-            # A mapped task has the limit of its .partial().
+            # A mapped task has the limit from its .partial().
             if task.max_active_tis_per_dag != 1:
                 raise OpenmarketsConfigurationError(
                     "if_exists='merge': mapped tasks could merge into the same file at once. Set "
                     "max_active_tis_per_dag=1 in .partial()."
                 )
             return
-        # A task in a mapped group is not mapped itself.
+        # A task in a mapped task group is not mapped itself.
         if not hasattr(task, "expand_input"):
             raise self._shared_file()
         url = _read_place(self.destination, self.conn_id or None, self.partition).url
@@ -218,7 +217,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
                 )
 
     def _names_of_sibling(self, arguments: Mapping[str, Any], url: str, context: Context) -> set[str | None]:
-        """Return what another mapped task writes at the same destination."""
+        """Return the partitions that another mapped task writes at the same destination."""
         if _OF_TASK.search(str(arguments["destination"])):
             return set()
         try:
@@ -226,11 +225,11 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             is_same = _read_place(destination, None, self.partition).url == url
             return self._names(query) if is_same else set()
         except (OpenmarketsConfigurationError, OpenmarketsQueryError):
-            # It fails by itself.
+            # The other task will fail.
             return set()
 
     def _names(self, query: Query) -> set[str | None]:
-        """Return the partitions that a query writes; None stands for the only file, and for all of them."""
+        """Return the partitions that a query writes; None stands for the only file, or for all partitions."""
         if self.partition is None or self.incremental:
             return {None}
         return {each.name for each in partitions_of(query, self.partition, open_end=False)}

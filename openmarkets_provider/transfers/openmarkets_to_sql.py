@@ -1,4 +1,4 @@
-"""The transfer into a table of a database."""
+"""The transfer to a database table."""
 
 from __future__ import annotations
 
@@ -24,53 +24,54 @@ if TYPE_CHECKING:
 
 
 class OpenmarketsToSqlOperator(Transfer):
-    """Loads the rows of a query into a table of a database, all of them in one transaction or none.
+    """Loads the rows of a query into a database table, in one transaction.
 
-    The rows wait on the worker's disk until all of them have been pulled, so that a slow or failing API holds no lock.
-    Running the same task instance again changes nothing but ``loaded_at``, in any mode:
+    The rows are kept on the worker's disk until all have been pulled, so no lock is held while the API is slow. Running
+    a task instance again changes only ``loaded_at``, in every mode:
 
-    - ``upsert`` updates rows that have the same key, and inserts the others. It deletes nothing: a row that the API no
-      longer returns, such as a closed position, stays. Columns that the query does not have keep their values. Bars of
-      several frequencies, or of several intervals, can share a table.
+    - ``upsert`` updates rows with the same key and inserts the others. It deletes nothing: a row that the API no longer
+      returns, such as a closed position, stays. Columns that the query does not have keep their values. Bars of several
+      frequencies or intervals can share a table.
     - ``replace_range`` deletes the rows in the query's range, of its securities or accounts, and bars of its frequency
-      or interval only; then it inserts. Rows of securities that were left out stay.
-    - ``append`` adds rows, for a history of snapshots. The column ``load_id`` names the task instance; a task instance
-      that runs again replaces its own rows.
+      or interval only; then it inserts. Rows of skipped securities stay.
+    - ``append`` adds rows, for a history of snapshots. The column ``load_id`` identifies the task instance. If it runs
+      again, it replaces its own rows.
 
-    An existing table may have other types and more columns. A row with a price, count or time that its column would
-    round is refused, and the message names it. ``DOUBLE PRECISION`` is accepted, with its 15 digits.
+    An existing table may have other types and more columns. If a column would round a price, count or time, the row is
+    refused, and the message names it. ``DOUBLE PRECISION`` is accepted, with its 15 digits.
 
-    PostgreSQL, SQLite and MariaDB are tested, MySQL is not. Any other database is refused.
+    PostgreSQL, SQLite and MariaDB are tested, MySQL is not. Other databases are refused.
 
-    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities that
-    were left out) to XCom, not the rows.
+    Returns ``destination``, ``rows``, ``bytes`` (None), ``files`` (empty), ``range`` and ``skipped`` (securities) as
+    XCom, not the rows.
 
-    :param query: the result of a function of :mod:`openmarkets_provider.queries`. Templated. ``request`` and
-        ``raw=True`` have one column, ``record``, and need ``mode="append"``.
+    :param query: a query from :mod:`openmarkets_provider.queries`. Templated. ``request`` and ``raw=True`` have one
+        column, ``record``, and need ``mode="append"``.
     :param table: ``table`` or ``schema.table``, in the case that the database uses. Templated.
     :param conn_id: id of a connection of type ``postgres``, ``mysql`` or ``sqlite``. Templated.
     :param mode: ``upsert``, ``append`` or ``replace_range``.
     :param create_table: create the table if it does not exist, with types, primary key and (PostgreSQL) units as
-        comments. Before the first request the task checks that the table can be created, or that an existing one fits.
-    :param schema_policy: what happens when an existing table lacks a column, which a new version of this package may
-        bring: ``evolve`` adds it (``ALTER TABLE``, NULL in all rows that are there) and logs a warning, ``freeze``
-        fails the task with the statement. A table without a column of the key is refused by both.
-    :param columns: names in the table by the query's, such as ``{"close_price": "close"}``: only these columns are
-        loaded, and those that identify a row, its security or account, and its time. None loads all columns.
-    :param incremental: pull only what is new since the last load of this table by this query. Needs Airflow 3.3; not
-        with ``append``.
-    :param overlap: a timedelta: how far before the end of the last load an incremental one begins, for data that came
-        late; one day by default.
-    :param full_refresh: with ``incremental``: load the query's whole range, as if nothing were loaded. A bool, or a
-        template such as ``{{ params.full_refresh }}``.
+        comments. Before the first request, the task checks that the table can be created, or that the existing table
+        fits.
+    :param schema_policy: what to do if an existing table lacks a column, for example after an upgrade of this package.
+        ``evolve`` adds it (``ALTER TABLE``, NULL in existing rows) and logs a warning. ``freeze`` fails the task; the
+        message has the statement. Both refuse a table without a key column.
+    :param columns: columns of the query with their names in the table, such as ``{"close_price": "close"}``. Only these
+        are loaded, plus those for key, security or account, and time. None loads all columns.
+    :param incremental: load only new data since this query's last load of this table. Needs Airflow 3.3; not with
+        ``append``.
+    :param overlap: a timedelta: how far before the end of the last load an incremental load starts, for late data
+        (default: one day).
+    :param full_refresh: with ``incremental``: load the whole range of the query. A bool, or a template such as
+        ``{{ params.full_refresh }}``.
     :param emit_partitions: emit one asset event for each session in the query's range, with its date as partition key
         (``2026-04-02``), instead of one event. Needs Airflow 3.3; not with ``incremental``.
-    :param outlets: assets that the task updates; by default the table, where ``conn_id`` and ``table`` are literal.
+    :param outlets: assets that the task updates (default: the table, if ``conn_id`` and ``table`` are literal).
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``. Templated.
-    :param deferrable: defer the task when the server asks for a long wait; False leaves the error to Airflow's
-        ``retries``. None is Airflow's ``[operators] default_deferrable``.
-    :raises ValueError: when the DAG is parsed: mode, table or conn_id is malformed.
-    :raises OpenmarketsQueryError: when the DAG is parsed: the query is malformed, or the mode does not go with it.
+    :param deferrable: defer the task if the server asks for a long wait; with False, Airflow's ``retries`` apply
+        (default: Airflow's ``[operators] default_deferrable``).
+    :raises ValueError: when the DAG is parsed, if mode, table or conn_id is malformed.
+    :raises OpenmarketsQueryError: when the DAG is parsed, if the query is malformed or conflicts with the mode.
     """
 
     template_fields: Sequence[str] = (*Transfer.template_fields, "table", "conn_id")
@@ -108,11 +109,11 @@ class OpenmarketsToSqlOperator(Transfer):
 
     @contextmanager
     def open_destination(self, context: Context) -> Iterator[tuple[TableDestination, Callable[[], Dataset]]]:
-        """Give the table; its connections are closed at the end."""
+        """Return a context with the table. Its connections are closed at the end."""
         check_table(self.table)
         check_conn_id(self.conn_id)
         hook = hook_of(self.conn_id)
-        # Needs SQLAlchemy, which hook_of looks for.
+        # Imports SQLAlchemy, which hook_of has checked.
         from openmarkets_provider.landing.table_destination import TableDestination
 
         with open_engine(hook) as engine:
@@ -126,7 +127,7 @@ class OpenmarketsToSqlOperator(Transfer):
                 columns=self.columns,
                 load_id=instance_id(context),
             )
-            # The engine learns its default schema from its first connection.
+            # The engine knows its default schema after its first connection.
             yield destination, lambda: _dataset_of(hook, self.table, engine.dialect.default_schema_name)
 
 
@@ -135,12 +136,12 @@ def _asset_uri(conn_id: str, table: str) -> str:
 
 
 def _dataset_of(hook: DbApiHook, table: str, default_schema: str | None) -> Dataset:
-    """Return a table as lineage names it, as far as its hook tells."""
+    """Return the lineage names of a table, from its hook."""
     conn_id = hook.get_conn_id()
     connection = hook.get_connection(conn_id)
     info = None
     if connection.host:
-        # Hooks describe their database in the terms of the OpenLineage provider, where that is installed.
+        # Works only if the OpenLineage provider is installed.
         with suppress(Exception):
             info = hook.get_openlineage_database_info(connection)
     if info is not None:
@@ -151,7 +152,7 @@ def _dataset_of(hook: DbApiHook, table: str, default_schema: str | None) -> Data
     parts = [part for part in (database, schema or default_schema, name) if part]
     uri = _asset_uri(conn_id, table)
     if info is not None:
-        # Providers say what a URI of their databases must look like.
+        # Providers check the URIs of their databases.
         with suppress(ValueError):
             uri = str(Asset("/".join([namespace, *map(quote, parts)])).uri)
     return Dataset(uri, namespace, ".".join(parts))

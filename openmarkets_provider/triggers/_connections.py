@@ -1,4 +1,4 @@
-"""Connections that may change while triggers wait: looked up again, each with the client of its current fields."""
+"""Connections that may change while triggers wait: they are looked up again, and have a client of their fields."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_UP_INTERVAL = 60.0
-"""Seconds from one look-up of a connection to the next."""
+"""Seconds between look-ups of a connection."""
 RETRY_INTERVAL = 1.0
-"""The same after a look-up that failed."""
+"""The same after a failed look-up."""
 LOOK_UP_TIMEOUT = 30.0
-"""Seconds that a look-up may take: all polls of the connection wait for it."""
+"""Longest time in seconds for a look-up: all polls of the connection wait for it."""
 MAX_FAILURES = 3
-"""Failed look-ups in a row that are an error: Airflow says "isn't defined" for any failure, also a passing one."""
+"""Failed look-ups in a row that are an error. Airflow reports even transient failures as "isn't defined"."""
 _CREDENTIAL_ERRORS = (OpenmarketsAuthError, OpenmarketsConfigurationError, OpenmarketsAccessRefused)
 
 
 class LiveConnection:
-    """A connection by id, and the client of its current fields.
+    """A connection, and the client of its current fields.
 
     :ivar users: number of groups that use it.
     """
@@ -52,8 +52,8 @@ class LiveConnection:
     async def run_query(self, query: Query) -> Any:
         """Run a query with the connection's current credentials.
 
-        :raises OpenmarketsError: as the client's ``arun``. After an error of the credentials the connection was looked
-            up again, and it had not changed.
+        :raises OpenmarketsError: as the client's ``arun``. After an error of the credentials, the connection has been
+            looked up again and was unchanged.
         :raises Exception: the connection can't be looked up.
         """
         start = asyncio.get_running_loop().time()
@@ -80,13 +80,13 @@ class LiveConnection:
             await self._close_if_unused(client)
 
     async def _get_client(self, since: float) -> OpenmarketsClient:
-        """Return the client of the connection as it was at a time of the event loop's clock, or later."""
+        """Return the client of the connection, looked up at or after a time of the event loop's clock."""
         async with self._lock:
-            # Those who waited for the lock share the look-up of the one before them.
+            # Callers that waited for the lock use the look-up of its previous owner.
             if self._look_up_time < since:
                 start = asyncio.get_running_loop().time()
                 await self._look_up()
-                # The first look-up: polls have no client yet that they could go on with.
+                # At the first look-up there is no client to continue with.
                 while self._client is None and self._error is None:
                     await asyncio.sleep(RETRY_INTERVAL)
                     await self._look_up()

@@ -1,4 +1,4 @@
-"""The stream that watchers share (Airflow 3.3): one poll for all, confirmed once Airflow has stored its events."""
+"""The stream that watchers share (Airflow 3.3): one poll for all, confirmed after Airflow has stored its events."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SharedReading:
-    """A reading that several watchers get.
+    """A reading for several watchers.
 
-    :ivar confirmations: functions of the watchers, to call when Airflow has handled all events of the reading.
+    :ivar confirmations: functions of the watchers, called after Airflow has handled all events of the reading.
     """
 
     reading: Reading
@@ -25,9 +25,9 @@ class SharedReading:
 
 
 class PollProducer(SharedStreamProducer):
-    """Gives each reading to all watchers, and calls their confirmations.
+    """Passes each reading to all watchers, and calls their confirmations.
 
-    :param open_polls: opens the readings, which never end.
+    :param open_polls: returns an infinite iterator over readings.
     """
 
     def __init__(self, open_polls: Callable[[], AsyncIterator[Reading]]) -> None:
@@ -40,7 +40,7 @@ class PollProducer(SharedStreamProducer):
             yield shared, shared
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
-        """Call the confirmations with whether Airflow stored all events. It does not say whose event it did not store.
+        """Call the confirmations with whether Airflow stored all events. Airflow does not say which event failed.
 
         :param batch: readings with their outcomes.
         """

@@ -1,4 +1,4 @@
-"""Finds the new items of a poll, and what an event says of them. No I/O."""
+"""Finds the new items of a poll, and makes the payload of the event. No I/O."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from openmarkets_provider.triggers._seen_keys import MAX_ITEMS, SeenKeys, canoni
 from openmarkets_provider.xcom import ensure_airflow_takes
 
 MAX_PART_BYTES = 16_384
-"""Size limit of an item, and of a key, in a payload: Airflow logs it and stores it in its metadata database."""
+"""Size limit of an item or key in a payload: Airflow logs payloads and stores them in its metadata database."""
 MAX_PAYLOAD_BYTES = 131_072
-"""Size limit of a payload, without the names of its parts."""
+"""Size limit of the items and keys of a payload."""
 _PARTS = 2
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class NewItems:
-    """What a poll has that was not there before.
+    """The new items of a poll.
 
     :ivar total: number of items in the poll.
-    :ivar payload: the new items as the event has them, in the order of the list.
-    :ivar overflow: number of new items that do not fit into the event. They are not in ``seen``, so the next poll has
-        them again.
+    :ivar payload: the new items for the event, in the order of the list.
+    :ivar overflow: number of new items that do not fit into the event. They are not in ``seen``, so they are new in
+        the next poll.
     :ivar seen: the keys to remember.
-    :ivar problem: what is wrong with some of the items, and what to do; empty if nothing is.
+    :ivar problem: a problem with some of the items, and what to do; empty if there is none.
     """
 
     total: int
@@ -39,11 +39,11 @@ class NewItems:
     problem: str
 
     def list_keys(self) -> str:
-        """Return the keys of the first new items, for a log."""
+        """Return the keys of the first new items, for the log."""
         return _join([f"{canonical(part['key']):.100}" for part in self.payload])
 
     def list_omissions(self) -> str:
-        """Return the first new items that lack item or key in the event, for a log; empty if there are none."""
+        """Return the first new items whose item or key is null in the event, for the log; empty if there are none."""
         return _join([f"{canonical(part):.200}" for part in self.payload if len(part) > _PARTS])
 
 
@@ -53,8 +53,8 @@ def find_new_items(evaluate_result: Callable[[str], Any], items: str, key: str, 
     :param evaluate_result: evaluates a JMESPath expression over the poll's result.
     :param items: expression for the list of items.
     :param key: expression, over an item, for its key.
-    :param seen: None for a first poll, of which nothing is new.
-    :raises OpenmarketsQueryError: an expression does not fit the result; the text says what to do.
+    :param seen: None for the first poll, whose items are not new.
+    :raises OpenmarketsQueryError: an expression does not fit the result; the message says what to do.
     """
     listed = _check_list(_evaluate("items", evaluate_result, items), items)
     keys = [_evaluate("key", Evaluator(item).evaluate, key) for item in listed]
@@ -86,10 +86,10 @@ def find_new_items(evaluate_result: Callable[[str], Any], items: str, key: str, 
 
 
 def make_part(item: Any, key: Any) -> tuple[dict[str, Any], int]:
-    """Return what an event says of an item, and its size in bytes as JSON.
+    """Return the part of the payload for an item, and its size in bytes as JSON.
 
-    An item or key that is too large, or that Airflow can't pass on or store, is null, and a further field says why:
-    Airflow (3.3.2) ends the whole triggerer over an event that it can't handle.
+    If an item or key is too large, or Airflow can't pass or store it, it is null, and another field says why. An event
+    that Airflow (3.3.2) can't handle would end the whole triggerer.
     """
     fields: dict[str, Any] = {}
     total = 0
@@ -108,7 +108,7 @@ def make_part(item: Any, key: Any) -> tuple[dict[str, Any], int]:
 
 
 def rename_expression(argument: str, error: OpenmarketsQueryError) -> str:
-    """Return the text of an expression's error with the argument's own name."""
+    """Return the message of an expression's error with the name of the argument."""
     return f"{argument}: {str(error).removeprefix('condition: ')}"
 
 

@@ -1,4 +1,4 @@
-"""One call for the quotes that many triggers wait for: which queries fit together, and who gets which rows."""
+"""One call for the quotes of many triggers: which queries share a call, and which trigger gets which rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from openmarkets_provider.queries import Query
 
 MAX_FAILURES = 32
-"""Failed calls before the first that succeeds, after which no single security can be at fault."""
+"""Failed calls without a success, after which a single security can't be the cause."""
 _REQUEST_STATUSES = (400, 404, 410, 413, 422)
 """HTTP statuses that one security among many may cause."""
 
@@ -25,14 +25,14 @@ RunQuery = Callable[["Query"], Awaitable[Any]]
 
 
 class Basket(NamedTuple):
-    """The securities of a query for quotes that may share a call with others. Equal baskets are one."""
+    """The securities of a quotes query that may share a call with others. Equal baskets are polled once."""
 
     securities: tuple[str, ...]
     listings: tuple[Listing, ...]
 
 
 class Outcome(NamedTuple):
-    """What a poll came to for one member: a result or an error.
+    """The result or error of a poll for one basket.
 
     :ivar missing: securities without a row in the reply.
     """
@@ -43,14 +43,14 @@ class Outcome(NamedTuple):
 
 
 def find_basket(query: Query) -> Basket | None:
-    """Return the basket of a query; None if the query has to be polled as it is."""
+    """Return the basket of a query; None if the query can't share a call."""
     if not isinstance(query, dict) or query.get("endpoint") != "quotes":
         return None
     try:
         securities = resolve(query)["securities"]
     except OpenmarketsQueryError:
         return None
-    # It is not documented whether the API ignores case: `bhp` beside `BHP` could change the reply.
+    # It is not documented whether the API ignores case, so `bhp` and `BHP` in one call might change the reply.
     if not securities or any(security != security.upper() for security in securities):
         return None
     # Rows are matched by code and exchange, so all securities must have the same data source.
@@ -62,8 +62,8 @@ def find_basket(query: Query) -> Basket | None:
 async def poll(run_query: RunQuery, query: Query, baskets: Sequence[Basket | None]) -> dict[Basket | None, Outcome]:
     """Poll once for the members of a group.
 
-    :param baskets: those of the members; all None for a query that is polled as it is.
-    :return: the outcome of each.
+    :param baskets: the baskets of the members; all None for a query that can't share a call.
+    :return: the outcome of each basket.
     """
     batch = [basket for basket in baskets if basket is not None]
     if batch:
@@ -77,12 +77,11 @@ async def poll(run_query: RunQuery, query: Query, baskets: Sequence[Basket | Non
 
 
 async def _poll_baskets(run_query: RunQuery, query: Query, baskets: Sequence[Basket]) -> dict[Basket | None, Outcome]:
-    """Ask for all securities in one call, and give each basket what it would get alone.
+    """Query all securities in one call, and give each basket the outcome that its own call would have.
 
-    Baskets with a security that the API does not know get that error, and the others are asked for again. If the call
-    is refused for another reason that may be one security's, or if its reply can't be read, each basket is asked for
-    alone, once. Any other error is every basket's, and so is the last error when ``MAX_FAILURES`` calls have failed
-    before one succeeded.
+    If the API does not know a security, its baskets get that error, and the others are queried again. If one security
+    may have caused another error, or if the reply can't be read, each basket is queried alone, once. All baskets get
+    any other error, and the last error if the first ``MAX_FAILURES`` calls have failed.
     """
     outcomes: dict[Basket | None, Outcome] = {}
     failures, has_succeeded = 0, False
@@ -112,7 +111,7 @@ async def _poll_baskets(run_query: RunQuery, query: Query, baskets: Sequence[Bas
 
 
 def _may_be_one_security(error: Exception) -> bool:
-    """Tell whether one security among many may have caused an error."""
+    """Return whether a single security may have caused an error."""
     if isinstance(error, OpenmarketsQueryError | OpenmarketsInvalidResponse):
         return True
     return isinstance(error, OpenmarketsApiError) and error.status in _REQUEST_STATUSES
@@ -133,13 +132,13 @@ def _find_unknown(error: Exception, call: Query, batch: Sequence[Basket]) -> dic
 def _distribute(
     rows: Sequence[dict[str, Any]], batch: Sequence[Basket]
 ) -> tuple[dict[Basket | None, Outcome], list[Basket]]:
-    """Return the rows of each basket, in the order of its securities, and the baskets that must be asked for alone.
+    """Return the rows of each basket, in the order of its securities, and the baskets to query alone.
 
-    A row of a security that no basket has may belong to a basket that lacks one: the API may name a security otherwise.
+    If the API names a security differently, its row matches no basket. It may belong to any basket that lacks a row.
     """
     by_listing: dict[Listing, list[dict[str, Any]]] = {}
     for row in rows:
-        # Records with `raw`, rows otherwise.
+        # Rows, or records with `raw`.
         code = row.get("security_code", row.get("securityCode"))
         by_listing.setdefault(listing_of({"securityCode": code, "exchange": row.get("exchange")}), []).append(row)
     has_strays = bool(by_listing.keys() - set(chain.from_iterable(basket.listings for basket in batch)))

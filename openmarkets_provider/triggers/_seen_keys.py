@@ -1,4 +1,4 @@
-"""What a watcher remembers of the items that it has seen: digests of their keys. No I/O."""
+"""The memory of a watcher: digests of the keys of the items that it has seen. No I/O."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 MAX_ITEMS = 5_000
-"""Limit of the items of one poll and of the keys that are remembered: 40 kB of text; Airflow takes less than 64 KiB."""
+"""Most items of a poll, and most keys that are remembered: 40 kB of text. Airflow's limit is 64 KiB."""
 _DIGEST_BYTES = 6
 _DIGEST_LENGTH = len(base64.b64encode(bytes(_DIGEST_BYTES)))
 _FORMAT = 1
 
 
 def digest(key: Any) -> str:
-    """Return what is remembered of a key: 48 bits, as 8 characters.
+    """Return the digest of a key: 48 bits, as 8 characters.
 
-    The chance that a new key has the digest of one of 5,000 others is less than 1 in 10**10.
+    The probability that a new key has the digest of one of 5,000 others is less than 1 in 10**10.
 
     :param key: any JSON.
     """
@@ -37,25 +37,25 @@ def canonical(value: Any) -> str:
 
 
 def state_key(*parts: Any) -> str:
-    """Return the name of a watcher's record in a state store, derived from all that gives its keys their meaning."""
+    """Return the name of a watcher's record in a state store, derived from everything that defines its keys."""
     text = canonical(parts).encode(errors="surrogatepass")
     return f"openmarkets_seen_{hashlib.blake2b(text, digest_size=16).hexdigest()}"
 
 
 @dataclass(frozen=True)
 class SeenKeys:
-    """Digests of keys; those of the last poll that listed something new are at the end."""
+    """Digests of keys. Those of the last poll with new items are at the end."""
 
     digests: tuple[str, ...] = ()
 
     def add(self, digests: Iterable[str]) -> Self:
-        """Return the keys with those of a further poll added.
+        """Return the keys with those of another poll added.
 
-        All keys of that poll are in it, since they would be new at the next poll otherwise. Up to ``MAX_ITEMS`` of the
-        others stay, the latest, so that an item that disappears for a while is not new again. If nothing is added, the
-        object itself is returned.
+        All keys of that poll are kept, because they would otherwise be new in the next poll. The latest of the others
+        are kept, so that an item that disappears for a while is not new again. The total is at most ``MAX_ITEMS``. If
+        nothing is added, the same object is returned.
 
-        :param digests: those of all items of the poll, at most ``MAX_ITEMS``.
+        :param digests: of all items of the poll, at most ``MAX_ITEMS``.
         """
         latest = dict.fromkeys(digests)
         if latest.keys() <= set(self.digests):
@@ -65,7 +65,7 @@ class SeenKeys:
         return type(self)((*others[max(0, len(others) - room) :], *latest))
 
     def merge(self, other: SeenKeys) -> Self:
-        """Return the keys of both."""
+        """Return the keys of both objects."""
         return self.add(other.digests[-MAX_ITEMS:])
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class SeenKeys:
     def from_json(cls, record: Any) -> Self:
         """Read a record.
 
-        :raises ValueError: it is damaged, or not one of :meth:`to_json`.
+        :raises ValueError: it is damaged, or does not come from :meth:`to_json`.
         """
         match record:
             case {"format": 1, "count": int(count), "seen": str(text)} if len(text) == count * _DIGEST_LENGTH:

@@ -17,10 +17,10 @@ Confirmation = Callable[[bool], Coroutine[Any, Any, None]]
 class SeenStore:
     """Loads and saves the keys of one watcher.
 
-    Identical watchers on several assets are one trigger to Airflow, so there may be several stores.
+    Airflow runs identical watchers on several assets as one trigger, so there may be several stores.
 
     :param key: name of the record in each store.
-    :param list_stores: returns the stores; Airflow sets them after it has made the trigger.
+    :param list_stores: returns the stores; Airflow sets them after it has created the trigger.
     :param log: logs a line for the watcher: level, text and values.
     """
 
@@ -53,15 +53,14 @@ class SeenStore:
         return seen
 
     def is_saved(self, seen: SeenKeys) -> bool:
-        """Tell whether all stores have these keys."""
+        """Return whether all stores have these keys."""
         return seen is self._saved
 
     def prepare_save(self, seen: SeenKeys) -> Confirmation:
-        """Return a function that saves the keys of a poll once Airflow has stored its events.
+        """Return a function that saves the keys of a poll after Airflow has stored its events.
 
-        It saves nothing if Airflow failed to store an event of this poll, or of an earlier one that was still open: the
-        keys include those of earlier polls, and the event may be this watcher's. Then Airflow starts the trigger again.
-        If the event is another watcher's, the next poll saves the keys.
+        It saves nothing if Airflow failed to store an event of this poll, or of an earlier unconfirmed one, because the
+        event may be this watcher's. If it is, Airflow restarts the trigger; if not, the next poll saves the keys.
         """
         unclean_polls = self._unclean_polls
 

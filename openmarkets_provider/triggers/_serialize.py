@@ -1,4 +1,4 @@
-"""How triggers are serialised: by import path and arguments."""
+"""Serialises triggers: import path and arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def serialize_trigger(trigger: Any) -> tuple[str, dict[str, Any]]:
-    """Return the import path of a trigger, and its arguments by name; it keeps each in an attribute of that name."""
+    """Return the import path of a trigger, and its arguments by name, from attributes with the same names."""
     kind = type(trigger)
     return f"{kind.__module__}.{kind.__qualname__}", {
         name: getattr(trigger, name) for name in inspect.signature(kind).parameters

@@ -1,7 +1,7 @@
-"""Polls that triggers share: one request for all that wait for the same, and one for the quotes of all.
+"""Polls that triggers share: one request for all triggers with the same query, and one for all quotes.
 
-Triggers on one event loop with the same connection, interval and query are a group. A group polls in a task of its own,
-which ends with the last member: cancelling one trigger does not disturb the others.
+Triggers of an event loop with the same connection, interval and query form a group. A group polls in its own task,
+which ends with the last member: cancelling one trigger does not affect the others.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WINDOW = 0.2
-"""Seconds for which new members are gathered before they are polled."""
+"""Seconds for which new members are collected before they are polled."""
 MAX_BACK_OFF = 900.0
-"""Seconds up to which the wait grows after failures in a row."""
+"""Longest wait in seconds after failures in a row."""
 _DELIVERIES = 100
-"""Readings that are delivered before the event loop may run other tasks."""
+"""Readings that are delivered before other tasks of the event loop run."""
 
 
 class Reading:
-    """The result of one poll: one object for all that wait for the same, so nobody may change what it returns.
+    """The result of one poll. Triggers share it, so its values must not be changed.
 
-    :ivar error: why there is no result; None if there is one.
+    :ivar error: the error of the poll; None if there is a result.
     :ivar missing: securities of the query without a row in the reply.
     :ivar next_in: seconds until the next poll.
     """
@@ -53,24 +53,24 @@ class Reading:
         self.missing = outcome.missing
         self.next_in = next_in
         self._result = outcome.result
-        # Each raise of the shared error would add its frames to it.
+        # Each raise of the shared error would add frames to its traceback.
         self._traceback = None if outcome.error is None else outcome.error.__traceback__
         self._evaluator = Evaluator(outcome.result)
         self._is_large = is_large(outcome.result)
-        # Threads evaluate, too.
+        # Large results are evaluated in threads.
         self._lock = threading.Lock()
 
     def result(self) -> Any:
         """Return the query's result.
 
-        :raises Exception: the error; an OpenmarketsError, unless the connection could not be looked up.
+        :raises Exception: the error: an OpenmarketsError, unless the connection could not be looked up.
         """
         if self.error is not None:
             raise self.error.with_traceback(self._traceback)
         return self._result
 
     def evaluate(self, expression: str) -> Any:
-        """Evaluate a JMESPath expression over the result's JSON; each expression once.
+        """Evaluate a JMESPath expression over the result as JSON. Each expression is evaluated once.
 
         :raises OpenmarketsQueryError: it is malformed, or does not fit the result.
         :raises Exception: as :meth:`result`.
@@ -80,7 +80,7 @@ class Reading:
             return self._evaluator.evaluate(expression)
 
     async def aevaluate(self, expression: str) -> Any:
-        """Evaluate an expression, as :meth:`evaluate`; over a large result in a thread."""
+        """Evaluate an expression, as :meth:`evaluate`. A large result is evaluated in a thread."""
         if self._is_large:
             return await asyncio.to_thread(self.evaluate, expression)
         return self.evaluate(expression)
@@ -89,16 +89,15 @@ class Reading:
 async def poll_shared(
     conn_id: str, query: Query, interval: float, *, back_off: bool = False
 ) -> AsyncGenerator[Reading, None]:
-    """Poll a query for ever, together with others; use it with ``contextlib.aclosing``.
+    """Poll a query forever, together with other triggers. Use it with ``contextlib.aclosing``.
 
-    The first poll follows at once, but for ``WINDOW``, in which others may join. Each further one begins ``interval``
-    seconds after the last one's end, whatever that came to, or when the server allows it, at most an hour later. In a
-    group that polls already, the second poll of a new member is the group's. A consumer that is too slow for the polls
-    gets the latest reading.
+    The first poll starts after ``WINDOW``, in which others may join. Each further one starts ``interval`` seconds after
+    the end of the last one, even after an error, or when the server allows it, at most an hour later. A new member of
+    an existing group joins the group's polls after its own first poll. A slow consumer gets only the latest reading.
 
     :param conn_id: id of a connection of type ``openmarkets``.
     :param query: rendered. If it is malformed, every reading has the error.
-    :param interval: seconds.
+    :param interval: seconds between polls.
     :param back_off: double the wait after each failure in a row, up to 15 minutes.
     """
     group, member = _join(conn_id, query, interval, back_off)
@@ -115,9 +114,9 @@ async def poll_shared(
 class _Member:
     """A consumer of a group's polls.
 
-    :ivar is_new: it was in no poll yet.
+    :ivar is_new: it has not been in a poll yet.
     :ivar failures: failed polls in a row.
-    :ivar skips: number of regular polls that it still sits out.
+    :ivar skips: number of regular polls that it still skips.
     """
 
     def __init__(self, basket: Basket | None) -> None:
@@ -137,14 +136,14 @@ class _Member:
         raise RuntimeError("The poll that this trigger shared with others broke off.") from reading
 
     def put(self, reading: Reading | BaseException) -> None:
-        """Deliver a reading, or the error that ended the group; it replaces one that was not taken."""
+        """Deliver a reading, or the error that ended the group. It replaces one that was not consumed."""
         if self._queue.full():
             self._queue.get_nowait()
         self._queue.put_nowait(reading)
 
 
 _Key = tuple[str, float, bool, Hashable]
-"""What the members of a group have in common: connection, interval, back-off, and the query without securities."""
+"""The key of a group: connection, interval, back-off, and the query without securities."""
 
 
 class _Registry:
@@ -156,7 +155,7 @@ class _Registry:
 
     @contextlib.asynccontextmanager
     async def use_connection(self, conn_id: str) -> AsyncGenerator[LiveConnection, None]:
-        """Give the connection that all groups share; its last user closes it."""
+        """Return a context with the connection that all groups share. Its last user closes it."""
         connection = self._connections.setdefault(conn_id, LiveConnection(conn_id))
         connection.users += 1
         try:
@@ -180,12 +179,12 @@ def _join(conn_id: str, query: Query, interval: float, back_off: bool) -> tuple[
 
 
 class _Group:
-    """Members that wait for the same, and the task that polls for them."""
+    """The members of a group, and the task that polls for them."""
 
     def __init__(self, registry: _Registry, key: _Key, query: Query) -> None:
         self._registry, self._key, self._query = registry, key, query
         with contextlib.suppress(OpenmarketsError):
-            # Once, and not for each poll. A malformed query is an error of each reading.
+            # Resolved once, not for each poll. If the query is malformed, each reading has the error.
             self._query = resolve(query)
         self._conn_id, self._interval, self._back_off, _ = key
         self._members: dict[_Member, None] = {}
@@ -193,7 +192,7 @@ class _Group:
         self._quiet_until = -math.inf
         self._metrics = AirflowMetrics()
         registry.groups[key] = self
-        # In an empty context: the log lines of the polls do not belong to the task of the first member.
+        # In an empty context, so that the polls do not log as the task of the first member.
         self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
 
     def join(self, member: _Member) -> _Member:
@@ -204,10 +203,10 @@ class _Group:
     async def leave(self, member: _Member) -> None:
         del self._members[member]
         if not self._members:
-            # First, so that nobody joins a group that ends.
+            # First, so that nobody joins a group that is ending.
             self._unregister()
             self._task.cancel()
-            # asyncio.wait goes on if this caller is cancelled again: the connection must be closed.
+            # asyncio.wait does not cancel the task if this caller is cancelled again: it must close the connection.
             await asyncio.wait({self._task})
 
     def _unregister(self) -> None:
@@ -274,7 +273,7 @@ class _Group:
                 await asyncio.sleep(0)
 
     def _count_skips(self, failures: int) -> int:
-        """Return how many regular polls to skip, so that the wait doubles with each failure in a row."""
+        """Return how many regular polls to skip: the wait doubles with each failure in a row."""
         if not self._back_off or failures < 2:
             return 0
         most = max(1, int(MAX_BACK_OFF / self._interval)) if self._interval else 1
@@ -286,7 +285,7 @@ def _get_retry_after(outcome: Outcome) -> float:
 
 
 def _make_key(query: Query, basket: Basket | None) -> Hashable:
-    """Return what queries that are polled together have in common."""
+    """Return a key that is equal for queries that are polled together."""
     data_source = None
     if basket is not None:
         data_source = basket.securities[0].partition("@")[2]
@@ -294,5 +293,5 @@ def _make_key(query: Query, basket: Basket | None) -> Hashable:
     try:
         return data_source, json.dumps(query, sort_keys=True, default=repr)
     except (TypeError, ValueError, RecursionError):
-        # A query that can't be sent: each such trigger gets its own error.
+        # The query can't be sent, so each such trigger gets its own error.
         return object()

@@ -1,4 +1,4 @@
-"""Checks the arguments of the event trigger while the DAG is parsed. No I/O."""
+"""Checks the arguments of the event trigger when the DAG is parsed. No I/O."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from openmarkets_provider.triggers._new_items import rename_expression
 from openmarkets_provider.triggers._seen_keys import canonical
 
 MIN_POLL_INTERVAL = 1.0
-"""Seconds. A watcher polls for months, and the API limits the rate: shorter intervals are for a stream."""
+"""Seconds. A watcher polls for months, and the API limits the rate. Shorter intervals need a stream."""
 MAX_POLL_INTERVAL = 86_400.0
-"""Seconds: a day. Longer intervals are for a schedule."""
+"""Seconds: one day. Longer intervals need a schedule."""
 
 
 class WatcherArgumentError(OpenmarketsQueryError, TypeError):
     """An argument is malformed.
 
-    Airflow (3.3.2) survives only a TypeError of a trigger's constructor. Any other error ends the triggerer with all of
-    its triggers, for example when the DAG was parsed with another version of this package.
+    Airflow (3.3.2) handles only a TypeError of a trigger's constructor. Any other error ends the triggerer with all of
+    its triggers, for example if the DAG was parsed with another version of this package.
     """
 
 
 def check_watcher(conn_id: Any, query: Any, items: Any, key: Any, poll_interval: Any, queue: Any) -> None:
     """Check the arguments.
 
-    :raises WatcherArgumentError: one is malformed; the text names it and says what to do.
+    :raises WatcherArgumentError: one is malformed; the message names it and says what to do.
     """
     try:
         _check_literals(openmarkets_conn_id=conn_id, query=query, items=items, key=key, queue=queue)

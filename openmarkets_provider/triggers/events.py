@@ -1,4 +1,4 @@
-"""The event trigger: an asset event for every new item that a query lists. It only reads."""
+"""The event trigger: fires asset events for the new items of a query. It only reads."""
 
 from __future__ import annotations
 
@@ -34,32 +34,33 @@ log = logging.getLogger(__name__)
 
 
 class OpenmarketsEventTrigger(BaseEventTrigger):
-    """Polls a query and fires an event for the items that were not listed before; for ``AssetWatcher``.
+    """Polls a query and fires an event for new items. For ``AssetWatcher``.
 
-    A poll with new items fires one event with the payload ``{"items": [{"item": ..., "key": ...}, ...]}``. An item or
-    key of more than 16 KiB as JSON is null, with its size in bytes as ``item_bytes`` (``key_bytes``); items beyond
-    128 KiB in all fire with the next poll. The items of the first poll fire nothing.
+    A poll with new items fires one event with the payload ``{"items": [{"item": ..., "key": ...}, ...]}``. If an item
+    or key has more than 16 KiB as JSON, it is null, and ``item_bytes`` or ``key_bytes`` is its size. Items beyond 128
+    KiB in total fire with the next poll. The items of the first poll fire nothing.
 
-    From Airflow 3.3 on, the asset's state store remembers what fired: a triggerer that is killed or restarted loses
-    nothing, and repeats events that were not confirmed yet. Before 3.3, a restart is a first poll.
+    In Airflow 3.3 and later, the asset's state store remembers the items that fired. If the triggerer is killed or
+    restarted, no event is lost, and unconfirmed events are repeated. Before 3.3, the first poll after a restart fires
+    nothing.
 
     Errors are logged and never end the trigger. After each failed poll the wait doubles, up to 15 minutes, or is as
     long as the server asks, up to an hour.
 
-    Polling begins when Airflow has parsed the DAG file after a DAG on the asset was switched on.
+    After a DAG on the asset was unpaused, polling starts when Airflow next parses the DAG file.
 
-    :param query: what a function of :mod:`openmarkets_provider.queries` returned; it must only read. Airflow renders no
-        templates here.
-    :param key: JMESPath expression over an item: what identifies it, any JSON. With
-        ``[account_code, order_number, state]`` an order is new when its state is.
-    :param items: JMESPath expression (https://jmespath.org) over the query's result: the list of items. Events have
-        them in this order.
+    :param query: a query from :mod:`openmarkets_provider.queries`, which must only read. Airflow renders no templates
+        here.
+    :param key: JMESPath expression over an item for its identity, any JSON. With
+        ``[account_code, order_number, state]`` an order is new whenever its state changes.
+    :param items: JMESPath expression (https://jmespath.org) over the query's result for the list of items. Events keep
+        their order.
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
     :param poll_interval: seconds from one poll to the next, 1 to 86,400. Watchers with the same connection, query and
         interval share their polls.
-    :param queue: the trigger queue: only a triggerer that was started with ``--queues`` of this name runs the watcher.
+    :param queue: the trigger queue: only triggerers that were started with this name in ``--queues`` run the watcher.
         Needs Airflow 3.4 or later.
-    :raises OpenmarketsQueryError: when the DAG is parsed: an argument is malformed.
+    :raises OpenmarketsQueryError: when the DAG is parsed, if an argument is malformed.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
         self.items = items
         self.key = key
         self.poll_interval = float(poll_interval)
-        # Airflow before 3.4 does not keep it.
+        # Airflow before 3.4 does not set it.
         self.queue = queue
         name = f"{_make_name(openmarkets_conn_id, query)}, items {items!r}, key {key!r}"
         self._log_line = functools.partial(_log_line, name)
@@ -94,7 +95,7 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
         return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll for ever, on Airflow before 3.3. Only this process remembers what fired."""
+        """Poll forever, in Airflow before 3.3. Only this process remembers the items that fired."""
         self._log_line(
             logging.INFO, "this Airflow keeps no state for watchers; a restart of the triggerer is a first poll."
         )
@@ -104,12 +105,12 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
                     yield TriggerEvent({"items": payload})
 
     def shared_stream_key(self) -> Hashable:
-        """Return what watchers that share their polls have in common (Airflow 3.3)."""
+        """Return a key that is equal for watchers that share their polls (Airflow 3.3)."""
         return ("openmarkets", self.openmarkets_conn_id, canonical(self.query), self.poll_interval)
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
-        """Return the producer of a shared stream: it polls for all of its watchers."""
+        """Return the producer of a shared stream, which polls for all of its watchers."""
         from openmarkets_provider.triggers._event_stream import PollProducer
 
         return PollProducer(
@@ -119,24 +120,24 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """Turn the readings of a shared stream into this watcher's events."""
         async for shared in shared_stream:
-            # One event per poll: of several at a time Airflow (3.3.2) passes only the first to a run, and the others to
-            # the run that the next event starts.
+            # One event per poll: of several at once, Airflow (3.3.2) passes only the first to a run, and the others to
+            # the run of the next event.
             if payload := await self._find_payload(shared.reading):
                 yield TriggerEvent({"items": payload})
-            # After the yield: a watcher that is cancelled before Airflow takes the event must not remember its items.
-            # After every poll until it is saved, since the store may fail.
+            # After the yield: a watcher that is cancelled before Airflow gets the event must not remember its items.
+            # Repeated after every poll until they are saved, since the store may fail.
             if self._seen is not None and not self._store.is_saved(self._seen):
                 shared.confirmations.append(self._store.prepare_save(self._seen))
 
     async def _find_payload(self, reading: Reading) -> list[dict[str, Any]]:
-        """Return the new items of a reading, and remember them. After an error, log it and return none."""
+        """Return the new items of a reading, and remember them. Errors are logged, and give no items."""
         if reading.error is not None:
             return []
         try:
             await self._load()
-            # In a thread: thousands of items would block the event loop.
+            # In a thread, since thousands of items would block the event loop.
             new = await asyncio.to_thread(find_new_items, reading.evaluate, self.items, self.key, self._seen)
-        except Exception as error:  # noqa: BLE001 - Airflow would start the watcher again at once, and it would end again
+        except Exception as error:  # noqa: BLE001 - Airflow would restart the watcher, which would end again
             is_ours = isinstance(error, OpenmarketsError)
             self._log_problem(str(error) if is_ours else f"{type(error).__name__}: {error!s:.500}.")
             return []
@@ -168,8 +169,9 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
     def _list_stores(self) -> list[Any]:
         """Return the state stores of this watcher's assets; none before Airflow 3.3.
 
-        Identical watchers on several assets are one trigger, and its events go to each asset. Airflow has no public way
-        to list the assets (CONTRIBUTING.md, "Private attributes"). ``asset_state_store`` itself works for a single one.
+        Identical watchers on several assets are one trigger, whose events go to each asset. Airflow has no public way
+        to list the assets (CONTRIBUTING.md, "Private attributes"), and ``asset_state_store`` works for a single one
+        only.
         """
         accessors = getattr(self, "asset_state_store", None)
         if accessors is None:
@@ -178,14 +180,14 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
         return by_asset or [accessors]
 
     def _log_problem(self, text: str) -> None:
-        # The 1st, 2nd, 4th, 8th ... in a row: polls do not slow down for it, since others may share them.
+        # Log the 1st, 2nd, 4th, 8th ... in a row. Other watchers may share the polls, so these do not slow down.
         self._problems += 1
         if self._problems & (self._problems - 1) == 0:
             self._log_line(logging.ERROR, "%s Looking again at every poll (%d in a row).", text, self._problems)
 
 
 async def _poll_for_ever(conn_id: str, query: Query, interval: float) -> AsyncGenerator[Reading, None]:
-    """Yield the readings of a query, and log those that failed."""
+    """Yield the readings of a query, and log failed ones."""
     from openmarkets_provider.triggers._shared_polls import poll_shared
 
     name = _make_name(conn_id, query)
@@ -214,7 +216,7 @@ def _make_name(conn_id: str, query: Query) -> str:
 
 
 def _log_line(name: str, level: int, text: str, *values: Any) -> None:
-    # Airflow's log of triggers does not say which watcher a line belongs to.
+    # Airflow's log of triggers does not name the watcher.
     log.log(level, f"%s: {text}", name, *values)  # noqa: G004 - the text is a literal of this package
 
 

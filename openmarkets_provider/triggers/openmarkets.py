@@ -1,4 +1,4 @@
-"""The trigger of a deferred sensor: waits in the triggerer until a condition on a query's result is met."""
+"""The trigger of a deferred sensor: waits in the triggerer until the result of a query meets a condition."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from openmarkets_provider.xcom import ensure_fits_xcom
 
 
 class OpenmarketsConditionTrigger(BaseTrigger):
-    """Polls a query until a condition on its result is met. Triggers that poll the same share their requests.
+    """Polls a query until its result meets a condition. Triggers with the same query share their requests.
 
-    Fires one event. When the condition is met, the task ends successfully without a worker; with ``resume`` the event
-    is ``{"status": "met", "value": ...}``. After an error it is ``{"status": "error", "error": {...}}``, the error as
-    data, and at the deadline ``{"status": "timeout"}``.
+    Fires one event. If the condition is met, the event ends the task successfully without a worker; with ``resume`` it
+    is ``{"status": "met", "value": ...}``. After an error it is ``{"status": "error", "error": {...}}`` with the error
+    as data, and at the deadline ``{"status": "timeout"}``.
 
     :param openmarkets_conn_id: id of a connection of type ``openmarkets``.
-    :param query: the query, rendered; it must only read.
+    :param query: the query, rendered; must only read.
     :param condition: JMESPath expression, rendered.
-    :param poke_interval: seconds between polls; longer when the server asks for it.
-    :param deadline: when to give up, in seconds since 1970 (UTC), so that a restart of the triggerer does not move it.
-    :param max_failures: transient failures in a row that are tolerated; None for any number.
+    :param poke_interval: seconds between polls; longer if the server asks for it.
+    :param deadline: when to give up, in seconds since the epoch, so that a restart of the triggerer does not move it.
+    :param max_failures: most transient failures in a row that are tolerated; None for any number.
     :param max_xcom_bytes: size limit of the value as JSON, in bytes, for a worker that pushes it; None passes no value.
-    :param resume: let a worker end the task.
+    :param resume: end the task on a worker.
     :raises OpenmarketsQueryError: the query is not known to be safe to repeat.
     """
 
@@ -64,7 +64,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
         return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until the condition is met, an error is permanent, too many failed in a row, or the deadline."""
+        """Poll until the condition is met, an error is permanent, too many polls fail in a row, or the deadline."""
         try:
             async with asyncio.timeout(self.deadline - time.time()) as until_deadline:
                 event = await self._poll()
@@ -98,7 +98,7 @@ class OpenmarketsConditionTrigger(BaseTrigger):
                     self.log.warning(
                         "%s Polling again in %.0f s (failure %d in a row).", error, reading.next_in, failures
                     )
-        raise AssertionError  # polls have no end of their own
+        raise AssertionError  # polls never end
 
     def _make_event(self, value: Any) -> TriggerEvent:
         self.log.info("The condition is met.")

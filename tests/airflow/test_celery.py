@@ -1,4 +1,4 @@
-"""Two Celery workers with homes of their own share tokens through Redis: one request a scope, and few when it fails."""
+"""Two Celery workers with separate homes share tokens through Redis: one request per scope, and few if Redis fails."""
 
 from __future__ import annotations
 

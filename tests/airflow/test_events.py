@@ -1,4 +1,4 @@
-"""DAGs that real watchers start: the sandbox publishes, and the triggerer is killed in between."""
+"""DAGs that real watchers start: the sandbox publishes, and the triggerer is killed meanwhile."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def runs(airflow: RealAirflow, sandbox: SandboxProcess) -> dict[str, DagRun]:
 
 
 def scheduled(airflow: RealAirflow, dag_id: str, timeout: float) -> DagRun:
-    """Wait for the run that the scheduler started by itself."""
+    """Wait for the run that the scheduler started."""
     path = f"/api/v2/dags/{dag_id}/dagRuns"
 
     def started() -> list[str]:
@@ -281,7 +281,7 @@ def test_the_metrics_of_all_processes_say_what_the_servers_saw(
     print(f"metrics of the run: {dict(sorted(counted.items()))}")
     assert counted["token.requests"] == sum(token_requests.values())
     assert counted["ratelimit.replies.oms"] == sandbox.stats()["by_status"]["429"]
-    # Of 40 mapped tasks and more, each in a process of its own.
+    # Of 40 mapped tasks and more, each in a separate process.
     assert counted["token.hits.file"] > 40
     assert counted["polls.sent"] > 0
 

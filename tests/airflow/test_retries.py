@@ -46,7 +46,7 @@ def airflow(sandboxes: dict[str, SandboxProcess]) -> Iterator[RealAirflow]:
 
 
 def connection(sandbox: SandboxProcess) -> str:
-    # Tokens and holds are a server's; each sandbox has its own.
+    # Tokens and holds belong to a server; each sandbox has its own.
     return json.dumps(sandbox.connection | {"extra": {**sandbox.connection["extra"], "timeout": 3600}})
 
 

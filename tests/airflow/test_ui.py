@@ -71,14 +71,14 @@ def connect(ui: UiProcess, conn_id: str, login: str, password: str, **changes: A
 
 
 def connection(ui: UiProcess, conn_id: str) -> dict[str, Any]:
-    """Return what the REST API tells of a connection, Extra decoded."""
+    """Return a connection from the REST API, with Extra decoded."""
     told = ui.call("GET", f"/api/v2/connections/{conn_id}")
     return told | {"extra": json.loads(told["extra"])}
 
 
 @pytest.fixture(scope="module")
 def outcomes(ui: UiProcess) -> dict[str, str]:
-    """A run whose tasks have all come to something; begun before anything else, since most of it is waiting."""
+    """A run whose tasks have all ended. It is started first, since it mostly waits."""
     ui.sandbox.set_security("RIO.ASX@TM", tradingStatus="PRE_OPEN")
     ui.sandbox.fault(target="news", kind="status", status=429, retry_after=600)
     connect(ui, "market_data_only", SMALL_CLIENT, SMALL_SECRET)
@@ -267,7 +267,7 @@ class TestRed:
 
 @pytest.fixture(scope="module")
 def came_to_something(ui: UiProcess, outcomes: dict[str, str], added: dict[str, str]) -> dict[str, str]:
-    """The same run, with all of its tasks as they are to be looked at."""
+    """The same run, with all of its tasks."""
     wanted = {"succeeds": ["success"], "fails": ["failed"], "prints": ["success"]}
     waiting = wanted | {"rate_limited": ["deferred"], "waits": ["deferred"]}
     ui.wait_until("the tasks", lambda: states(ui, outcomes) == waiting, 180)
@@ -387,12 +387,12 @@ def rotated(ui: UiProcess, came_to_something: dict[str, str], connections: Conne
 
     ui.wait_until("a task that runs and one that waits", all_are_at_it, 180)
     before = sandbox.stats()
-    # The connection is not to hold a secret that the server does not know yet: its refusal would be shared for a while.
+    # The connection must not have a secret that the server does not know yet: its refusal would be shared for a while.
     sandbox.change_secret(SMALL_CLIENT, ROTATED_SECRET)
     form.save()
     sandbox.fault(kind="revoke_tokens")
     sandbox.clear_faults()
-    # The sensor alone asks for quotes, until it lets the others begin.
+    # Only the sensor requests quotes, until the other tasks start.
     more = quotes() + 1
     ui.wait_until("one more poll", lambda: quotes() >= more or states(ui, run)["waits"] != ["deferred"], 60)
     sandbox.set_security("WOW.ASX@TM", tradingStatus="OPEN")
@@ -416,7 +416,7 @@ class TestRotation:
         before, after = rotated["before"], rotated["after"]
         print({name: after[name] - before[name] for name in ("token_requests_total", "token_errors")})
         refused = after["token_errors"] - before["token_errors"]
-        # By the task and by the triggerer at most, which share what they are told.
+        # At most by the task and the triggerer, which share the answer.
         assert 1 <= refused <= 2
         # With the new secret, by all tasks together; once more if one began before the tokens ended.
         assert 1 <= after["token_requests_total"] - before["token_requests_total"] - refused <= 2
@@ -426,7 +426,7 @@ class TestRotation:
 
 
 def forms(client_id: str, secret: str) -> set[bytes]:
-    """Return the ways in which a secret could stand somewhere: plain, url-encoded, in HTTP Basic."""
+    """Return the forms in which a secret could appear: plain, URL-encoded, in HTTP Basic."""
     encoded = {(client_id, secret), (quote(client_id, safe=""), quote(secret, safe=""))}
     basic = {base64.b64encode(f"{first}:{second}".encode()) for first, second in encoded}
     plain = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
@@ -434,12 +434,12 @@ def forms(client_id: str, secret: str) -> set[bytes]:
 
 
 def found(texts: Mapping[str, bytes], wanted: Iterable[bytes]) -> list[tuple[str, bytes]]:
-    """Return which of the wanted texts stand where."""
+    """Return which of the wanted texts appear where."""
     return [(name, each) for each in wanted for name, text in texts.items() if each in text]
 
 
 def rest_answers(ui: UiProcess) -> dict[str, dict[str, bytes]]:
-    """Ask the REST API for all that it tells, by kind."""
+    """Return everything from the REST API, by kind."""
     kinds: dict[str, dict[str, bytes]] = {}
 
     def ask(kind: str, path: str, **query: Any) -> Any:

@@ -113,7 +113,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def listing(sandbox: SandboxServer, *securities: tuple[str, str | None, str | None]) -> None:
-    """Let the exchange list these codes only, each from and up to a day."""
+    """Make the exchange list only these codes, each from and up to a day."""
     fields = ("securityCode", "firstListedDate", "lastListedDate")
     records = [dict(zip(fields, each, strict=True)) | {"exchange": "ASX"} for each in securities]
     sandbox.reply(*LISTING, records)
@@ -330,7 +330,7 @@ WEEK = {"start": "2026-03-31", "end": "2026-04-08"}
 
 
 class TestTimes:
-    """Rows with times: of trades and intraday bars. Until 5 April 2026 a session begins on the day before, in UTC."""
+    """Rows with times: of trades and intraday bars. Until 5 April 2026 a session starts on the day before, in UTC."""
 
     DAYS = ("2026-03-31", "2026-04-01", "2026-04-02", "2026-04-07")
 

@@ -30,7 +30,7 @@ AWKWARD = Client("id+%: é", "s+e%c:r e~t/ü&=", ALL_SCOPES)
 
 
 class RecordingMasker:
-    """Remembers what it was told to hide."""
+    """Records the values to hide."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -58,7 +58,7 @@ def texts_of(error: BaseException) -> str:
 
 
 def redis_store(server: RedisServer, **changes: Any) -> RedisStore:
-    """Return a store in a Redis; changes are to the fields of its connection."""
+    """Return a Redis store; changes apply to the fields of its connection."""
     connection = {"login": None, **json.loads(server.connection_json())} | changes
     connection.pop("conn_type")
     return RedisStore(redis_options(**connection))
@@ -66,7 +66,7 @@ def redis_store(server: RedisServer, **changes: Any) -> RedisStore:
 
 @pytest.fixture(params=["file", "redis"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
-    """Makes the stores that processes share: those of a host, or each on a host of its own."""
+    """Makes stores for processes: of the same host, or each on another host."""
     if request.param == "file":
         return lambda: FileStore(tmp_path / "cache")
     server = request.getfixturevalue("empty_redis")
@@ -96,7 +96,7 @@ def sandbox(sandbox_server: SandboxServer) -> SandboxServer:
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin without the proxies and certificates of the machine."""
+    """Remove the proxies and certificates of the machine."""
     for scheme in ("http", "https", "all", "no"):
         monkeypatch.delenv(f"{scheme}_proxy", raising=False)
         monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)

@@ -64,7 +64,7 @@ def thing(name: object = "thing", **options: Any) -> queries.Query:
 
 
 class LateStore(FileStore):
-    """A store that answers when the test lets it."""
+    """A store that answers when the test allows it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -399,7 +399,7 @@ class TestUnsafeCall:
         assert type(caught.value) is kind
         assert (DOUBT in str(caught.value)) == doubtful
         assert caught.value.sent
-        # Whoever repeats what is transient must not repeat this.
+        # Callers that retry transient errors must not retry this one.
         assert not caught.value.transient
         assert sandbox.stats()["by_path"][ORDERS] == 1
 
@@ -634,7 +634,7 @@ class TestLife:
                     assert answers == [f"/echo/{name}-{number}" for number in range(20)]
             assert server.connections <= 16, "connections were opened for one request each"
             assert sandbox.stats()["token_requests_total"] == 1
-        # whatever was opened twice and forgotten would be told of here
+        # this would report connections that were opened twice and forgotten
         gc.collect()
 
     def test_has_one_http_client_however_many_threads_ask(

@@ -236,7 +236,7 @@ def test_an_unsafe_call_that_may_have_been_carried_out_is_sent_once(
     error = failure_of(io, ORDER)
     assert type(error) is kind
     assert error.sent
-    # Whoever repeats what is transient must not repeat this.
+    # Callers that retry transient errors must not retry this one.
     assert not error.transient
     assert len(io.sent) == 1
 
@@ -322,7 +322,7 @@ def test_the_calls_of_a_run_wait_through_their_group(kind: str):
 
     async def run(io: ScriptedIo) -> Any:
         async with ThreadGroup[Any](1) if kind == "threads" else TaskGroup[Any](1) as group:
-            return await exchange_of(io).paced(group).ask(ACCOUNTS)
+            return await exchange_of(io).for_group(group).ask(ACCOUNTS)
 
     io = ScriptedIo(Reply(429, {"retry-after": "0"}, b"{}"), GOOD)
     assert (run_blocking(run(io)) if kind == "threads" else asyncio.run(run(io))) == {"orderNumber": 1}
@@ -330,7 +330,7 @@ def test_the_calls_of_a_run_wait_through_their_group(kind: str):
     assert io.holds == [("oms", 0.0)]
 
 
-# --- the waits of one call for holds
+# --- waits of one call for holds
 
 
 def test_a_call_waits_for_the_hold_and_a_little_longer_and_looks_again():

@@ -41,7 +41,7 @@ AsyncPerform = Callable[[int], Awaitable[Any]]
 
 
 class FakeIo:
-    """Tells a function the number of each request that is sent. Waits are the group's."""
+    """Calls a function with the number of each request. The group does the waiting."""
 
     def __init__(self, perform: AsyncPerform) -> None:
         self._perform = perform
@@ -73,7 +73,7 @@ def yielding(perform: Perform) -> AsyncPerform:
 
 
 def ask(number: int, *, times: int = 1) -> Job:
-    """Return a job that sends so many times; its number is its result."""
+    """Return a job that sends a number of requests. Its result is its number."""
 
     async def job(io: Io) -> int:
         for _ in range(times):
@@ -300,7 +300,7 @@ async def test_so_many_are_sent_at_a_time_on_a_loop_and_never_more(concurrency: 
 
 
 def test_what_the_caller_sends_takes_one_of_the_slots():
-    """Results may need calls of their own: those count among the others."""
+    """Results may need further calls, which count like the others."""
     concurrency, lock = 2, threading.Lock()
     under_way = most = 0
 
@@ -616,7 +616,7 @@ async def test_a_pause_that_no_server_asked_for_holds_nobody_back():
 
 
 def test_a_limit_that_one_thread_meets_holds_the_others_back():
-    # The second job begins when the first has ended its pause: the gap that is left after it is what it meets.
+    # The second job starts after the pause of the first one, so it waits for the remaining gap.
     waited = threading.Event()
     times: list[float] = []
 

@@ -103,7 +103,7 @@ def account_of(asked: str) -> int:
 
 
 def orders_of(count: int, **options: Any) -> queries.Query:
-    """Return a query of so many calls, one for each account."""
+    """Return a query with a number of calls, one for each account."""
     return queries.orders([f"A{number}" for number in range(count)], **options)
 
 
@@ -132,7 +132,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def make(make_client: MakeClient, tmp_path: Path, masker: RecordingMasker) -> Iterator[Make]:
-    """Makes clients with so many requests at a time."""
+    """Makes clients with a number of concurrent requests."""
     clients = []
 
     def make(concurrency: int = 8, **settings: Any) -> OpenmarketsClient:
@@ -506,7 +506,7 @@ def bars_of(*bars: tuple[Any, ...]) -> list[dict[str, Any]]:
     ],
 )
 def test_each_meaning_of_a_factor(run: Runner, make_client: MakeClient, method: Any, factors: Any, closes: Any):
-    # The newest bar comes first, and the reply has one more than the range, with an event of its own.
+    # The newest bar comes first. The reply has one bar more than the range, with its own event.
     days = [f"2026-01-0{day}" for day in (5, 6, 7)]
     bars = bars_of(("2026-01-08", 100, 1, 0.25), *zip(days, (800, 900, 500), (1, 1, 1), factors, strict=True))[::-1]
     with HostileServer(Api(lambda asked, body: reply([INFO] if body else bars))) as server:
@@ -586,7 +586,7 @@ def test_where_nothing_supplies_a_multiplier_it_is_the_one_for_cents_with_a_warn
 def test_a_security_whose_code_can_not_be_asked_for_is_no_query_error(
     run: Runner, make_client: MakeClient, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture, code: str
 ):
-    # what the API holds is not the user's mistake
+    # invalid data in the API is not the user's mistake
     with HostileServer(hostile.answering(reply([position(code), position("Z0002")]))) as server:
         rows = run(make_client(oms_url=server.url), queries.positions(portfolios="P", **CENTS))
     assert [row["average_price"] for row in rows] == [Decimal("45.12"), Decimal("4.512")]
@@ -978,7 +978,7 @@ def test_few_calls_are_ahead_of_the_consumer(make: Make):
 
     with HostileServer(Api(answer)) as server:
         for _ in make(concurrency, oms_url=server.url).stream(orders_of(count, raw=True)):
-            # slower than the server: whatever may be begun ahead has been
+            # slower than the server: everything that may start ahead has started
             with reached:
                 wanted = min(count, consumed + AHEAD * concurrency)
                 assert reached.wait_for(lambda wanted=wanted: len(ahead) >= wanted, LONG)
@@ -1128,7 +1128,7 @@ def test_a_server_that_is_gone_in_the_middle_of_a_stream_is_a_transport_error(ma
 
 
 def test_a_429_on_one_call_holds_the_others_back(run: Runner, make: Make, caplog: pytest.LogCaptureFixture):
-    # The first eight meet; one of them is told to wait, and the others are answered when the client has noted that.
+    # The first eight are concurrent. One gets a 429; the others are answered after the client has recorded it.
     concurrency = 8
     meeting, noted = threading.Barrier(concurrency), threading.Event()
     lock = threading.Lock()
@@ -1615,7 +1615,7 @@ def test_a_week_that_is_dated_on_a_weekend_is_an_error(run: Runner, make: Make, 
 
 
 def knowing_only_bhp(rows_of_others: int = 0) -> Api:
-    """Answer calls about an unknown security with 200 and so many bars, and one bar of BHP."""
+    """Answer calls about an unknown security with 200 and a number of bars, and with one bar of BHP."""
 
     def answer(asked: str, body: Any) -> bytes:
         if body is not None:

@@ -1,5 +1,5 @@
 """Fuzzing of all that reads bytes or data from outside: one file a family, each a few hundred examples in a usual run.
 
-``make fuzz FUZZ_MINUTES=5`` gives every target minutes of its own. What must hold everywhere: an error is one of ours
-(or the one that the docstring names), its text is short, and neither memory nor work grows beyond the input's size.
+``make fuzz FUZZ_MINUTES=5`` gives every target its own minutes. Everywhere, errors must be ours (or those in the
+docstring) with a short message, and memory and work must not grow faster than the size of the input.
 """

@@ -64,7 +64,7 @@ def bounded(size: int) -> Iterator[None]:
 def check_error(error: Exception, *hidden: str) -> None:
     """Check that an error can go to a log and to another process.
 
-    :param hidden: what its text must not hold.
+    :param hidden: texts that its message must not contain.
     """
     text = str(error)
     assert text

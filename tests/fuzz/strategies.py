@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 
 class Literal(str):
-    """Stands in JSON as it is, right or wrong."""
+    """Appears in JSON unchanged, valid or not."""
 
     __slots__ = ()
 
@@ -69,7 +69,7 @@ def nested(depth: int) -> Any:
 
 
 def write(value: Any) -> bytes:
-    """Write JSON as it is, with its literals and its keys that come twice."""
+    """Write JSON with raw literals and duplicate keys."""
     return "".join(_written(value)).encode("utf-8", "surrogatepass")
 
 
@@ -159,7 +159,7 @@ def bodies(draw: st.DrawFn, valid: Any) -> bytes:
 
 
 def bomb(size: int) -> bytes:
-    """Return gzip that unpacks to so many bytes, in a thousandth of them."""
+    """Return gzip that unpacks to a number of bytes, with a thousandth of the size."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     piece = bytes(1 << 20)
     return b"".join(packer.compress(piece) for _ in range(size >> 20)) + packer.flush()

@@ -63,7 +63,7 @@ def test_a_query_that_is_nested_however_deep_is_an_error_of_ours(depth: int):
             check(query)
         except OpenmarketsQueryError:
             continue
-        # What Python's JSON can hold may be sent: from 3.12 on it goes deeper.
+        # Everything that Python's JSON supports may be sent: from 3.12 on it may be nested deeper.
         assert argument == "json"
         assert depth <= (100 if sys.version_info < (3, 12) else 1000)
 

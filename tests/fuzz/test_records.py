@@ -1,4 +1,4 @@
-"""What is kept outside of a process: sealed records in files and in Redis, and what Airflow's state stores hold."""
+"""Data outside of a process: encrypted records in files and Redis, and records in Airflow's state stores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOKEN = Token("b15ec9", "oms-api", MOMENT, 3600.0)
 FAILURE = Failure.of(OpenmarketsServerError("It failed.", status=503, retry_after=5.0), MOMENT)
 ENTRIES = [TokenEntry(MOMENT, TOKEN), TokenEntry(MOMENT, None, FAILURE), TokenEntry(MOMENT, TOKEN, FAILURE)]
 numbers = st.sampled_from([float("nan"), float("inf"), -float("inf"), 1e308, -1.0, 0, 2**63, -(2**63), True, None, "1"])
-# What MessagePack can hold.
+# Values that MessagePack supports.
 packable = st.recursive(
     st.one_of(
         scalars.filter(lambda each: not isinstance(each, int) or abs(each) < 2**63), numbers, st.binary(max_size=9)
@@ -58,7 +58,7 @@ def sealed(plain: bytes) -> bytes:
 @SHORT
 @given(st.sampled_from(ENTRIES).flatmap(lambda record: changed(msgspec.to_builtins(record), packable)), st.booleans())
 def test_sealed_tokens(content, refused):
-    """Only who has the secret can seal one, but it may be a later version of this package."""
+    """Only a holder of the secret can encrypt one, but it may be a later version of this package."""
     data = sealed(packed(content))
     with bounded(len(data)):
         record = CIPHER.decrypt(KEY, data, TokenEntry)
@@ -109,7 +109,7 @@ def stored_bytes(draw: st.DrawFn) -> bytes:
 @SHORT
 @given(stored_bytes())
 def test_bytes_in_stores(data):
-    """What stands in a file or in Redis is no record unless who has the secret has written it there."""
+    """Data in a file or in Redis are a record only if a holder of the secret wrote them."""
     with tempfile.TemporaryDirectory() as folder, bounded(len(data) + 2_000):
         store = FileStore(Path(folder) / "cache")
         store.save(KEY, data, 60)

@@ -19,7 +19,7 @@ LONG = 20
 
 
 class Supervisor:
-    """Takes secrets when the test lets it.
+    """Takes secrets when the test allows it.
 
     :ivar arrived: released for each secret that has arrived.
     :ivar taken: the secrets that it has taken.
@@ -52,7 +52,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
 
 
 async def begin(masker: AirflowMasker, supervisor: Supervisor) -> tuple[asyncio.Task[None], asyncio.Task[None]]:
-    """Begin to mask a secret in two coroutines, of which the first one waits for the supervisor."""
+    """Start to mask a secret in two coroutines. The first one waits for the supervisor."""
     first = asyncio.create_task(masker.amask(SECRET))
     assert await asyncio.to_thread(supervisor.arrived.acquire, timeout=LONG)
     second = asyncio.create_task(masker.amask(SECRET))
@@ -76,7 +76,7 @@ async def test_a_secret_whose_masking_was_cancelled_is_masked_by_the_next(superv
     first.cancel()
     assert await asyncio.gather(first, return_exceptions=True)
     assert first.cancelled()
-    # The second coroutine has begun anew by now. It is cancelled, too.
+    # The second coroutine has started again by now. It is cancelled, too.
     assert await asyncio.to_thread(supervisor.arrived.acquire, timeout=LONG)
     second.cancel()
     assert await asyncio.gather(second, return_exceptions=True)

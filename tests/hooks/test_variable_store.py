@@ -47,11 +47,11 @@ PATIENCE = 60
 
 
 class Supervisor:
-    """Answers for one process' Variables, as a supervisor and the API server behind it do.
+    """Answers requests about Variables for one process, like a supervisor with an API server.
 
     :ivar values: the Variables and their values.
     :ivar asked: the types of what was asked, in order.
-    :ivar instead: what comes instead of an answer, for a type of question; it is told the question.
+    :ivar instead: functions by type of question, which are called with the question instead of an answer.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ def store(new_host: Callable[[], VariableStore]) -> VariableStore:
 
 @pytest.fixture
 def load(new_host: Callable[[], VariableStore]) -> Callable[[str], bytes | None]:
-    """Looks an entry up on a new host, as who needs it does: under the lock."""
+    """Looks up an entry on a new host, under the lock."""
 
     def load(key: str) -> bytes | None:
         host = new_host()
@@ -246,7 +246,7 @@ class TestSweep:
         long_ago = f"{at(time.time() - SWEEP_AFTER - 100)} AAAA"
         kept = {
             PREFIX + "1" * 32: f"{at(time.time() + 1)} AAAA",
-            # Somebody may be writing it anew: a DAG that runs once a week, for one.
+            # Another task may be writing it again, such as a DAG that runs once a week.
             PREFIX + "2" * 32: f"{at(time.time() - 7 * 86400)} AAAA",
             PREFIX + "3" * 32: "not of this version",
             PREFIX + "mine": long_ago,
@@ -310,7 +310,7 @@ class TestTrouble:
                 call()
         assert supervisor.asked.count("PutVariable") == 1
         assert load(KEY) is None
-        # A child makes a call of its own. Here it waits for the lock that its parent's call has acquired.
+        # A child makes its own call. Here it waits for the lock that its parent's call has acquired.
         if (child := os.fork()) == 0:
             try:
                 without_files.load(OTHER)
@@ -319,8 +319,9 @@ class TestTrouble:
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         go_on.set()
-        _variable_store._late.join(PATIENCE)
         monkeypatch.setattr(_variable_store, "TIMEOUT", PATIENCE)
+        _variable_store.reset()
+        assert "openmarkets_variable" not in [each.name for each in threading.enumerate()]
         assert load(KEY) == DATA
 
     def test_an_event_loop_that_waits_is_never_blocked(self, store, supervisor):
@@ -409,7 +410,8 @@ class TestTriggerer:
                 await waiting
             assert turns > 2
             go_on.set()
-            await asyncio.to_thread(_variable_store._late.join, PATIENCE)
+            monkeypatch.setattr(_variable_store, "TIMEOUT", PATIENCE)
+            await asyncio.to_thread(_variable_store.reset)
 
     async def test_the_bridge_that_older_triggerers_lack_is_not_tried(self, store, supervisor, monkeypatch):
         monkeypatch.setattr(airflow, "__version__", "3.2.1")

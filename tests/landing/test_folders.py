@@ -134,7 +134,7 @@ class TestLocal:
         opened: list[str] = []
 
         def clean() -> None:
-            # Only the first one: as it is being locked, it goes.
+            # Only the first one: it disappears while it is being locked.
             if not opened:
                 opened.extend(map(str, (tmp_path / "bars").glob(".openmarkets-*")))
                 os.unlink(opened[0])
@@ -408,7 +408,7 @@ class TestRemote:
         from tests.support.s3_server import closed_port
 
         class Gone(AbstractFileSystem):
-            """Fails as gcsfs does: with aiohttp's errors, and with one of its own when the reply is a 403."""
+            """Fails like gcsfs: with aiohttp's errors, or its own error after a 403."""
 
             def info(self, path: str, **options: Any) -> Any:
                 if error is not None:

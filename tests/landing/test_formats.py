@@ -157,7 +157,7 @@ def stored(layout: Layout, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def seen(form: FileFormat, layout: Layout, row: dict[str, Any]) -> dict[str, Any]:
-    """Return what Python's reader makes of a row: of CSV it drops the quotes that tell empty from nothing."""
+    """Return a row as Python's reader returns it: it drops CSV quotes, which distinguish empty text from null."""
     texts = {column.name for column in layout.columns if column.storage is Storage.TEXT and form.name == "csv"}
     return {name: None if name in texts and value == "" else value for name, value in row.items()}
 

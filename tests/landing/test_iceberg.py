@@ -33,7 +33,7 @@ def test_the_history_after_a_repeat_and_an_overlap(openmarkets_sandbox, lake):
         lake.land(queries.time_series("BHP", start="2026-03-02", end=end), partition="month")
     table = lake.catalog.load_table(lake.name)
     summaries = [snapshot.summary for snapshot in table.snapshots()]
-    # A commit is one step for readers, and may hold two snapshots.
+    # A commit is one step for readers, but may have two snapshots.
     assert [summary.operation.value for summary in summaries] == ["append", "delete", "append", "delete", "append"]
     assert summaries[-1]["total-records"] == "6"
     assert lake.commits() == 3

@@ -121,7 +121,7 @@ def test_a_claim_is_kept_as_data(query):
 def test_a_claim_that_would_leave_a_gap_is_dropped():
     kept = make_claim(bars(end="2026-03-15"), "2026-03-12", "2026-03-02", DAY, NOW)
     assert kept is not None
-    # Somebody has begun anew, and the destination is not loaded up to where the claim begins.
+    # Another task has started again, and the destination is not loaded up to the start of the claim.
     assert restore_claim(bars(), kept.as_data(), "2026-03-10", "2026-03-02") is None
     assert restore_claim(bars(), kept.as_data(), "2026-03-11", "2026-03-02") == kept
 
@@ -253,7 +253,7 @@ class Memory:
 
 class TestLoads:
     def load(self, memory: Memory, query: queries.Query, run: str | None = None, owner: str = "dag.task") -> None:
-        """Load in a run of its own, unless one is named."""
+        """Load in a separate run, unless one is named."""
         options = {"owner": owner, "run": run or uuid4().hex, "overlap": DAY}
         load_incrementally(None, query, memory, memory, store_name="asset 'lake'", **options)
 

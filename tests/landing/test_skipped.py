@@ -34,7 +34,7 @@ class Memory:
     """A destination and a state store in memory.
 
     :ivar known: the securities that the API knows.
-    :ivar days: the days that are there of each security.
+    :ivar days: the existing days of each security.
     :ivar crash: when the load dies: ``before`` or ``after`` the rows have landed, or ``adding`` others.
     """
 
@@ -89,7 +89,7 @@ class Memory:
         self.data.pop(key, None)
 
     def load(self, end: date, run: str | None = None) -> LoadResult:
-        """Load in a run of its own, unless one is named."""
+        """Load in a separate run, unless one is named."""
         query = queries.time_series(SECURITIES, start=str(FIRST), end=str(end), on_invalid="warn")
         options: Any = {"owner": "dag.task", "run": run or uuid4().hex, "overlap": DAY}
         return load_incrementally(None, query, self, self, store_name="asset 'lake'", **options)  # type: ignore[arg-type]

@@ -455,7 +455,7 @@ class TestTablesThatAreThere:
         with pytest.raises(OpenmarketsDatabaseError, match=r"exactly the columns code, at.*To add one: ") as refused:
             loader.rehearse()
         database.execute(str(refused.value).partition("To add one: ")[2])
-        # PostgreSQL refuses an upsert as long as the constraint is there, too.
+        # PostgreSQL also refuses an upsert while the constraint exists.
         with pytest.raises(OpenmarketsDatabaseError, match="exactly the columns code, at"):
             loader.rehearse()
         with pytest.raises(OpenmarketsDatabaseError, match="code, at is unique in the table"):
@@ -713,7 +713,7 @@ class TestTypesOfTheUser:
 
 
 class TestBadRows:
-    """Whatever a database refuses: the row is named, and all is as it was."""
+    """If a database refuses a value, the row is named, and nothing is changed."""
 
     @pytest.fixture
     def before(self, database: Database) -> Iterator[None]:

@@ -74,7 +74,7 @@ def test_nothing_happens_at_construction(monkeypatch):
 def test_its_own_arguments_stand_in_the_signature():
     parameters = inspect.signature(OpenmarketsOperator.__init__.__wrapped__).parameters
     assert list(parameters) == ["self", "query", "openmarkets_conn_id", "max_xcom_bytes", "deferrable", "kwargs"]
-    # Airflow 2.11 raises an exception of its own.
+    # Airflow 2.11 raises its own exception.
     with pytest.raises((TypeError, AirflowException), match="max_xcom_byte'"):
         operator(max_xcom_byte=1)
 

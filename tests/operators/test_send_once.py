@@ -1,4 +1,4 @@
-"""A call that is not safe to repeat is sent once, whatever makes Airflow run its task again."""
+"""A call that is not safe to repeat is sent once, even if Airflow runs its task again for any reason."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def test_the_day_of_the_exchange_begins_at_its_midnight(instant: str, day: str):
     assert exchange_date(utc(instant)) == date.fromisoformat(day)
 
 
-# --- the exchange time that holds a range
+# --- the exchange time that contains a range
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ LINKS = [
 ]
 
 
-# --- what has to be known first
+# --- what has to be looked up first
 
 
 @pytest.mark.parametrize("make", [*WITHOUT_RANGE, *WITH_RANGE])

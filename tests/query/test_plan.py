@@ -187,7 +187,7 @@ def test_the_literal_bound_beside_a_template_is_checked_when_made(name: str):
         ("2026-01-05T15:00", "2026-01-09T15:00", ("2026-01-05", "2026-01-09")),
         ("2026-01-04T13:00:00Z", "2026-01-05T12:59:59Z", None),
         ("2026-01-04T12:59:59Z", "2026-01-04T13:00:00Z", ("2026-01-04", "2026-01-05")),
-        # a day of Airflow's, midnight to midnight UTC, is the exchange day that it begins in
+        # a day of Airflow's, midnight to midnight UTC, is the exchange day in which it starts
         ("2026-01-05T00:00:00+00:00", "2026-01-06T00:00:00+00:00", ("2026-01-05", "2026-01-06")),
         (date(2026, 1, 5), datetime(2026, 1, 6, tzinfo=UTC), ("2026-01-05", "2026-01-06")),
     ],
@@ -277,7 +277,7 @@ def test_a_range_of_bars_is_checked_when_it_runs_if_what_a_bar_is_comes_later():
 
 
 def bar_of(name: str, length: Any, moment: datetime) -> date | datetime:
-    """Tell in another way than the package which bar a moment is in."""
+    """Return the bar of a moment, by another method than the package."""
     shown = moment.astimezone(SYDNEY)
     if name == "intraday_time_series":
         return shown.replace(minute=shown.minute // length * length, second=0, microsecond=0).astimezone(UTC)
@@ -286,7 +286,7 @@ def bar_of(name: str, length: Any, moment: datetime) -> date | datetime:
 
 
 def asked_for_and_selected(query: dict[str, Any], written_as: date | datetime) -> bool:
-    """Tell whether a range asks for a bar and keeps it; a range that is refused does neither."""
+    """Return whether a range requests a bar and keeps it; a refused range does neither."""
     if (refused := refusal(plan, query)) is not None:
         assert "empty or reversed range" in refused
         return False

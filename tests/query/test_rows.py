@@ -487,7 +487,7 @@ def test_only_securities_with_a_price_and_without_a_multiplier_are_to_be_looked_
         ("2026-01-05T10:00:00.5+08:00", "2026-01-05T02:00:00.500000"),
         ("2026-01-05 10:00", "2026-01-04T23:00:00"),
         ("2026-01-05", "2026-01-04T13:00:00"),
-        # the hour that is there twice: the first of the two
+        # the hour that exists twice: the first of the two
         ("2026-04-05T01:59:59", "2026-04-04T14:59:59"),
         ("2026-04-05T02:30:00", "2026-04-04T15:30:00"),
         ("2026-04-05T03:00:00", "2026-04-04T17:00:00"),
@@ -531,7 +531,7 @@ def test_a_gmt_time_is_utc(name: str, field: str, text: str, utc: str):
         ("2026-04-05T02:30:00", "2026-04-04T16:30:00", "2026-04-04T16:30:00"),
         ("2026-04-05T02:30:00.5", "2026-04-04T16:30:00", "2026-04-04T16:30:00.500000"),
         ("2026-04-05T02:30:00", None, "2026-04-04T15:30:00"),
-        # only the hour that is there twice leaves a choice
+        # only the hour that exists twice is ambiguous
         ("2026-04-05T01:30:00", "2026-04-04T15:30:00", "2026-04-04T14:30:00"),
         ("2026-01-05T10:00:00", "2026-01-05T00:00:00", "2026-01-04T23:00:00"),
     ],

@@ -31,7 +31,7 @@ ORDER = {
 
 @pytest.fixture
 def standing(openmarkets_sandbox: SandboxServer, api: httpx.Client) -> httpx.Client:
-    """A client of a sandbox that stands still on a trading day, at half past noon."""
+    """A client of a sandbox whose time is fixed to 12:30 on a trading day."""
     openmarkets_sandbox.now = NOW
     return api
 

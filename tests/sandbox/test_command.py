@@ -1,4 +1,4 @@
-"""The command line: as a process of its own, and in this one."""
+"""The command line: as a separate process, and in this one."""
 
 from __future__ import annotations
 

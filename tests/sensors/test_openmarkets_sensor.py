@@ -57,7 +57,7 @@ class Rescheduled:
 
 
 def pokes(task: OpenmarketsSensor, context: dict[str, Any], count: int) -> list[Exception | Any]:
-    """Run the sensor as reschedule mode does: every poll on a copy of the task, as in a process of its own."""
+    """Run the sensor as in reschedule mode: each poll on a copy of the task, as in a separate process."""
     outcomes: list[Exception | Any] = []
     for _ in range(count):
         try:

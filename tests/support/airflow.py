@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
 START_TIMEOUT = 240
-# Whatever a component could save is thrown away, and the triggerer alone may take over ten seconds.
+# Nothing of a component is worth saving, and a clean end of the triggerer alone may take over ten seconds.
 STOP_GRACE = 2
 KILL_TIMEOUT = 10
 LOG_TAIL = 3000
@@ -109,7 +109,7 @@ class DagRun:
         return entries if isinstance(entries, str) else "\n".join(_log_line(entry) for entry in entries)
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        """Return an XCom of the run. The error for one that is not there tells which tasks failed, and their logs."""
+        """Return an XCom of the run. If it is missing, the error has the failed tasks and their logs."""
         try:
             return self._get(task_id, f"xcomEntries/{quote(key, safe='')}", map_index)["value"]
         except AirflowError as error:
@@ -127,7 +127,7 @@ class DagRun:
 
 @dataclass(frozen=True)
 class CeleryWorkers:
-    """Hosts that tasks run on, instead of beside the scheduler; each has a home of its own.
+    """Hosts that run tasks, instead of the scheduler's host; each has its own Airflow home.
 
     :ivar names: one for each.
     :ivar concurrency: tasks that one runs at the same time.
@@ -161,7 +161,7 @@ class AirflowApi:
     _client: httpx.Client
 
     def __init__(self, progress: Callable[[str], None] | None = None) -> None:
-        """Take what is told each stage."""
+        """Take a function that is called at each stage."""
         self._progress = progress or (lambda stage: None)
 
     def check_alive(self, what: str) -> None:
@@ -173,7 +173,7 @@ class AirflowApi:
         self._client = httpx.Client(base_url=base_url, timeout=60, trust_env=False)
 
     def log_in(self) -> None:
-        """Be the admin that whoever asks on loopback is."""
+        """Log in as the admin, as all clients on loopback are."""
         self._client.headers["Authorization"] = f"Bearer {self.call('GET', '/auth/token')['access_token']}"
 
     def wait_until(self, what: str, predicate: Callable[[], T | None], timeout: float) -> T:
@@ -199,7 +199,7 @@ class AirflowApi:
             return reply.status_code, reply.text
 
     def call(self, method: str, path: str, json: object = None, **query: Any) -> Any:
-        """Send one request that has to succeed; return its decoded body."""
+        """Send a request that must succeed. Return its decoded body."""
         status, body = self.api(method, path, json, **query)
         if status >= httpx.codes.BAD_REQUEST:
             raise AirflowError(f"{method} {path} answered {status}: {body}")
@@ -259,7 +259,7 @@ class AirflowApi:
 
         :param first: the first day; ``last`` is the last one.
         :param reprocess: ``none``, ``failed`` or ``completed``.
-        :param active: how many runs may go on at once.
+        :param active: most concurrent runs.
         """
         request = {
             "dag_id": dag_id,
@@ -316,7 +316,7 @@ class RealAirflow(AirflowApi):
         celery: CeleryWorkers | None = None,
         port: int = 0,
     ) -> None:
-        """Take the settings; ``env`` goes before every other, ``progress`` is told each stage, port 0 is a free one."""
+        """Take the settings. ``env`` overrides others, ``progress`` is called at each stage, port 0 is a free one."""
         super().__init__(progress)
         self._celery = celery
         self._port = port
@@ -492,7 +492,7 @@ class RealAirflow(AirflowApi):
 
     @property
     def pids(self) -> dict[str, int]:
-        """The components' processes; each leads a session of its own."""
+        """The components' processes; each leads its own session."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def component_logs(self) -> dict[str, str]:
@@ -518,7 +518,7 @@ def free_port(*preferred: int) -> int:
 
 
 def _kill_session(leader: int) -> None:
-    """Kill what is left of a component: its tasks have process groups of their own, but its session."""
+    """Kill the rest of a component: its tasks have their own process groups, but share its session."""
     with suppress(OSError):
         os.killpg(leader, signal.SIGKILL)
     deadline = time.monotonic() + KILL_TIMEOUT

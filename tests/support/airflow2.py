@@ -1,4 +1,4 @@
-"""A real, throw-away Airflow 2: a webserver in the place of the API server, no DAG processor of its own."""
+"""A real, temporary Airflow 2, with a webserver instead of the API server, and no separate DAG processor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.airflow import START_TIMEOUT, RealAirflow
 
 
 class RealAirflow2(RealAirflow):
-    """Airflow 2.11 behind the interface of :class:`RealAirflow`; what XComs hold comes as text."""
+    """Airflow 2.11 behind the interface of :class:`RealAirflow`. XComs are text."""
 
     api_path = "/api/v1"
     health_path = "/api/v1/health"
@@ -28,7 +28,7 @@ class RealAirflow2(RealAirflow):
         }
 
     def _start_components(self) -> None:
-        # Whoever asks on loopback may do everything, as with Airflow 3.
+        # All clients on loopback may do everything, as with Airflow 3.
         (self.home / "webserver_config.py").write_text("AUTH_ROLE_PUBLIC = 'Admin'\nWTF_CSRF_ENABLED = False\n")
         self._migrate()
         port = self.base_url.rpartition(":")[2]

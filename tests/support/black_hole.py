@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def black_hole(host: str = "127.0.0.1", port: int = 0) -> Iterator[socket.socket]:
-    """Listen with a full queue, and yield the listener: the system does not answer who else wants to connect.
+    """Listen with a full queue, and yield the listener: the system does not answer further clients.
 
     The next client can connect when the listener has accepted the one that fills the queue.
     """

@@ -90,7 +90,7 @@ class Browser:
             self.page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
 
     def trigger(self, dag_id: str) -> Any:
-        """Submit the form that triggers a paused DAG as it is, but leave the DAG paused; return the run."""
+        """Submit the unchanged trigger form of a paused DAG, but leave the DAG paused. Return the run."""
         self.page.goto(f"/dags/{dag_id}")
         self.page.get_by_role("button", name="Trigger").first.click()
         form = self.page.get_by_role("dialog")
@@ -151,7 +151,7 @@ class Connections:
         return self.page.get_by_role("row").filter(has=cell)
 
     def add(self, conn_id: str, conn_type: str) -> Form:
-        """Begin to add one; its type is chosen by typing how it begins."""
+        """Start to add one. Its type is chosen by typing its first letters."""
         self.page.get_by_role("button", name="Add Connection").click()
         form = Form(self.page)
         form.dialogue.get_by_label("Connection ID").fill(conn_id)
@@ -160,13 +160,13 @@ class Connections:
         return form
 
     def edit(self, conn_id: str) -> Form:
-        """Begin to edit one."""
+        """Start to edit one."""
         self.row(conn_id).get_by_role("button", name="Edit Connection").click()
         return Form(self.page)
 
     def test(self, conn_id: str) -> tuple[str, str, str]:
-        """Push Test; return the heading of what is told, its text, and the colour that the button's sign has then."""
-        # A page without what the last test told, which stays while the mouse is on it.
+        """Push Test. Return the heading and text of the message, and the colour of the button's icon."""
+        # A page without the message of the last test, which stays while the mouse is on it.
         self.go()
         self.page.evaluate(KEEP_WHAT_IS_TOLD)
         self.row(conn_id).get_by_role("button", name="Test Connection").click()
@@ -211,7 +211,7 @@ class Form:
         editor = self.dialogue.get_by_role("textbox", name="Editor content")
         editor.press("Control+Home")
         editor.press("ArrowRight")
-        # At once: typed key by key, it is completed meanwhile.
+        # All at once: typed key by key, it would be completed meanwhile.
         self._page.keyboard.insert_text(text)
         # It is taken when the editor is left. A click on an accordion would be lost, since that moves them.
         self.dialogue.get_by_role("heading").first.click()

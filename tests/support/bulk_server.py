@@ -25,7 +25,7 @@ QUOTES, ORDERS, COUNTS = "/pricing/quotes/v3", "/orders/by-account/", "/_counts"
 
 
 class BulkServer(ServerProcess):
-    """Runs the server in a process of its own, on a free port of loopback.
+    """Runs the server in a separate process, on a free port of loopback.
 
     :param latency: seconds before each reply.
     """
@@ -87,7 +87,7 @@ class RequestProtocol(asyncio.Protocol, ABC):
 
     @abstractmethod
     def requested(self, method: str, target: str, authorization: str, body: bytes) -> None:
-        """Answer a request that is there as a whole."""
+        """Answer a complete request."""
 
 
 class _Connection(RequestProtocol):
@@ -108,7 +108,7 @@ class _Connection(RequestProtocol):
 
     def requested(self, method: str, target: str, authorization: str, body: bytes) -> None:
         if target == COUNTS:
-            # Nor is the connection that asks.
+            # The connection of this request is not counted either.
             self._counts.connections -= 1
             self._transport.write(reply(200, _json(self._counts.take())))
             self._transport.close()
@@ -214,7 +214,7 @@ def reply(status: int, body: bytes) -> bytes:
 async def serve(latency: float) -> None:
     """Serve until the process is ended; the URL is printed first."""
     counts = _Counts()
-    # As long a queue as a thousand clients that connect at once need.
+    # A queue for a thousand clients that connect simultaneously.
     server = await asyncio.get_running_loop().create_server(
         lambda: _Connection(latency, counts), "127.0.0.1", 0, backlog=4096
     )

@@ -32,7 +32,7 @@ SLOW = 0.3
 
 
 class FaultyServer(ServerProcess):
-    """Runs the server in a process of its own, on a free port of loopback."""
+    """Runs the server in a separate process, on a free port of loopback."""
 
     def __init__(self) -> None:
         super().__init__("tests.support.faulty_server")

@@ -9,6 +9,6 @@ from openmarkets_provider.client.ratelimit import hold
 
 
 def end_holds() -> None:
-    """Make all holds of this process and its host end."""
+    """End all holds of this process and its host."""
     hold.reset()
     shutil.rmtree(os.environ["AIRFLOW__OPENMARKETS__TOKEN_CACHE_DIR"])

@@ -1,4 +1,4 @@
-"""A server on loopback that does whatever a test wants it to, down to single bytes."""
+"""A server on loopback that a test controls, down to single bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HostileServer:
     :param waits: False calls the handler with no bytes as soon as a client has connected.
     :param listener: the socket to listen on, when it is already known to somebody.
     :ivar requests: the bytes of each request, in the order of their arrival.
-    :ivar ports: for each request the client's port, which tells connections apart.
+    :ivar ports: the client's port of each request, which identifies the connection.
     :ivar closed: set when a client has closed a connection that was open.
     """
 
@@ -180,7 +180,7 @@ def target(request: bytes) -> str:
 
 
 def reply(content: bytes = b"[]", status: int = 200, headers: Iterable[str] = ()) -> bytes:
-    """Return a reply that is right, but for the headers given."""
+    """Return a valid reply with some other headers."""
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}", *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1") + content
 

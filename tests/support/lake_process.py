@@ -1,4 +1,4 @@
-"""Loads as tasks in a process of their own, for tests that kill them, or run two at once."""
+"""Loads as tasks in a separate process, for tests that kill them, or run two at once."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _NO_TIME = b"-"
 
 
 def without_loaded_at(content: bytes) -> bytes:
-    """Return what tells the rows of a file, except for when they were loaded.
+    """Return a digest of the rows of a file, without their load times.
 
     In texts all times with microseconds are blanked: no other column of the sandbox's bars has such.
     """

@@ -1,4 +1,4 @@
-"""A server that limits the rate of an API, as a process of its own: ``python -m tests.support.limited_server 10 2``."""
+"""A server that limits the rate of an API, as a separate process: ``python -m tests.support.limited_server 10 2``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.process import ServerProcess
 
 
 class LimitedServer(ServerProcess):
-    """Answers so many API requests a second, and the others of that second with 429. Counts both.
+    """Answers a number of API requests per second, and further ones with 429. Counts both.
 
     :param rate: API requests a second.
     :param retry_after: what a 429 asks for, in seconds; None leaves the header out.

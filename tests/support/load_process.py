@@ -1,4 +1,4 @@
-"""Loads of files in processes of their own, as tasks of Airflow are, so that they can be killed at any point."""
+"""Loads of files in separate processes, as tasks of Airflow are, so that they can be killed at any point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLD = "told to end"
 
 
 def run(pipe: Any, environment: dict[str, str], arguments: dict[str, Any], before: Callable[[], None] | None) -> None:
-    """Carry a task out, in a process of its own; tell what came of it."""
+    """Run a task in a separate process, and report the outcome."""
     os.environ.update(environment)
     task = OpenmarketsToObjectStorageOperator(task_id="land", **arguments)
 

@@ -1,4 +1,4 @@
-"""A real MariaDB for tests: an empty server of its own in a temporary folder, on a socket there, removed at the end."""
+"""A real MariaDB for tests: a new server in a temporary folder, on a socket there, removed at the end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Mariadb:
         places = (f"--datadir={self._home / 'data'}", f"--socket={self.socket}", f"--pid-file={self._home / 'pid'}")
         with (self._home / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                # Root has to be named; for anybody else the name means nothing.
+                # Only root has to be named.
                 [self._program, "--no-defaults", "--user=root", *places, *_SETTINGS],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -78,7 +78,7 @@ class Mariadb:
         return pymysql.connect(unix_socket=str(self.socket), user="root", database=database, autocommit=True)
 
     def empty_database(self, name: str) -> None:
-        """Make a database anew."""
+        """Create a database again, empty."""
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"DROP DATABASE IF EXISTS {name}")
             cursor.execute(f"CREATE DATABASE {name}")

@@ -1,4 +1,4 @@
-"""Emulators of Google Cloud Storage and of Azure's Blob Storage, each a process of its own: see ``nox -s stores``."""
+"""Emulators of Google Cloud Storage and of Azure's Blob Storage, each a separate process: see ``nox -s stores``."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class Block(NamedTuple):
     """A fenced block.
 
     :ivar page: its file, from the top of the repository.
-    :ivar line: that it begins in.
-    :ivar kind: the word behind the fence.
+    :ivar line: its first line.
+    :ivar kind: the word after the fence.
     """
 
     page: str

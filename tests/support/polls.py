@@ -38,7 +38,7 @@ async def at_once(*taking: Awaitable[list[Reading]]) -> list[list[Reading]]:
 
 
 class Waiter:
-    """Waits in a task of its own, as a trigger does."""
+    """Waits in its own task, like a trigger."""
 
     def __init__(self, query: Any, interval: float = LONG, conn_id: str = CONN_ID, **options: Any) -> None:
         self.seen: list[Reading] = []

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: a cluster of its own in a temporary folder, on loopback, removed at the end."""
+"""A real PostgreSQL for tests: a new cluster in a temporary folder, on loopback, removed at the end."""
 
 from __future__ import annotations
 

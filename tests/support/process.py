@@ -1,4 +1,4 @@
-"""A server as a process of its own, for tests that fork or that start other processes."""
+"""A server as a separate process, for tests that fork or that start other processes."""
 
 from __future__ import annotations
 

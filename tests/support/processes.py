@@ -1,4 +1,4 @@
-"""Many processes of a deployment, all at once, as its tasks are."""
+"""Many concurrent processes of a deployment, like its tasks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class NoMasker:
 
 
 def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
-    """Run work in as many processes, all at once, each with an empty memory; return what came of it."""
+    """Run work in a number of concurrent processes, each with empty memory. Return the outcomes."""
     start = FORK.Barrier(count)
 
     def run(connection: Any) -> None:

@@ -105,14 +105,14 @@ class RedisServer:
         raise RuntimeError(f"redis-server did not start:\n{(self._home / 'log').read_text()[-3000:]}")
 
     def kill(self) -> None:
-        """End it at once, as when its machine fails; nothing when it doesn't run."""
+        """Kill it, as if its machine failed. Does nothing if it isn't running."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(PATIENCE)
             self._process = None
 
     def pause(self) -> None:
-        """Let it accept connections and answer nothing, until :meth:`resume`."""
+        """Make it accept connections without answering, until :meth:`resume`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         # The signal takes effect later than the call; the state letter follows the command's name.
@@ -120,12 +120,12 @@ class RedisServer:
             time.sleep(0.001)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def reset(self) -> None:
-        """Let it run, empty and as it was configured first."""
+        """Start it if necessary, empty and with its first configuration."""
         if self._process is None or self._process.poll() is not None:
             self._process = None
             self.start()

@@ -1,4 +1,4 @@
-"""An S3-compatible server (moto's) as a process of its own, and a proxy before it that does what a test wants."""
+"""An S3-compatible server (moto) as a separate process, behind a proxy that a test controls."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class S3Server:
 
 
 class _Proxy(HostileServer):
-    """Tells clients to go on with the body of a request, as S3's ask to be told."""
+    """Tells clients to continue with the body of a request (status 100), as S3 clients expect."""
 
     def _receive(self, sock: socket.socket) -> bytes:
         data = super()._receive(sock)
@@ -197,7 +197,7 @@ class Hold:
             self._forward(sock, request)
 
     def release(self) -> None:
-        """Let them go on."""
+        """Resume them."""
         self._released.set()
 
     def drop(self) -> None:

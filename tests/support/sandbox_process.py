@@ -1,4 +1,4 @@
-"""The sandbox as a process of its own, for tests that fork or that start other processes."""
+"""The sandbox as a separate process, for tests that fork or that start other processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads in processes of their own, for tests that kill them."""
+"""Loads in separate processes, for tests that kill them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Self
 
 
 class StatsdServer:
-    """Takes metrics over UDP on loopback, and tells what came."""
+    """Receives metrics over UDP on loopback, and reports them."""
 
     def __enter__(self) -> Self:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -41,7 +41,7 @@ class StatsdServer:
         }
 
     def counters(self, prefix: str) -> Counter[str]:
-        """Return the sums of the counters whose name begins so, without that beginning."""
+        """Return the sums of the counters with a prefix, without the prefix."""
         sums: Counter[str] = Counter()
         for line in list(self._lines):
             name, _, rest = line.partition(":")
@@ -51,7 +51,7 @@ class StatsdServer:
         return sums
 
     def timers(self, prefix: str) -> dict[str, list[float]]:
-        """Return the milliseconds of the timers whose name begins so, without that beginning."""
+        """Return the milliseconds of the timers with a prefix, without the prefix."""
         found: dict[str, list[float]] = {}
         for line in list(self._lines):
             name, _, rest = line.partition(":")

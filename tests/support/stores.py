@@ -142,7 +142,7 @@ class Iceberg(Store):
 
 
 class Sql(Store):
-    """A table with names of its own, in the database of the connection ``db``."""
+    """A table with other column names, in the database of the connection ``db``."""
 
     transfer = OpenmarketsToSqlOperator
 

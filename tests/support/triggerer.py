@@ -27,7 +27,7 @@ PATIENCE = 60
 class StateStores:
     """The state stores of all assets, as the supervisor answers for them.
 
-    :ivar values: what they hold, by asset and key.
+    :ivar values: their values, by asset and key.
     :ivar fails: they answer with an error.
     """
 
@@ -85,7 +85,7 @@ class Triggerer:
         await self.runner.create_triggers()
 
     async def store(self) -> None:
-        """Store what was fired, and tell the triggers; start those again that have ended."""
+        """Store the events, notify the triggers, and restart those that have ended."""
         entries = [self.runner.events.popleft() for _ in range(len(self.runner.events))]
         for entry in entries:
             self.stored[entry.trigger_id].append(entry.event.payload)
@@ -101,7 +101,7 @@ class Triggerer:
         return len(self.runner.events)
 
     async def until(self, reached: Callable[[], Any], storing: bool = True) -> None:
-        """Go on until something is reached."""
+        """Continue until a condition is true."""
         async with asyncio.timeout(PATIENCE):
             while not reached():
                 if storing:

@@ -1,4 +1,4 @@
-"""``python -m dev.ui`` as a process of its own, and what it has started."""
+"""``python -m dev.ui`` as a separate process, with the processes that it starts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def with_environment(setting: str) -> list[int]:
 
 
 def answers(url: str) -> bool:
-    """Tell whether anything listens there."""
+    """Return whether a process listens on the port."""
     try:
         httpx.get(url, timeout=5, trust_env=False)
     except httpx.TransportError:

@@ -46,12 +46,12 @@ FILES_SINCE = {
 
 
 def at_least(needed: str) -> bool:
-    """Tell whether the Airflow that is installed is of this version, such as ``"3.2"``, or later."""
+    """Return whether the installed Airflow has this version, such as ``"3.2"``, or a later one."""
     return tuple(int(part) for part in needed.split(".")) <= AIRFLOW
 
 
 def has_module(name: str) -> bool:
-    """Tell whether this Airflow has a module."""
+    """Return whether this Airflow has a module."""
     try:
         return find_spec(name) is not None
     except ModuleNotFoundError:

@@ -58,7 +58,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._connected() as database:
-            # Else whoever writes without a pause keeps readers out for longer than they wait.
+            # Otherwise continuous writers would block readers for longer than they wait.
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("CREATE TABLE IF NOT EXISTS records (key PRIMARY KEY, data, until)")
             database.execute("CREATE TABLE IF NOT EXISTS locks (key PRIMARY KEY, owner, until)")

@@ -1,4 +1,4 @@
-"""The transfer into an Iceberg table, as a task: a folder with a catalog of its own, and catalogs by connection."""
+"""The transfer to an Iceberg table, as a task: a folder with its own catalog, and catalogs by connection."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_task_that_is_killed_before_it_commits_has_changed_nothing(openmarkets
     to_iceberg(warehouse=str(warehouse)).execute(context())
     before, files = rows_in(warehouse), set(warehouse.rglob("*.parquet"))
     longer = queries.time_series(["BHP", "CBA"], start="2026-03-02", end="2026-03-10")
-    # SQLite lets a writer wait for 5 s.
+    # In SQLite a writer waits for 5 s.
     blocker = sqlite3.connect(warehouse / CATALOG_FILE, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     load = {"query": longer, "table": "market.bars", "warehouse": str(warehouse)}

@@ -222,7 +222,7 @@ def test_a_destination_that_is_gone_is_not_filled_with_its_end_only(openmarkets_
 
 
 def test_a_folder_that_never_had_a_row_is_not_missed(openmarkets_sandbox, deployment, lake):
-    # It begins with a Saturday and a Sunday.
+    # It starts with a Saturday and a Sunday.
     weekend = queries.trades("BHP", start="2026-03-07", end="2026-03-10")
     for day in ("2026-03-08", "2026-03-09", "2026-03-10"):
         deployment.run(to_files(lake, weekend | {"end": day}), day)
@@ -237,7 +237,7 @@ def test_begun_anew_after_its_state_was_deleted(openmarkets_sandbox, deployment,
     deployment.assets.clear()
     for path in lake.glob("*/*"):
         path.unlink()
-    # This run has a claim that begins where the first one ended.
+    # This run has a claim that starts where the first one ended.
     deployment.run(second, "second")
     assert landed(lake) == pulled(trades("2026-03-04"))
 
@@ -464,7 +464,7 @@ def test_mapped_loads_of_a_folder_must_not_run_at_once(openmarkets_sandbox, depl
             task_id="files", partition="day", incremental=True, outlets=[Asset("lake")], **of_task
         ).expand_kwargs([{"query": trades("2026-03-03"), "destination": str(lake)}])
     task = mapped.unmap({"query": trades("2026-03-03"), "destination": str(lake)})
-    # As Airflow does: the DAG of the context holds the mapped operator.
+    # As in Airflow: the DAG of the context has the mapped operator.
     task.dag = dag
     if allowed:
         deployment.run(task, "first")

@@ -1,4 +1,4 @@
-"""A field that the API no longer sends: a load that refuses it leaves what was landed as it is."""
+"""The API no longer sends a field: a load that refuses this leaves the landed rows unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bars(**more: Any) -> queries.Query:
 
 
 def lose_a_field(sandbox: Any) -> None:
-    """Let the API send daily bars without their average prices."""
+    """Make the API send daily bars without average prices."""
     for code in ("BHP", "CBA"):
         records = OpenmarketsHook().run(queries.time_series(code, **MONTH, raw=True))
         without = [{name: value for name, value in record.items() if name != "marketVwap"} for record in records]

@@ -563,7 +563,7 @@ def test_the_asset_event_and_lineage_tell_of_the_destination(openmarkets_sandbox
 
 class TestMapping:
     def mapped(self, count: int = 2, **arguments: Any) -> Any:
-        """Return the first of some mapped tasks as it is when it runs, and its context."""
+        """Return the first of some mapped tasks, as at run time, and its context."""
         partial = {name: value for name, value in arguments.items() if name != "expand"}
         with DAG("dag", schedule=None) as dag:
             mapped = OpenmarketsToObjectStorageOperator.partial(task_id="land", **partial)

@@ -1,6 +1,6 @@
 """What a load leaves behind when it is disturbed, and that a further one then gives what an undisturbed one gives.
 
-Each load runs in a process of its own, as tasks of Airflow do, so that it can be killed at any point. Servers tell when
+Each load runs in a separate process, as tasks of Airflow do, so that it can be killed at any point. Servers tell when
 that point is reached, or the kernel ends the process there.
 """
 
@@ -53,7 +53,7 @@ class Local:
         return {name: content for name, content in self._all().items() if not name.rpartition("/")[2].startswith(".")}
 
     def left(self) -> list[str]:
-        """Return what is there besides files."""
+        """Return everything that is not a file."""
         return sorted(set(self._all()) - set(self.files()))
 
     def put(self, name: str, content: bytes) -> None:
@@ -173,7 +173,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 
 def hang(sandbox: Any, after: int) -> Callable[[], None]:
-    """Let a call for bars hang when some have been answered; return what waits for it."""
+    """Make a call for bars hang after some were answered. Return a function that waits for it."""
     sandbox.fault(target=BARS, kind="delay", seconds=WAIT, after=after, times=None)
 
     def is_reached() -> bool:
@@ -467,24 +467,24 @@ LIMIT = 8192
 
 
 def refuse_when_a_file_is_large() -> None:
-    """Let the kernel take no more than so many bytes of a file, as a disk that is full would; works for any user."""
+    """Limit the size of files in the kernel, like a full disk. Works for any user."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 
 
 def die_when_a_file_is_large() -> None:
-    """Let the kernel end the process while it writes. Python ignores the signal else."""
+    """Make the kernel end the process while it writes. By default Python ignores the signal."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     refuse_when_a_file_is_large()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def die_at_the_third_file() -> None:
-    """End the process as it is about to put its third file in place."""
+    """End the process right before it renames its third file."""
     at_file(3, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def end_at_the_third_file() -> None:
-    """Ask the process to end as it is about to put its third file in place."""
+    """Ask the process to end right before it renames its third file."""
     at_file(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
@@ -496,7 +496,7 @@ def end_when_the_third_file_is_there() -> None:
 
 
 def fail_to_read_what_waits() -> None:
-    """Let rows wait in a file that can't be read."""
+    """Make the file of waiting rows unreadable."""
     spool.MAX_ROWS = 1
 
     def fail() -> None:
@@ -506,7 +506,7 @@ def fail_to_read_what_waits() -> None:
 
 
 class MeetAtTheFirstFile:
-    """Lets processes wait for each other as they are about to put their first file in place."""
+    """Makes processes wait for each other right before they rename their first file."""
 
     def __init__(self, meeting: Any) -> None:
         self._meeting = meeting
@@ -516,12 +516,12 @@ class MeetAtTheFirstFile:
 
 
 def at_file(number: int, act: Callable[[], object]) -> None:
-    """Do something before a process renames a temporary file, when it is so many times."""
+    """Call a function before the n-th time that a process renames a temporary file."""
     at_event("os.rename", lambda arguments: str(arguments[0]).endswith(".part"), act, number)
 
 
 def at_event(name: str, matches: Callable[[tuple[Any, ...]], bool], act: Callable[[], object], number: int = 1) -> None:
-    """Do something before a process does what has that name in Python's audit, when it is so many times."""
+    """Call a function before the n-th event with a name in Python's audit."""
     seen: list[object] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

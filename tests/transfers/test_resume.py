@@ -1,4 +1,4 @@
-"""A load goes on where its last attempt ended: deferred, retried, killed or cleared."""
+"""A load continues where its last attempt ended: deferred, retried, killed or cleared."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fail_after(sandbox: Any, count: int, **fault: Any) -> None:
 
 
 def fail_once(sandbox: Any, task: Any, count: int) -> None:
-    """Let a load fail when some calls were answered."""
+    """Make a load fail after some calls were answered."""
     fail_after(sandbox, count)
     with pytest.raises(OpenmarketsServerError):
         task.execute(context())
@@ -196,7 +196,7 @@ def test_the_list_of_an_exchange_is_that_of_the_first_attempt(openmarkets_sandbo
 
 
 class TestWrongReplies:
-    """What made a load fail for good is pulled again once it is cleared."""
+    """Replies that made a load fail permanently are pulled again after it is cleared."""
 
     def test_rows_that_cannot_be_read(self, openmarkets_sandbox, tmp_path):
         task = to_file(tmp_path / "x.csv", bars(CODES[:3]))
@@ -339,7 +339,7 @@ class TestFolder:
         caplog.clear()
         with full_disk():
             assert task.execute(context())["rows"] == 150
-        # Nor can the token be.
+        # The token can't be found either.
         (warning,) = [each for each in warnings(caplog) if "replies" in each]
         assert "can't be stored in" in warning
         assert os.strerror(errno.ENOSPC) in warning
@@ -357,7 +357,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Let the kernel take no more than so many bytes of a file, also of the one that the tests' report may go to."""
+    """Limit the size of files in the kernel. This includes the file of the tests' report."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
     try:

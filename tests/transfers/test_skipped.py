@@ -61,7 +61,7 @@ class Destination:
         self._database = database
 
     def load(self, query: queries.Query, run_id: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Load in a run of its own, unless one is named."""
+        """Load in a separate run, unless one is named."""
         shared: Any = {"task_id": "load", "query": query, "incremental": True}
         with DAG("etl", schedule=None):
             task: Any = (
@@ -119,7 +119,7 @@ def test_what_is_skipped_comes_with_the_load_in_which_the_api_knows_it_again(ope
     openmarkets_sandbox.reset()
     result = destination.load(trades("2026-03-06"))
     assert (result["skipped"], destination.state()["skipped"], event.extra["skipped"]) == ([], {}, [])
-    # The range of the event begins with the rows that were added.
+    # The range of the event starts with the added rows.
     assert event.extra["range"] == {"start": "2026-03-01T13:00:00+00:00", "end": "2026-03-05T13:00:00+00:00"}
     assert destination.rows(*TRADE) == expected(trades("2026-03-06"), TRADE)
     assert len(result["files"]) == len(set(result["files"]))

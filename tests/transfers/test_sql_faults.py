@@ -59,7 +59,7 @@ def everything(database: PostgresDatabase, table: str = "rows") -> list[tuple[An
 
 
 def stale(database: PostgresDatabase) -> list[tuple[Any, ...]]:
-    """Load some of the rows, change them, move some to a day that no run gives, and return what is there."""
+    """Load some of the rows, change them, move some to a day without a run, and return the table's rows."""
     load(PART)
     database.execute("UPDATE rows SET close_price = 1")
     database.execute("UPDATE rows SET time_series_date = '2026-03-07' WHERE time_series_date = '2026-03-06'")
@@ -68,7 +68,7 @@ def stale(database: PostgresDatabase) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def blocked(database: PostgresDatabase) -> Iterator[Any]:
-    """Hold up whoever inserts the rows, after it has deleted the old ones, by a key that may be there soon or not."""
+    """Block an insert after the old rows were deleted, with an uncommitted row that has the same key."""
     with database.server.connect(database.name) as connection:
         connection.autocommit = False
         connection.execute(
@@ -95,7 +95,7 @@ def pieces(sandbox: Any) -> int:
 
 
 class TestWhileItIsPulled:
-    """An API that is slow or fails holds no lock and no transaction, and nothing is in the table."""
+    """While the API is slow or fails, there is no lock and no transaction, and the table is unchanged."""
 
     @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
     def test_the_process_is_ended(self, openmarkets_sandbox, database, tmp_path, end):

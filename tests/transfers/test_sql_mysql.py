@@ -1,4 +1,4 @@
-"""The transfer into a table of MariaDB through the hook for MySQL; pymysql stands in where mysqlclient is missing."""
+"""The transfer to a MariaDB table through the hook for MySQL. pymysql is used if mysqlclient is missing."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ async def test_a_poll_under_way_when_the_connection_changes_is_finished(offended
         while not offended.calls:
             await asyncio.sleep(0.01)
         monkeypatch.setenv(CONNECTION, connection_to(server.url))
-        # Another interval: a group of its own, with the same connection.
+        # Another interval: a separate group with the same connection.
         other = Waiter(queries.quotes("CBA"), 0.05)
         await other.has(2)
         assert not slow.seen
@@ -107,7 +107,7 @@ async def test_a_first_look_up_that_fails_is_repeated_for_all_and_fails_nobody(
     openmarkets_sandbox, monkeypatch, caplog
 ):
     monkeypatch.delenv(CONNECTION)
-    # Each with an interval of its own: three groups that wait for one look-up.
+    # Each with a different interval: three groups that wait for one look-up.
     gone, *others = (Waiter(queries.quotes("BHP"), LONG + number) for number in range(3))
     async with asyncio.timeout(60):
         while "looking again" not in caplog.text:
@@ -125,7 +125,7 @@ async def test_a_connection_that_can_not_be_looked_up_now_and_then_fails_nobody(
     monkeypatch.setattr(connections, "LOOK_UP_INTERVAL", 0.0)
     waiter = Waiter(queries.quotes("BHP"), 0.05)
     await waiter.has(1)
-    # Airflow tells a connection that was deleted in the same way as a database that is not there.
+    # Airflow raises the same error for a deleted connection and for an unavailable database.
     monkeypatch.delenv(CONNECTION)
     gone = await waiter.has(len(waiter.seen) + 1)
     while gone.error is None:

@@ -138,7 +138,7 @@ def test_it_is_made_again_from_what_airflow_keeps_which_holds_no_secret(openmark
     again = OpenmarketsEventTrigger(**{name: smart_decode_trigger_kwargs(value) for name, value in kwargs.items()})
     assert again.serialize() == (path, kwargs)
     assert openmarkets_sandbox.client_secret not in repr(again) + str(kept)
-    # A different hash at each parse would make the watcher anew each time.
+    # A different hash at each parse would create the watcher again each time.
     assert BaseEventTrigger.hash(**encode_trigger(trigger)) == BaseEventTrigger.hash(path, kwargs)
 
 
@@ -152,7 +152,7 @@ def test_its_queue_is_what_airflow_keeps_which_has_queues_from_3_4_on():
     assert encode_trigger(trigger)["queue"] == "news"
     _, kwargs = trigger.serialize()
     assert OpenmarketsEventTrigger(**kwargs).queue == "news"
-    # Airflow tells triggers apart by these arguments: a watcher that changes its queue is another trigger.
+    # Airflow identifies triggers by these arguments: a watcher with a new queue is another trigger.
     assert kwargs != watch().serialize()[1]
     assert trigger.shared_stream_key() == watch().shared_stream_key()
     for value, says in ((1, "expected the name"), ("", "expected the name"), ("{{ x }}", "renders no template")):

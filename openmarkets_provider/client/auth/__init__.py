@@ -1,1 +1,1 @@
-"""Access tokens: their life, who gets one, the token request."""
+"""Access tokens: their lifetime, the provider that shares them, and the token request."""

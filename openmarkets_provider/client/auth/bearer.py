@@ -1,4 +1,4 @@
-"""Bearer tokens on requests (RFC 6750): every request carries one, and a 401 is answered once with the next one."""
+"""Bearer tokens on requests (RFC 6750). A request that gets a 401 is sent again once, with a new token."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ async def send_authorized(
 ) -> Reply:
     """Send a request with an access token.
 
-    It is repeated after a 401 even when it is not safe to repeat: the server refused it. A 403 costs no token.
+    After a 401 it is sent again even if it is not safe to repeat, because the server refused it. After a 403 it is not.
 
-    :param get_token: returns a token; for one that was refused, the one that replaces it.
-    :return: the reply; its token is among what an error must not show.
+    :param get_token: takes None, or the token that the server refused; returns the token to send.
+    :return: the reply, with the token among the texts that errors must not show.
     """
     token = await get_token(None)
     reply = await send(_authorize(request, token))

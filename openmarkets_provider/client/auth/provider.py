@@ -1,4 +1,4 @@
-"""Gets one access token for everyone: from memory, then the shared store, then one request under a lock."""
+"""Shares one access token among callers: from memory, then from the store, then by one request under a lock."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _NOT_REFRESHED = "The access token for %s could not be refreshed ahead of its en
 
 
 class SecretMasker(Protocol):
-    """Hides a value in logs from now on."""
+    """Hides values in logs."""
 
     def mask(self, value: str) -> None:
-        """Hide it; may block."""
+        """Hide a value; may block."""
 
     async def amask(self, value: str) -> None:
-        """Hide it, on an event loop."""
+        """Hide a value; for event loops."""
 
 
 class _Slot:
-    """The entry of one key in this process' memory, and the lock that makes its threads take turns.
+    """The entry of one key in the memory of this process, with the locks for its threads.
 
-    :ivar lock: acquired to request a token, which may take long.
-    :ivar guard: acquired to replace the entry, which takes no time.
-    :ivar has_warned: this process has logged that the identity server names no lifetime.
+    :ivar lock: acquired to request a token, which may take seconds.
+    :ivar guard: acquired to replace the entry, which is immediate.
+    :ivar has_warned: whether this process has logged that the identity server sends no lifetime.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class _Slot:
         self.begin_process()
 
     def begin_process(self) -> None:
-        """Set what a forked child has of its own: another thread may have acquired a lock before the fork."""
+        """Create new locks in a forked child: another thread may have held the old ones during the fork."""
         self.lock = threading.Lock()
         self.guard = threading.Lock()
         self.has_warned = False
@@ -62,7 +62,7 @@ _slots: dict[str, _Slot] = {}
 
 
 def reset() -> None:
-    """Forget the tokens in the memory of this process, as a new process begins. Stores keep theirs."""
+    """Forget the tokens in the memory of this process. Stores keep theirs."""
     _slots.clear()
 
 
@@ -77,11 +77,11 @@ os.register_at_fork(after_in_child=_after_fork)
 class TokenProvider:
     """The access tokens of one client, one for each scope.
 
-    :param key: scope to the key of its entry.
-    :param fetch: requests a token for a scope; returns it and its lifetime in seconds, None when the identity server
-        names none. Raises OpenmarketsError.
-    :param store: what is shared with other processes. None keeps tokens in the memory of this process.
-    :param cipher: encrypts what is stored.
+    :param key: returns the key of a scope's entry.
+    :param fetch: requests a token for a scope. Returns the token and its lifetime in seconds, None if the identity
+        server sends none. Raises OpenmarketsError.
+    :param store: shared with other processes. None keeps tokens in the memory of this process.
+    :param cipher: encrypts entries of the store.
     :param masker: hides every token before it is returned.
     :param wait: longest time in seconds to wait for another caller's request.
     """
@@ -104,16 +104,16 @@ class TokenProvider:
         self._metrics = metrics
         self._wait = wait
         self._clock = clock
-        # By process, too: no thread goes on in a forked child.
+        # The key includes the process: threads do not continue in a forked child.
         self._pending: dict[tuple[int, Callable[..., Any], str, Token | None], Future[Any]] = {}
 
     def get(self, scope: str, *, rejected: Token | None = None) -> Token:
-        """Return a token that can be sent now.
+        """Return a valid token.
 
         :param scope: OAuth scope.
-        :param rejected: the token that an API has just rejected. It is replaced, unless another caller has done so,
-            or it is itself a recent replacement: then it comes back.
-        :raises OpenmarketsError: there is no token; other callers get the same error for a while without a further
+        :param rejected: the token that an API has just rejected. Unless another caller has replaced it already, it is
+            replaced now. A token that is itself a recent replacement is returned again.
+        :raises OpenmarketsError: there is no token. For a while, other callers get the same error without a new
             request.
         """
         token = self._get(scope, rejected)
@@ -121,11 +121,11 @@ class TokenProvider:
         return token
 
     async def aget(self, scope: str, *, rejected: Token | None = None) -> Token:
-        """Return a token, as :meth:`get`. Only who has no token that can be sent waits for a request.
+        """Return a token, as :meth:`get`. A caller waits for a request only if there is no valid token.
 
-        Memory is looked up at once, anything else in a thread. Callers that need the same token share one thread;
-        cancelling one of them leaves the others waiting. A refresh ahead of the token's end goes on when the event
-        loop ends.
+        Memory is read directly, the store and the identity server in a thread. Callers that need the same token share
+        one thread; cancelling one of them does not affect the others. A refresh of a valid token continues after the
+        event loop has ended.
         """
         decision, token = self._decide(_slot(self._shared(scope).key), rejected)
         if token is None:
@@ -136,10 +136,9 @@ class TokenProvider:
         return token
 
     def refresh(self, scope: str) -> Token:
-        """Request a token now, even if there is a valid one, and share the outcome.
+        """Request a token now, even if there is a valid one, and share the result.
 
-        :raises OpenmarketsError: what the identity server answered, or that it could not be reached. A valid token
-            stays in use.
+        :raises OpenmarketsError: the identity server refused, or could not be reached. A valid token stays in use.
         """
         shared = self._shared(scope)
         slot = _slot(shared.key)
@@ -150,12 +149,12 @@ class TokenProvider:
         return token
 
     def _get(self, scope: str, rejected: Token | None) -> Token:
-        """Return a token. Who finds one near its end refreshes it, unless another caller does so already."""
+        """Return a token. If it expires soon, refresh it first, unless another caller is doing so."""
         decision, token = self._look_up(scope, rejected)
         return token if token is not None and decision is Decision.USE else self._obtain(scope, rejected, token)
 
     def _get_ahead(self, scope: str, rejected: Token | None) -> Token:
-        """Return a token, as :meth:`_get`, but leave a refresh to another thread."""
+        """Return a token, as :meth:`_get`, but refresh a valid one in another thread."""
         decision, token = self._look_up(scope, rejected)
         if token is None:
             return self._obtain(scope, rejected, None)
@@ -164,17 +163,17 @@ class TokenProvider:
         return token
 
     def _refresh_ahead(self, scope: str, rejected: Token | None) -> None:
-        """Refresh a token near its end, while nobody waits for it."""
+        """Refresh a token that expires soon, in the background."""
         try:
             self._get(scope, rejected)
         except OpenmarketsError:
-            # The old token is over by now, and who needs a token gets this error.
+            # The old token has expired by now. The next caller gets this error.
             pass
         except Exception as error:
             log.warning(_NOT_REFRESHED, scope, error, exc_info=True)
 
     def _start(self, work: Callable[[str, Token | None], T], scope: str, rejected: Token | None) -> Future[T]:
-        """Do work in a thread, once for all who need the same at the same time."""
+        """Start work in a thread, once for all concurrent callers that need the same."""
         key = (os.getpid(), work, scope, rejected)
         future = self._pending.get(key)
         if future is None:
@@ -183,7 +182,7 @@ class TokenProvider:
         return future
 
     def _look_up(self, scope: str, rejected: Token | None) -> tuple[Decision, Token | None]:
-        """Decide by the entry in memory, and if that is not enough by the later one of memory and store."""
+        """Decide by the entry in memory; if that is not usable, by the newer of memory and store."""
         shared = self._shared(scope)
         slot = _slot(shared.key)
         decision, token = self._decide(slot, rejected)
@@ -193,9 +192,9 @@ class TokenProvider:
         return decision, token
 
     def _decide(self, slot: _Slot, rejected: Token | None, name: str = "memory") -> tuple[Decision, Token | None]:
-        """Decide by the entry in memory.
+        """Decide by the entry of a slot.
 
-        :param name: where it comes from, for metrics.
+        :param name: where the entry comes from, for metrics.
         """
         decision, token = decide(slot.entry, self._clock(), rejected.value if rejected is not None else None)
         if decision is Decision.USE:
@@ -203,9 +202,9 @@ class TokenProvider:
         return decision, token
 
     def _obtain(self, scope: str, rejected: Token | None, token: Token | None) -> Token:
-        """Request a token under the locks, unless another caller has done so meanwhile.
+        """Request a token under the locks, unless another caller has done so in the meantime.
 
-        :param token: one that can still be sent. Who has it does not wait for a lock.
+        :param token: one that is still valid. With it, the caller does not wait for a lock.
         """
         shared = self._shared(scope)
         slot = _slot(shared.key)
@@ -237,7 +236,7 @@ class TokenProvider:
                 return fresh
 
     def _load(self, slot: _Slot, shared: SharedEntry[TokenEntry]) -> None:
-        """Replace the entry in memory by that of the store, if that is later."""
+        """Replace the entry in memory by that of the store, if the latter is newer."""
         stored, moment = shared.load(), self._clock()
         with slot.guard:
             if slot.entry is None or (
@@ -248,14 +247,14 @@ class TokenProvider:
     def _request(
         self, slot: _Slot, shared: SharedEntry[TokenEntry], scope: str, lease: str | None, rejected: Token | None
     ) -> Token:
-        """Request a token, and share it or the failure."""
+        """Request a token, and share the token or the failure."""
         obtained = self._clock()
         self._metrics.count("token.requests")
         start = time.monotonic()
         try:
             value, lifetime = self._fetch(scope)
         except OpenmarketsConfigurationError:
-            # A local fault (a CA bundle, a proxy): correcting it makes no other key.
+            # A local fault (CA bundle, proxy). It is not shared: the key stays the same when the user corrects it.
             raise
         except OpenmarketsError as error:
             self._metrics.count("token.failures")
@@ -265,7 +264,7 @@ class TokenProvider:
                 current = slot.entry.token if slot.entry is not None else None
                 slot.entry = entry = TokenEntry(moment, current, failure)
             if error.transient and error.retry_after is None:
-                # Before that, a further attempt would get this same failure and request nothing.
+                # An earlier attempt would get this same failure without a request.
                 error.retry_after = failure.seconds
             if lease is not None:
                 # Without the lock, another caller may have stored a token in the meantime.
@@ -282,7 +281,7 @@ class TokenProvider:
                     scope,
                     lifetime,
                 )
-        # The lifetime starts when the server writes the reply. Our start is earlier, so the token ends no later.
+        # The server counts the lifetime from its reply. We count from the request, so our token expires earlier.
         token = Token(value, scope, obtained, lifetime, replacement=rejected is not None)
         entry = TokenEntry(self._clock(), token)
         with slot.guard:
@@ -307,11 +306,11 @@ def _thread_lock(slot: _Slot, timeout: float) -> Iterator[bool]:
 
 
 def _in_thread(work: Callable[[str, Token | None], T], scope: str, rejected: Token | None) -> Future[T]:
-    """Do work in a thread of its own. An event loop that ends does not wait for it."""
+    """Do work in a new thread, for which an event loop that ends does not wait."""
     future: Future[T] = Future()
-    # From now on, a caller that is cancelled does not cancel the work.
+    # Cancelling a caller must not cancel the work.
     future.set_running_or_notify_cancel()
-    # The current trace, and what Airflow binds to log lines, are the caller's.
+    # The thread continues the caller's trace and log context.
     context = contextvars.copy_context()
 
     def run() -> None:

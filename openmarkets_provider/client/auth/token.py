@@ -1,10 +1,10 @@
-"""Access tokens and their life: when to use, refresh or request one, and when to give up. Pure.
+"""Access tokens: when to use, refresh or request one, and when to give up. Pure.
 
-Processes share one entry per key: the current token, the latest failure to get one, or both. :func:`decide` alone
-says what a caller does with it, whatever store it comes from.
+Processes share one entry per key: the current token, the latest failure to get one, or both. :func:`decide` decides
+what a caller does with it, for every kind of store.
 """
 
-# Without postponed annotations, which msgspec would evaluate in every fresh process, when a token is looked up.
+# No postponed annotations: msgspec would have to evaluate them in every new process.
 import enum
 from typing import Any, Self
 
@@ -20,13 +20,13 @@ from openmarkets_provider.exceptions import (
 )
 
 REFRESH_AHEAD = 300.0
-"""Seconds before its end from which a token is refreshed, for lifetimes that are long enough."""
+"""How many seconds before its expiry a token is refreshed. Tokens with a short lifetime use part of it instead."""
 MARGIN = 30.0
-"""Seconds before its end from which a token isn't sent any more: it must still be valid on arrival."""
+"""How many seconds before its expiry a token is no longer sent: it must still be valid on arrival."""
 REPLACEMENT_TRIAL = 30.0
-"""Seconds in which a replacement that is rejected, too, isn't replaced: another token would not help."""
+"""Seconds for which a rejected replacement isn't replaced itself: another token would not help."""
 UNKNOWN_LIFETIME = 60.0
-"""Lifetime in seconds of a token for which the identity server names none."""
+"""Lifetime in seconds of a token for which the identity server sends none."""
 MAX_FAILURE = 3600.0
 """Longest time in seconds for which a failure is shared."""
 
@@ -37,8 +37,8 @@ class Token(msgspec.Struct, frozen=True):
     :ivar value: the bearer token; never shown.
     :ivar scope: the OAuth scope that it is valid for.
     :ivar obtained: when it was requested.
-    :ivar lifetime: seconds that it is valid from then on.
-    :ivar replacement: True when it replaced a token that an API had rejected.
+    :ivar lifetime: seconds for which it is valid from then on.
+    :ivar replacement: whether it replaced a token that an API had rejected.
     """
 
     value: str
@@ -52,20 +52,20 @@ class Token(msgspec.Struct, frozen=True):
         return f"Token(scope={self.scope!r}, lifetime={self.lifetime:g}, value=***)"
 
     def remaining(self, moment: Instant) -> float:
-        """Return the seconds that it may still be sent."""
+        """Return for how many more seconds it may be sent."""
         return self.lifetime - min(MARGIN, self.lifetime / 10) - self.obtained.elapsed(moment)
 
     def needs_refresh(self, moment: Instant) -> bool:
-        """Return whether it is near its end."""
+        """Return whether it expires soon."""
         return self.lifetime - self.obtained.elapsed(moment) < min(REFRESH_AHEAD, self.lifetime / 5)
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A failure to get a token. It is shared, so that an identity server in trouble gets one request and not many.
+    """A failure to get a token. It is shared, so that an identity server in trouble gets one request instead of many.
 
     :ivar error: the error as plain data.
     :ivar at: when it happened.
-    :ivar seconds: how long nobody sends another request.
+    :ivar seconds: for how long no caller sends another request.
     """
 
     error: dict[str, Any]
@@ -73,9 +73,9 @@ class Failure(msgspec.Struct, frozen=True):
     seconds: Seconds
 
     def __post_init__(self) -> None:
-        """Reject data that no exception can be made from: a later version of this package may have other errors.
+        """Reject data that do not describe an error: a later version of this package may have written them.
 
-        :raises ValueError, TypeError: the data are not those of an error.
+        :raises ValueError, TypeError: the data do not describe an error.
         """
         self.recreate(self.at)
 
@@ -85,20 +85,20 @@ class Failure(msgspec.Struct, frozen=True):
         return cls(error.as_dict(), moment, failure_seconds(error))
 
     def is_active(self, moment: Instant) -> bool:
-        """Return whether it still keeps everyone from sending a request."""
+        """Return whether it still prevents requests."""
         return self.at.elapsed(moment) < self.seconds
 
     def recreate(self, moment: Instant) -> OpenmarketsError:
         """Return the exception, with the remaining wait as ``retry_after`` if it is transient."""
         error = from_dict(self.error)
         if error.transient:
-            # Not less than the failure lasts: an attempt before its end would get this same failure.
+            # At least the rest of the failure: an earlier attempt would get this same failure.
             error.retry_after = max(0.0, (error.retry_after or self.seconds) - self.at.elapsed(moment))
         return error
 
 
 def failure_seconds(error: OpenmarketsError) -> float:
-    """Return how many seconds a failure is shared with everyone who needs the same token."""
+    """Return for how many seconds callers that need the same token share a failure."""
     if error.retry_after is not None:
         seconds = error.retry_after
     elif isinstance(error, OpenmarketsAuthError) and not error.transient:
@@ -112,9 +112,9 @@ def failure_seconds(error: OpenmarketsError) -> float:
 
 @prepare
 class TokenEntry(msgspec.Struct, frozen=True):
-    """What processes share about one token.
+    """The data that processes share about one token.
 
-    :ivar written: when it was written; the later one of two entries counts.
+    :ivar written: when it was written; the newer of two entries wins.
     """
 
     written: Instant
@@ -122,7 +122,7 @@ class TokenEntry(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
     def seconds_of_use(self) -> float:
-        """Return the seconds from when it was written to the end of its token and failure."""
+        """Return the seconds from its writing until both its token and its failure have expired."""
         ends = [0.0]
         if self.token is not None:
             ends.append(self.token.obtained.wall + self.token.lifetime - self.written.wall)
@@ -141,19 +141,19 @@ class Decision(enum.Enum):
     USE = enum.auto()
     """Send the token."""
     REFRESH = enum.auto()
-    """The token is valid but near its end: one caller requests the next one, the others send this one."""
+    """The token is valid but expires soon: one caller requests a new one, the others send this one."""
     REQUEST = enum.auto()
-    """There is no token to send: request one."""
+    """There is no valid token: request one."""
 
 
 def decide(entry: TokenEntry | None, moment: Instant, rejected: str | None) -> tuple[Decision, Token | None]:
     """Decide what a caller does.
 
-    :param entry: the entry; None when there is none.
+    :param entry: the entry; None if there is none.
     :param rejected: the token that an API has just rejected, if any.
-    :return: the decision, and the token of USE and REFRESH. USE with the rejected token itself means that it is
-        a recent replacement, which is not replaced again.
-    :raises OpenmarketsError: the shared failure, while it is active and there is no token to send.
+    :return: the decision, with a token for USE and REFRESH. USE with the rejected token itself means that it is a
+        recent replacement, which is not replaced again.
+    :raises OpenmarketsError: the shared failure, while it is active and there is no valid token.
     """
     if entry is None:
         return Decision.REQUEST, None

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from openmarkets_provider.client.http.clients import HttpClient, NoAnswer
-from openmarkets_provider.client.http.deadline import uncancelled
+from openmarkets_provider.client.http.deadline import ignore_cancel
 from openmarkets_provider.client.http.replies import (
     TRANSIENT_STATUSES,
     decode,
@@ -30,9 +30,9 @@ from openmarkets_provider.exceptions import (
 )
 
 MAX_TOKEN_REPLY = 64 << 10
-"""Bytes of a token reply that are read."""
+"""Most bytes of a token reply."""
 MAX_LIFETIME = 31 * 86400
-"""Longest token lifetime in seconds that is believed."""
+"""Longest plausible token lifetime in seconds."""
 _LABEL = "POST connect/token"
 _NOT_IN_PLAN = ("invalid_scope", "unauthorized_client")
 _OAUTH_CODES = (
@@ -43,7 +43,7 @@ _OAUTH_CODES = (
     "invalid_request",
     "unsupported_grant_type",
 )
-"""Error codes with which an OAuth server refuses a token (RFC 6749, section 5.2; access_denied is used, too)."""
+"""Error codes of OAuth servers that refuse a token (RFC 6749, section 5.2, and access_denied)."""
 _CHECK_URL = " Check the Identity URL (host) of the connection."
 _CHECK_PROXY = " A firewall or a proxy may have sent it. Check the Identity URL (host) of the connection if it stays."
 _CHECK_CREDENTIALS = (
@@ -63,7 +63,7 @@ def basic_credentials(settings: Settings) -> str:
 
 
 def secret_forms(settings: Settings) -> list[str]:
-    """Return the texts, other than the client secret itself, that would give it away in a log."""
+    """Return the encoded forms of the client secret, which must not appear in logs either."""
     encoded = {quote(settings.client_secret, safe=""), quote_plus(settings.client_secret)}
     return [basic_credentials(settings).removeprefix("Basic "), *sorted(encoded - {settings.client_secret})]
 
@@ -71,7 +71,7 @@ def secret_forms(settings: Settings) -> list[str]:
 def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, float | None]:
     """Ask the identity server for a token: ``POST {identity}/connect/token``.
 
-    :return: as :func:`read_token_reply`.
+    :return: see :func:`read_token_reply`.
     :raises OpenmarketsTransportError: there was no answer.
     :raises OpenmarketsError: see :func:`read_token_reply`.
     """
@@ -82,18 +82,18 @@ def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, 
     }
     request = http.build("POST", "connect/token", content=form.encode(), headers=headers)
     try:
-        # Others wait for this token, too: the end of one run must be no failure that they share.
-        with uncancelled():
+        # Other callers wait for this token, too: the end of one run must not become a failure that they share.
+        with ignore_cancel():
             reply = http.send(request._replace(max_bytes=MAX_TOKEN_REPLY))
     except NoAnswer as error:
         failure = error.explain(_LABEL)
-        # Of the call that needs the token nothing was sent.
+        # Nothing was sent of the call that needs the token.
         failure.sent = False
         raise failure from error.__cause__
     except OpenmarketsInvalidResponse as error:
-        # A page that can't be read: its status says enough.
+        # The body can't be read, but the status is enough for an error.
         raise _token_error(scope, error.status or 0, {}, str(error).encode(), None, ()) from None
-    # A server may repeat the request in an error, as debug pages do, and errors quote what it says.
+    # Errors quote the server's words, and a debug page may repeat the request.
     hidden = (*secret_forms(settings), settings.client_secret)
     try:
         return read_token_reply(scope, reply.status, reply.headers, reply.body, hidden)
@@ -106,12 +106,12 @@ def fetch_token(http: HttpClient, settings: Settings, scope: str) -> tuple[str, 
 def read_token_reply(
     scope: str, status: int, headers: Mapping[str, str], body: bytes, hidden: Collection[str] = ()
 ) -> tuple[str, float | None]:
-    """Return access token and lifetime in seconds from a token reply (RFC 6749, sections 5.1 and 5.2).
+    """Read a token reply (RFC 6749, sections 5.1 and 5.2).
 
-    :param hidden: texts that are taken out of what an error quotes.
-    :return: the access token, and its lifetime; None when the reply names none that can be true.
-    :raises OpenmarketsAuthError: the client or the scope is refused, or the reply is not a token. It is transient when
-        no token endpoint answers like this.
+    :param hidden: texts that errors must not quote.
+    :return: the access token and its lifetime in seconds, None if the reply has no plausible one.
+    :raises OpenmarketsAuthError: the client or the scope is refused, or the reply has no token. It is transient if the
+        reply does not look like that of a token endpoint.
     :raises OpenmarketsRateLimited: too many token requests.
     :raises OpenmarketsServerError: the identity server failed.
     """
@@ -132,7 +132,7 @@ def read_token_reply(
     try:
         reply = decode(body)
     except ValueError as error:
-        # Nothing of the body: it may hold a token.
+        # The body is not quoted: it may contain a token.
         raise _token_error(scope, status, headers, str(error).encode(), request_id, ()) from None
     if not isinstance(reply, dict):
         raise invalid("it is not a JSON object")
@@ -147,7 +147,7 @@ def read_token_reply(
 
 
 def _read_lifetime(value: Any) -> float | None:
-    """Return the seconds of ``expires_in``, a number or its text; None when they can't be those of a lifetime."""
+    """Return ``expires_in``, a number or numeric text, in seconds; None if it can't be a lifetime."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -168,7 +168,7 @@ def _token_error(
 ) -> OpenmarketsError:
     title, detail = read_words(body, hidden)
     if title is None and b"access_token" in body:
-        # A token in a reply that should hold none (a 201, say): it must not be repeated in a log.
+        # The reply should have no token but does, as with status 201. Do not log it.
         detail = None
     reply = decode_object(body)
     code = title if isinstance(reply.get("error"), str) else None
@@ -216,7 +216,7 @@ def _describe_redirect(scope: str, status: int, headers: Mapping[str, str], hidd
 
 
 def _describe_stranger(scope: str, status: int, headers: Mapping[str, str], said: str, hidden: Collection[str]) -> str:
-    """Describe the reply of something that is not a token endpoint."""
+    """Describe a reply that does not come from a token endpoint."""
     media = printable(headers.get("content-type", ""), hidden)
     answer = f"{status} ({media})" if media else f"{status}"
     answer = f"{answer}: {said}" if said else answer
@@ -224,7 +224,7 @@ def _describe_stranger(scope: str, status: int, headers: Mapping[str, str], said
 
 
 def _origin(location: str) -> str:
-    """Return scheme, host and port of the target of a redirect: the rest of the URL may hold a secret."""
+    """Return scheme, host and port of a redirect's target: the rest of the URL may contain a secret."""
     try:
         parts = urlsplit(location)
         _ = parts.port

@@ -1,6 +1,6 @@
-"""Clocks that processes, and hosts, can compare. Pure, but for reading them."""
+"""Times that processes and hosts can compare."""
 
-# Without postponed annotations, which msgspec would evaluate in every fresh process, when a token is looked up.
+# No postponed annotations: msgspec would have to evaluate them in every new process.
 import functools
 import math
 import time
@@ -18,9 +18,9 @@ Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 
 class Instant(msgspec.Struct, frozen=True):
-    """A moment on two clocks: the wall clock, and the seconds since boot, which never jump.
+    """A moment on two clocks: the wall clock, and the clock since boot, which never jumps.
 
-    :ivar wall: seconds since 1970, UTC.
+    :ivar wall: seconds since the epoch (1970, UTC).
     :ivar boot: seconds since the machine booted, sleep included.
     :ivar boot_id: identifies the boot.
     """
@@ -30,7 +30,7 @@ class Instant(msgspec.Struct, frozen=True):
     boot_id: str
 
     def elapsed(self, now: Self) -> float:
-        """Return the seconds since this moment: the larger figure of the two clocks; infinite for a future moment."""
+        """Return the seconds since this moment, by the clock that shows more; infinity if it is in the future."""
         wall = now.wall - self.wall
         if self.boot_id == now.boot_id:
             return max(wall, now.boot - self.boot)
@@ -50,9 +50,9 @@ def now() -> Instant:
 @functools.cache
 def _boot_id() -> str:
     try:
-        # Unbuffered, which is faster than read_text: every task reads it once.
+        # Unbuffered reads are faster than read_text, and every task reads this once.
         with Path("/proc/sys/kernel/random/boot_id").open("rb", buffering=0) as file:
             return file.read().decode().strip()
     except OSError:
-        # No other process can tell that it shares our boot, so only the wall clock counts.
+        # Processes can't know that they share a boot, so only the wall clock counts.
         return f"unknown-{time.time_ns()}"

@@ -1,4 +1,4 @@
-"""The names and the encryption of shared entries. Both come from the client secret."""
+"""Keys and encryption of shared entries, both derived from the client secret."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 def entry_key(settings: Settings, subject: str) -> str:
-    """Return the key of an entry: 32 hexadecimal digits that reveal nothing about their origin.
+    """Return the key of an entry: 32 hexadecimal digits that reveal nothing about their input.
 
-    Another identity server, client id, client secret, encoding or subject gives another key.
+    The key depends on identity server, client id, client secret, encoding and subject.
 
     :param subject: what the entry is about, such as a scope.
     """
@@ -29,10 +29,10 @@ def entry_key(settings: Settings, subject: str) -> str:
 
 
 def prepare(kind: type[T]) -> type[T]:
-    """Let a struct be decoded by several threads at the same time: a decorator.
+    """Make a struct safe to decode in several threads: a decorator.
 
-    msgspec analyses a struct when it is decoded first. Two threads that do so at once can crash the process, or keep it
-    busy for ever while they hold the GIL.
+    msgspec analyses a struct the first time it is decoded. If two threads do so at once, the process can crash, or hang
+    while they hold the GIL.
     """
     msgspec.msgpack.Decoder(kind)
     return kind
@@ -41,20 +41,19 @@ def prepare(kind: type[T]) -> type[T]:
 class EntryCipher:
     """Encrypts entries with AES-256-GCM under a key derived from the client secret (HKDF-SHA256, RFC 5869).
 
-    Who has the secret can request a token anyway, so a reader of the store gains nothing, and no further key has to
-    be deployed.
+    Only a holder of the secret can decrypt them, who can request tokens anyway. No further key has to be deployed.
     """
 
     def __init__(self, client_secret: str) -> None:
         self._aead = AESGCM(_derive(client_secret, "entry", 32))
 
     def encrypt(self, key: str, value: Any) -> bytes:
-        """Encode and encrypt a msgspec struct, so that it can be decrypted under this key only."""
+        """Encode and encrypt a msgspec struct. It can be decrypted under this key only."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, msgspec.msgpack.encode(value), key.encode())
 
     def decrypt(self, key: str, data: bytes, kind: type[T]) -> T | None:
-        """Decrypt and decode a struct; None for data that are damaged, foreign, or of another version."""
+        """Decrypt and decode a struct; None if the data are damaged, foreign, or from another version."""
         try:
             plain = self._aead.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], key.encode())
             return msgspec.msgpack.decode(plain, type=kind)
@@ -63,7 +62,7 @@ class EntryCipher:
 
 
 def _derive(secret: str, purpose: str, length: int) -> bytes:
-    """Derive a key of at most 32 bytes: HKDF-SHA256 (RFC 5869), whose first block is enough."""
-    # Loading that of `cryptography` would slow the first look-up of every process.
+    """Derive a key of at most 32 bytes, the first block of HKDF-SHA256 (RFC 5869)."""
+    # Importing HKDF from `cryptography` would slow down the first look-up of every process.
     prk = hmac.digest(b"openmarkets token cache 1", secret.encode(), "sha256")
     return hmac.digest(prk, purpose.encode() + b"\1", "sha256")[:length]

@@ -1,4 +1,4 @@
-"""One entry of a store, as tokens and holds use it: encrypted, typed, and never a reason to fail a task."""
+"""One entry of a store, for tokens and holds: encrypted and typed. Faults of the store never fail a task."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _warnings: set[str] = set()
-"""The names of the stores that this process has warned of."""
+"""The names of the stores that this process has warned about."""
 
 
 def reset() -> None:
-    """Forget the warnings: a new process, and a forked one, logs its own."""
+    """Forget which warnings were logged. New and forked processes log their own."""
     _warnings.clear()
 
 
@@ -29,12 +29,12 @@ os.register_at_fork(after_in_child=reset)
 
 
 class SharedEntry(Generic[T]):
-    """A value that the processes of a host, or of all hosts, share under one key.
+    """A value that processes share under one key.
 
-    A store that raises OSError costs one warning per process and store. The caller goes on as if the entry were
-    missing, unsaved or unlocked.
+    If the store raises OSError, the caller continues without it: there is no entry, nothing is saved, and there is no
+    lock. Each process logs one warning per store.
 
-    :param store: None shares nothing: the entry is always missing, and its lock always free.
+    :param store: None shares nothing: there is never an entry, and the lock is always free.
     :param key: the key in the store.
     :param cipher: encrypts the value.
     :param kind: the type of the value, a msgspec struct.
@@ -52,7 +52,7 @@ class SharedEntry(Generic[T]):
         return self._store.name if self._store is not None else "memory"
 
     def load(self) -> T | None:
-        """Read the value; None when it is missing or unreadable."""
+        """Read the value; None if it is missing or unreadable."""
         if self._store is None:
             return None
         try:
@@ -65,8 +65,8 @@ class SharedEntry(Generic[T]):
     def save(self, value: T, seconds: float, lease: str | None = None) -> None:
         """Replace the value.
 
-        :param seconds: how long it is of use.
-        :param lease: what :meth:`lock` gave.
+        :param seconds: for how long it is useful.
+        :param lease: from :meth:`lock`.
         """
         if self._store is None:
             return
@@ -79,15 +79,15 @@ class SharedEntry(Generic[T]):
     def lock(self, timeout: float) -> Iterator[str | None]:
         """Acquire the lock of the entry.
 
-        :param timeout: seconds to wait, and up to half as long again: when the owner hangs, those who wait for it
-            continue one after another, and most of them find what an earlier one has saved.
-        :return: gives the lease for :meth:`save`, or None when the lock was not free in time.
+        :param timeout: seconds to wait, plus a random part of up to half as much. If the owner hangs, waiting callers
+            then continue one after another, and most find the value that an earlier one has saved.
+        :return: a context with the lease for :meth:`save`, or None if the lock was not free in time.
         """
         with ExitStack() as stack:
             lease: str | None = "none"
             if self._store is not None:
                 try:
-                    # Not for secrecy.
+                    # Not for cryptography.
                     wait = timeout * random.uniform(1.0, 1.5)  # noqa: S311
                     lease = stack.enter_context(self._store.lock(self.key, wait))
                 except OSError as error:

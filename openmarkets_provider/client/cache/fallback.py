@@ -15,9 +15,9 @@ from openmarkets_provider.client.cache.store import Store
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
-"""Seconds before a store that failed is tried again: a slow one must not cost every call its time-out."""
+"""Seconds before a failed store is tried again, so that not every call waits for its time-out."""
 COPY_SECONDS = 3600.0
-"""Seconds for which a copy is kept at least: the store doesn't say how long the entry itself is of use."""
+"""Least seconds for which a copy is kept: the store doesn't say how long the entry is useful."""
 
 _FILE = "file:"
 _PRIMARY = "primary:"
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 
 class _Outage:
-    """Whether a store can be used, for all of a process.
+    """Whether a store is down, for the whole process.
 
-    :ivar until: when it is tried again, by the clock of the stores; None while it works.
+    :ivar until: when the store is tried again, by the clock of FallbackStore; None while it works.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class _Outage:
         self._lock = threading.Lock()
 
     def may_try(self, moment: float) -> bool:
-        """Return whether to use the store: always while it works, otherwise once per RETRY_SECONDS."""
+        """Return whether to use the store: always while it works, else once per RETRY_SECONDS."""
         with self._lock:
             if self.until is None:
                 return True
@@ -47,13 +47,13 @@ class _Outage:
             return True
 
     def begin(self, moment: float) -> bool:
-        """Record a failure; return whether the store worked before."""
+        """Record a failure. Return whether the store worked before."""
         with self._lock:
             worked, self.until = self.until is None, moment + RETRY_SECONDS
             return worked
 
     def end(self) -> bool:
-        """Record a success; return whether the store had failed before."""
+        """Record a success. Return whether the store had failed before."""
         with self._lock:
             failed, self.until = self.until is not None, None
             return failed
@@ -63,8 +63,8 @@ _outages: dict[str, _Outage] = {}
 
 
 def reset() -> None:
-    """Forget the outages: a new process, and a forked one, tries every store and logs its own warning."""
-    # With them go their locks, which another thread may have acquired before the fork.
+    """Forget the outages. New and forked processes try every store and log their own warnings."""
+    # This drops their locks, too, which another thread may have acquired before a fork.
     _outages.clear()
 
 
@@ -72,11 +72,11 @@ os.register_at_fork(after_in_child=reset)
 
 
 class FallbackStore:
-    """A primary store, with a copy of what was last read and saved in the files of this host for an outage.
+    """A primary store, with copies of its entries in the files of this host for an outage.
 
-    The stores of a process that have the same label share their outages. A process warns once.
+    Stores of a process with the same label share their outages. A process logs one warning per outage.
 
-    :param primary: any exception of it is an outage: it may be the code of a site.
+    :param primary: any exception that it raises counts as an outage, since it may be code of the deployment.
     :param file: the store of this host.
     :param label: the name of the primary in logs, such as ``Redis (connection 'redis_default')``.
     :param clock: monotonic seconds.
@@ -96,7 +96,7 @@ class FallbackStore:
         return self._primary.name if outage is None or outage.until is None else self._file.name
 
     def load(self, key: str) -> bytes | None:
-        """Read an entry; that of the file where the primary has none, since it may be read-only."""
+        """Read an entry from the primary, or from the file if the primary has none: it may be read-only."""
 
         def load() -> bytes | None:
             data = self._primary.load(key)
@@ -110,13 +110,13 @@ class FallbackStore:
         return self._try(load, lambda: self._file.load(key))
 
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
-        """Replace an entry in the store that the lease comes from."""
+        """Replace an entry, in the store that issued the lease."""
 
         def save_in_file() -> None:
             self._file.save(key, data, seconds)
 
         if lease is not None and lease.startswith(_FILE):
-            # The file's lock excludes no other host, and one of them may have saved something newer.
+            # The lock of a file does not exclude other hosts, which may have saved something newer.
             save_in_file()
             return
         primary_lease = lease.removeprefix(_PRIMARY) if lease is not None else None
@@ -128,7 +128,7 @@ class FallbackStore:
         self._try(save, save_in_file)
 
     def _copy(self, key: str, data: bytes) -> None:
-        """Keep a copy on this host: with it, an outage costs no token request."""
+        """Keep a copy on this host, so that an outage causes no token request."""
         if self._copies.get(key) != data:
             self._copies[key] = data
             with suppress(OSError):
@@ -149,7 +149,7 @@ class FallbackStore:
         try:
             yield lease
         finally:
-            # The work under the lock is done, and a lock that can't be released expires.
+            # The work is done, and a lock that can't be released expires.
             with suppress(Exception):
                 lock.__exit__(None, None, None)
 

@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 1 << 20
 SWEEP_AFTER = 3600.0
-"""Seconds past its use at which a file is deleted."""
+"""Seconds after which an outdated file is deleted."""
 _OPTION = "token_cache_dir"
 _OURS = re.compile(r"([0-9a-f]{32})\.(entry|lock|[0-9a-f]{16}\.tmp)")
-"""Names of the files of this class: the directory that a site chose may have others, too."""
+"""Names of this class's files: the directory may contain others."""
 
 
 class FileStore:
-    """Entries as files of a private directory.
+    """Stores entries as files in a private directory.
 
-    A file is replaced atomically: a reader finds the old entry or the new one, and a process that is killed while
-    it writes leaves at most a temporary file. The kernel releases the lock of a process that dies.
+    Files are replaced atomically: a reader finds the old entry or the new one, and a killed process leaves at most a
+    temporary file. The kernel releases the locks of a process that dies.
 
-    :param directory: created with mode 0700 if it is missing. It must belong to the user and be closed to all
-        others; otherwise every method raises OSError.
+    :param directory: created with mode 0700 if it is missing. It must belong to the user and be closed to other
+        users; otherwise every method raises OSError.
     """
 
     name = "file"
@@ -51,7 +51,7 @@ class FileStore:
             return None
         try:
             status = os.fstat(descriptor)
-            # Without any link, a writer has just replaced it: that is fine.
+            # A file without links has just been replaced by a writer, which is fine.
             require(stat.S_ISREG(status.st_mode) and status.st_nlink <= 1, path, "is not a plain file", _OPTION)
             require_private(status, path, _OPTION)
             return os.read(descriptor, MAX_FILE_BYTES)
@@ -59,7 +59,7 @@ class FileStore:
             os.close(descriptor)
 
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
-        """Replace a file, and delete those past their use. The lock can't expire, so the lease doesn't matter."""
+        """Replace a file, and delete outdated ones. The lease is ignored, since the lock can't expire."""
         self._check_directory()
         with self._temporary_file(key, data, seconds) as temporary:
             temporary.replace(self._path(key))
@@ -69,8 +69,8 @@ class FileStore:
     def lock(self, key: str, timeout: float) -> Iterator[str | None]:
         """Acquire the lock file of the key.
 
-        :raises OSError: nothing could be saved. Without the check, all who wait for the lock of a full disk would
-            acquire it one after another, and each would request a token.
+        :raises OSError: nothing can be saved, for example because the disk is full. Otherwise all waiting callers
+            would acquire the lock one after another, and each would request a token.
         """
         self._check_directory()
         with file_lock(self._lock_path(key), timeout) as acquired:
@@ -81,7 +81,7 @@ class FileStore:
 
     @contextmanager
     def _temporary_file(self, key: str, data: bytes, seconds: float) -> Iterator[Path]:
-        """Write a file, and delete it at the end unless it was renamed."""
+        """Write a temporary file, and delete it at the end unless it was renamed."""
         temporary = self.directory / f"{key}.{secrets.token_hex(8)}.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
@@ -89,12 +89,12 @@ class FileStore:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                # The sweep can't read the entry, so the time of the file says how long it is of use.
+                # The sweep can't decrypt the entry, so the file's time says how long it is useful.
                 end = time.time() + seconds
                 os.utime(descriptor, (end, end))
             yield temporary
         except OSError as error:
-            # A write that fails doesn't name its file.
+            # The error of a failed write has no file name.
             error.filename = error.filename or str(self.directory)
             raise
         finally:
@@ -110,7 +110,7 @@ class FileStore:
         make_private_folder(self.directory, _OPTION)
 
     def _sweep(self) -> None:
-        """Delete the files of keys past their use, under their locks."""
+        """Delete the files of outdated keys, under their locks."""
         try:
             for key in {match[1] for path in self.directory.iterdir() if (match := _OURS.fullmatch(path.name))}:
                 if self._is_stale(key):
@@ -126,6 +126,6 @@ class FileStore:
 
     def _is_stale(self, key: str) -> bool:
         times = {path.suffix: path.lstat().st_mtime for path in self._files(key)}
-        # The lock file counts only where there is no other.
+        # The lock file counts only if it is the only file.
         lock = times.pop(".lock", 0)
         return max(times.values(), default=lock) < time.time() - SWEEP_AFTER

@@ -1,4 +1,4 @@
-"""A lock that processes share through a file: ``flock``, which the kernel releases when its owner dies."""
+"""File locks between processes (``flock``). The kernel releases the lock of a process that dies."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _descriptors: set[int] = set()
 """The descriptors of the locks of this process."""
 # Reentrant, since a signal handler may fork.
 _fork_lock = threading.RLock()
-"""No thread forks between the opening of a lock file and its entry in the set."""
+"""Prevents forks between opening a lock file and adding its descriptor to the set."""
 
 
 def _close_in_child() -> None:
-    # A child that kept a descriptor would keep the lock of a parent that is killed.
+    # A child with an open descriptor would keep the lock after its parent is killed.
     for descriptor in _descriptors:
         os.close(descriptor)
     _descriptors.clear()
@@ -34,10 +34,10 @@ os.register_at_fork(before=_fork_lock.acquire, after_in_parent=_fork_lock.releas
 
 @contextmanager
 def file_lock(path: Path, timeout: float) -> Iterator[bool]:
-    """Acquire the lock of a file, which is created with mode 0600.
+    """Acquire the lock of a file. The file is created with mode 0600 if it is missing.
 
     :param timeout: longest wait in seconds; 0 tries once.
-    :return: gives whether it was acquired.
+    :return: a context with whether the lock was acquired.
     :raises OSError: the file can't be opened or locked.
     """
     end = time.monotonic() + timeout
@@ -50,7 +50,7 @@ def file_lock(path: Path, timeout: float) -> Iterator[bool]:
     try:
         yield True
     finally:
-        # In a forked child it is closed by now, and the number may be that of another file.
+        # In a forked child it is already closed, and the number may belong to another file.
         if os.getpid() == process:
             with _fork_lock:
                 _descriptors.remove(descriptor)
@@ -62,7 +62,7 @@ def _acquire(path: Path) -> int | None:
         descriptor = os.open(path, _FLAGS, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever locks a file that has just been deleted excludes nobody.
+            # The lock of a file that has just been deleted excludes nobody.
             if os.fstat(descriptor).st_nlink:
                 _descriptors.add(descriptor)
                 return descriptor

@@ -1,4 +1,4 @@
-"""The store of all hosts: Redis, with locks that expire."""
+"""The store that all hosts share: Redis, with locks that expire."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from redis.lock import Lock
 
 TIMEOUT = 1.0
-"""Seconds that a connection, and an answer, may take: for a slower Redis there is the file store."""
+"""Seconds that a connection or a reply may take. If Redis is slower, the file store is used."""
 LEASE = 5.0
-"""Seconds after which the lock of an owner that is gone expires."""
+"""Seconds after which the lock of a dead owner expires."""
 HEARTBEAT = 1.0
-"""Seconds between two extensions of a lease."""
+"""Seconds between extensions of a lease."""
 LOCK_POLL = 0.05
 CLOCK_TOLERANCE = 60.0
-"""Seconds that an entry stays past its use: the clocks of hosts differ."""
+"""Seconds for which an outdated entry stays, because the clocks of hosts differ."""
 DEFAULT_PORT = 6379
 
 _FLAGS = ("ssl", "ssl_check_hostname")
 _TEXTS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_keyfile", "ssl_certfile")
 _CERT_REQS = ("required", "optional", "none")
 _DIGITS = 9
-"""Most digits of the number of a database."""
+"""Most digits of a database number."""
 
-# A lock that is gone although nobody acquired it (Redis was restarted) must not stop the first save.
+# If the lock is missing and nobody else acquired it (Redis was restarted), the first save must succeed.
 _SAVE_LEASED = """
 local owner = redis.call('get', KEYS[2])
 if owner == ARGV[3] or (not owner and redis.call('exists', KEYS[1]) == 0) then
@@ -46,12 +46,12 @@ _clients: dict[str, redis.Redis] = {}
 
 
 def reset() -> None:
-    """Close the clients, and forget them."""
+    """Close and forget the clients."""
     while _clients:
         _clients.popitem()[1].close()
 
 
-# The connections are the parent's: a forked process opens its own.
+# The connections belong to the parent: a forked process opens its own.
 os.register_at_fork(after_in_child=_clients.clear)
 
 
@@ -60,18 +60,18 @@ def redis_options(
 ) -> dict[str, Any]:
     """Turn the fields of an Airflow connection to Redis into arguments of ``redis.Redis``.
 
-    They mean the same as to Airflow's own hook for Redis, which ignores other fields of Extra, too.
+    They have the same meaning as in Airflow's own Redis hook. As there, other fields of Extra are ignored.
 
     :param extra: the decoded Extra: ``db``, ``ssl``, ``ssl_cert_reqs``, ``ssl_ca_certs``, ``ssl_keyfile``,
         ``ssl_certfile``, ``ssl_check_hostname``.
-    :raises ValueError: a field is missing or not allowed; the text names it.
+    :raises ValueError: a field is missing or not allowed; the message names it.
     """
     if not isinstance(extra, Mapping):
         raise ValueError('Extra is not a JSON object; write {"db": 0}.')
     if not host:
         raise ValueError("host is empty; give the name or address of the Redis server.")
     if set("/@") & set(host):
-        # The message must not show it: a URL may hold a password.
+        # Do not show the value: a URL may contain a password.
         raise ValueError("host is not the name or address of a server; leave out redis:// and everything like it.")
     fields = {name: value for name, value in extra.items() if value is not None and value != ""}
     if _flag("cluster", fields.get("cluster", False)):
@@ -86,7 +86,7 @@ def redis_options(
     options |= {name: _flag(name, fields[name]) for name in _FLAGS if name in fields}
     options |= {name: _text(name, fields[name]) for name in _TEXTS if name in fields}
     if options.get("ssl"):
-        # redis-py before 6 has another default.
+        # redis-py before 6 has a different default.
         options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     if options.get("ssl_cert_reqs", _CERT_REQS[0]) not in _CERT_REQS:
         value = abbreviate(options["ssl_cert_reqs"])
@@ -95,7 +95,7 @@ def redis_options(
 
 
 def _database(value: Any) -> int:
-    # A connection from a URI has texts.
+    # In a connection from a URI all values are text.
     short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _DIGITS
     number = int(value) if short else value
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**_DIGITS:
@@ -104,7 +104,7 @@ def _database(value: Any) -> int:
 
 
 def _flag(name: str, value: Any) -> bool:
-    # Here, too.
+    # Text in a connection from a URI.
     flag = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(flag, bool):
         raise ValueError(f"{name}: {abbreviate(value)} is neither true nor false.")
@@ -118,10 +118,10 @@ def _text(name: str, value: Any) -> str:
 
 
 class RedisStore:
-    """Entries in a Redis, which expire soon after their use.
+    """Stores entries in Redis, which deletes them soon after they are outdated.
 
-    A lock is a key with an owner and an expiry, which its owner keeps extending. What an owner saves after its lock
-    has expired, because it was paused for too long, is dropped.
+    A lock is a key with an owner and an expiry. Its owner keeps extending the expiry. If the owner is paused until the
+    lock expires, its saves are dropped.
 
     :param options: from :func:`redis_options`.
     """
@@ -132,22 +132,22 @@ class RedisStore:
         self._options = dict(options)
 
     def load(self, key: str) -> bytes | None:
-        """Read an entry; None if it is missing or of another type."""
+        """Read an entry; None if it is missing or has another type."""
         from redis.exceptions import ResponseError
 
         with self._errors():
             try:
-                # A longer value is not ours, and is not read in full.
+                # A longer value is not ours, so do not read all of it.
                 data: Any = self._client().getrange(_entry(key), 0, MAX_BYTES - 1)
             except ResponseError as error:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
                 return None
-        # Redis answers an empty text for a missing key.
+        # Redis returns an empty text for a missing key.
         return bytes(data) or None
 
     def save(self, key: str, data: bytes, seconds: float, lease: str | None = None) -> None:
-        """Replace an entry, unless the lease has expired; a missing entry, unless the lock has another owner."""
+        """Replace an entry, unless the lease has expired. Create a missing one, unless the lock has another owner."""
         milliseconds = max(1, int((seconds + CLOCK_TOLERANCE) * 1000))
         with self._errors():
             if lease is None:
@@ -157,7 +157,7 @@ class RedisStore:
 
     @contextmanager
     def lock(self, key: str, timeout: float) -> Iterator[str | None]:
-        """Acquire the lock of the key; until its release, a thread extends it."""
+        """Acquire the lock of the key. A thread extends it until its release."""
         owner = os.urandom(16).hex()
         with self._errors():
             lock = self._client().lock(_lock(key), timeout=LEASE, sleep=LOCK_POLL, thread_local=False)
@@ -172,20 +172,20 @@ class RedisStore:
             yield owner
         finally:
             released.set()
-            # A child forked meanwhile leaves it to its parent. A lock that can't be released expires.
+            # A child that was forked since leaves the lock to its parent. A lock that can't be released expires.
             if os.getpid() == process:
                 with suppress(OSError), self._errors():
                     lock.release()
 
     def _client(self) -> redis.Redis:
-        """Return the client that all stores of this process with the same options share."""
+        """Return the client that the stores of this process with the same options share."""
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
         name = json.dumps(self._options, sort_keys=True)
         if name not in _clients:
-            # With version 3 of the protocol, redis-py doesn't notice connections that the server has closed.
+            # With protocol version 3, redis-py doesn't notice connections that the server has closed.
             client = redis.Redis(
                 **self._options,
                 protocol=2,
@@ -198,14 +198,14 @@ class RedisStore:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn an error of Redis, or of the network, into OSError."""
+        """Turn errors of Redis and of the network into OSError."""
         from redis.exceptions import RedisError
 
         try:
             yield
-        # UnicodeError: a host that can't be looked up.
+        # UnicodeError: the host name can't be encoded.
         except (RedisError, OSError, UnicodeError) as error:
-            # A server may quote a command that it did not understand, cut off anywhere.
+            # A server may quote part of a command that it did not understand, and with it a password.
             text = re.split(r",\s*with\s+args", str(error), maxsplit=1)[0] or type(error).__name__
             if password := self._options.get("password"):
                 text = text.replace(password, "***")
@@ -222,12 +222,12 @@ def _extend(lock: Lock, released: threading.Event) -> None:
         except LockError:
             return
         except (RedisError, OSError):
-            # The next try may come before the lock expires.
+            # The next try may succeed before the lock expires.
             continue
 
 
 def _entry(key: str) -> str:
-    # In braces, so that a Redis in several parts has both keys in one.
+    # Braces put both keys into the same hash slot of a Redis cluster.
     return f"openmarkets:{{{key}}}:entry"
 
 

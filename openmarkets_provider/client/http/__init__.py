@@ -1,1 +1,1 @@
-"""HTTP: clients, deadlines, bounds, replies."""
+"""HTTP: clients, deadlines, size limits, replies."""

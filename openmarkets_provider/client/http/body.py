@@ -1,4 +1,4 @@
-"""The body of a reply: decoded piece by piece, so that a small bomb never gets large. Pure."""
+"""The body of a reply, decoded piece by piece: a gzip bomb stays within the size limit. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from openmarkets_provider.exceptions import OpenmarketsInvalidResponse
 
 MAX_REPLY = 64 << 20
-"""Bytes of a decoded reply that are read, where a request does not say otherwise."""
+"""Default limit of a decoded reply in bytes."""
 _PIECE = 1 << 20
-"""Decoded bytes at a time."""
+"""Bytes that are decoded at a time."""
 
 
 class Body:
     """Collects a reply's body.
 
     :param status: the reply's HTTP status, for errors.
-    :param encoding: the ``Content-Encoding`` header; empty when there is none.
+    :param encoding: the ``Content-Encoding`` header; empty if there is none.
     :param max_bytes: most bytes of the decoded body.
-    :raises OpenmarketsInvalidResponse: the encoding was not asked for.
+    :raises OpenmarketsInvalidResponse: the encoding was not requested.
     """
 
     def __init__(self, status: int, encoding: str, max_bytes: int) -> None:
@@ -35,7 +35,7 @@ class Body:
             raise self._error(f"has the content encoding {encoding[:50]!r}, which was not asked for")
 
     def add(self, chunk: bytes) -> None:
-        """Add what the server sent next.
+        """Add the next part that the server sent.
 
         :raises OpenmarketsInvalidResponse: the body is too large, or damaged.
         """
@@ -68,6 +68,6 @@ class Body:
     def _error(self, problem: str, advice: str | None = None) -> OpenmarketsInvalidResponse:
         """Return the error.
 
-        :param advice: a sentence that says what the caller of an API can do.
+        :param advice: a sentence on what the caller can do.
         """
         return OpenmarketsInvalidResponse(f"the reply {problem}.", status=self._status, detail=advice, sent=True)

@@ -1,6 +1,6 @@
-"""Clients of one host: send a request, return the reply, within a bound on time and size, without redirects.
+"""Clients of one host: send a request and return the reply, with limits of time and size, without redirects.
 
-They use httpcore's connection pools directly, which takes less CPU than a request through the whole of httpx.
+They use httpcore's connection pools directly, which takes less CPU than httpx.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _NO_ANSWER = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-"""What httpcore raises when there is no reply."""
+"""Errors of httpcore if there is no reply."""
 _PLAIN = re.compile(r"(?:[\w/.~@:,=&?+*-]|%[0-9A-Fa-f]{2}){0,2000}", re.ASCII)
-"""A path and a query string that need no encoding, and are not too long for a URL."""
+"""A path and query string that need no encoding and are short enough for a URL."""
 _NEVER_SENT = (
     httpcore.ConnectError,
     httpcore.ConnectTimeout,
@@ -49,13 +49,13 @@ _NEVER_SENT = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-"""Those after which it is certain that no byte of the request left this machine."""
+"""The errors after which certainly no byte of the request has left this machine."""
 
 
 class NoAnswer(Exception):
     """There was no answer.
 
-    :ivar sent: False when it is certain that no byte of the request left this machine.
+    :ivar sent: False if certainly no byte of the request has left this machine.
     """
 
     def __init__(self, base_url: str, error: Exception) -> None:
@@ -66,8 +66,8 @@ class NoAnswer(Exception):
     def explain(self, label: str, advice: str = "", request_id: str | None = None) -> OpenmarketsError:
         """Return the error for users.
 
-        :param label: names the call.
-        :param advice: what else to say, with a blank in front.
+        :param label: the name of the call.
+        :param advice: a further sentence, with a leading space.
         """
         cause: BaseException | None = self
         while cause is not None:
@@ -86,9 +86,9 @@ class NoAnswer(Exception):
 
 
 class Options(NamedTuple):
-    """What the clients of all hosts have in common.
+    """Options that the clients of all hosts share.
 
-    :ivar timeout: seconds that one request may take in total, the whole reply included.
+    :ivar timeout: longest time in seconds for one request in total, until the whole reply has arrived.
     :ivar ca_bundle: PEM file with the certificate authorities to trust; None trusts the usual ones.
     :ivar user_agent: the ``User-Agent`` header.
     """
@@ -99,12 +99,12 @@ class Options(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that every request has."""
+        """The headers of every request."""
         return {"User-Agent": self.user_agent, "Accept": "application/json", "Accept-Encoding": "gzip"}
 
     @property
     def timeouts(self) -> dict[str, float]:
-        """The time-outs of the steps of a request, as httpcore names them."""
+        """The time-outs of the steps of a request in seconds, by httpcore's names."""
         steps = dict.fromkeys(("connect", "read", "write", "pool"), self.timeout)
         return steps | {"connect": min(CONNECT_TIMEOUT, self.timeout)}
 
@@ -112,10 +112,10 @@ class Options(NamedTuple):
 class HttpRequest(NamedTuple):
     """A request that is ready to be sent.
 
-    :ivar timeouts: of the steps, in seconds, as httpcore names them; None takes the client's.
+    :ivar timeouts: of the steps, in seconds, by httpcore's names; None uses the client's.
     :ivar max_bytes: most bytes of the decoded reply.
-    :ivar before_send: called on an open connection, right before the first byte of the request is written; what it
-        raises ends the request. For blocking clients.
+    :ivar before_send: called on an open connection, right before the first byte of the request is written. If it
+        raises, nothing is sent. For blocking clients.
     """
 
     method: str
@@ -131,16 +131,16 @@ class HttpRequest(NamedTuple):
         return self._replace(headers=(*self.headers, (name, value)))
 
     def __repr__(self) -> str:
-        # Without the token in its headers.
+        # The headers contain the token.
         return f"<Request [{self.method}]>"
 
 
 class Reply(NamedTuple):
     """A reply, read in full.
 
-    :ivar headers: by name, in small letters.
+    :ivar headers: by lower-case name.
     :ivar body: decoded.
-    :ivar hidden: texts of the request that an error must not show, where the server repeats them.
+    :ivar hidden: texts of the request that errors must not show if the server repeats them.
     """
 
     status: int
@@ -149,12 +149,12 @@ class Reply(NamedTuple):
     hidden: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        # Without the token that it may hold.
+        # The body may contain the token.
         return f"<Reply [{self.status}]>"
 
 
 class _Host:
-    """What the clients for threads and for event loops have in common: how requests are built, and errors told.
+    """The common part of the clients for threads and event loops: building requests and explaining errors.
 
     :param base_url: an ``https`` or a loopback ``http`` URL, without a trailing slash.
     """
@@ -183,13 +183,13 @@ class _Host:
         """Build a request.
 
         :param path: below the base URL, without a leading slash.
-        :param params: of the query string.
-        :param json: the body, sent as JSON; None leaves it to ``content``.
-        :raises OpenmarketsQueryError: path and params make no URL.
+        :param params: parameters of the query string.
+        :param json: the body, sent as JSON; None sends ``content``.
+        :raises OpenmarketsQueryError: path and params do not form a valid URL.
         """
         target = f"/{path}?{_query_string(params)}" if params else f"/{path}"
         if _PLAIN.fullmatch(target):
-            # As nearly all are: parsing a URL takes more CPU.
+            # The usual case. It skips httpx's URL parser, which takes more CPU.
             url = httpcore.URL(
                 scheme=self._url.scheme, host=self._url.host, port=self._url.port, target=self._base + target.encode()
             )
@@ -207,9 +207,9 @@ class _Host:
         return HttpRequest(method, url, (*self._headers, *more), content)
 
     def check_origin(self, request: HttpRequest) -> None:
-        """Refuse a request to another server.
+        """Refuse requests to other servers.
 
-        :raises OpenmarketsConfigurationError: scheme, host or port are not those of the base URL.
+        :raises OpenmarketsConfigurationError: scheme, host or port differ from the base URL.
         """
         if (origin := _origin(request.url)) != self._origin:
             raise OpenmarketsConfigurationError(
@@ -239,7 +239,7 @@ class _Host:
 
 
 class HttpClient(_Host):
-    """A client of one host for the threads of one process.
+    """A client of one host, for the threads of one process.
 
     :param keep_alive: keep connections open for further requests.
     """
@@ -250,16 +250,16 @@ class HttpClient(_Host):
         self._pid = os.getpid()
         self._slots = threading.Semaphore(MAX_CONCURRENCY)
         self._idle: IdleConnections[httpcore.ConnectionPool] = IdleConnections()
-        # What is wrong with CA bundle or proxy is found now.
+        # Fails now if the CA bundle or the proxy is wrong.
         self._idle.put_back(self._open())
-        # Nobody has to close a hook: its connections go with it.
+        # Hooks need not be closed: the connections are closed with the client.
         weakref.finalize(self, _close, self._idle, self._pid).atexit = False
 
     def send(self, request: HttpRequest) -> Reply:
         """Send a request, and read the whole reply.
 
-        :raises NoAnswer: there was no answer, or the server's certificate can't be verified.
-        :raises OpenmarketsInvalidResponse: the body is too large, or not encoded as asked for.
+        :raises NoAnswer: there was no reply, or the server's certificate can't be verified.
+        :raises OpenmarketsInvalidResponse: the body is too large, or has an encoding that was not requested.
         """
         core_request = self._core_request(request)
         with self._no_answer(), self._connection() as connection, deadline(self._options.timeout):
@@ -274,7 +274,7 @@ class HttpClient(_Host):
                 response.close()
 
     def close(self) -> None:
-        """Close the connections; those that other threads use when their replies have come."""
+        """Close the connections. Those in use by other threads are closed after their replies."""
         _close(self._idle, self._pid)
 
     @contextmanager
@@ -301,14 +301,14 @@ class HttpClient(_Host):
 
 
 class AsyncHttpClient(_Host):
-    """A client of one host for one event loop.
+    """A client of one host, for one event loop.
 
-    :ivar room: limits how many requests are under way.
+    :ivar room: limits the number of concurrent requests.
     """
 
     def __init__(self, base_url: str, options: Options) -> None:
         super().__init__(base_url, options)
-        # The deadline is enough. httpcore gives time-outs to the network only to pass them on.
+        # The deadline bounds all other steps.
         self._timeouts = {"connect": options.timeouts["connect"]}
         self._open = functools.partial(open_async_connection, base_url, options.ca_bundle)
         self._idle: IdleConnections[httpcore.AsyncConnectionPool] = IdleConnections()
@@ -341,7 +341,7 @@ class AsyncHttpClient(_Host):
         return reply
 
     async def aclose(self) -> None:
-        """Close the connections; those that other tasks use when their replies have come."""
+        """Close the connections. Those in use by other tasks are closed after their replies."""
         self._idle.keep_alive = 0.0
         await self._close_expired()
 
@@ -351,7 +351,7 @@ class AsyncHttpClient(_Host):
 
 
 def _call_before_send(before_send: Callable[[], None], event: str, info: Mapping[str, Any]) -> None:
-    """Take httpcore's events of a request. A proxy's CONNECT has the same ones, and comes first."""
+    """Handle httpcore's trace events of a request. A proxy's CONNECT emits the same events before."""
     if event.endswith(".send_request_headers.started"):
         before_send()
 
@@ -365,7 +365,7 @@ def _shown(origin: tuple[bytes, bytes, int | None]) -> str:
 
 
 def _query_string(params: Mapping[str, Any]) -> str:
-    """Return a query string; of a list each item has the name."""
+    """Return a query string, in which each item of a list is a parameter."""
     items: list[tuple[str, str]] = []
     for name, value in params.items():
         items += ((name, _param(each)) for each in (value if isinstance(value, list | tuple) else [value]))
@@ -382,13 +382,13 @@ def _headers(response: httpcore.Response) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in response.headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        # RFC 9110, section 5.3: lines of one name are one list.
+        # Lines with the same name form a list (RFC 9110, section 5.3).
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 
 def _close(idle: IdleConnections[httpcore.ConnectionPool], pid: int) -> None:
-    # In a forked child the connections are the parent's, and another thread of it may have had a lock of theirs.
+    # In a forked child the connections belong to the parent, and another of its threads may have held their locks.
     if os.getpid() == pid:
         idle.keep_alive = 0.0
         for each in idle.pop_expired():

@@ -1,6 +1,6 @@
-"""The total time-out of an exchange: connections that keep to a deadline, for threads and for an event loop.
+"""Total time-outs: connections that respect a deadline, for threads and event loops.
 
-httpcore has time-outs for a single read or write only. Its pools take the network from here (``network_backend``).
+httpcore has time-outs for single reads and writes only. Its pools use this module as their ``network_backend``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ T = TypeVar("T")
 Limit = TypeVar("Limit", float, float | None)
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds that opening a connection may take, the look-up of the host included."""
+"""Longest time in seconds for opening a connection, including the look-up of the host."""
 _PART = 1 << 16
 """Bytes that are written at a time."""
 _LOOK = 0.5
-"""Seconds between two looks whether an exchange is cancelled."""
+"""Seconds between checks whether an exchange is cancelled."""
 
 
 class _Deadline(threading.local):
-    """The bounds of the exchanges of this thread.
+    """The limits of the exchanges of this thread.
 
-    :ivar at: until when the present one may take; None between exchanges.
-    :ivar cancelled: set to end the present one, unless its reply comes within half a second; None when nothing does.
+    :ivar at: the deadline of the current exchange, on the monotonic clock; None between exchanges.
+    :ivar cancelled: when this is set, an exchange without a reply ends within half a second; None if it can't be
+        cancelled.
     """
 
     at: float | None = None
@@ -46,7 +47,7 @@ class _Deadline(threading.local):
         return self.cancelled is not None and self.cancelled.is_set()
 
     def cap(self, timeout: Limit, error: type[Exception]) -> Limit | float:
-        """Return the time-out of one step: what is left until the deadline, if that is less."""
+        """Return the time-out of one step in seconds, shortened to the time until the deadline."""
         if self.at is None:
             return timeout
         left = self.at - time.monotonic()
@@ -59,13 +60,13 @@ _deadline = _Deadline()
 
 
 def cancel_on(event: threading.Event) -> None:
-    """Let an event end the exchanges of this thread whose replies do not come within half a second."""
+    """Make an event cancel the exchanges of this thread. They end within half a second unless the reply arrives."""
     _deadline.cancelled = event
 
 
 @contextmanager
-def uncancelled() -> Iterator[None]:
-    """Let the exchanges of this thread inside the block end, whatever :func:`cancel_on` named."""
+def ignore_cancel() -> Iterator[None]:
+    """Protect the exchanges of this thread in a block from the event of :func:`cancel_on`."""
     event, _deadline.cancelled = _deadline.cancelled, None
     try:
         yield
@@ -75,9 +76,9 @@ def uncancelled() -> Iterator[None]:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Bound what this thread sends and receives on connections of :class:`DeadlineBackend` inside the block.
+    """Limit the time that this thread sends and receives on connections of :class:`DeadlineBackend` in a block.
 
-    :raises httpcore.TimeoutException: inside, when the time is used up.
+    :raises httpcore.TimeoutException: inside the block, after the deadline.
     """
     _deadline.at = time.monotonic() + seconds
     try:
@@ -88,9 +89,9 @@ def deadline(seconds: float) -> Iterator[None]:
 
 @asynccontextmanager
 async def async_deadline(seconds: float) -> AsyncIterator[None]:
-    """Bound what the current task does inside the block.
+    """Limit the time of the current task in a block.
 
-    :raises httpcore.ReadTimeout: the time is used up.
+    :raises httpcore.ReadTimeout: after the deadline.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -100,7 +101,7 @@ async def async_deadline(seconds: float) -> AsyncIterator[None]:
 
 
 class _DeadlineStream(httpcore.NetworkStream):
-    """A connection on which no single read or write waits beyond the deadline."""
+    """A connection whose reads and writes end at the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
@@ -116,7 +117,7 @@ class _DeadlineStream(httpcore.NetworkStream):
                     raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        # In parts: the time-out starts again whenever the other side has taken something.
+        # In parts: the time-out restarts whenever the other side has received something.
         for start in range(0, len(buffer), _PART):
             self._stream.write(buffer[start : start + _PART], _deadline.cap(timeout, httpcore.WriteTimeout))
 
@@ -130,7 +131,7 @@ class _DeadlineStream(httpcore.NetworkStream):
             limit = _deadline.cap(timeout, httpcore.ConnectTimeout)
             return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, limit))
         except BaseException:
-            # Nobody else closes it.
+            # httpcore does not close it.
             self.close()
             raise
 
@@ -139,12 +140,12 @@ class _DeadlineStream(httpcore.NetworkStream):
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Look up the numeric addresses of a host, in the order in which the system prefers them."""
+    """Look up the numeric addresses of a host, in the system's order of preference."""
     return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
 
 class DeadlineBackend(httpcore.NetworkBackend):
-    """Opens connections that keep to the deadline of the thread that uses them.
+    """Opens connections that respect the deadline of the thread that uses them.
 
     :param resolve: looks up the numeric addresses of a host and port.
     """
@@ -163,12 +164,12 @@ class DeadlineBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Open a connection.
 
-        :param timeout: seconds for looking up the host and for all of its addresses together.
+        :param timeout: longest time in seconds for looking up the host and trying all of its addresses.
         """
         limit = _deadline.cap(CONNECT_TIMEOUT if timeout is None else timeout, httpcore.ConnectTimeout)
         end = time.monotonic() + limit
         connection: Future[httpcore.NetworkStream] = Future()
-        # In a thread, which is left behind at the deadline: nothing ends a look-up or an attempt to connect.
+        # In a thread, which is abandoned at the deadline: look-ups and attempts to connect can't be cancelled.
         args = (connection, host, port, end, local_address, socket_options)
         threading.Thread(target=self._connect, args=args, name="openmarkets-connect", daemon=True).start()
         try:
@@ -177,7 +178,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
                     raise httpcore.ConnectTimeout(f"no connection within {limit:.3g} s")
         except BaseException:
             if not connection.cancel() and connection.exception() is None:
-                # It has come meanwhile.
+                # The connection was opened in the meantime.
                 connection.result().close()
             raise
         return _DeadlineStream(connection.result())
@@ -192,12 +193,12 @@ class DeadlineBackend(httpcore.NetworkBackend):
         try:
             connection.set_result(stream)
         except InvalidStateError:
-            # The caller has given up.
+            # The caller has stopped waiting.
             stream.close()
 
     def _connect_in_turn(self, host: str, port: int, end: float, *options: Any) -> httpcore.NetworkStream:
-        """Try the addresses of a host one after another, each for an equal part of the time that is left."""
-        with _mapped(httpcore.ConnectError):
+        """Try the addresses of a host in turn, each for an equal part of the remaining time."""
+        with _map_errors(httpcore.ConnectError):
             addresses = self._resolve(host, port)
         problem: Exception = httpcore.ConnectTimeout()
         for number, address in enumerate(addresses):
@@ -212,39 +213,39 @@ class DeadlineBackend(httpcore.NetworkBackend):
 
 
 @contextmanager
-def _mapped(error: type[Exception]) -> Iterator[None]:
+def _map_errors(error: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeError) as problem:
-        # A UnicodeError is of a host name that can't be encoded.
+        # UnicodeError: the host name can't be encoded.
         raise error(str(problem)) from problem
 
 
 class _AsyncioStream(httpcore.AsyncNetworkStream):
-    """A connection of asyncio's own. Reads and writes take as long as the caller's task lets them."""
+    """A connection of asyncio. Reads and writes have no time-outs: the caller's task has a deadline."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _mapped(httpcore.ReadError):
+        with _map_errors(httpcore.ReadError):
             return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _mapped(httpcore.WriteError):
+        with _map_errors(httpcore.WriteError):
             self._writer.write(buffer)
             await self._writer.drain()
 
     async def aclose(self) -> None:
-        # Not close(): of a TLS connection that would wait for the other side.
+        # close() of a TLS connection would wait for the other side.
         self._writer.transport.abort()
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         try:
-            with _mapped(httpcore.ConnectError):
+            with _map_errors(httpcore.ConnectError):
                 await _within(self._writer.start_tls(ssl_context, server_hostname=server_hostname), timeout)
         except BaseException:
             await self.aclose()
@@ -260,24 +261,24 @@ class _AsyncioStream(httpcore.AsyncNetworkStream):
         return self._writer.get_extra_info(info)
 
     def _is_readable(self) -> bool:
-        """Tell whether the server has closed an idle connection, or sent what nobody asked for."""
+        """Return whether the server has closed an idle connection, or sent unexpected data."""
         if self._writer.is_closing():
             return True
-        # One step of a read ends at once when there is something: asyncio reads ahead.
+        # asyncio reads ahead: one step of a read ends immediately if there is data.
         step = self._reader.read(1)
         try:
             step.send(None)
-        except Exception:  # noqa: BLE001 - StopIteration, or what went wrong
+        except Exception:  # noqa: BLE001 - StopIteration, or an error
             return True
         step.close()
-        # A busy event loop has not read yet.
+        # A busy event loop may not have read the data yet.
         poll = select.poll()
         poll.register(self._writer.get_extra_info("socket"), select.POLLIN)
         return bool(poll.poll(0))
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections of asyncio's streams: they take less CPU than httpcore's own, which are anyio's."""
+    """Opens asyncio streams, which take less CPU than httpcore's default backend, anyio."""
 
     async def connect_tcp(
         self,
@@ -288,14 +289,14 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Open a connection, as :meth:`DeadlineBackend.connect_tcp`."""
-        # Not asyncio.open_connection for several addresses: a task that is cancelled there may leave a socket open.
-        with _mapped(httpcore.ConnectError):
+        # With several addresses, a task cancelled in asyncio.open_connection may leave a socket open.
+        with _map_errors(httpcore.ConnectError):
             sock = await _within(_connect_in_turn(host, port, timeout), timeout)
             return _AsyncioStream(*await asyncio.open_connection(sock=sock))
 
 
 async def _connect_in_turn(host: str, port: int, seconds: float | None) -> socket.socket:
-    """Try the addresses of a host one after another, each for an equal part of the time that is left."""
+    """Try the addresses of a host in turn, each for an equal part of the remaining time."""
     loop = asyncio.get_running_loop()
     end = loop.time() + (CONNECT_TIMEOUT if seconds is None else seconds)
     addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -304,7 +305,7 @@ async def _connect_in_turn(host: str, port: int, seconds: float | None) -> socke
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
-            # The last one has what the caller leaves it.
+            # The last address gets all of the remaining time, which the caller limits.
             async with asyncio.timeout((end - loop.time()) / left if left > 1 else None):
                 await loop.sock_connect(sock, address)
         except BaseException as error:
@@ -322,7 +323,7 @@ async def _within(step: Awaitable[T], seconds: float | None) -> T:
         async with scope:
             return await step
     except TimeoutError:
-        # The system has a time-out of its own for connecting, which is an OSError, too.
+        # The system's own time-out for connecting raises the same error.
         if not scope.expired():
             raise
         raise httpcore.ConnectTimeout(f"no connection within {seconds:g} s") from None

@@ -1,4 +1,4 @@
-"""An ``httpx.Client`` for users, whose requests go the way of all others."""
+"""An ``httpx.Client`` for users. Its requests are sent like all others."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from openmarkets_provider.client.http.clients import HttpRequest, NoAnswer, Opti
 from openmarkets_provider.client.http.network import core_url
 
 _OF_THE_ENCODED_BODY = ("content-encoding", "content-length", "transfer-encoding")
-"""Headers of a reply that no longer hold when its body is decoded."""
+"""Headers of a reply that are wrong for its decoded body."""
 
 
 def open_httpx_client(
     base_url: str, options: Options, send: Callable[[HttpRequest], Reply], close: Callable[[], None]
 ) -> httpx.Client:
-    """Return an ``httpx.Client`` that leaves sending to somebody else. Replies come to it as a whole.
+    """Return an ``httpx.Client`` that sends through a function. Replies are not streamed.
 
-    :param send: sends a request.
+    :param send: sends a request and returns the reply.
     :param close: called when the client is closed.
     """
     return httpx.Client(
@@ -28,9 +28,9 @@ def open_httpx_client(
         timeout=httpx.Timeout(options.timeout, connect=options.timeouts["connect"]),
         headers=options.headers,
         follow_redirects=False,
-        # No netrc, no proxy: the transport knows the way.
+        # No netrc and no proxy: the transport handles both.
         trust_env=False,
-        # httpx would keep what a server sets, send it back, and fail at a value that is not ASCII.
+        # No cookies: httpx would send them back, and fails if a value is not ASCII.
         cookies=CookieJar(DefaultCookiePolicy(netscape=False, rfc2965=False)),
     )
 
@@ -41,14 +41,14 @@ class _Transport(httpx.BaseTransport):
         self._close = close
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        # httpx makes one of credentials in a URL.
+        # httpx adds this header if a URL contains credentials.
         headers = tuple((name, value) for name, value in request.headers.raw if name.lower() != b"authorization")
         timeouts = request.extensions.get("timeout")
         core = HttpRequest(request.method, core_url(request.url), headers, request.read(), timeouts=timeouts)
         try:
             reply = self._send(core)
         except NoAnswer as error:
-            # Their names are the same, as httpx makes its errors of httpcore's.
+            # The errors of httpx have the names of httpcore's.
             kind = getattr(httpx, type(error.__cause__).__name__, httpx.TransportError)
             raise kind(str(error.__cause__), request=request) from error
         reply_headers = [

@@ -1,4 +1,4 @@
-"""The way to a server: TLS, proxy, and the pool of connections."""
+"""Connections to a server: TLS, proxy, and the pool."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from openmarkets_provider.exceptions import OpenmarketsConfigurationError
 T = TypeVar("T")
 
 KEEP_ALIVE = 5.0
-"""Seconds for which an idle connection is kept, as httpx does."""
+"""Seconds for which an idle connection is kept; the same as in httpx."""
 _MAX_CONTEXTS = 16
-"""TLS contexts that are kept: one for each CA bundle."""
+"""Most TLS contexts that are kept, one for each CA bundle."""
 
 
 class IdleConnections(Generic[T]):
-    """Connections that wait for a request. Threads may share it: each step is a single one of a deque.
+    """Idle connections. Thread-safe, because each step is a single operation of a deque.
 
-    :ivar keep_alive: seconds that a connection may wait; 0 when the client is closed.
+    :ivar keep_alive: seconds for which a connection may be idle; 0 after the client was closed.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class IdleConnections(Generic[T]):
         self._connections: deque[tuple[T, float]] = deque()
 
     def take(self) -> T | None:
-        """Return the connection that was used last, if there is one."""
+        """Return the connection that was used last, or None."""
         try:
             return self._connections.pop()[0]
         except IndexError:
@@ -50,7 +50,7 @@ class IdleConnections(Generic[T]):
         self._connections.append((connection, time.monotonic()))
 
     def pop_expired(self) -> list[T]:
-        """Return the connections that have waited too long, and keep them no more."""
+        """Remove and return the connections that were idle too long."""
         expired = []
         with suppress(IndexError):
             while self._connections[0][1] <= time.monotonic() - self.keep_alive:
@@ -59,11 +59,11 @@ class IdleConnections(Generic[T]):
 
 
 def open_connection(base_url: str, ca_bundle: str | None, *, keep_alive: bool) -> httpcore.ConnectionPool:
-    """Return a pool of one connection to a host, for one thread at a time.
+    """Return a pool with one connection to a host, for one thread at a time.
 
-    httpcore scans its whole pool several times for each request, so that the CPU of a request grows with the pool.
+    httpcore scans its whole pool several times per request, so a larger pool would take more CPU.
 
-    :param ca_bundle: PEM file with the certificate authorities to trust; None trusts the usual ones.
+    :param ca_bundle: PEM file with the trusted certificate authorities; None for the default ones.
     :param keep_alive: keep the connection open for further requests.
     :raises OpenmarketsConfigurationError: the CA bundle or the proxy can't be used.
     """
@@ -76,7 +76,7 @@ def open_connection(base_url: str, ca_bundle: str | None, *, keep_alive: bool) -
 
 
 def open_async_connection(base_url: str, ca_bundle: str | None) -> httpcore.AsyncConnectionPool:
-    """Return a pool of one connection to a host for one task at a time, as :func:`open_connection`."""
+    """Return a pool with one connection to a host, for one task at a time, as :func:`open_connection`."""
     proxy = _proxy(base_url)
     options: dict[str, Any] = _options(ca_bundle, 1) | {"network_backend": AsyncioBackend()}
     if proxy is None:
@@ -99,12 +99,12 @@ def _proxy_options(proxy: httpx.Proxy) -> dict[str, Any]:
 
 
 def core_url(url: httpx.URL) -> httpcore.URL:
-    """Return a URL in the form that httpcore takes."""
+    """Convert a URL to httpcore's type."""
     return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
 def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return the TLS context, the expensive part of a client. The process has one until the bundle changes."""
+    """Return the TLS context, which is expensive to make. The process keeps it until the bundle changes."""
     path = ca_bundle or os.environ.get("SSL_CERT_FILE")
     try:
         return _make_context(ca_bundle, _version(path) if path else None, os.getpid())
@@ -114,7 +114,7 @@ def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
 
 
 def _version(path: str) -> tuple[str, int, int, int]:
-    """Return what changes when a file is written or replaced."""
+    """Return values of which at least one changes when a file is written or replaced."""
     found = Path(path).stat()
     return path, found.st_mtime_ns, found.st_ino, found.st_size
 
@@ -125,10 +125,10 @@ def _make_context(ca_bundle: str | None, version: object, pid: int) -> ssl.SSLCo
 
 
 def _proxy(base_url: str) -> httpx.Proxy | None:
-    """Return the proxy that the environment names for a host (``HTTPS_PROXY``, ``NO_PROXY`` and so on)."""
+    """Return the proxy for a host from the environment (``HTTPS_PROXY``, ``NO_PROXY`` and so on)."""
     parts = urlsplit(base_url)
     if parts.scheme == "http":
-        # Settings allow it to this machine only: no proxy leads there, and one would see the secret in clear.
+        # Settings allow http to this machine only. A proxy would see the secret in clear text.
         return None
     proxies = getproxies()
     url = proxies.get(parts.scheme) or proxies.get("all")
@@ -140,10 +140,10 @@ def _proxy(base_url: str) -> httpx.Proxy | None:
         if not proxy.url.host or not (port is None or 0 < port < 65536):
             raise ValueError
         if proxy.url.scheme.startswith("socks"):
-            # httpcore imports it when a connection is opened.
+            # httpcore imports it only when it opens a connection.
             importlib.import_module("socksio")
     except (ValueError, ImportError, httpx.InvalidURL):
-        # The URL may hold credentials, and so may what httpx says of it.
+        # The URL may contain credentials, and httpx's message may quote it.
         raise OpenmarketsConfigurationError(
             f"The proxy that the environment names for {parts.scheme} is not one that httpx can use: it takes "
             "http://host:port, https://host:port and, with httpx[socks] installed, socks5://host:port."

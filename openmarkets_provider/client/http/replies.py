@@ -1,4 +1,4 @@
-"""From the bytes of a reply to JSON or to the error that it means. Pure."""
+"""Turns the bytes of a reply into JSON or an error. Pure."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from openmarkets_provider.query.plan import ApiCall
 from openmarkets_provider.query.records import known_records
 
 MAX_TEXT = 500
-"""Characters of a server's words that an error repeats."""
+"""Most characters of a server's words that an error quotes."""
 MAX_RETRY_AFTER = 365 * 86400.0
-"""A server that asks for more than this many seconds means "for good"; clocks and sleeps have bounds, too."""
+"""Longest ``Retry-After`` in seconds: clocks and sleeps have limits."""
 TRANSIENT_STATUSES = frozenset({408, 425})
-"""Below 500; those from 500 on are, too."""
+"""Transient statuses below 500. All from 500 on are transient."""
 _DOUBT = " It may have been carried out all the same: check before you send it again."
 _WHY_REFUSED = (
     "The client credentials grant has no user: an endpoint that needs a user context never works with it, and "
@@ -39,10 +39,10 @@ _WHY_REFUSED = (
 
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"/\\]))")
-"""What a server may write in JSON for a character of a token."""
+"""JSON escapes, which a server may use for characters of a token."""
 _LONGEST_ESCAPE = 6
 _TELLING = 16
-"""Characters by which the begin of a token is found."""
+"""How many leading characters identify a truncated token."""
 
 _decoder = msgspec.json.Decoder()
 _exact_decoder = msgspec.json.Decoder(float_hook=Decimal)
@@ -50,20 +50,20 @@ _CONTEXT = Context(traps=[InvalidOperation])
 
 
 def decode(body: bytes, *, exact: bool = False, fields: tuple[str, ...] = ()) -> Any:
-    """Decode JSON strictly (no NaN, bounded nesting).
+    """Decode JSON strictly (no NaN, limited nesting).
 
-    :param exact: numbers with a fraction become Decimal, as they are written.
-    :param fields: of what is expected: with ``exact`` a list of objects that have no other fields is a list of
+    :param exact: decode numbers with a fraction as Decimal, with all their digits.
+    :param fields: the expected fields. With ``exact``, a list of objects that have no others is decoded into
         :class:`~openmarkets_provider.query.records.KnownRecord`.
     :raises ValueError: it is not JSON.
     """
     try:
         if not exact:
             return _decoder.decode(body)
-        # The thread's own context is the user's: it may make a number that is too large a NaN.
+        # Not the user's decimal context of this thread, which may turn a large number into NaN.
         with localcontext(_CONTEXT):
             if fields:
-                # Not as expected: whoever reads the records says so, or takes them as they are.
+                # If the records have other fields, decode them as dicts. Their reader checks them.
                 with suppress(msgspec.ValidationError):
                     return known_records(fields).decode(body)
             return _exact_decoder.decode(body)
@@ -72,7 +72,7 @@ def decode(body: bytes, *, exact: bool = False, fields: tuple[str, ...] = ()) ->
 
 
 def doubt(call: ApiCall) -> str:
-    """Return what to tell of a call that was sent and whose outcome is unknown; nothing when repeating is safe."""
+    """Return a warning that the outcome of a call is unknown; empty if the call is safe to repeat."""
     return "" if call.safe_to_repeat else _DOUBT
 
 
@@ -84,10 +84,10 @@ def read_reply(
     request_id: str,
     hidden: Collection[str] = (),
 ) -> Any:
-    """Return the JSON of an API's reply; None when it is empty.
+    """Return the JSON of an API's reply; None if it is empty.
 
-    :param request_id: the one that was sent; the one that the reply echoes wins.
-    :param hidden: texts that are taken out of what an error quotes: the token.
+    :param request_id: as sent. If the reply echoes another one, that one is used.
+    :param hidden: texts that errors must not quote: the token.
     :raises OpenmarketsApiError: the reply is an error, or not JSON.
     """
     problem = None
@@ -115,9 +115,9 @@ def read_reply(
 def wrong_contents(
     error: OpenmarketsInvalidResponse, reply: Any, status: int, request_id: str, hidden: Collection[str]
 ) -> OpenmarketsInvalidResponse:
-    """Return the error for a reply that holds no rows, with its request id and what the server says in it.
+    """Return the error for a reply with invalid contents, with its request id and the server's words.
 
-    :param error: what is wrong with the contents.
+    :param error: the problem with the contents.
     :param reply: the JSON of the reply.
     """
     request_id = printable(request_id, hidden)
@@ -125,7 +125,7 @@ def wrong_contents(
     said = ": ".join(part for part in (title, detail) if part)
     text = str(error)
     for each in hidden:
-        # A value is cut before it is quoted, so the begin of a token is hidden, too.
+        # Quoted values are truncated, so hide truncated tokens, too.
         text = re.sub(re.escape(each[:_TELLING]) + r"[^\s'\"]*", "***", text)
     return replace(
         error,
@@ -138,7 +138,7 @@ def wrong_contents(
 
 
 def unreadable_reply(call: ApiCall, error: OpenmarketsInvalidResponse, request_id: str) -> OpenmarketsError:
-    """Return the error for a reply whose body the transport refused: its status still tells whether that passes."""
+    """Return the error for a reply with an unreadable body. Its status decides whether the error is transient."""
     if error.status is not None and not 200 <= error.status < 300:
         return _api_error(call, error.status, {}, str(error).encode(), request_id)
     return OpenmarketsInvalidResponse(
@@ -185,9 +185,9 @@ def _api_error(
 
 
 def retry_after(value: str | None) -> float | None:
-    """Read ``Retry-After`` (RFC 9110, section 10.2.3), seconds or an HTTP date, as seconds from now.
+    """Convert ``Retry-After`` (RFC 9110, section 10.2.3), seconds or an HTTP date, to seconds from now.
 
-    None when it is absent or malformed.
+    None if it is missing or malformed.
     """
     if value is None or len(value) > 100:
         return None
@@ -206,7 +206,7 @@ def _seconds_until(value: str) -> float:
 
 
 def read_words(body: bytes, hidden: Collection[str]) -> tuple[str | None, str | None]:
-    """Find what a server says in an error body: problem details, OAuth error, ``message``, or plain text."""
+    """Find the server's words in an error body: problem details, an OAuth error, ``message``, or plain text."""
     title, detail = _find_words(decode_object(body), hidden)
     return (None, _text(body, hidden)) if title is None else (title, detail)
 
@@ -220,7 +220,7 @@ def _find_words(reply: Any, hidden: Collection[str]) -> tuple[str | None, str | 
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
-    """Decode a JSON object; an empty one when it is something else."""
+    """Decode a JSON object. Anything else gives an empty dict."""
     try:
         reply = decode(body)
     except ValueError:
@@ -229,13 +229,13 @@ def decode_object(body: bytes) -> dict[str, Any]:
 
 
 def _text(body: bytes, hidden: Collection[str]) -> str | None:
-    # No more than is shown, and the rest of what is to be hidden and begins in it.
+    # As much as is quoted, plus the rest of a hidden text that starts in it.
     longest = 4 * (MAX_TEXT + 1) + _LONGEST_ESCAPE * max(map(len, hidden), default=0)
     return printable(body[:longest].decode("utf-8", "replace"), hidden).strip() or None
 
 
 def printable(text: str, hidden: Collection[str]) -> str:
-    """Cut a server's words, and take out what could forge a line of a log, and what is to be hidden."""
+    """Make a server's words safe to log: hide secrets, truncate, and remove control characters."""
     text = _without(text, hidden)
     if len(text) <= MAX_TEXT and text.isprintable():
         return text
@@ -244,7 +244,7 @@ def printable(text: str, hidden: Collection[str]) -> str:
 
 
 def _without(text: str, hidden: Collection[str]) -> str:
-    """Hide what a server repeats of our request, as debug pages do, be it with the escapes of JSON."""
+    """Hide texts of our request that a server repeats, as debug pages do, with or without JSON escapes."""
     if not hidden:
         return text
     plain = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[2], text)

@@ -1,1 +1,1 @@
-"""What a 429 means for everyone, and the pace of one run."""
+"""Rate limits: holds, which all callers share after a 429, and the pace of one run."""

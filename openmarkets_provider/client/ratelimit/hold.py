@@ -1,4 +1,4 @@
-"""Holds: how long everyone leaves an API alone after a 429. Shared like tokens, and checked before every call."""
+"""Holds: back-offs from an API after a 429. They are shared like tokens, and checked before every call."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 MAX_HOLD = 3600.0
 """Longest hold in seconds."""
 DEFAULT_HOLD = 5.0
-"""Length of a hold in seconds when the API does not say how long to wait."""
+"""Length of a hold in seconds if the 429 has no ``Retry-After``."""
 MAX_SPREAD = 15.0
-"""Longest time in seconds over which those who wait for the same hold come back."""
+"""Longest time in seconds over which the calls that wait for a hold are spread."""
 READ_EVERY = 1.0
-"""Seconds between two reads of the store by an event loop: each takes a thread."""
+"""Seconds between reads of the store by an event loop: each uses a thread."""
 _READ_SHARE = 0.02
-"""Largest part of its time that a process reads the store: a slow store must not slow every call."""
+"""Largest share of its time for which a process reads the store. It limits the cost of a slow store."""
 _LOCK_WAIT = 2.0
 
 
@@ -38,20 +38,20 @@ _LOCK_WAIT = 2.0
 class Hold(msgspec.Struct, frozen=True):
     """A back-off from an API.
 
-    :ivar since: when the 429 came.
-    :ivar seconds: how long it lasts.
+    :ivar since: when the 429 arrived.
+    :ivar seconds: its length.
     """
 
     since: Instant
     seconds: Seconds
 
     def remaining(self, moment: Instant) -> float:
-        """Return the seconds that are left; never more than it lasts, however clocks differ."""
+        """Return the remaining seconds: at most its length, even if clocks differ."""
         return max(0.0, min(self.seconds - self.since.elapsed(moment), self.seconds, MAX_HOLD))
 
 
 class OnHold(Exception):
-    """Nothing was sent: the API is to be left alone for ``seconds`` more."""
+    """Nothing was sent: the API is on hold for another ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"on hold for {seconds:g} s")
@@ -61,9 +61,9 @@ class OnHold(Exception):
 class _Memory:
     """The hold of one API in this process.
 
-    :ivar stored: the last hold that was read from the store, by the clocks of the machine that wrote it.
+    :ivar stored: the last hold that was read from the store, with the clocks of the machine that wrote it.
     :ivar read_at: when the store was last read, in seconds since boot.
-    :ivar read_time: seconds that this took.
+    :ivar read_time: how many seconds this took.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class _Memory:
         self.read_time = 0.0
 
     def prolong(self, hold: Hold, moment: Instant) -> None:
-        """Replace the hold by a longer one."""
+        """Replace the hold, unless it lasts longer than the new one."""
         with _lock:
             if self.remaining(moment) < hold.remaining(moment):
                 self.hold = hold
@@ -87,9 +87,9 @@ _lock = threading.Lock()
 
 
 def reset() -> None:
-    """Forget the holds: a new process, and a forked one, reads the store."""
+    """Forget the holds. New and forked processes read the store."""
     global _lock
-    # A thread that doesn't exist in a forked process may have acquired it.
+    # Another thread may have held it during a fork.
     _lock = threading.Lock()
     _memories.clear()
 
@@ -98,11 +98,11 @@ os.register_at_fork(after_in_child=reset)
 
 
 class Holds:
-    """The holds of one client, one for each API, shared with all clients that have the same credentials.
+    """The holds of one client, one for each API. Clients with the same credentials share them.
 
-    :param key: API to the key of its entry.
-    :param store: what is shared with other processes. None keeps holds in the memory of this process.
-    :param cipher: encrypts what is stored.
+    :param key: returns the key of an API's entry.
+    :param store: shared with other processes. None keeps holds in the memory of this process.
+    :param cipher: encrypts entries of the store.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Holds:
     def check(self, api: str) -> None:
         """Check that an API may be called.
 
-        :raises OnHold: not yet.
+        :raises OnHold: it may not be called yet.
         """
         memory = self._memory(api)
         if self._needs_read(memory, memory.read_time / _READ_SHARE):
@@ -133,7 +133,7 @@ class Holds:
         self._require_none(memory)
 
     async def acheck(self, api: str) -> None:
-        """Check that an API may be called, as :meth:`check`. It reads the store in a thread, once per READ_EVERY."""
+        """Check that an API may be called, as :meth:`check`. Reads the store in a thread, every READ_EVERY seconds."""
         memory = self._memory(api)
         if self._needs_read(memory, READ_EVERY):
             reads = self._reads.setdefault(asyncio.get_running_loop(), {})
@@ -142,28 +142,28 @@ class Holds:
                     if self._needs_read(memory, READ_EVERY):
                         await asyncio.to_thread(self._read, api)
                 finally:
-                    # A lock that was waited for keeps its event loop alive.
+                    # A lock that tasks have waited for references its event loop.
                     reads.pop(api, None)
         self._require_none(memory)
 
     def record(self, api: str, seconds: float | None) -> None:
         """Share that an API answered 429.
 
-        :param seconds: its ``Retry-After``; None when it has none.
+        :param seconds: its ``Retry-After``; None if it has none.
         """
         self._share(api, self._start(api, seconds))
 
     async def arecord(self, api: str, seconds: float | None) -> None:
-        """Share a 429, as :meth:`record`: in this process at once, with the others by a thread."""
+        """Share a 429, as :meth:`record`: in this process immediately, with other processes in a thread."""
         hold = self._start(api, seconds)
         if self._is_shared:
             await asyncio.to_thread(self._share, api, hold)
 
     def report_wait(self, api: str, left: float, wait: float) -> None:
-        """Count a wait, and log the first one of each hold: a run may have many calls that wait.
+        """Count a wait, and log the first one of each hold, since many calls of a run may wait.
 
-        :param left: seconds that are left of the hold.
-        :param wait: seconds that the call waits.
+        :param left: the remaining seconds of the hold.
+        :param wait: for how many seconds the call waits.
         """
         self._metrics.count(f"ratelimit.waits.{api}")
         self._metrics.time("ratelimit.wait_time", wait)
@@ -205,7 +205,7 @@ class Holds:
         stored, moment = self._shared(api).load(), self._clock()
         if stored is not None and stored != memory.stored:
             memory.stored = stored
-            # From now on by the clocks of this machine: those of another one may be behind for ever.
+            # Convert to the clocks of this machine: another machine's clock may be wrong.
             memory.prolong(Hold(moment, stored.remaining(moment)), moment)
         memory.read_at = moment.boot
         memory.read_time = moment.boot - start.boot
@@ -217,9 +217,9 @@ class Holds:
 
 
 def spread(seconds: float) -> float:
-    """Return how many seconds longer than a hold one of many waits, so that they don't all come back at once.
+    """Return a random number of seconds to wait after a hold, so that waiting calls don't all resume at once.
 
-    :param seconds: how long all of them were told to wait; 0 is at once for everyone.
+    :param seconds: the length of the wait; 0 gives 0.
     """
     if not seconds:
         return 0.0

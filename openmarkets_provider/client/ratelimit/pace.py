@@ -1,4 +1,4 @@
-"""How fast the requests of one run may follow each other: as fast as they can, until a server says 429. Pure."""
+"""The pace of the requests of one run: unlimited until a server answers 429. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _RECOVERY = 0.9
 
 
 class Pace:
-    """Decides when the next request may go.
+    """Decides when the next request may be sent.
 
-    A 429 holds all of the run's requests back for as long as the one that met it waits, and doubles the gap between
-    any two after that; every success makes the gap a tenth shorter. Threads may share it.
+    After a 429, all requests of the run pause until the refused one is sent again. The gap between requests doubles
+    after a 429, and becomes a tenth shorter after each success. Threads may share it.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Pace:
         self._gap = 0.0
 
     def delay(self, now: float) -> float:
-        """Return for how many seconds a request has to wait; at 0 it goes, and the one after it keeps the gap."""
+        """Return for how many seconds a request has to wait. 0 sends it, and the gap to the next one starts."""
         with self._lock:
             at = max(self._resume, self._next)
             if at > now:
@@ -32,12 +32,13 @@ class Pace:
             return 0.0
 
     def slow_down(self, now: float, wait: float) -> bool:
-        """Slow down: a server said 429, and its request waits for so many seconds.
+        """Slow down after a 429, and pause.
 
-        :return: False when the run rested already: then at most the end of that rest has moved.
+        :param wait: length of the pause in seconds.
+        :return: False if the run was already pausing. The pause may have become longer.
         """
         with self._lock:
-            # Requests that were on their way together are one reason to slow down, and not several.
+            # Several 429s to concurrent requests slow the run down once.
             is_first = now >= self._resume
             if is_first:
                 self._gap = min(max(2 * self._gap, _FIRST_GAP), _MAX_GAP)
@@ -45,6 +46,6 @@ class Pace:
             return is_first
 
     def speed_up(self) -> None:
-        """Go a little faster."""
+        """Make the gap a little shorter, after a success."""
         with self._lock:
             self._gap = self._gap * _RECOVERY if self._gap > _FIRST_GAP / 2 else 0.0

@@ -30,7 +30,7 @@ def every_kind() -> None:
     rate_limited = OpenmarketsOperator(
         task_id="rate_limited", query=queries.portfolio_details(["SBX0001"]), deferrable=True
     )
-    # Deferrable, since it may begin during the hold that the task above leads to.
+    # Deferrable, since it may start during the hold that the task above causes.
     not_found = OpenmarketsOperator(
         task_id="not_found", query=queries.request("oms", "GET", "nothing/v1"), retries=3, deferrable=True
     )

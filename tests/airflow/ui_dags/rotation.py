@@ -1,4 +1,4 @@
-"""Tasks that run and wait while the client secret of their connection is rotated, and tasks that begin after it."""
+"""Tasks that run and wait while the client secret of their connection is rotated, and tasks that start afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A watcher, which begins when somebody switches its DAG on."""
+"""A watcher, which starts when its DAG is unpaused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many processes of one host, an identity server on loopback: who asks for a token, and how often."""
+"""Many processes of one host, and an identity server on loopback: which ones request tokens, and how often."""
 
 from __future__ import annotations
 

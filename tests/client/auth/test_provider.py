@@ -45,7 +45,7 @@ class Clock:
 
 
 class Identity:
-    """Hands out t1, t2, ...; fails, waits for the gate, or lets something happen first, where told."""
+    """Issues t1, t2, ...; can fail, wait for the gate, or call a function first."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -112,7 +112,7 @@ def metrics() -> Counted:
 
 @pytest.fixture
 def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker, metrics: Counted):
-    """Make sources that share a directory, as the processes of a host do: each has a memory of its own."""
+    """Make sources that share a directory, like the processes of a host: each has its own memory."""
     made = iter(range(1000))
 
     def source(store: Store | None = None, *, shared: bool = True, wait: float = 10) -> TokenProvider:
@@ -134,7 +134,7 @@ def make(tmp_path: Path, clock: Clock, identity: Identity, masker: Masker, metri
 
 
 class _OneKey:
-    """Lets sources with different keys, and so different memories, meet in one file."""
+    """Makes sources with different keys, and so different memories, use the same file."""
 
     name = "file"
 
@@ -258,7 +258,7 @@ def test_threads_of_a_new_process_read_the_store_before_they_wait_for_each_other
     with ThreadPoolExecutor(16) as pool:
         try:
             begun = [pool.submit(source.get, SCOPE) for _ in range(16)]
-            # The identity server withholds its reply: nobody but the one who asks it waits.
+            # The identity server withholds its reply: only the caller that made the request waits.
             assert {future.result().value for future in islice(as_completed(begun, 10), 17 - asked)} == {"t0"}
         finally:
             identity.gate.set()
@@ -415,7 +415,7 @@ def test_a_stale_record_that_cannot_be_overwritten_does_not_win_over_memory(make
     assert source.get(SCOPE) == stale
     clock.moved = 10
     assert source.get(SCOPE, rejected=stale).value == "t1"
-    # Near its end, so that the store is read again: what it holds is good for longer, but older.
+    # It expires soon, so the store is read again: its token is valid for longer, but older.
     clock.moved = 3500
     identity.failure = OpenmarketsServerError("down", status=503)
     assert source.get(SCOPE).value == "t1"

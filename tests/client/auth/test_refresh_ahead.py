@@ -1,4 +1,4 @@
-"""A token near its end is refreshed; who can still send it waits for nobody. The identity server is on loopback."""
+"""A token that expires soon is refreshed; callers that can still send it do not wait."""
 
 from __future__ import annotations
 

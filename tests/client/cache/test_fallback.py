@@ -159,7 +159,7 @@ def test_a_forked_child_tries_and_warns_for_itself(store, site, told):
 
 
 def test_what_was_locked_in_the_file_is_saved_in_the_file(store, site, file, clock):
-    """The primary is back meanwhile, and holds something newer from another host."""
+    """The primary works again, and has a newer entry from another host."""
     site.break_down()
     with store.lock(KEY, 5) as lease:
         site.broken = {}

@@ -152,7 +152,7 @@ def test_a_file_of_somebody_else_is_not_read(store: FileStore):
 
 
 def swap_for_ever(place: Path, theirs: Path, aside: Path, connection: Any) -> None:
-    """Put now a folder of their own, now a link, now ours in a place, as fast as possible."""
+    """Alternate between the attacker's folder, a link, and our folder at a path, as fast as possible."""
     become(THEIRS)
     connection.send(True)
     with suppress(BrokenPipeError):
@@ -203,7 +203,7 @@ def test_who_may_swap_the_folder_can_neither_give_nor_get_nor_remove_anything(sh
     stop.send(True)
     process.join()
     assert "b'forged'" not in outcomes
-    # Who of the two comes first, and how often, is the scheduler's.
+    # The scheduler decides which of the two comes first, and how often.
     assert outcomes & {"'file'", repr(DATA), "PermissionError", "FileNotFoundError", "NotADirectoryError"}
     assert {path.name: path.read_text() for path in home.iterdir()} == {
         "notes.txt": "precious",

@@ -115,7 +115,7 @@ def test_a_child_that_leaves_the_block_of_its_parent_closes_no_file_of_its_own(p
 
 
 def test_the_lock_of_a_killed_owner_is_free_though_threads_forked_meanwhile(path: Path):
-    """Children of whatever moment live on: none has a descriptor of a lock."""
+    """Children that were forked at any moment stay alive: none has a descriptor of a lock."""
     ours, theirs = FORK.Pipe()
 
     def own() -> None:

@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def fill_disk() -> None:
-    """Let this process create files, and write nothing to them."""
+    """Allow this process to create files, but not to write to them."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 

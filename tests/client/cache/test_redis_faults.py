@@ -72,7 +72,7 @@ class Fleet:
         return {self.task() for _ in range(TASKS)}
 
     def forget(self) -> None:
-        """Let the tokens of all hosts be gone, and the fleet's store be due for a trial."""
+        """Forget the tokens of all hosts, and make the fleet's store due for a retry."""
         with self.server.client() as client:
             client.flushall()
         for path in self.home.glob("*/*.entry"):
@@ -185,7 +185,7 @@ def wrong(**fields: Any) -> Callable[[Fleet], Callable[[], None]]:
 def too_many_clients(fleet: Fleet) -> Callable[[], None]:
     client = fleet.server.client()
     client.config_set("maxclients", 1)
-    # What this process holds already would be let in.
+    # Open connections of this process would still work.
     redis_store.reset()
 
     def mend() -> None:
@@ -269,9 +269,7 @@ def test_redis_breaks_down_while_a_task_holds_its_lock(fleet: Fleet, warnings, t
 
 
 def test_redis_is_killed_in_the_middle_of_a_call(fleet: Fleet, warnings, table):
-    # Else one that is open already would look like the task's.
-    for client in redis_store._clients.values():
-        client.close()
+    # Otherwise an open connection would look like the task's.
     redis_store.reset()
     fleet.server.pause()
     with ThreadPoolExecutor(1) as pool:
@@ -394,7 +392,7 @@ def test_nothing_in_redis_can_be_read_without_the_secret(fleet: Fleet):
 
 
 def _has_connected(port: int) -> bool:
-    """Tell whether a client waits for an answer of a server that is stopped."""
+    """Return whether a client waits for an answer of a stopped server."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     # Address and port of the peer, state 01: established.
     return any(line.split()[2].endswith(f":{port:04X}") and line.split()[3] == "01" for line in lines)

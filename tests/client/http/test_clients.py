@@ -577,7 +577,7 @@ class TestBody:
     @pytest.mark.parametrize("kind", ["sync", "async"])
     @pytest.mark.parametrize("attack", ["bomb", "endless", "trailing"])
     def test_never_needs_much_memory(self, kind: str, attack: str) -> None:
-        # in a process of its own, whose highest memory use is this exchange's
+        # in a separate process, so that its peak memory is that of this exchange
         bound = 16 << 20
         squeezer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
         zeros = squeezer.compress(bytes(64 << 20)) + squeezer.flush(zlib.Z_FULL_FLUSH)
@@ -783,7 +783,7 @@ class TestProxy:
         def tunnel(sock: socket.socket, request: bytes) -> None:
             with socket.create_connection(("127.0.0.1", secure.port)) as onward:
                 sock.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
-                # request and reply, each in whatever parts
+                # request and reply, split in any way
                 for end in (sock, onward):
                     end.settimeout(0.05)
                 while True:

@@ -41,7 +41,7 @@ def key(api: str) -> str:
 
 
 class Machine:
-    """A host: two clocks of its own, and processes that know nothing of each other but what is stored."""
+    """A host: its two clocks, and processes that share only the store."""
 
     def __init__(self, store: Any, wall: float = 1e9, boot_id: str = "boot") -> None:
         self._store = store
@@ -336,7 +336,7 @@ def test_every_wait_is_counted_and_each_hold_told_once(machine: Machine, caplog:
 
 @pytest.fixture
 def make(make_client: MakeClient, store: FileStore) -> Iterator[Callable[..., OpenmarketsClient]]:
-    """Makes clients of one host, each as if in a process of its own."""
+    """Makes clients of one host, each as if in a separate process."""
     clients = []
 
     def make(concurrency: int = 8, **settings: Any) -> OpenmarketsClient:

@@ -15,7 +15,7 @@ EVENT = st.one_of(
 
 
 def gap_of(pace: Pace, now: float) -> float:
-    """Return the gap between two requests that go at a time when nothing holds them."""
+    """Return the gap between two requests that nothing delays."""
     assert pace.delay(now) == 0
     return pace.delay(now)
 
@@ -105,6 +105,6 @@ def test_a_request_is_never_held_longer_than_the_longest_limit_and_the_largest_g
             now += value
             before = pace.delay(now)
             assert 0 <= before <= max(held_until - now, MOST) + 1e-6
-            # who waits for as long as he is told goes then
+            # a request that waits for its delay is sent then
             assert pace.delay(now + before + 1e-6) == 0 or before == 0
             now += before + 1e-6

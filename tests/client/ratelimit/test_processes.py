@@ -1,4 +1,4 @@
-"""Many processes of one host, and a server that limits their rate: how often it has to say so."""
+"""Many processes of one host, and a server that limits their rate: how often it answers 429."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_fifty_tasks_meet_one_burst_of_429s_and_not_fifty_retries_each(rate: int
 
 @pytest.fixture
 def asking(make_store: Callable[[], Store]) -> Callable[[LimitedServer, str], str]:
-    """Makes one call as a process would, and tells what came of it."""
+    """Makes one call like a process, and reports the outcome."""
 
     def ask(server: LimitedServer, api: str) -> str:
         client = OpenmarketsClient(
