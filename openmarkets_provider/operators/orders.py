@@ -45,7 +45,7 @@ class OpenmarketsOrderOperator(OrderOperator):
     """Places an order, once.
 
     Retries, clears, killed workers and a second scheduler place no second order. The intent is stored before the order
-    is sent: in the state stores of the task and of the account's asset (Airflow 3.3 and later). A tag begins the order's
+    is sent: in the state stores of the task and of the account's asset (Airflow 3.3 and later). A tag begins its
     notes, by which it is found again. When it can't be known whether the order was placed, the task says so and asks.
     The guide on orders has what is and what is not guaranteed.
 
