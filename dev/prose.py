@@ -1,4 +1,4 @@
-"""Check the English of pages and docstrings: short sentences, no phrase with a plainer one. See ``make lint``."""
+"""Check the English of pages, docstrings and messages: short sentences, plain phrases. See ``make lint``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,19 @@ def docstrings(source: str) -> Iterator[Text]:
                     yield Text(text.line + text.words.count("\n", 0, field.start(1)), field[1])
 
 
+def literals(source: str) -> Iterator[Text]:
+    """Return the strings in a module's code, such as messages, with an X for each value."""
+    nodes: list[ast.AST] = [ast.parse(source)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.JoinedStr):
+            yield Text(node.lineno, "".join(p.value if isinstance(p, ast.Constant) else "X" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield Text(node.lineno, node.value)
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
 def problems(text: Text) -> Iterator[tuple[int, str]]:
     """Return what should be written otherwise, with the line that it begins in."""
     for sentence in re.finditer(r"\S.*?(?:[.!?](?=\s)|\Z)", text.words, re.DOTALL):
@@ -68,18 +81,28 @@ def _line(text: Text, match: re.Match[str]) -> int:
     return text.line + text.words.count("\n", 0, match.start())
 
 
+def read(path: Path) -> Iterator[Text]:
+    """Return the texts of a file to check: a page or a docstring unless it is excepted, and any message."""
+    source = path.read_text(encoding="utf-8")
+    is_module = path.suffix == ".py"
+    if is_module:
+        yield from literals(source)
+    if not _name(path).startswith(NOT_YET):
+        yield from docstrings(source) if is_module else texts(source)
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
 def main() -> int:
-    """Print the problems of all files that are not excepted; return the exit status."""
+    """Print the problems of all files; return the exit status."""
     pages = chain(ROOT.glob("*.md"), (path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts))
     found = False
     for path in sorted(chain(pages, ROOT.glob("openmarkets_provider/**/*.py"))):
-        name = path.relative_to(ROOT).as_posix()
-        if name.startswith(NOT_YET):
-            continue
-        source = path.read_text(encoding="utf-8")
-        for text in docstrings(source) if path.suffix == ".py" else texts(source):
+        for text in read(path):
             for line, problem in problems(text):
-                print(f"{name}:{line}: {problem}")
+                print(f"{_name(path)}:{line}: {problem}")
                 found = True
     return int(found)
 

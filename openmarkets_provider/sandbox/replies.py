@@ -43,7 +43,7 @@ class Reply:
     def parse(cls, given: Mapping[str, Any]) -> Reply:
         """Return the reply that a JSON object describes."""
         check_names(given, [each.name for each in fields(cls)])
-        check({"method", "path"} <= set(given), "a reply needs method and path")
+        check({"method", "path"} <= set(given), "a reply needs a method and a path")
         return cls(**given)
 
     def answers(self, method: str, path: str) -> bool:

@@ -421,8 +421,8 @@ def test_what_the_connection_forbids(make_client, sandbox, settings, words):
     [
         ({"orders": "off"}, "is off"),
         ({"environment": "production"}, "test environment only"),
-        ({"max_order_value": 10**9}, "limits accounts or values"),
-        ({"order_accounts": (ACCOUNT,)}, "limits accounts or values"),
+        ({"max_order_value": 10**9}, "limits the accounts or the value"),
+        ({"order_accounts": (ACCOUNT,)}, "limits the accounts or the value"),
     ],
 )
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_a_request_for_an_order_is_refused_where_the_connection_forbids_or_limit
 def test_a_request_for_an_order_is_sent_with_a_warning_where_nothing_is_limited(make_client, sandbox, caplog):
     body = orders_body()
     assert make_client().run(queries.request("oms", "POST", "orders/v4", json=body))["orderNumber"]
-    assert "OpenmarketsOrderOperator and its siblings check, tag and find orders" in caplog.text
+    assert "this call does not check, tag or find orders" in caplog.text
 
 
 def orders_body() -> dict[str, Any]:

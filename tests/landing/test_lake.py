@@ -180,7 +180,7 @@ class TestPartitions:
 
     def test_another_partition_than_the_table_has_is_refused(self, openmarkets_sandbox, lake):
         lake.land(BARS, partition="month")
-        with pytest.raises(OpenmarketsConfigurationError, match=r"is partitioned by .*month.*, and partition=None"):
+        with pytest.raises(OpenmarketsConfigurationError, match=r"is partitioned by .*month.*, but partition=None"):
             lake.land(BARS)
 
 
