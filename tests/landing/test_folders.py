@@ -230,7 +230,7 @@ def test_what_may_pass_is_told_from_what_does_not(error, passes):
     with pytest.raises(OpenmarketsError) as told, explain_errors("Cannot do it"):
         raise error
     assert told.value.transient is passes
-    assert ("Provide credentials" in str(told.value)) == ("Credential" in type(error).__name__)
+    assert ("Set credentials" in str(told.value)) == ("Credential" in type(error).__name__)
 
 
 def remote(where: str = "s3://bucket/bars", **added: Any) -> RemoteFolder:

@@ -66,7 +66,7 @@ class TestPlaces:
             ("s3://conn@/x.csv", "no bucket"),
             ("s3://b/x.csv?versionId=1", "'?' or '#'"),
             ("abfs://box@account.dfs.core.windows.net/x", "write abfs://container/path"),
-            ("abfss://box@account.blob.core.windows.net/x", "with conn_id"),
+            ("abfss://box@account.blob.core.windows.net/x", "set conn_id to the connection"),
             ("https://host/x.csv", "is not in a supported store"),
             ("sftp://host/x.csv", "use file, s3, s3a, gs, gcs, abfs, abfss"),
         ],
