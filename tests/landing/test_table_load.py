@@ -355,7 +355,7 @@ class TestModes:
         first, second = [thing(note="1"), thing("B", note="2"), thing(note="3")], [thing("C"), thing(note="4")]
         assert load(database, first, second, mode=mode, replaced=replaced) == 3
         assert notes(database) == [("A", "4"), ("B", "2"), ("C", None)]
-        assert "2 of 5 rows have the key (code, at) as a later row" in caplog.text
+        assert "2 of 5 rows have the same key (code, at) as a later row" in caplog.text
 
     @on_mariadb_too
     def test_replacing_takes_away_what_is_covered_and_nothing_else(self, database):
@@ -626,7 +626,7 @@ def test_a_server_that_is_too_old_is_refused_with_another_way(in_postgres):
     # As Amazon Redshift says of itself.
     things.engine.dialect.server_version_info = (8, 0, 2)
     with pytest.raises(
-        OpenmarketsDatabaseError, match=r"PostgreSQL 8\.0\.2, and a load needs .*the database's own operator"
+        OpenmarketsDatabaseError, match=r"needs PostgreSQL .* the server is 8\.0\.2 .*the database's own operator"
     ) as refused:
         Loader(things, THINGS, UPSERT).rehearse()
     assert not refused.value.transient
@@ -808,7 +808,7 @@ class TestBadRows:
         layout = layout_of(queries.request("oms", "GET", "accounts/v1"))
         load(in_postgres, mode=APPEND, layout=layout)
         in_postgres.execute("ALTER TABLE things ADD CONSTRAINT few CHECK (record <> '3')")
-        with pytest.raises(OpenmarketsDatabaseError, match=r'row 3 is refused: .*"few"') as refused:
+        with pytest.raises(OpenmarketsDatabaseError, match=r'refuses row 3: .*"few"') as refused:
             load(in_postgres, [1, 2, 3, 4], mode=APPEND, layout=layout)
         assert (refused.value.row, refused.value.key) == (3, {})
 
