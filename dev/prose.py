@@ -1,4 +1,4 @@
-"""Check the English of pages and docstrings: short sentences and plain words. See ``make lint``."""
+"""Check the English of pages, docstrings and messages: short sentences, plain words. See ``make lint``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent
 MAX_WORDS = 30
-_DATA = tomllib.loads((ROOT / "dev" / "prose.toml").read_text(encoding="utf-8"))
-NOT_YET = tuple(_DATA["not_yet"])
+_PLAINER = tomllib.loads((ROOT / "dev" / "prose.toml").read_text(encoding="utf-8"))["plainer"]
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 _INLINE = {"softbreak": "\n", "hardbreak": "\n", "html_inline": " ", "code_inline": "X"}
 """What stands for a part of a text that is no text."""
-_PHRASES = {re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE): plain for phrase, plain in _DATA["plainer"].items()}
+_PHRASES = {re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE): plain for phrase, plain in _PLAINER.items()}
 
 
 class Text(NamedTuple):
@@ -52,6 +51,19 @@ def docstrings(source: str) -> Iterator[Text]:
                     yield Text(text.line + text.words.count("\n", 0, field.start(1)), field[1])
 
 
+def literals(source: str) -> Iterator[Text]:
+    """Return the strings in a module's code, such as messages, with an X for each value."""
+    nodes: list[ast.AST] = [ast.parse(source)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.JoinedStr):
+            yield Text(node.lineno, "".join(p.value if isinstance(p, ast.Constant) else "X" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield Text(node.lineno, node.value)
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
 def problems(text: Text) -> Iterator[tuple[int, str]]:
     """Return the problems of a text, with their lines."""
     for sentence in re.finditer(r"\S.*?(?:[.!?](?=\s)|\Z)", text.words, re.DOTALL):
@@ -66,18 +78,20 @@ def _line(text: Text, match: re.Match[str]) -> int:
     return text.line + text.words.count("\n", 0, match.start())
 
 
+def read(path: Path) -> Iterator[Text]:
+    """Return the texts of a page, or the docstrings and strings of a module."""
+    source = path.read_text(encoding="utf-8")
+    return chain(docstrings(source), literals(source)) if path.suffix == ".py" else texts(source)
+
+
 def main() -> int:
-    """Print the problems of all files that are checked. Return the exit status."""
+    """Print the problems of all files. Return the exit status."""
     pages = chain(ROOT.glob("*.md"), (path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts))
     found = False
     for path in sorted(chain(pages, ROOT.glob("openmarkets_provider/**/*.py"))):
-        name = path.relative_to(ROOT).as_posix()
-        if name.startswith(NOT_YET):
-            continue
-        source = path.read_text(encoding="utf-8")
-        for text in docstrings(source) if path.suffix == ".py" else texts(source):
+        for text in read(path):
             for line, problem in problems(text):
-                print(f"{name}:{line}: {problem}")
+                print(f"{path.relative_to(ROOT)}:{line}: {problem}")
                 found = True
     return int(found)
 

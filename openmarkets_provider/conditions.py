@@ -198,12 +198,12 @@ class _Columns:
                 advice = f"did you mean {near[0]!r}?"
             else:
                 columns = ", ".join(self._names)
-                advice = f"those are {columns}; for another field of the API write not_null(@).{name:.200}"
+                advice = f"its columns are {columns}; for another field of the API, write not_null(@).{name:.200}"
             raise OpenmarketsQueryError(f"condition: {name!r:.200} is not a column of {self._endpoint}; {advice}")
         if depth:
             raise OpenmarketsQueryError(
-                f"condition: the result is a list of rows; write [0].{name} for the first one, or [?{name}] for those "
-                "in which it is set."
+                f"condition: the result is a list of rows; write [0].{name} for the first row, or [?{name}] for "
+                "the rows that have a value."
             )
 
 

@@ -217,4 +217,4 @@ def from_dict(data: dict[str, Any]) -> OpenmarketsError:
                 error = kind(message)
                 vars(error).update({name: value for name, value in details.items() if name in names})
                 return error
-    raise ValueError(f"not an error of this provider: {data!r:.200}")
+    raise ValueError(f"not an error from this provider: {data!r:.200}")

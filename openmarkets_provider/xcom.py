@@ -29,10 +29,10 @@ def ensure_fits_xcom(result: Any, max_bytes: int) -> None:
         if size <= max_bytes:
             ensure_airflow_takes(result)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise OpenmarketsError(f"The result can't go to XCom: {error}. Instead, {_ALTERNATIVES}") from None
+        raise OpenmarketsError(f"The result can't be pushed to XCom: {error}. Instead, {_ALTERNATIVES}") from None
     if size > max_bytes:
         raise OpenmarketsError(
-            f"The result is {size:,} bytes as JSON; the limit for XCom is {max_bytes:,} (max_xcom_bytes). Ask for "
+            f"The result is {size:,} bytes as JSON; the limit for XCom is {max_bytes:,} (max_xcom_bytes). Query "
             f"less in one task (map over smaller queries with .expand), {_ALTERNATIVES}"
         )
 

@@ -188,14 +188,14 @@ def test_what_is_no_text_is_refused(condition: Any):
 def test_a_column_that_the_rows_of_a_query_lack_is_refused(
     condition: str, query: queries.Query, column: str, nearest: str | None
 ):
-    advice = f"did you mean '{nearest}'[?]$" if nearest else f"for another field of the API write not_null.@..{column}"
+    advice = f"did you mean '{nearest}'[?]$" if nearest else f"for another field of the API, write not_null.@..{column}"
     with pytest.raises(OpenmarketsQueryError, match=f"^condition: '{column}' is not a column of .*; {advice}"):
         check_condition(condition, query)
 
 
 def test_without_a_column_of_a_similar_name_all_are_listed():
     columns = "account_code, account_name, account_designation"
-    with pytest.raises(OpenmarketsQueryError, match=f"'zzz' is not a column of accounts; those are {columns};"):
+    with pytest.raises(OpenmarketsQueryError, match=f"'zzz' is not a column of accounts; its columns are {columns};"):
         check_condition("[0].zzz", queries.accounts())
 
 
@@ -203,7 +203,7 @@ def test_without_a_column_of_a_similar_name_all_are_listed():
     "condition", ["trading_status == 'OPEN'", "[?last_price] | trading_status", "@.trading_status"]
 )
 def test_a_column_of_the_list_of_rows_is_refused(condition: str):
-    advice = r"condition: the result is a list of rows; write \[0\]\.trading_status for the first one"
+    advice = r"condition: the result is a list of rows; write \[0\]\.trading_status for the first row"
     with pytest.raises(OpenmarketsQueryError, match=advice):
         check_condition(condition, BHP)
 

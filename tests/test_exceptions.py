@@ -122,7 +122,7 @@ def test_as_dict_is_a_copy():
     ],
 )
 def test_other_data_make_no_error(data: Any):
-    with pytest.raises(ValueError, match="not an error of this provider"):
+    with pytest.raises(ValueError, match="not an error from this provider"):
         from_dict(data)
 
 

@@ -134,7 +134,7 @@ async def test_a_watcher_without_the_list_of_its_assets(monkeypatch, caplog, nam
     watcher.asset_state_store = Sugar(accessors)
     payload = await watcher._find_payload(Reading(Outcome([{"id": 1}, {"id": 2}]), 1.0))
     assert payload == ([{"item": {"id": 2}, "key": 2}] if works else [])
-    assert ("state store can't be read" in caplog.text) is not works
+    assert ("could not read the asset's state store" in caplog.text) is not works
 
 
 # Mapped operators

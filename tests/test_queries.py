@@ -223,8 +223,8 @@ def test_a_range_may_be_what_airflow_renders(start: str, end: str, times: tuple[
     [
         (lambda: queries.quotes([]), "quotes: securities is empty"),
         (lambda: queries.quotes(["B P"]), "quotes: securities: 'B P' is malformed"),
-        (lambda: queries.quotes(), "quotes: name the securities, or an exchange"),
-        (lambda: queries.quotes("BHP", exchange="ASX"), "quotes: securities and exchange exclude each other"),
+        (lambda: queries.quotes(), "quotes: set securities, or an exchange"),
+        (lambda: queries.quotes("BHP", exchange="ASX"), "quotes: securities can't be used with exchange"),
         (lambda: queries.quotes("BHP", on_invalid="skip"), "quotes: on_invalid must be one of"),
         (lambda: queries.security_information("BHP/X"), "security_information: securities: 'BHP/X' is malformed"),
         (lambda: queries.securities(""), "securities: exchange must be"),
@@ -248,15 +248,18 @@ def test_a_range_may_be_what_airflow_renders(start: str, end: str, times: tuple[
         ),
         (
             lambda: queries.intraday_time_series("BHP", interval=60, start="2026-01-05T10:07", end="2026-01-05T10:59"),
-            "intraday_time_series: .* are an empty or reversed range. end must be after start; for bars",
+            "intraday_time_series: .* are an empty or reversed range. end is exclusive",
         ),
         (lambda: queries.intraday_time_series("BHP", interval=7, **RANGE), "intraday_time_series: interval must be"),
         (lambda: queries.trades("BHP", start=RANGE["end"], end=RANGE["start"]), "trades: .*empty or reversed range"),
-        (lambda: queries.trades("BHP", start=None, end="2026-01-05"), "trades: a range is missing; set start and end"),
+        (
+            lambda: queries.trades("BHP", start=None, end="2026-01-05"),
+            "trades: the range is missing; set start and end",
+        ),
         (lambda: queries.portfolio_details("A1", include_same_cash_account=1), "include_same_cash_account must be"),
-        (lambda: queries.cash("A1", portfolios="P1"), "cash: accounts and portfolios exclude each other"),
+        (lambda: queries.cash("A1", portfolios="P1"), "cash: accounts can't be used with portfolios"),
         (lambda: queries.cash(portfolios=[]), "cash: portfolios is empty"),
-        (lambda: queries.cash(None), "cash: accounts and portfolios are None; name codes, or leave both out"),
+        (lambda: queries.cash(None), "cash: accounts and portfolios are None; set codes, or remove both arguments"),
         (lambda: queries.orders(None, portfolios=None), "orders: accounts and portfolios are None"),
         (lambda: queries.positions("['A1', 'A2']"), "positions: accounts: .* is malformed"),
         (lambda: queries.positions(["*"]), "positions: accounts: .* is malformed"),
@@ -269,7 +272,7 @@ def test_a_range_may_be_what_airflow_renders(start: str, end: str, times: tuple[
         (lambda: queries.order_trades("A1", start=5, end="2026-01-05"), "order_trades: start must be a date"),
         (lambda: queries.accounts(raw=1), "accounts: raw must be True or False"),
         (lambda: queries.portfolio_links(raw=None), "portfolio_links: raw must be True or False"),
-        (lambda: queries.request("x", "GET", "y"), "request: api 'x' is unknown"),
+        (lambda: queries.request("x", "GET", "y"), "request: api must be one of .*, not 'x'"),
         (lambda: queries.request("oms", "POST", "orders/v4", safe_to_repeat=True), "is never safe to repeat"),
         (lambda: queries.request("oms", "GET", "x", params={"at": object()}), "ISO 8601"),
     ],
@@ -344,7 +347,7 @@ def test_none_is_no_way_to_say_all_when_made_or_when_a_template_renders_it(name:
             super().__init__(**kwargs)
             self.query = query
 
-    message = f"^{name}: accounts and portfolios are None; name codes, or leave both out"
+    message = f"^{name}: accounts and portfolios are None; set codes, or remove both arguments"
     with pytest.raises(OpenmarketsQueryError, match=message):
         FUNCTIONS[name](accounts=None, portfolios=None, **LEFT_OUT[name])
     with DAG("d", schedule=None, render_template_as_native_obj=True):

@@ -87,7 +87,7 @@ def reschedule() -> None:
 
 def memory() -> None:
     if not has_module("airflow.triggers.shared_stream"):
-        raise LookupError("this Airflow keeps no state for watchers")
+        raise LookupError("this Airflow version stores no state for watchers")
 
 
 def queue() -> None:

@@ -55,7 +55,7 @@ def nested(depth: int) -> list[Any]:
     ids=["object", "expression reference", "list of it", "deep", "huge", "65 bits", "infinity", "not a number"],
 )
 def test_what_airflow_could_not_pass_on_or_store_is_a_typed_error(value: Any):
-    with pytest.raises(OpenmarketsError, match=r"can't go to XCom: .*transfer") as caught:
+    with pytest.raises(OpenmarketsError, match=r"can't be pushed to XCom: .*transfer") as caught:
         ensure_fits_xcom(value, DEFAULT_MAX_XCOM_BYTES)
     assert not caught.value.transient
 

@@ -108,9 +108,9 @@ class OpenmarketsCompletenessCheck(QueryOperator):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
         if (destination is None) == (table is None):
-            raise ValueError("Give either destination (a folder) or table.")
+            raise ValueError("Set either destination (a folder) or table.")
         if destination is not None and (warehouse or columns):
-            raise ValueError("warehouse and columns go with table.")
+            raise ValueError("warehouse and columns can only be set with table.")
         check_query(query)
         check_columns(columns, query)
         calendar = SessionCalendar.with_extras(extra_closures)
@@ -139,16 +139,16 @@ class OpenmarketsCompletenessCheck(QueryOperator):
         listed = [{"session": str(day), "security": each} for day, each in _first(report, MAX_LISTED)]
         context["ti"].xcom_push(key="missing", value=listed)
         if report.missing and self.on_missing == FAIL:
-            raise OpenmarketsError(f"{self._summary(report)} The XCom 'missing' and the log list it.")
+            raise OpenmarketsError(f"{self._summary(report)} The XCom 'missing' and the log list them.")
         ensure_fits_xcom(report.queries, DEFAULT_MAX_XCOM_BYTES)
         return report.queries
 
     def _log(self, report: Report) -> None:
         if not report.sessions:
-            self.log.warning("The range has no session that is over: nothing was checked.")
+            self.log.warning("Nothing was checked: no session in the range has ended.")
         if report.strange:
             self.log.warning(
-                "There are rows of %d days on which the exchange does not trade, such as %s. They do not count.",
+                "The check ignores the rows of %d days on which the exchange does not trade, such as %s.",
                 len(report.strange),
                 report.strange[0],
             )
@@ -169,8 +169,8 @@ class OpenmarketsCompletenessCheck(QueryOperator):
         where = self.table or read_place(self.destination, is_folder=True).url
         examples = ", ".join(f"{security} on {day}" for day, security in _first(report, _NAMED))
         return (
-            f"{where}: {report.total} of {report.expected} sessions of securities are missing ({examples}"
-            f"{', ...' if report.total > _NAMED else ''})."
+            f"{where}: {report.total} of {report.expected} expected sessions are missing "
+            f"({examples}{', ...' if report.total > _NAMED else ''})."
         )
 
     @contextmanager
@@ -236,5 +236,5 @@ def _require(extra: str, *modules: str) -> None:
             import_module(module)
     except ImportError as error:
         raise OpenmarketsConfigurationError(
-            f"{error}. The check needs: pip install 'airflow-provider-openmarkets[{extra}]'."
+            f"{error}. Run: pip install 'airflow-provider-openmarkets[{extra}]'"
         ) from error

@@ -204,7 +204,7 @@ class OpenmarketsClient:
         :raises OpenmarketsConfigurationError: the API is unknown or its scope is not in the connection.
         """
         if api not in SCOPES:
-            raise OpenmarketsConfigurationError(f"api: {api!r} is unknown; allowed are {', '.join(SCOPES)}.")
+            raise OpenmarketsConfigurationError(f"api must be one of {', '.join(SCOPES)}, not {api!r}.")
         self._require_scope(SCOPES[api])
         return self.settings.api_url(api)
 
@@ -269,18 +269,20 @@ class OpenmarketsClient:
         policy.check_mode()
         if policy.has_limits:
             raise OpenmarketsOrderError(
-                f"{label}: the connection limits accounts or values of orders, which can't be checked here. Use "
-                "OpenmarketsOrderOperator and its siblings, or hook.orders."
+                f"{label}: the connection limits the accounts or the value of orders, and this call can't check "
+                "these limits. Use an order operator (such as OpenmarketsOrderOperator) or hook.orders."
             )
         log.warning(
-            "%s: OpenmarketsOrderOperator and its siblings check, tag and find orders; this call does not.", label
+            "%s: this call does not check, tag or find orders. Use an order operator (such as "
+            "OpenmarketsOrderOperator) or hook.orders.",
+            label,
         )
 
     def _require_scope(self, scope: str) -> None:
         if scope not in self.settings.scopes:
             raise OpenmarketsConfigurationError(
-                f"scopes: {scope!r} is not among the connection's scopes ({', '.join(self.settings.scopes)}); "
-                "add it there if it is in your plan.",
+                f"scopes: the connection does not have the scope {scope!r}, only "
+                f"{', '.join(self.settings.scopes)}. Add it if your plan includes this API.",
                 scope=scope,
             )
 
@@ -328,7 +330,7 @@ class _OrderIo(_BlockingIo):
 
     async def sleep(self, seconds: float, *, rate_limited: bool = False) -> None:
         raise OpenmarketsRateLimited(
-            "The order was not sent, since the oms API told another call to wait (429).",
+            "The order was not sent: the oms API asked another call to wait (429).",
             status=429,
             retry_after=seconds,
             on_hold=True,

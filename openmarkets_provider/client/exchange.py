@@ -215,16 +215,16 @@ class Exchange:
                 left = hold.seconds
             wait = left + spread(left)
             if left > MAX_SERVER_WAIT:
-                problem, later = f"told another call to wait (429), and {left:.0f} s of that are left", left
+                problem, later = f"asked another call to wait (429), and {left:.0f} s of that are left", left
             elif waited + wait > MAX_HOLD_WAIT:
-                problem, later = f"has sent one call after another away (429) for {waited:.0f} s", _COME_BACK
+                problem, later = f"has answered other calls with 429 for {waited:.0f} s", _COME_BACK
             else:
                 self._holds.report_wait(call.api, left, wait)
                 await self._io.sleep(wait, rate_limited=True)
                 waited += wait
                 continue
             raise OpenmarketsRateLimited(
-                f"{call.label}: not sent, since the {call.api} API {problem}.",
+                f"{call.label}: not sent: the {call.api} API {problem}.",
                 status=429,
                 endpoint=call.label,
                 retry_after=later + spread(later),

@@ -175,7 +175,7 @@ class ThreadGroup(Generic[T]):
         """
         if os.getpid() != self._pid:
             # The threads exist in the parent only, so this would wait forever.
-            raise OpenmarketsError("A stream can't be carried on in a forked process; begin a new one there.")
+            raise OpenmarketsError("A stream can't continue in a forked process. Start a new one there.")
         end = time.monotonic() + seconds
         while not started.results and not self._failures:
             try:
@@ -317,8 +317,8 @@ class PacedIo:
         """Sleep; after a 429, all calls of the run pause, too."""
         if rate_limited and self._pace.slow_down(time.monotonic(), seconds):
             log.info(
-                "The server limits the rate (429): all calls of this run rest for %.1f s, and follow each other more "
-                "slowly.",
+                "The server limits the rate (429): all calls of this run pause for %.1f s, and are then sent "
+                "more slowly.",
                 seconds,
             )
         await self._group.sleep(seconds)

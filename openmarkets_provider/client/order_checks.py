@@ -53,7 +53,7 @@ class OrderChecks:
 
     def _arguments(self, order: Instruction, action: str) -> dict[str, Any]:
         if action_of(order) != action:
-            raise OpenmarketsOrderError(f"order: {action_of(order)!r} can't be carried out here, but {action!r}.")
+            raise OpenmarketsOrderError(f"order: expected an instruction to {action}, got one to {action_of(order)}.")
         arguments = resolve(order)
         self._policy.check_account(arguments["account"])
         return arguments
@@ -86,7 +86,7 @@ class OrderChecks:
             }
         )
         if not rows:
-            raise OpenmarketsOrderError(f"security: the API says nothing of {arguments['security']}.")
+            raise OpenmarketsOrderError(f"security: the API has no security information for {arguments['security']}.")
         row = rows[0]
         is_assumed = bool(row.get("price_multiplier_assumed"))
         facts = Facts(

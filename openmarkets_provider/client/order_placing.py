@@ -299,7 +299,7 @@ class Placing(OrderSending):
             try:
                 self._journal.save(list_key(account), learnt)
             except OpenmarketsError as error:
-                log.warning("%s: placed, but what the list does could not be stored: %s", intent.tag, error)
+                log.warning("%s: placed, but the list's lag could not be stored: %s", intent.tag, error)
 
 
 def _number_in(received: Received, call: ApiCall) -> str:

@@ -135,7 +135,7 @@ class OrderSending(OrderChecks):
 def too_late() -> OpenmarketsError:
     """Return the error of a send for which it is too late."""
     return OpenmarketsError(
-        "Not sent: more time has passed since the look at the list of orders than may pass before a send.",
+        f"Not sent: the list of orders was read more than {SEND_WINDOW:.0f} s ago.",
         transient=True,
     )
 

@@ -38,7 +38,7 @@ def require(condition: bool, path: Path, problem: str, option: str) -> None:
     :raises OSError: the condition is false.
     """
     if not condition:
-        raise PermissionError(f"{path} {problem}; name a directory of your own in [openmarkets] {option}")
+        raise PermissionError(f"{path} {problem}; set [openmarkets] {option} to your own directory")
 
 
 def _make(folder: Path) -> None:

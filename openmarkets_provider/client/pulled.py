@@ -94,7 +94,7 @@ class Pulled:
         except OSError as error:
             self._give_up(error)
         if self._records:
-            log.info("%d replies of earlier attempts are used again.", len(self._records))
+            log.info("Reusing %d replies of earlier attempts.", len(self._records))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +114,7 @@ class Pulled:
             head, _, body = zlib.decompress(os.pread(record.file, record.length, record.offset)).partition(b"\n")
             status, request_id = json.loads(head)
         except (OSError, ValueError, zlib.error) as error:
-            log.warning("A reply of an earlier attempt cannot be read, and is pulled again: %s", error)
+            log.warning("Could not read a stored reply of an earlier attempt; requesting it again: %s", error)
             return None
         self.earlier += 1
         return Reply(status, {"x-request-id": request_id}, body)
@@ -185,7 +185,7 @@ class Pulled:
         """Continue without stored replies, and free their space: rows may need it."""
         self._is_usable = False
         log.warning(
-            "The replies of this load can't be stored in %s, so another attempt pulls them again: %s",
+            "Could not store the replies of this load in %s; another attempt would request them again: %s",
             self._folder,
             error,
         )

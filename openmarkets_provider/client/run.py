@@ -279,7 +279,7 @@ class Run:
             if not refused and not (isinstance(error, OpenmarketsConfigurationError) and error.scope):
                 raise
             self._refusal = f" Security information: {error}"
-            log.warning("Price multipliers and currencies can't be had from security information: %s", error)
+            log.warning("Could not get price multipliers and currencies from security information: %s", error)
 
     def _check_complete(self, call: ApiCall, reply: Any, records: Sequence[Row]) -> None:
         """Raise an error, or log a warning, if the reply lacks requested codes."""
@@ -291,7 +291,7 @@ class Run:
             if self._endpoint == _INFORMATION:
                 invalid += absent
             elif absent:
-                log.warning("%s: the reply holds nothing of %.1000r.", call.label, absent)
+                log.warning("%s: the reply has nothing for %.1000r.", call.label, absent)
                 if field == "securities":
                     self._skipped.update(absent)
         if invalid:
@@ -324,7 +324,7 @@ class Run:
         if self._left_out == self._total > 1:
             raise OpenmarketsQueryError(
                 f"{self._endpoint}: the API knows none of the {self._securities} securities, or has no price "
-                "multiplier of those that it knows.",
+                "multiplier for those that it knows.",
                 securities=sorted(self._skipped),
             )
 
@@ -339,18 +339,18 @@ class Run:
             # Without access to security information, all of them lack it.
             if not self._leaves_out or self._refusal:
                 raise OpenmarketsQueryError(
-                    f"{call.label}: nothing supplies the price multiplier of {missing!r:.1000}. The unit of the prices "
-                    f"is not known; with on_missing_multiplier='cents' 0.01 is taken for it.{self._refusal}",
+                    f"{call.label}: no price multiplier is known for {missing!r:.1000}, so the unit of the "
+                    f"prices is unknown. If they are in cents, set on_missing_multiplier='cents'.{self._refusal}",
                     securities=missing,
                 )
-            log.warning("%s: nothing supplies the price multiplier of %.1000r. They are left out.", call.label, missing)
+            log.warning("%s: no price multiplier is known for %.1000r. They are left out.", call.label, missing)
             self._leave_out(missing, 0 if call.security is None else 1)
             return missing
         assumed = [each for each in missing if each not in self._assumed]
         if assumed:
             self._assumed.update(assumed)
             log.warning(
-                "%s: nothing supplies the price multiplier of %.1000r; 0.01 is taken for it (native prices in cents).",
+                "%s: no price multiplier is known for %.1000r; 0.01 is assumed (native prices in cents).",
                 self._endpoint,
                 assumed,
             )
@@ -369,7 +369,7 @@ class Run:
         )
         if self._query["on_missing_field"] == "error":
             raise OpenmarketsInvalidResponse(
-                f"{problem}. With on_missing_field='warn' their columns are None.", sent=True
+                f"{problem}. To load their columns as None, set on_missing_field='warn'.", sent=True
             )
         log.warning("%s. Their columns are None.", problem)
 
@@ -419,7 +419,7 @@ def _is_unpriced(record: Row, listings: set[Listing]) -> bool:
 def unknown_securities(call: ApiCall, invalid: Sequence[str]) -> OpenmarketsQueryError:
     """Return the error for securities of a call that the API does not know."""
     return OpenmarketsQueryError(
-        f"{_unknown(call, invalid)} With on_invalid='warn' the query goes on without them.", securities=list(invalid)
+        f"{_unknown(call, invalid)} To leave them out, set on_invalid='warn'.", securities=list(invalid)
     )
 
 

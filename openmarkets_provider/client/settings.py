@@ -89,12 +89,10 @@ class Settings:
             if not getattr(self, name).isprintable():
                 # The value is not shown: it may be the secret.
                 raise OpenmarketsConfigurationError(
-                    f"{what} holds characters that can't be sent, such as a line break; copy it anew."
+                    f"{what} has characters that can't be sent, such as a line break; copy it again."
                 )
         if self.client_auth_encoding == "raw" and ":" in self.client_id:
-            raise OpenmarketsConfigurationError(
-                "Client ID (login) holds a ':', which only goes with client_auth_encoding rfc6749 (RFC 7617)."
-            )
+            raise OpenmarketsConfigurationError("Client ID (login) has a ':'; set client_auth_encoding to rfc6749.")
         _one_of("environment", self.environment, ENVIRONMENTS)
         _one_of("client_auth_encoding", self.client_auth_encoding, CLIENT_AUTH_ENCODINGS)
         self._check_cache()
@@ -102,16 +100,16 @@ class Settings:
         for name in ("max_order_value", "max_day_value"):
             object.__setattr__(self, name, _amount(name, getattr(self, name)))
         if not self.scopes:
-            raise OpenmarketsConfigurationError(f"scopes is empty; allowed are {', '.join(SCOPES.values())}.")
+            raise OpenmarketsConfigurationError(f"scopes is empty; use one or more of {', '.join(SCOPES.values())}.")
         for scope in self.scopes:
             _one_of("scopes", scope, SCOPES.values())
         if not 0 < self.timeout <= MAX_TIMEOUT:
             raise OpenmarketsConfigurationError(
-                f"timeout: {self.timeout:g} is not allowed; give seconds, more than 0 and at most {MAX_TIMEOUT:g}."
+                f"timeout must be a number of seconds above 0 and at most {MAX_TIMEOUT:g}, not {self.timeout:g}."
             )
         if self.ca_bundle is not None and not _is_file(self.ca_bundle):
             raise OpenmarketsConfigurationError(
-                f"ca_bundle: {self.ca_bundle!r} is not a file; give the path of a PEM file on the worker."
+                f"ca_bundle: {self.ca_bundle!r} is not a file; set the path of a PEM file on the worker."
             )
         defaults = ENVIRONMENTS[self.environment]
         urls = {"identity_url": defaults.identity_url}
@@ -124,7 +122,7 @@ class Settings:
             _one_of("cache_backend", self.cache_backend, CACHE_BACKENDS)
         if self.redis_conn_id and self.cache_backend != "redis":
             raise OpenmarketsConfigurationError(
-                "redis_conn_id goes with cache_backend redis; choose that, or leave it empty."
+                "redis_conn_id can only be set with cache_backend redis; set that, or leave redis_conn_id empty."
             )
         if self.cache_backend == "redis" and not self.redis_conn_id:
             object.__setattr__(self, "redis_conn_id", DEFAULT_REDIS_CONN_ID)
@@ -150,7 +148,7 @@ class Settings:
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     if value not in (values := list(allowed)):
-        raise OpenmarketsConfigurationError(f"{name}: {value!r} is not allowed; allowed are {', '.join(values)}.")
+        raise OpenmarketsConfigurationError(f"{name} must be one of {', '.join(values)}, not {value!r}.")
 
 
 def _amount(name: str, value: Any) -> Decimal | None:
@@ -161,7 +159,7 @@ def _amount(name: str, value: Any) -> Decimal | None:
     except InvalidOperation:
         amount = Decimal("NaN")
     if not amount.is_finite() or amount <= 0:
-        raise OpenmarketsConfigurationError(f"{name}: {value!r} is not allowed; give dollars, more than 0.")
+        raise OpenmarketsConfigurationError(f"{name} must be an amount in dollars above 0, not {value!r}.")
     return amount
 
 
@@ -177,7 +175,7 @@ def _base_url(name: str, value: str) -> str:
     """Check a base URL and return it without its trailing slash."""
     # This comes first, because later messages quote the URL. NFKC turns look-alikes into '@', as urlsplit checks, too.
     if "@" in unicodedata.normalize("NFKC", unquote(value)):
-        raise OpenmarketsConfigurationError(f"{name}: credentials (an '@') in the URL are not allowed.")
+        raise OpenmarketsConfigurationError(f"{name}: remove the credentials (an '@') from the URL.")
     if _HOST_FIRST.fullmatch(value):
         scheme = "http" if names_this_machine(value) else "https"
         raise OpenmarketsConfigurationError(f"{name}: {value!r} has no scheme; write {f'{scheme}://{value}'!r}.")
@@ -192,13 +190,13 @@ def _base_url(name: str, value: str) -> str:
         )
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
         raise OpenmarketsConfigurationError(
-            f"{name}: {value!r} is not allowed; only https is, and http to this machine (localhost)."
+            f"{name}: {value!r} is not allowed; use https, or http for this machine (localhost)."
         )
     base = value.rstrip("/")
     if name == "identity_url" and base.lower().endswith(_ENDPOINT):
         raise OpenmarketsConfigurationError(
-            f"identity_url: {value!r} ends with /connect/token, which is added to it; "
-            f"write {base[: -len(_ENDPOINT)]!r}."
+            f"identity_url: {value!r} ends with /connect/token, which is added automatically; write "
+            f"{base[: -len(_ENDPOINT)]!r}."
         )
     return base
 

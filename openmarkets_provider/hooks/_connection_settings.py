@@ -26,13 +26,13 @@ def make_settings(connection: Connection) -> Settings:
 
     if connection.conn_type != CONNECTION_TYPE:
         raise OpenmarketsConfigurationError(
-            f"Connection {connection.conn_id!r} has the type {connection.conn_type!r}; it must be 'openmarkets'."
+            f"Connection {connection.conn_id!r} must have the type 'openmarkets', not {connection.conn_type!r}."
         )
     extra = _decode_extra(connection)
     if unknown := sorted(extra.keys() - CONNECTION_FIELDS.keys()):
         raise OpenmarketsConfigurationError(
-            f"Extra of connection {connection.conn_id!r}: unknown field {', '.join(map(repr, unknown))}; "
-            f"allowed are {', '.join(CONNECTION_FIELDS)}."
+            f"Extra of connection {connection.conn_id!r}: unknown field {', '.join(map(repr, unknown))}; use one "
+            f"of {', '.join(CONNECTION_FIELDS)}."
         )
     fields = {
         name: _coerce(name, value) for name, value in extra.items() if value is not None and value not in ("", [])
@@ -67,14 +67,14 @@ def _coerce(name: str, value: Any) -> Any:
                 raise ValueError
             return float(value)
         except (TypeError, ValueError, OverflowError):
-            raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a number.") from None
+            raise OpenmarketsConfigurationError(f"{name} must be a number, not {value!r:.200}.") from None
     if kind == "array":
         items = value.replace(",", " ").split() if isinstance(value, str) else value
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-            raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a list of texts.")
+            raise OpenmarketsConfigurationError(f"{name} must be a list of strings, not {value!r:.200}.")
         return tuple(dict.fromkeys(items))
     if not isinstance(value, str):
-        raise OpenmarketsConfigurationError(f"{name}: {value!r:.200} is not a text.")
+        raise OpenmarketsConfigurationError(f"{name} must be a string, not {value!r:.200}.")
     return value.strip()
 
 

@@ -78,10 +78,10 @@ def _redis_options(connection: Connection) -> dict[str, Any]:
     label = f"redis_conn_id: connection {connection.conn_id!r}"
     if importlib.util.find_spec("redis") is None:
         raise OpenmarketsConfigurationError(
-            "cache_backend redis needs the package redis: pip install 'airflow-provider-openmarkets[redis]'."
+            "cache_backend redis needs the package redis. Run: pip install 'airflow-provider-openmarkets[redis]'"
         )
     if connection.conn_type != "redis":
-        raise OpenmarketsConfigurationError(f"{label} has the type {connection.conn_type!r}; it must be 'redis'.")
+        raise OpenmarketsConfigurationError(f"{label} must have the type 'redis', not {connection.conn_type!r}.")
     try:
         # Airflow's own property may block an event loop.
         extra = json.loads(connection.extra or "{}")
@@ -111,7 +111,7 @@ def _site_store(path: str) -> Store:
         raise OpenmarketsConfigurationError(f"{label} is not a class.")
     if missing := [attribute for attribute in _STORE_ATTRIBUTES if not hasattr(store_class, attribute)]:
         raise OpenmarketsConfigurationError(
-            f"{label} lacks {', '.join(missing)}; it must have what openmarkets_provider.client.cache.store.Store has."
+            f"{label} lacks {', '.join(missing)}; implement openmarkets_provider.client.cache.store.Store."
         )
     try:
         store: Store = store_class()

@@ -175,16 +175,16 @@ def _call(function: Callable[[], T]) -> T:
     with suppress(RuntimeError):
         asyncio.get_running_loop()
         # Airflow may need the event loop to answer.
-        raise OSError("Variables can't be used while an event loop waits")
+        raise OSError("Variables can't be read on an event loop")
     if not _has_thread_access():
         if threading.current_thread() is not threading.main_thread():
-            raise OSError("before Airflow 3.2.2, only the main thread of a task can use Variables")
+            raise OSError("only the main thread of a task can use Variables before Airflow 3.2.2")
         try:
             return function()
         except Exception as error:  # noqa: BLE001 (a secrets backend may raise anything)
             _raise_os_error(error)
     if _late is not None and _late.is_alive():
-        raise TimeoutError("an earlier call to Airflow still waits for its answer")
+        raise TimeoutError("an earlier call to Airflow has not returned yet")
     future: Future[T] = Future()
 
     def run() -> None:

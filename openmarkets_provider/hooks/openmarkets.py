@@ -266,8 +266,8 @@ class OpenmarketsHook(BaseHook):
                     return False, f"The client id and secret are not accepted. {error}"
                 elif isinstance(error, OpenmarketsTransportError):
                     return False, (
-                        f"The identity server can't be reached. {error} Check Identity URL (host) and port, and "
-                        "whether this machine's network and proxy let it through."
+                        f"Can't reach the identity server. {error} Check Identity URL (host) and port, and that "
+                        "this machine's network and proxy allow the connection."
                     )
                 else:
                     return False, str(error)
@@ -277,7 +277,7 @@ class OpenmarketsHook(BaseHook):
             self.close()
         success = f"Access token obtained from {client.settings.identity_url} for: {', '.join(in_plan) or 'no API'}."
         if not_in_plan:
-            advice = "ask Openmarkets, or choose only what is in it under 'APIs in your plan' (scopes)"
+            advice = "remove them under 'APIs in your plan' (scopes), or ask Openmarkets to add them"
             return False, f"Not in the plan: {', '.join(not_in_plan)}; {advice}. {success}"
         return True, f"{success} {client.settings.policy.describe()}"
 

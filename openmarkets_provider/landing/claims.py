@@ -60,7 +60,7 @@ def resolve_open(query: Query) -> dict[str, Any]:
     :raises OpenmarketsQueryError: it is malformed, or has no range.
     """
     if "start" not in query or "end" not in query:
-        raise OpenmarketsQueryError(f"{endpoint_of(query)}: incremental needs a query with a range (start and end).")
+        raise OpenmarketsQueryError(f"{endpoint_of(query)}: incremental needs a query with a range. Set start and end.")
     arguments = dict(resolve({**query, "end": FAR}))
     name = arguments["endpoint"]
     end = align(arguments, check_moment(name, "end", to_text(query["end"])))

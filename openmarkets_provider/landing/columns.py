@@ -45,8 +45,8 @@ class Choice:
         )
         if double:
             raise OpenmarketsQueryError(
-                f"columns: {double!r} would be the name of two columns, or is one that a load uses itself. The columns "
-                "of the key are always loaded."
+                f"columns: {double!r} would name two columns, or is a column that the load adds. The columns of "
+                "the key are always loaded."
             )
 
     def take(self, values: Columns) -> Columns:
@@ -68,7 +68,7 @@ class Choice:
             if name not in known:
                 close = get_close_matches(name, known, 1)
                 advice = f"did you mean {close[0]!r}?" if close else f"its columns are {', '.join(known):.1000}."
-                raise OpenmarketsQueryError(f"columns: {name!r} is no column of {layout.name}; {advice}")
+                raise OpenmarketsQueryError(f"columns: {name!r} is not a column of {layout.name}; {advice}")
 
 
 def check_columns(columns: Mapping[str, str] | None, query: Query) -> None:
@@ -81,7 +81,7 @@ def check_columns(columns: Mapping[str, str] | None, query: Query) -> None:
         return
     if not isinstance(columns, dict) or not columns or not all(map(_is_name, [*columns, *columns.values()])):
         raise ValueError(
-            'columns must be a dict of names without quotes and blanks, such as {"close_price": "close"}, not '
+            'columns must be a dict of names without quotes and spaces, such as {"close_price": "close"}, not '
             f"{columns!r:.200}."
         )
     if is_literal(query) and isinstance(query, dict):

@@ -103,14 +103,12 @@ def check_query(query: Query) -> None:
     is_of_sessions = endpoint is not None and endpoint.subject == "securities" and endpoint.time is not None
     if not is_of_sessions or query.get("frequency") == "Weekly" or query.get("raw") in (True, "True"):
         raise OpenmarketsQueryError(
-            f"{name}: a completeness check needs rows of securities and sessions: daily bars (time_series), "
-            "intraday_time_series or trades, without raw."
+            f"{name}: a completeness check needs daily bars (time_series), intraday_time_series or trades, without raw."
         )
     if query.get("adjusted") not in (None, False, "False"):
         raise OpenmarketsQueryError(
-            f"{name}: adjusted does not go with a completeness check: prices that a repair adjusts today have another "
-            "basis than those beside them. Leave adjusted out of the check, and load the whole range again if "
-            "something is missing."
+            f"{name}: adjusted can't be used with a completeness check: a repair would mix prices of different "
+            "adjustments. Remove adjusted from the check, and load the whole range again if rows are missing."
         )
 
 

@@ -150,7 +150,7 @@ class Database:
         if alone is None:
             # No single row is refused, so they are refused together.
             raise OpenmarketsDatabaseError(
-                f"{self.table}: the rows are refused: {_reason(refusal)} Nothing was changed.", sent=True
+                f"{self.table}: the database refuses the rows: {_reason(refusal)} Nothing was changed.", sent=True
             ) from _cause(refusal)
         raise self.refusal(first, key_of(first), _reason(alone)) from _cause(alone)
 
@@ -162,7 +162,8 @@ class Database:
         """Return the error for a refused row."""
         pairs = ", ".join(f"{name}={value}" for name, value in key.items())
         return OpenmarketsDatabaseError(
-            f"{self.table}: row {row}{f' ({pairs})' if pairs else ''} is refused: {reason} Nothing was changed.",
+            f"{self.table}: the database refuses row {row}{f' ({pairs})' if pairs else ''}: {reason} "
+            "Nothing was changed.",
             row=row,
             key={name: str(value) for name, value in key.items()},
             sent=True,
@@ -174,8 +175,8 @@ class Database:
                 version: Any = connection.dialect.server_version_info
                 if version < OLDEST_POSTGRES:
                     raise OpenmarketsDatabaseError(
-                        f"{self.table}: the server is PostgreSQL {'.'.join(map(str, version))}, and a load needs "
-                        f"{OLDEST_POSTGRES[0]} or later (Amazon Redshift calls itself 8); land files with "
+                        f"{self.table}: a load needs PostgreSQL {OLDEST_POSTGRES[0]} or later, and the server is "
+                        f"{'.'.join(map(str, version))} (Amazon Redshift reports 8). Land files with "
                         "OpenmarketsToObjectStorageOperator, and load them with the database's own operator."
                     )
                 # So that reads after the lock see what the previous load committed.
@@ -193,7 +194,7 @@ class Database:
                 lock = sa.func.get_lock(f"openmarkets {self._lock_name(connection).hex()}", LOCK_WAIT)
                 if wait and connection.execute(sa.select(lock)).scalar_one() != 1:
                     raise OpenmarketsDatabaseError(
-                        f"{self.table}: another load of the table goes on. Nothing was changed.", transient=True
+                        f"{self.table}: another load of the table is running. Nothing was changed.", transient=True
                     )
             case "sqlite":
                 # By default, the driver begins no transaction before a CREATE TABLE.
@@ -239,7 +240,7 @@ class Database:
         is_permanent = mysql.is_permanent(mysql.number_of(_origin(error))) if self._is_mysql else _is_permanent(error)
         outcome = "Nothing was changed."
         if committing and not is_refusal:
-            outcome = "It is unknown whether the rows are there; running the task again is safe."
+            outcome = "It is unknown whether the rows were committed; it is safe to run the task again."
         by = f" (conn_id {self._conn_id!r})" if self._conn_id else ""
         return OpenmarketsDatabaseError(
             f"{self.table}{by}: {_reason(error)} {outcome}",

@@ -138,7 +138,7 @@ def keep_last(batches: Iterable[Batch], layout: Layout) -> Iterator[Batch]:
         else:
             kept = batch.take([row for row, key in enumerate(keys) if last[key] == row or None in key])
             log.warning(
-                "%s: %d of %d rows have the key (%s) of a row that came later, which counts.",
+                "%s: %d of %d rows have the same key (%s) as a later row, and are left out.",
                 layout.name,
                 len(batch) - len(kept),
                 len(batch),

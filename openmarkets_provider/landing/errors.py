@@ -36,7 +36,7 @@ def explain_errors(problem: str, *, sent: bool = False) -> Iterator[None]:
         # botocore lists all valid values in hundreds of lines.
         reason = re.sub(r"\s+", " ", str(error))
         reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
-        hint = " Provide credentials: a connection (conn_id), or the worker's environment."
+        hint = " Set credentials in a connection (conn_id) or in the worker's environment."
         raise OpenmarketsError(
             f"{problem}: {name}: {reason}{hint if name in _CREDENTIAL_NAMES else ''}",
             transient=not (is_permanent or getattr(error, "errno", None) in _PERMANENT_NUMBERS),
@@ -46,4 +46,4 @@ def explain_errors(problem: str, *, sent: bool = False) -> Iterator[None]:
 
 def no_table(name: str) -> OpenmarketsConfigurationError:
     """Return the error for reading a table that does not exist."""
-    return OpenmarketsConfigurationError(f"There is no table {name}. Correct the name, or load the table first.")
+    return OpenmarketsConfigurationError(f"Table {name} does not exist. Correct the name, or load the table first.")

@@ -163,9 +163,12 @@ class FileDestination:
         if existing and self.if_exists == ERROR:
             first, *others = sorted(existing)
             more = f", and {len(others)} more" if others else ""
-            raise OpenmarketsError(f"{self.folder.url(first)} exists already{more}, and if_exists is 'error'.")
+            raise OpenmarketsError(
+                f"{self.folder.url(first)} already exists{more}, and if_exists is 'error'. Set if_exists to "
+                "'replace' or 'skip', or use another destination."
+            )
         if existing:
-            log.info("%d of %d files exist already, and are skipped.", len(existing), len(names))
+            log.info("Skipping %d of %d files, which already exist.", len(existing), len(names))
         return {each: name for each, name in names.items() if name not in existing}
 
     def _is_own(self, name: str, published: Published) -> bool:
@@ -347,12 +350,12 @@ def check_partition(partition: str | None, query: Query) -> None:
     layout = layout_of(query)
     if layout.time is None:
         raise OpenmarketsQueryError(
-            f"partition: rows of {layout.name} have no time to partition by. Put a template into the "
-            "destination instead, such as s3://bucket/quotes/run={{ run_id }}/part-0.parquet, and leave partition out."
+            f"partition: rows of {layout.name} have no time to partition by. Remove partition, and put a "
+            "template into the destination, such as s3://bucket/quotes/run={{ run_id }}/part-0.parquet."
         )
     if partition != "day" and query.get("frequency") == "Weekly":
         raise OpenmarketsQueryError(
-            f"partition='{partition}': a range of weekly bars holds whole weeks, and a {partition} does not. Take "
+            f"partition='{partition}': weekly bars need whole weeks, which a {partition} does not have. Use "
             "partition='day', or none."
         )
 

@@ -128,7 +128,9 @@ class LocalFolder(Folder):
                 path = self._target(name)
                 mode = _mode(path)
                 if mode is not None and not stat.S_ISREG(mode):
-                    raise OpenmarketsConfigurationError(f"destination: {path} exists and is not a file; name another.")
+                    raise OpenmarketsConfigurationError(
+                        f"destination: {path} exists and is not a file; use another name."
+                    )
                 if len(names) == 1 and (self._path / name).is_symlink():
                     self._scratch = path.parent
         for folder in dict.fromkeys((self._path, self._scratch)):
@@ -222,7 +224,7 @@ def _remove_if_dead(path: Path) -> None:
     with suppress(OSError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
-        log.info("Removed %s, which a killed task had left.", path)
+        log.info("Removed %s, which a killed task left behind.", path)
 
 
 def _sync_folder(path: Path) -> None:
@@ -261,13 +263,15 @@ class RemoteFolder(Folder):
             try:
                 _Work(lambda: self._fs.info(bucket)).end(PROBE_WAIT)
             except FileNotFoundError:
-                raise OpenmarketsError(f"There is no bucket {bucket!r}, or this connection can't see it.") from None
+                raise OpenmarketsError(
+                    f"Bucket {bucket!r} does not exist, or the connection has no access to it."
+                ) from None
             # A user who may write objects may not be allowed to look at the bucket.
             except PermissionError as error:
                 if getattr(self._fs, "anon", False):
                     raise OpenmarketsError(
-                        f"The bucket {bucket!r} is not public, and there are no credentials: neither a connection "
-                        "(conn_id) nor any in the worker's environment."
+                        f"Bucket {bucket!r} is not public, and there are no credentials. Set them in a "
+                        "connection (conn_id) or in the worker's environment."
                     ) from error
             except OSError as error:
                 # This error of gcsfs has no number; the errors of an unreachable store have one.

@@ -87,7 +87,8 @@ class FileFormat(NamedTuple):
                 from openmarkets_provider.landing.parquet import ParquetWriter
             except ImportError as error:
                 raise OpenmarketsConfigurationError(
-                    "format='parquet' needs the package pyarrow: pip install 'airflow-provider-openmarkets[parquet]'"
+                    "format='parquet' needs the package pyarrow. Run: pip install "
+                    "'airflow-provider-openmarkets[parquet]'"
                 ) from error
             return ParquetWriter(file, layout, self.compression)
         return TextWriter(file, layout, self.name, self.compression)
@@ -119,28 +120,28 @@ def choose_format(name: str, compression: str | None, file_name: str | None) -> 
     for end in ends[-2:]:
         if _FORMAT_OF_END.get(end, name) != name:
             raise OpenmarketsConfigurationError(
-                f"destination: {redact(file_name)} ends in .{end}, and format is {name!r}. Change one of them."
+                f"destination: {redact(file_name)} ends in .{end}, but format is {name!r}. Change one of them."
             )
     end = ends[-1] if ends else ""
     if end in _FOREIGN_ENDS:
         raise OpenmarketsConfigurationError(
-            f"destination: {redact(file_name)} ends in .{end}, which is not written here. Formats are "
-            f"{', '.join(FORMATS)}; CSV and JSON lines may end in .gz or .zst, too."
+            f"destination: {redact(file_name)} ends in .{end}, which is not a supported format. Use "
+            f"{', '.join(FORMATS)}; CSV and JSON lines may also end in .gz or .zst."
         )
     by_name = _COMPRESSION_OF_END.get(end)
     if name == "parquet":
         if by_name is not None:
             raise OpenmarketsConfigurationError(
-                f"destination: {redact(file_name)} ends in .{end}, but a Parquet file is compressed inside and read by "
-                f"its own name. Leave .{end} out and use compression={by_name!r}."
+                f"destination: {redact(file_name)} ends in .{end}, but Parquet is compressed inside the file. "
+                f"Remove .{end}, and set compression={by_name!r}."
             )
         return FileFormat(name, _choose(compression, COMPRESSIONS, "snappy"))
     chosen = _choose(compression, COMPRESSIONS[:2], by_name)
     # A template at the end of the name may render to anything.
     if chosen != by_name and end and (by_name or end in _FORMAT_OF_END):
         raise OpenmarketsConfigurationError(
-            f"destination: {redact(file_name)} ends in .{end}, and compression is {chosen!r}. Readers go by the "
-            f"name: end it in {FileFormat(name, chosen).suffix}, or leave compression out."
+            f"destination: {redact(file_name)} ends in .{end}, but compression is {chosen!r}. End the name in "
+            f"{FileFormat(name, chosen).suffix}, or remove compression."
         )
     return FileFormat(name, chosen)
 

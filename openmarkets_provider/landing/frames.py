@@ -93,7 +93,7 @@ def _explain(package: str, extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise OpenmarketsConfigurationError(
-            f"This needs the package {package}: pip install 'airflow-provider-openmarkets[{extra}]'"
+            f"The package {package} is missing. Run: pip install 'airflow-provider-openmarkets[{extra}]'"
         ) from error
 
 

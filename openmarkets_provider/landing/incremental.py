@@ -43,15 +43,15 @@ def check_query(query: Query) -> None:
         return
     name = query.get("endpoint")
     if lacks_range(query):
-        raise OpenmarketsQueryError(f"{name}: incremental needs a query with a range (start and end).")
+        raise OpenmarketsQueryError(f"{name}: incremental needs a query with a range. Set start and end.")
     if SESSION in query:
         raise OpenmarketsQueryError(
-            f"{name}: session does not go with incremental: a session is loaded whole. Leave incremental out."
+            f"{name}: session can't be used with incremental: a session is always loaded whole. Remove incremental."
         )
     if query.get("adjusted") not in (None, False, "False"):
         raise OpenmarketsQueryError(
-            f"{name}: adjusted does not go with incremental: the next split changes the adjusted values of rows that "
-            "are loaded already. Load the whole range each time, without incremental."
+            f"{name}: adjusted can't be used with incremental: a later split changes adjusted values that are "
+            "already loaded. Remove incremental, and load the whole range each time."
         )
 
 
@@ -91,7 +91,7 @@ def load_incrementally(
     if interval is not None:
         bounds: Any = window(query)
         start, end = destination.range_to_pull(query, bounds[0], bounds[1], state.get("watermark"))
-        log.info("This run loads its own interval, %s to %s; the watermark stays.", start, end)
+        log.info("This run loads its own interval, %s to %s, and does not move the watermark.", start, end)
         return destination.land(source, with_range(query, start, end))
     claim = _claim(load_state, state, query, destination, overlap)
     watermark = state.get("watermark")
@@ -120,8 +120,8 @@ def _with_interval(query: Query, start: datetime, end: datetime) -> Query:
     first, last = (align_moment(arguments, moment) for moment in (start, end))
     if first >= last:
         raise OpenmarketsError(
-            f"A backfill loads the data interval of its run, and {to_text(start)} to {to_text(end)} holds nothing of "
-            "this query. Take a timetable whose runs have data intervals, such as CronDataIntervalTimetable."
+            f"A backfill loads the data interval of its run, and {to_text(start)} to {to_text(end)} is empty for "
+            "this query. Use a timetable whose runs have data intervals, such as CronDataIntervalTimetable."
         )
     return with_range(query, first, last)
 
@@ -138,15 +138,15 @@ def _claim(
     data = load_state.read_claim()
     if watermark is not None and state.get("has_rows") and not destination.exists():
         raise OpenmarketsError(
-            f"{destination.name} is gone, or empty, and was loaded up to {watermark}. To load it anew from the "
-            "query's start, run the task with full_refresh=True."
+            f"{destination.name} was loaded up to {watermark}, and is now missing or empty. Restore it, or run "
+            "the task with full_refresh=True to load it from the query's start again."
         )
     claim = restore_claim(query, data, watermark, first) if data else None
     if claim is None:
         claim = make_claim(query, watermark, first, overlap, datetime.now(UTC))
         if claim is None:
-            reason = f"is loaded up to {watermark}" if watermark else "has nothing yet, and the range lies ahead"
-            raise NothingNew(f"Nothing is new: {destination.name} {reason}.")
+            reason = f"is loaded up to {watermark}" if watermark else "has no rows yet, and the range is in the future"
+            raise NothingNew(f"Nothing to load: {destination.name} {reason}.")
         load_state.write_claim(claim)
     if not state:
         # So that another task whose first load runs at the same time finds the owner.
@@ -165,9 +165,9 @@ def _extend_state(
     bounds = extend(state.get("first"), state.get("watermark"), claim)
     if bounds is None:
         raise OpenmarketsError(
-            f"{name} was loaded from {state['first']} to {state['watermark']} by another run, while this "
-            f"one loaded {to_text(claim.start)} to {to_text(claim.end)}: what lies between the two is not loaded. "
-            "Run the task again.",
+            f"{name} was loaded from {state['first']} to {state['watermark']} by another run, while this one "
+            f"loaded {to_text(claim.start)} to {to_text(claim.end)}: the time between them is not loaded. Run "
+            "the task again.",
             transient=True,
         )
     first, watermark = bounds
@@ -176,8 +176,8 @@ def _extend_state(
         skipped[each] = min(skipped.get(each, to_text(start)), to_text(start), key=read_moment)
     if len(skipped) > MAX_SKIPPED:
         raise OpenmarketsError(
-            f"{name} lacks rows of {len(skipped)} securities that were left out (on_invalid='warn'), and at most "
-            f"{MAX_SKIPPED} are remembered. Name the securities that the API knows instead of an exchange, or set "
+            f"{name} lacks rows of {len(skipped)} securities that were left out (on_invalid='warn'); the maximum "
+            f"is {MAX_SKIPPED}. Name the securities that the API knows instead of an exchange, or set "
             "on_missing_multiplier='cents' if they have no price multiplier."
         )
     # Without rows there may be no file.

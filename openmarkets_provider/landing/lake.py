@@ -114,7 +114,7 @@ def check_lake_query(mode: str, query: Query, partition: str | None, *, incremen
         layout = layout_of(query)
         if layout.time is None:
             raise OpenmarketsQueryError(
-                f"partition: rows of {layout.name} have no time to partition by. Leave partition out."
+                f"partition: rows of {layout.name} have no time to partition by. Remove partition."
             )
 
 
@@ -167,8 +167,8 @@ def check_types(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -
     for column, kind in ours.items():
         if theirs.get(column, kind) != kind:
             raise OpenmarketsConfigurationError(
-                f"{name}: column {column} is {theirs[column]}, and the rows have {kind}. Change the column, or name "
-                "another table."
+                f"{name}: column {column} is {theirs[column]}, but the rows have {kind}. Change the column, or "
+                "use another table."
             )
 
 
@@ -181,8 +181,8 @@ def check_partitioning(name: str, theirs: Sequence[str], ours: Sequence[str], pa
     """
     if theirs != ours:
         raise OpenmarketsConfigurationError(
-            f"partition: {name} is partitioned by {', '.join(theirs) or 'nothing'}, and partition={partition!r} needs "
-            f"{', '.join(ours) or 'nothing'}. Set the partition that the table has, or name another table."
+            f"partition: {name} is partitioned by {', '.join(theirs) or 'nothing'}, but partition={partition!r} "
+            f"needs {', '.join(ours) or 'nothing'}. Set the table's own partition, or use another table."
         )
 
 
@@ -199,9 +199,10 @@ def commit_again(name: str, commit: Callable[[], None], *conflicts: type[Excepti
             return commit()
         except conflicts as error:
             conflict = error
-            log.info("%s: another load was first; attempt %d of %d to commit has failed.", name, attempt, TRIES)
+            log.info("%s: another load committed first; attempt %d of %d failed.", name, attempt, TRIES)
     raise OpenmarketsError(
-        f"{name}: other loads changed the same rows or files each time this one was to be committed, {TRIES} times.",
+        f"{name}: other loads changed the same rows or files at each of {TRIES} attempts to commit. Run fewer "
+        "loads of the table at once.",
         transient=True,
         sent=True,
     ) from conflict
@@ -261,15 +262,17 @@ def _check_key(layout: Layout, batch: Batch, before: int) -> None:
     for column in layout.columns:
         if column.key and None in batch.columns[column.name]:
             row = list(batch.columns[column.name]).index(None)
-            raise layout.unfit(layout.values(batch), column, row, before, "is missing, and is part of the key.")
+            raise layout.unfit(
+                layout.values(batch), column, row, before, "is not allowed, because the column is part of the key."
+            )
 
 
 def _check_count(mode: str, keys: set[tuple[Any, ...]], layout: Layout) -> None:
     if mode == UPSERT and len(keys) > MAX_KEYS:
-        other = f"Use mode={REPLACE_RANGE!r}." if layout.time else "Ask for fewer securities or accounts at once."
+        other = f"Use mode={REPLACE_RANGE!r}." if layout.time else "Query fewer securities or accounts at once."
         raise OpenmarketsQueryError(
-            f"{layout.name}: mode={UPSERT!r} takes {MAX_KEYS} rows at most, since the commit names the key of each. "
-            f"{other}"
+            f"{layout.name}: mode={UPSERT!r} takes at most {MAX_KEYS} rows, because the commit lists the key of "
+            f"each. {other}"
         )
 
 

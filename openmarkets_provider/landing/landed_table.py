@@ -71,8 +71,8 @@ class LandedTable:
         existing = [column["name"] for column in sa.inspect(connection).get_columns(name.name, name.schema)]
         if missing := [each for each in needed if each not in existing]:
             raise OpenmarketsConfigurationError(
-                f"{name}: the table has no column {', '.join(missing)}. Is it the table of this query, and are these "
-                "the columns that it was loaded with?"
+                f"{name}: the table has no column {', '.join(missing)}. Check that query, table and columns are "
+                "those of the load."
             )
 
     def _statements(self, wanted: Wanted) -> Iterator[tuple[sa.Select[Any], Sequence[date]]]:

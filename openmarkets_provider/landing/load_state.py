@@ -104,9 +104,9 @@ class LoadState:
         names = ("owner", "query", "format") if state.get("watermark") else ("owner",)
         if state and any(state[name] != self._own[name] for name in names):
             raise OpenmarketsError(
-                f"{self._own['destination']} is loaded by task {state['owner']}, or was loaded with another query "
-                "(securities, interval...), partition or format: rows would be missing or there twice. Give this load "
-                "a destination of its own; or, to begin anew, empty it and run the task with full_refresh=True."
+                f"{self._own['destination']} was loaded by task {state['owner']}, or with another query "
+                "(securities, interval...), partition or format: rows would be missing or duplicated. Use "
+                "another destination; or empty this one, and run the task with full_refresh=True."
             )
 
     def check_refresh(self, state: Mapping[str, Any], destination: Destination) -> None:
@@ -117,8 +117,8 @@ class LoadState:
         is_other = state and any(state[name] != self._own[name] for name in ("query", "format"))
         if is_other and destination.exists():
             raise OpenmarketsError(
-                f"full_refresh: {destination.name} was loaded with another query (securities, interval...), partition "
-                "or format, and its files would stay beside the new ones. Empty it first."
+                f"full_refresh: {destination.name} has files of another query (securities, interval...), "
+                "partition or format, which would stay there. Empty it first."
             )
 
     def _read(self, check: Callable[[Any], T], key: str) -> T:
@@ -127,8 +127,8 @@ class LoadState:
         except ValueError as error:
             # Users can also write to the store.
             raise OpenmarketsError(
-                f"The state of this incremental load is damaged: {error}. To begin anew, delete the key {key!r} in the "
-                f"state store of {self._store_name}."
+                f"The state of this incremental load is damaged: {error}. To start again, delete the key {key!r} "
+                f"in the state store of {self._store_name}."
             ) from None
 
 
@@ -168,7 +168,7 @@ def check_state(data: Any) -> dict[str, Any]:
 
 def _check_skipped(skipped: Any) -> None:
     if not isinstance(skipped, dict) or not all(isinstance(each, str) and is_security(each) for each in skipped):
-        raise ValueError(f"skipped: expected a moment for each security, got {describe(skipped)}")
+        raise ValueError(f"skipped: expected a time for each security, got {describe(skipped)}")
     _check_moments(skipped, *skipped)
 
 

@@ -46,15 +46,15 @@ def check_mode(mode: str, query: Query, *, incremental: bool) -> None:
         raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}.")
     if mode == APPEND and incremental:
         raise ValueError(
-            f"mode={APPEND!r} does not go with incremental: the overlap would be there twice. Use {UPSERT!r}."
+            f"mode={APPEND!r} can't be used with incremental: it would load the overlap twice. Use {UPSERT!r}."
         )
     if mode == APPEND or not is_literal(query) or not isinstance(query, dict):
         return
     layout = layout_of(query)
     if not layout.has_schema:
         raise OpenmarketsQueryError(
-            f"{layout.name}: mode={mode!r} needs rows with a key, and these are the API's own records. "
-            f"Use mode={APPEND!r}."
+            f"{layout.name}: mode={mode!r} needs rows with a key, and the API's own records have none. Use "
+            f"mode={APPEND!r}."
         )
     if mode == REPLACE_RANGE and layout.time is None:
         raise OpenmarketsQueryError(

@@ -71,8 +71,7 @@ def check_table(connection: sa.Connection, table: sa.Table, keys: Sequence[str])
     if engine:
         statement = f"{altering} ENGINE=InnoDB"
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: the engine of the table is {engine}, which can't roll back a load. To change that: "
-            f"{statement};"
+            f"{table.fullname}: the table's engine {engine} can't roll back a load. To change it: {statement};"
         )
     # Binary columns have no collation.
     collations = {column: collation for column, collation in connection.execute(_COLLATIONS, name) if collation}
@@ -85,8 +84,8 @@ def check_table(connection: sa.Connection, table: sa.Table, keys: Sequence[str])
         )
         statement = f"{altering} {', '.join(changes)}"
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: the table compares the texts of {', '.join(inexact)} without case or accents, so that "
-            f"rows with different keys would be one. To change that: {statement};"
+            f"{table.fullname}: the table compares {', '.join(inexact)} without case or accents, so different "
+            f"keys would be equal. To change that: {statement};"
         )
 
 

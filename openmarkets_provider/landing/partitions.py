@@ -55,8 +55,8 @@ def list_partitions(by: str, start: Moment, end: Moment, *, open_end: bool = Fal
     if torn:
         names = " and ".join(dict.fromkeys(partition.name for partition in torn))
         raise OpenmarketsQueryError(
-            f"partition='{by}': the range {_range_text(start, end)} covers {names} only in part, and replacing a "
-            f"partition would lose the rest. Begin and end where one begins (midnight at the exchange, "
+            f"partition='{by}': the range {_range_text(start, end)} covers only part of {names}, and replacing a "
+            "partition would lose the rest. Start and end at the first moment of a partition (midnight in "
             f"Australia/Sydney), such as start='{first}', end='{day}'."
         )
     return partitions

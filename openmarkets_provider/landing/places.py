@@ -118,11 +118,11 @@ def check_object_options(options: Any, scheme: str | None) -> None:
     if not options or scheme is None:
         return
     if scheme == LOCAL:
-        raise OpenmarketsConfigurationError("object_options are for object stores; a folder takes none.")
+        raise OpenmarketsConfigurationError("object_options are for object stores only; remove them.")
     allowed = OBJECT_STORES[scheme].allowed
     if unknown := sorted(set(map(str, options)) - set(allowed)):
         raise OpenmarketsConfigurationError(
-            f"object_options: {', '.join(unknown):.200} can't be set for {scheme}://; allowed are {', '.join(allowed)}."
+            f"object_options: {', '.join(unknown):.200} can't be set for {scheme}://; use only {', '.join(allowed)}."
         )
 
 
@@ -188,39 +188,41 @@ def read_place(destination: Any, *, is_folder: bool) -> Place:
     :raises OpenmarketsConfigurationError: it is neither, or its store is not supported.
     """
     if is_path(destination):
-        raise _bad(destination, f"is a {type(destination).__name__}, not a text; pass str(path).")
+        raise _bad(destination, f"is a {type(destination).__name__}, not a string; pass str(path).")
     if not isinstance(destination, str):
-        raise _bad(destination, f"is not a text. {_EXAMPLES}")
+        raise _bad(destination, f"is not a string. {_EXAMPLES}")
     if destination.strip() in ("", "None"):
-        raise _bad(destination, f"names nothing; {_RENDERED} {_EXAMPLES}")
+        raise _bad(destination, f"is empty; {_RENDERED} {_EXAMPLES}")
     if destination != destination.strip() or not destination.isprintable():
-        raise _bad(destination, f"begins or ends with a blank, or has a control character; {_RENDERED}")
+        raise _bad(destination, f"starts or ends with a space, or has a control character; {_RENDERED}")
     match = _URL.fullmatch(destination)
     if match is None or match["scheme"].lower() in (LOCAL, "local"):
         return _read_path(destination, match["rest"] if match else destination, is_folder)
     scheme = match["scheme"].lower()
     if scheme not in OBJECT_STORES:
-        raise _bad(destination, f"is in an unsupported store; allowed are {LOCAL}, {', '.join(OBJECT_STORES)}.")
+        raise _bad(destination, f"is not in a supported store; use {LOCAL}, {', '.join(OBJECT_STORES)}.")
     if "?" in destination or "#" in destination:
-        raise _bad(destination, "has '?' or '#', which have another meaning in a URL.")
+        raise _bad(destination, "has '?' or '#', which mean something else in a URL; use another name.")
     authority, _, path = match["rest"].partition("/")
     conn_id, _, bucket = authority.rpartition("@")
     if ":" in authority or "@" in path:
         # Not quoted, because it may be a password.
-        raise OpenmarketsConfigurationError("destination: no credentials in the URL; name a connection with conn_id.")
+        raise OpenmarketsConfigurationError(
+            "destination: remove the credentials from the URL; set conn_id to a connection."
+        )
     if not bucket:
-        raise _bad(destination, f"names no bucket; {_RENDERED} {_EXAMPLES}")
+        raise _bad(destination, f"has no bucket; {_RENDERED} {_EXAMPLES}")
     if OBJECT_STORES[scheme] is _AZURE and any(host in bucket.lower() for host in _AZURE_HOSTS):
         # Azure's own URLs have the container before the @.
         raise _bad(
             destination,
-            f"names a storage account; write {scheme}://container/path, and name the connection, which knows the "
-            "account, with conn_id.",
+            f"names a storage account; write {scheme}://container/path, and set conn_id to the connection of the "
+            "account.",
         )
     if is_folder:
         path = path.removesuffix("/")
     if not path and not is_folder:
-        raise _bad(destination, "names no file; add one, such as s3://bucket/bars.parquet, or give partition.")
+        raise _bad(destination, "has no file name; add one, such as s3://bucket/bars.parquet, or set partition.")
     if path and any(part in ("", ".", "..") for part in path.split("/")):
         raise _bad(destination, f"has an empty part, '.' or '..' in its path; {_RENDERED}")
     return Place(scheme, bucket, path, conn_id or None)
@@ -242,7 +244,7 @@ def static_url(destination: str) -> str | None:
 
 
 _AZURE_HOSTS = (".dfs.", ".blob.")
-_RENDERED = "was it rendered as you meant?"
+_RENDERED = "check the rendered template."
 _EXAMPLES = "Write a URL such as s3://bucket/bars.parquet, or an absolute path such as /data/bars.parquet."
 
 
@@ -252,10 +254,10 @@ def _bad(destination: Any, problem: str) -> OpenmarketsConfigurationError:
 
 def _read_path(destination: str, path: str, is_folder: bool) -> Place:
     if not path.startswith("/"):
-        raise _bad(destination, f"is not absolute, and workers run in different folders. {_EXAMPLES}")
+        raise _bad(destination, f"is not absolute. {_EXAMPLES}")
     if "//" in path:
         # A template rendered an empty part: the rest would land in the folder above.
         raise _bad(destination, f"has an empty part in its path; {_RENDERED}")
     if path.endswith("/") and not is_folder:
-        raise _bad(destination, "is a folder; name the file in it, or give partition.")
+        raise _bad(destination, "is a folder; add a file name, or set partition.")
     return Place(LOCAL, "", posixpath.normpath(path))

@@ -45,13 +45,15 @@ def add_skipped(
     named = name_codes(source, with_range(query, start, end))["securities"]
     if gone := sorted(missing.keys() - named):
         log.warning(
-            "%s: the query no longer names %.1000r; rows that were left out never come.", destination.name, gone
+            "%s: the query no longer names %.1000r; the rows that were left out will not be loaded.",
+            destination.name,
+            gone,
         )
     if not (asked := sorted(missing.keys() & named)):
         return {}, None
     until = min(reached, align_moment(arguments, read_moment(to_text(start)) + MAX_ADDED))
     start, until = destination.range_to_pull(query, start, until, watermark)
-    log.info("Adding the rows from %s to %s that earlier loads left out of %.1000r.", start, until, asked)
+    log.info("Adding the rows from %s to %s that earlier loads left out for %.1000r.", start, until, asked)
     past = {**query, "securities": asked, "exchange": None, "on_invalid": "warn"}
     try:
         added = destination.add(source, with_range(past, start, until))

@@ -112,7 +112,7 @@ class Loader:
                 self._delete(connection, coverage, fit)
             count = self._count(connection, spool.rows)
             if spool.rows:
-                log.info("%s: all %d rows are sent, and go into the table now.", self._table.fullname, spool.rows)
+                log.info("%s: all %d rows are sent; moving them into the table.", self._table.fullname, spool.rows)
                 self._check_exact(connection, spool.rows)
                 self._merge(connection, spool.rows, fit, has_duplicates=count < spool.rows)
         return count
@@ -191,7 +191,7 @@ class Loader:
         """
         for column, values in zip(self._layout.columns, columns, strict=True):
             if column.name in self._key and None in values:
-                problem = "is missing, and is part of the key."
+                problem = "is not allowed, because the column is part of the key."
                 raise self._layout.unfit(columns, column, values.index(None), first - 1, problem)
 
     def _send_batch(self, connection: sa.Connection, first: int, columns: Columns) -> None:
@@ -232,11 +232,13 @@ class Loader:
         try:
             numbers.extend(None if value is None else context.quantize(value, LAST_DIGIT) for value in values)
         except InvalidOperation:
-            problem = f"has more than {DIGITS - DECIMALS} digits before the point, which this database can't hold."
+            problem = f"has more than {DIGITS - DECIMALS} digits before the point, which this database can't store."
             raise self._layout.unfit(columns, column, len(numbers), first - 1, problem) from None
         if context.flags[Inexact] and column.name not in self._rounded:
             self._rounded.add(column.name)
-            log.warning("%s: %s is rounded to %d digits after the point.", self._table.fullname, column.name, DECIMALS)
+            log.warning(
+                "%s: column %s is rounded to %d digits after the point.", self._table.fullname, column.name, DECIMALS
+            )
         return numbers
 
     def _delete(self, connection: sa.Connection, coverage: Coverage | None, fit: Fit) -> None:
@@ -269,7 +271,7 @@ class Loader:
         count: int = connection.execute(sa.select(sa.func.count()).select_from(distinct)).scalar_one()
         if count < rows:
             log.warning(
-                "%s: %d of %d rows have the key (%s) of a row that came later, which counts.",
+                "%s: %d of %d rows have the same key (%s) as a later row, and are left out.",
                 self._table.fullname,
                 rows - count,
                 rows,
@@ -317,7 +319,7 @@ class Loader:
                 if row is not None:
                     value = self._read(connection, row, [name])[name]
                     theirs, ours = (each.compile(connection.dialect) for each in (kind, stage[name].type))
-                    reason = f"{name} is {value}, which its column ({theirs}) would round. Make the column {ours}."
+                    reason = f"{name} is {value}, which its column ({theirs}) would round. Change the column to {ours}."
                     raise self._database.refusal(row, self._read_key(connection, row), reason)
 
         if kinds:

@@ -128,7 +128,7 @@ def check_absent(connection: sa.Connection, table: sa.Table, *, create: bool) ->
         )
     schemas = sa.inspect(connection).get_schema_names() if table.schema else []
     if table.schema and table.schema not in schemas:
-        raise OpenmarketsDatabaseError(f"{table.fullname}: there is no schema {table.schema!r}; create it first.")
+        raise OpenmarketsDatabaseError(f"{table.fullname}: schema {table.schema!r} does not exist; create it first.")
     _check_name(connection, table)
 
 
@@ -153,8 +153,8 @@ def check_present(
         if narrow:
             names = ", ".join(name for name in layout.key if name in narrow)
             raise OpenmarketsDatabaseError(
-                f"{table.fullname}: {names} is unique in the table, as mode={UPSERT!r} needs "
-                f"it, and mode={mode!r} keeps every load. Take another table, or mode={UPSERT!r}."
+                f"{table.fullname}: {names} is unique in the table, as mode={UPSERT!r} needs, but mode={mode!r} "
+                f"keeps every load. Use another table, or mode={UPSERT!r}."
             )
     missing = missing_columns(connection, table, layout)
     if missing:
@@ -169,13 +169,13 @@ def check_present(
     if mode == UPSERT and not unique:
         if table.name in sa.inspect(connection).get_view_names(table.schema):
             raise OpenmarketsDatabaseError(
-                f"{table.fullname}: this is a view, which has no key for mode={mode!r}. Load the table behind it, or "
-                f"take mode={REPLACE_RANGE!r}."
+                f"{table.fullname}: this is a view, which has no key for mode={mode!r}. Load the table behind "
+                f"it, or use mode={REPLACE_RANGE!r}."
             )
         index = sa.Index(f"{table.name}_key", *(table.c[name] for name in layout.key), unique=True)
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: the table has no primary key, unique constraint or unique index of exactly the columns "
-            f"{', '.join(layout.key)}, which mode={mode!r} goes by. To add one: {ddl(CreateIndex(index), connection)};"
+            f"{table.fullname}: mode={mode!r} needs a primary key, unique constraint or unique index of exactly "
+            f"the columns {', '.join(layout.key)}. To add one: {ddl(CreateIndex(index), connection)};"
         )
     if unique and connection.dialect.name in mysql.NAMES:
         _check_other_keys(table, layout, keys)
@@ -189,8 +189,7 @@ def _check_name(connection: sa.Connection, table: sa.Table) -> None:
     similar = next((name for name in names if name.casefold() == table.name.casefold()), None)
     if similar and table.name not in names:
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: there is no such table, but one whose name differs by case only: {similar!r}. "
-            "Take that."
+            f"{table.fullname}: the table does not exist, but one with another case does: {similar!r}. Use that name."
         )
 
 
@@ -202,8 +201,8 @@ def _check_other_keys(table: sa.Table, layout: Layout, keys: Sequence[set[str | 
         if key <= loaded | {None} and not key >= set(layout.key):
             names = ", ".join(sorted(name or "(expression)" for name in key))
             raise OpenmarketsDatabaseError(
-                f"{table.fullname}: {names} is unique in the table, too, and this database "
-                "would then change another row instead of refusing a new one. Drop that key, or take another table."
+                f"{table.fullname}: {names} is another unique key of the table, by which this database could "
+                "change the wrong row. Drop that key, or use another table."
             )
 
 
@@ -305,8 +304,8 @@ def missing_columns(connection: sa.Connection, table: sa.Table, layout: Layout) 
     if 2 * len(missing) > len(table.columns):
         names = ", ".join(column.name for column in missing)
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: this looks like the table of another query: of the {len(table.columns)} columns of "
-            f"{layout.name} it lacks {len(missing)} ({names}). Take another table."
+            f"{table.fullname}: this looks like the table of another query: it lacks {len(missing)} of the "
+            f"{len(table.columns)} columns of {layout.name} ({names}). Use another table."
         )
     return missing
 
@@ -334,7 +333,7 @@ def _add_columns(
     names = ", ".join(column.name for column in missing)
     adding = "; ".join(alter + definition for definition in definitions)
     if not evolve:
-        raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add them: {adding};")
+        raise OpenmarketsDatabaseError(f"{table.fullname}: the table has no column {names}. To add it: {adding};")
     try:
         for column, definition in zip(missing, definitions, strict=True):
             connection.execute(sa.text((alter + unless + definition).replace(":", "\\:")))
@@ -342,8 +341,8 @@ def _add_columns(
                 connection.execute(SetColumnComment(column))
     except sa.exc.ProgrammingError as error:
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: the table has no column {names}, and the database refuses to add them ({error.orig}). "
-            f"To add them: {adding};"
+            f"{table.fullname}: the table has no column {names}, and the database refuses to add it "
+            f"({error.orig}). To add it: {adding};"
         ) from error
     log.warning("%s: the table had no column %s. Added: %s;", table.fullname, names, adding)
 
@@ -368,8 +367,8 @@ def _check_types(connection: sa.Connection, table: sa.Table, layout: Layout, exi
             or (column.storage is Storage.TIME and isinstance(kind, sa.Date | sa.Time))
         ):
             raise OpenmarketsDatabaseError(
-                f"{table.fullname}: column {column.name} has the type {kind.compile(connection.dialect)}, which would "
-                f"round it. It needs {table.c[column.name].type.compile(connection.dialect)}."
+                f"{table.fullname}: column {column.name} has the type {kind.compile(connection.dialect)}, which "
+                f"would round values. Change it to {table.c[column.name].type.compile(connection.dialect)}."
             )
 
 
@@ -382,13 +381,13 @@ def _check_others(connection: sa.Connection, table: sa.Table, mode: str, existin
     ]
     if mode != APPEND and LOAD_ID in needed:
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: the table was made for mode={APPEND!r} (it has the column {LOAD_ID}). Take another "
-            f"table for mode={mode!r}."
+            f"{table.fullname}: the table was created for mode={APPEND!r} (it has the column {LOAD_ID}). Use "
+            f"another table for mode={mode!r}."
         )
     if needed:
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: column {', '.join(needed)} is NOT NULL and has no default, and the load does not fill "
-            "it. Give it a default, or let it be NULL."
+            f"{table.fullname}: column {', '.join(needed)} is NOT NULL without a default, and the load does not "
+            "fill it. Add a default, or allow NULL."
         )
 
 

@@ -156,7 +156,7 @@ def _compressor(compression: str | None) -> _Compressor:
         import zstandard
     except ImportError as error:
         raise OpenmarketsConfigurationError(
-            "compression='zstd' needs the package zstandard: pip install 'airflow-provider-openmarkets[zstd]'"
+            "compression='zstd' needs the package zstandard. Run: pip install 'airflow-provider-openmarkets[zstd]'"
         ) from error
     return zstandard.ZstdCompressor().compressobj()
 
@@ -196,7 +196,7 @@ def _csv(layout: Layout, columns: Columns, before: int) -> bytes:
             texts.append(["" if cell is None else to_text(cell) for cell in cells])
         except OverflowError:
             row = next(row for row, cell in enumerate(cells) if cell is not None and _is_endless(cell))
-            problem = f"has more than {_MOST_DIGITS} digits when it is written out. JSON lines hold it."
+            problem = f"has more than {_MOST_DIGITS} digits when written out. Use JSON lines."
             raise layout.unfit(columns, column, row, before, problem) from None
     return "".join(f"{line}\n" for line in map(",".join, zip(*texts, strict=True))).encode()
 

@@ -61,7 +61,7 @@ def _access(call: str, access: Callable[[], T]) -> T:
     except Exception as error:
         # An error of Airflow or of a custom state backend.
         raise OpenmarketsError(
-            f"{call}: not sent, since Airflow's task state store, which has to note it first, failed: {error}",
+            f"{call}: not sent: Airflow's task state store failed, which must record the call first: {error}",
             transient=True,
         ) from error
 
@@ -72,8 +72,9 @@ def _refuse_second_send(call: str, sent_at: Any) -> None:
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     raise AirflowFailException(
-        f"{call}: not sent again. The call is not safe to repeat, and an earlier try of this task may have sent it at "
-        f"{sent_at}. Check at Openmarkets whether it was carried out. To send it once more, start a new run of the DAG."
+        f"{call}: not sent again. The call is not safe to repeat, and an earlier try of this task may have sent "
+        f"it at {sent_at}. Check at Openmarkets whether it was carried out. To send it again, start a new run of "
+        "the DAG."
     )
 
 
@@ -84,7 +85,7 @@ def _refuse_second_try(call: str, context: Context) -> None:
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     raise AirflowFailException(
-        f"{call}: not sent. The call is not safe to repeat, this is try {task_instance.try_number} of the task, and "
-        "Airflow before 3.3 can't tell whether an earlier one sent it. Check at Openmarkets whether it was carried "
-        "out. To send it, start a new run of the DAG."
+        f"{call}: not sent. The call is not safe to repeat, this is try {task_instance.try_number} of the task, "
+        "and an earlier try may have sent it (Airflow before 3.3 does not record that). Check at Openmarkets "
+        "whether it was carried out. To send it, start a new run of the DAG."
     )

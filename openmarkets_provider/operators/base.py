@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 TRIGGER_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
 """The errors of Airflow 3 and Airflow 2 for a task that no triggerer resumed in time."""
 TIMEOUT_MESSAGE = (
-    "The task's execution_timeout ended a call that is not safe to repeat. It may have been carried out all the same: "
-    "check before you send it again."
+    "The task's execution_timeout ended a call that is not safe to repeat. It may have been carried out: check "
+    "before you send it again."
 )
 _TRIGGERER_GRACE = timedelta(minutes=5)
 
@@ -101,8 +101,8 @@ class QueryOperator(BaseOperator):
             from airflow.providers.common.compat.sdk import AirflowFailException
 
             raise AirflowFailException(
-                "The server asked the task to wait, and the task was deferred, but no triggerer resumed it. The wait "
-                "is over: run the task again. Start a triggerer, or set deferrable=False."
+                "The task was deferred because the server asked it to wait, but no triggerer resumed it. Start "
+                "a triggerer or set deferrable=False, and run the task again."
             )
         return super().resume_execution(next_method, next_kwargs, context)
 

@@ -290,7 +290,7 @@ class OpenmarketsOrderOperator(OrderOperator):
             raise OpenmarketsOrderError(
                 f"The run was due {age.total_seconds() / 60:.0f} minutes ago, and max_run_age is "
                 f"{self.max_run_age.total_seconds() / 60:.0f}: is it a backfill, or was it cleared? Nothing was sent. "
-                "With max_run_age=None the order is placed whatever its run's age."
+                "Set max_run_age=None to place the order anyway."
             )
 
     # --- the wait

@@ -96,7 +96,7 @@ def _read_day(day: date | str | None, today: date) -> date:
     try:
         return date.fromisoformat(str(day))
     except ValueError:
-        raise OpenmarketsQueryError(f"day: {day!r} is not an ISO 8601 date such as 2026-03-05.") from None
+        raise OpenmarketsQueryError(f"day must be an ISO 8601 date such as 2026-03-05, not {day!r}.") from None
 
 
 def _describe(difference: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ try:
     from airflow.sdk import RetryDecision, RetryPolicy
 except ImportError as error:
     raise ImportError(
-        "OpenmarketsRetryPolicy needs Airflow 3.3 or later (its retry policies); before, raise AirflowFailException in "
+        "OpenmarketsRetryPolicy needs Airflow 3.3 or later; in earlier versions, raise AirflowFailException in "
         "the task for errors that are not transient"
     ) from error
 

@@ -80,8 +80,8 @@ def check_range(name: str, arguments: Mapping[str, Any], start: Any, end: Any) -
     if start >= end:
         bounds = f"start {arguments['start']!r} and end {arguments['end']!r}"
         raise OpenmarketsQueryError(
-            f"{name}: {bounds} are an empty or reversed range. end must be after start; for bars, it must be in a "
-            "later bar (another exchange day, week or interval, Australia/Sydney), which the range excludes."
+            f"{name}: {bounds} are an empty or reversed range. end is exclusive: it must be after start and, for "
+            "bars, in a later bar (exchange day, week or interval, Australia/Sydney)."
         )
 
 
@@ -108,7 +108,7 @@ def check_moment(name: str, argument: str, value: Any) -> datetime:
         problem = describe(value)
     raise OpenmarketsQueryError(
         f"{name}: {argument} must be a date or a time such as '2026-01-05' or '2026-01-05T10:00:00+11:00' "
-        f"(exchange time, Australia/Sydney, where it has no offset), not {problem}."
+        f"(without an offset: Australia/Sydney), not {problem}."
     )
 
 
@@ -147,11 +147,11 @@ def _check_codes(
         value = value.replace(",", " ").split()
     if not isinstance(value, list | tuple):
         raise OpenmarketsQueryError(
-            f"{name}: {argument} must be a list such as ['{example}'] or a text such as '{example}' with commas "
-            f"between several, not {describe_type(value)}."
+            f"{name}: {argument} must be a list such as ['{example}'] or a comma-separated string such as "
+            f"'{example}', not {describe_type(value)}."
         )
     if not value:
-        raise OpenmarketsQueryError(f"{name}: {argument} is empty; name at least one.")
+        raise OpenmarketsQueryError(f"{name}: {argument} is empty; set at least one.")
     return list(dict.fromkeys(read(name, argument, code) for code in value))
 
 
@@ -179,8 +179,9 @@ def check_code(name: str, argument: str, value: Any) -> str:
     plain = decode_percent(code[:_MAX_CODE])
     if not code or len(code) > _MAX_CODE or not plain.isprintable() or plain in (".", "..") or set(plain) & _NO_CODE:
         raise OpenmarketsQueryError(
-            f"{name}: {argument}: {describe(value)} is malformed; a code is a text such as '12345', without slashes, "
-            "brackets and quotes. Is it a list that a template turned into text?"
+            f"{name}: {argument}: {describe(value)} is malformed; a code is a string such as '12345', without "
+            "slashes, brackets and quotes. If a template rendered a list, set "
+            "render_template_as_native_obj=True."
         )
     return code
 
@@ -279,7 +280,7 @@ def check_json(arguments: Mapping[str, Any], is_literal: Predicate) -> None:
 
     def refuse(value: Any) -> None:
         if is_literal(value):
-            raise TypeError(f"{describe_type(value)} is not JSON-able")
+            raise TypeError(f"{describe_type(value)} can't be written as JSON")
 
     for key, value in arguments.items():
         if value is None or isinstance(value, bool):
@@ -289,10 +290,10 @@ def check_json(arguments: Mapping[str, Any], is_literal: Predicate) -> None:
             json.dumps(value, allow_nan=False, ensure_ascii=False, default=refuse).encode()
         except (TypeError, ValueError, RecursionError) as error:
             name = key if isinstance(key, str) and key.isidentifier() else abbreviate(key)
-            problem = "nested too deep" if isinstance(error, RecursionError) else error
+            problem = "nested too deeply" if isinstance(error, RecursionError) else error
             raise OpenmarketsQueryError(
-                f"query: argument {name:.100}: {problem}; a query holds texts, numbers, booleans, None, lists and "
-                "dicts only (times as ISO 8601 texts)."
+                f"query: argument {name:.100}: {problem}; a query has only strings, numbers, booleans, None, "
+                "lists and dicts (times as ISO 8601 strings)."
             ) from None
 
 

@@ -51,7 +51,7 @@ def read_moment(text: str) -> datetime:
     except OverflowError:
         moment = _LATEST
     if not _EARLIEST <= moment < _LATEST:
-        raise ValueError(f"{text!r} is not in the years 1900 to 2199")
+        raise ValueError(f"{text!r} is outside the years 1900 to 2199")
     return moment
 
 

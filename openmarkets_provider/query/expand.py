@@ -72,7 +72,8 @@ def _follow_links(query: ResolvedQuery, rows: Sequence[Row], source: str, target
         by_code.get(link[from_column], []).append(link[to_column])
     if unlinked := [code for code, linked in by_code.items() if not linked]:
         raise OpenmarketsQueryError(
-            f"{query['endpoint']}: {source}: no {to_column.replace('_', ' ')} is linked to {', '.join(unlinked):.500}."
+            f"{query['endpoint']}: {source}: no {to_column.replace('_', ' ')} is linked to "
+            f"{', '.join(unlinked):.500}. Check the codes with queries.portfolio_links()."
         )
     return list(dict.fromkeys(chain.from_iterable(by_code.values())))
 
@@ -102,6 +103,6 @@ def _list_securities(query: ResolvedQuery, rows: Sequence[Row], today: date) -> 
         )
     if len(malformed) == len(securities):
         raise OpenmarketsQueryError(
-            f"{query['endpoint']}: exchange {query['exchange']!r}: the API lists no securities there."
+            f"{query['endpoint']}: exchange {query['exchange']!r}: the API lists no securities there. Check the code."
         )
     return [security for security in securities if is_security(security)]

@@ -74,7 +74,7 @@ def warn_without_session(query: Query) -> None:
     if "start" in resolved and not has_session(*days_of(resolved)):
         first, last = days_of(resolved)
         warnings.warn(
-            f"{resolved['endpoint']}: the exchange does not trade from {first} to {last}; expect no rows.",
+            f"{resolved['endpoint']}: the exchange does not trade from {first} to {last}, so expect no rows.",
             stacklevel=4,
         )
 
@@ -97,12 +97,12 @@ def endpoint_of(query: Query) -> str:
     """
     if not isinstance(query, Mapping):
         raise OpenmarketsQueryError(
-            f"query: expected what a function of openmarkets_provider.queries returns, got {describe_type(query)}."
+            f"query must be what a function of openmarkets_provider.queries returns, not {describe_type(query)}."
         )
     name = query.get("endpoint")
     if not isinstance(name, str) or name not in _ARGUMENTS:
         raise OpenmarketsQueryError(
-            f"query: endpoint {describe(name)} is unknown; allowed are {', '.join(sorted(_ARGUMENTS))}."
+            f"query: endpoint {describe(name)} is unknown; use one of {', '.join(sorted(_ARGUMENTS))}."
         )
     return name
 
@@ -182,8 +182,8 @@ def check_reads_only(query: Query, who: str, is_literal: Predicate = is_literal_
     # The other arguments do not matter here, and may still be templates.
     if not is_repeatable({**query, "params": None, "json": None}):
         raise OpenmarketsQueryError(
-            f"query: {query['method']} {query['api']} {query['path']} is not known to be safe to repeat, and {who} "
-            "repeats it. Send it with OpenmarketsOperator; if it only reads, say so with safe_to_repeat=True."
+            f"query: {query['method']} {query['api']} {query['path']} is not known to be safe to repeat, and "
+            f"{who} repeats it. Send it with OpenmarketsOperator; if it only reads, set safe_to_repeat=True."
         )
 
 
@@ -199,12 +199,12 @@ def _check(query: Query, is_literal: Predicate) -> dict[str, Any]:
         arguments = _expand_session(name, arguments, is_literal)
     if unknown := arguments.keys() - set(allowed):
         raise OpenmarketsQueryError(
-            f"{name}: unknown argument {', '.join(sorted(map(abbreviate, unknown)))}; "
-            f"allowed are {', '.join(allowed) or 'none'}."
+            f"{name}: unknown argument {', '.join(sorted(map(abbreviate, unknown)))}; use only "
+            f"{', '.join(allowed) or 'none'}."
         )
     if missing := [key for key in allowed if key not in arguments]:
         if {*RANGE}.intersection(missing):
-            raise OpenmarketsQueryError(f"{name}: a range is missing; set start and end, or session.")
+            raise OpenmarketsQueryError(f"{name}: the range is missing; set start and end, or session.")
         raise OpenmarketsQueryError(f"{name}: argument {', '.join(missing)} is missing.")
     resolved = check_request(arguments, is_literal) if name == "request" else _check_typed(name, arguments, is_literal)
     return {"endpoint": name, **resolved}
@@ -214,11 +214,13 @@ def _expand_session(name: str, arguments: Mapping[str, Any], is_literal: Predica
     """Replace a session by its range; a template becomes both bounds."""
     others = {key: value for key, value in arguments.items() if key != SESSION}
     if any(others.get(key) is not None for key in RANGE):
-        raise OpenmarketsQueryError(f"{name}: session and start or end exclude each other; set session only.")
+        raise OpenmarketsQueryError(f"{name}: session can't be used with start or end; remove one of them.")
     session = arguments[SESSION]
     bounds = check_session(name, SESSION, session) if is_literal(session) else (session, session)
     if arguments.get("frequency") == "Weekly":
-        raise OpenmarketsQueryError(f"{name}: session is one trading day, and frequency 'Weekly' needs weeks.")
+        raise OpenmarketsQueryError(
+            f"{name}: session is one trading day, but frequency 'Weekly' needs whole weeks. Set start and end."
+        )
     return others | dict(zip(RANGE, map(to_text, bounds), strict=True))
 
 
@@ -227,12 +229,13 @@ def _check_typed(name: str, arguments: Mapping[str, Any], is_literal: Predicate)
     resolved = {key: check_argument(name, key, value, is_literal) for key, value in arguments.items()}
     for one, other in _ALTERNATIVES:
         if arguments.get(one) is not None and arguments.get(other) is not None:
-            raise OpenmarketsQueryError(f"{name}: {one} and {other} exclude each other; set one of them.")
+            raise OpenmarketsQueryError(f"{name}: {one} can't be used with {other}; remove one of them.")
     if "securities" in arguments and arguments["securities"] is None and arguments["exchange"] is None:
-        raise OpenmarketsQueryError(f"{name}: name the securities, or an exchange for all that are listed there.")
+        raise OpenmarketsQueryError(f"{name}: set securities, or an exchange to query everything listed there.")
     if "accounts" in arguments and arguments["accounts"] is None and arguments["portfolios"] is None:
         raise OpenmarketsQueryError(
-            f"{name}: accounts and portfolios are None; name codes, or leave both out for all that the client sees."
+            f"{name}: accounts and portfolios are None; set codes, or remove both arguments to query everything "
+            "that the client can see."
         )
     if "start" in resolved and all(resolved[key] is not None for key in _RANGE_MEANING & resolved.keys()):
         resolved |= {key: align(resolved, resolved[key]) for key in RANGE}

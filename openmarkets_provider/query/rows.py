@@ -87,7 +87,7 @@ def read_currencies(call: ApiCall, records: Sequence[Record]) -> dict[Listing, s
     currencies = {listing_of(record): record.get("currencyCode") for record in records}
     for currency in currencies.values():
         if currency is not None and not isinstance(currency, str):
-            raise _wrong_field(call, "currencyCode", "a text", currency)
+            raise _wrong_field(call, "currencyCode", "a string", currency)
     return {listing: currency for listing, currency in currencies.items() if currency is not None}
 
 
@@ -212,7 +212,7 @@ def check_weeks(call: ApiCall, batch: Batch) -> None:
     """
     for day in batch.columns["time_series_date"]:
         if day is not None and day.weekday() > _FRIDAY:
-            expected = "a day from Monday to Friday, since whether a weekend ends or begins a week is not known"
+            expected = "a day from Monday to Friday (a weekend could belong to either week)"
             raise _wrong_field(call, "timeSeriesDate", expected, day.isoformat())
 
 
@@ -258,7 +258,7 @@ def check_identified(schema: Schema, call: ApiCall, keys: Iterable[tuple[Any, ..
     """
     if any(key[0] is None for key in keys):
         api_name = next(str(field.api) for field in schema.fields if field.key)
-        raise _wrong_field(call, api_name, "what identifies the record", None)
+        raise _wrong_field(call, api_name, "a value, because it identifies the record", None)
 
 
 def order_state(record: Record) -> str:
@@ -363,8 +363,8 @@ def _scale(units: array[int], factor: Decimal) -> Scaled:
 
 def _wrong_field(call: ApiCall, field: str, expected: str, value: Any) -> OpenmarketsInvalidResponse:
     return OpenmarketsInvalidResponse(
-        f"{call.label}: field {field}: expected {expected}, got {value!r:.100}. With raw=True the query returns what "
-        "the API sends.",
+        f"{call.label}: field {field}: expected {expected}, got {value!r:.100}. To get what the API sends, set "
+        "raw=True.",
         endpoint=call.label,
         sent=True,
     )

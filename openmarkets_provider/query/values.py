@@ -123,8 +123,8 @@ def _is_no_time(value: Any) -> bool:
 
 
 CONVERT: Mapping[Kind, Callable[[list[Any]], Column]] = {
-    Kind.TEXT: partial(_typed, types={str}, expected="a text"),
-    Kind.ID: partial(_typed, types={int, str}, expected="a text or a whole number", to=str),
+    Kind.TEXT: partial(_typed, types={str}, expected="a string"),
+    Kind.ID: partial(_typed, types={int, str}, expected="a string or a whole number", to=str),
     Kind.INTEGER: _integers,
     Kind.COUNT: _integers,
     Kind.VOLUME: _integers,

@@ -35,8 +35,8 @@ def check_answer(times: object, status: object, headers: object) -> None:
     if not isinstance(headers, dict):
         raise ValueError("headers must be an object")
     for name, value in headers.items():
-        check(_HEADER_NAME.fullmatch(name) is not None, f"{name!r} isn't a header's name")
-        check(name.lower() not in _FRAMING, f"the server sets {name} itself")
+        check(_HEADER_NAME.fullmatch(name) is not None, f"{name!r} isn't a valid header name")
+        check(name.lower() not in _FRAMING, f"the server sets {name}")
         check(is_header_value(value), f"header {name} has a value that can't be sent")
 
 

@@ -90,10 +90,10 @@ class TokenCheck:
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         scopes = self._state.tokens.scopes(token) if scheme.lower() == "bearer" else None
         if scopes is None:
-            content = {"error": "invalid_token", "error_description": "No token, or one that isn't valid."}
+            content = {"error": "invalid_token", "error_description": "The token is missing or isn't valid."}
             answer: ASGIApp = JSONResponse(content, 401, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
         elif self._api.scope not in scopes:
-            answer = problem(403, f"The token hasn't the scope {self._api.scope}.")
+            answer = problem(403, f"The token doesn't have the scope {self._api.scope}.")
         elif scope["path"].startswith(f"{self._api.path}/user-context/"):
             answer = problem(401, "This endpoint needs a user context.", {"WWW-Authenticate": "Bearer"})
         else:
@@ -197,7 +197,7 @@ def _fault_response(fault: Fault) -> Response:
         headers["Retry-After"] = str(fault.retry_after)
     content = fault.content()
     if content is None and fault.status not in _BODILESS:
-        return problem(fault.status, "A fault that was asked of the sandbox.", headers)
+        return problem(fault.status, "A fault that a test set in the sandbox.", headers)
     return _response(content, fault.status, headers)
 
 

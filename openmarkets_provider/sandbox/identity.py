@@ -75,7 +75,7 @@ def _form(content_type: str, body: bytes) -> Mapping[str, str]:
         raise _Refused("invalid_request", "The body isn't a form.") from None
     form = dict(pairs)
     if len(form) < len(pairs):
-        raise _Refused("invalid_request", "A parameter is given twice.")
+        raise _Refused("invalid_request", "A parameter is set twice.")
     return form
 
 
@@ -84,10 +84,10 @@ def _scopes(client: Client, form: Mapping[str, str]) -> list[str]:
     if not grant:
         raise _Refused("invalid_request", "grant_type is missing.")
     if grant != "client_credentials":
-        raise _Refused("unsupported_grant_type", "Only client_credentials is served.")
+        raise _Refused("unsupported_grant_type", "Only client_credentials is supported.")
     scopes = form.get("scope", "").split()
     if not scopes or not set(scopes) <= set(client.scopes):
-        raise _Refused("invalid_scope", "No scope, or one that isn't in the client's plan.")
+        raise _Refused("invalid_scope", "The scope is missing or isn't in the client's plan.")
     return scopes
 
 

@@ -23,6 +23,6 @@ def import_server() -> type[SandboxServer]:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         raise MissingExtraError(
-            "The Openmarkets sandbox needs more packages: pip install 'airflow-provider-openmarkets[sandbox]'"
+            "The Openmarkets sandbox needs more packages. Run: pip install 'airflow-provider-openmarkets[sandbox]'"
         ) from error
     return SandboxServer

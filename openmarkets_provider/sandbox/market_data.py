@@ -97,7 +97,7 @@ async def intraday_series(request: Request) -> JSONResponse:
     first, last = wire.period(params, "dateTimeFrom", "dateTimeTo")
     most_days = 7 if minutes < 10 else 30 if minutes <= 30 else 60
     if last - first > timedelta(days=most_days):
-        raise wire.bad_request(f"The range may have {most_days} days at most at {minutes} minutes.")
+        raise wire.bad_request(f"The range may have at most {most_days} days at {minutes} minutes.")
     state = state_of(request)
     bars = state.records.bars(security, "Minutes", first, last)
     if bars is None:
@@ -111,7 +111,7 @@ async def trades(request: Request) -> JSONResponse:
     security = _security(request)
     first, last = wire.period(await wire.json_object(request), "dateTimeFrom", "dateTimeTo")
     if last - first > timedelta(days=1):
-        raise wire.bad_request("The range may have one day at most.")
+        raise wire.bad_request("The range may have at most one day.")
     return JSONResponse(data.market_trades(security, first, last, state_of(request).clock.exchange_time()))
 
 

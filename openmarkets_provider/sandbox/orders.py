@@ -97,7 +97,7 @@ class OrderBook:
                 terms["orderPrice"] = None
             _check_terms(terms)
             if terms["orderVolume"] < order.done:
-                raise wire.bad_request(f"orderVolume must be {order.done} at least, which is done.")
+                raise wire.bad_request(f"orderVolume must be at least {order.done}, the volume already done.")
             order.change("AMEND", terms, now)
             order.advance(now, self._market_price)
 
@@ -182,7 +182,7 @@ class OrderBook:
         if security is None:
             raise wire.bad_request(f"The sandbox doesn't know the security {code} of exchange {exchange}.")
         if not isinstance(terms.get("destination"), str) or not terms["destination"]:
-            raise wire.bad_request("destination must be a text that isn't empty.")
+            raise wire.bad_request("destination must be a non-empty string.")
         return security
 
     def _active(self, number: int) -> Order:

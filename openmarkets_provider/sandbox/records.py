@@ -104,7 +104,7 @@ class Records:
         code = text.partition(".")[0]
         if not well_formed(text) or text != f"{code}.{EXCHANGE}@{DATA_SOURCE}" or self.find(text):
             raise ValueError(
-                f"a new security is written like NEW.{EXCHANGE}@{DATA_SOURCE}, and not there yet; it is {text!r}"
+                f"a new security must be written like NEW.{EXCHANGE}@{DATA_SOURCE} and not exist yet; it is {text!r}"
             )
         check_names(fields, INFORMATION)
         _check_values(fields)
@@ -207,14 +207,14 @@ def _complete(kind: Kind, record: Record, owner: Mapping[str, object]) -> Record
     complete = {**dict.fromkeys(kind.fields), **kind.defaults, **owner, **record}
     _check_values(complete)
     if not isinstance(complete[kind.required], str) or not complete[kind.required]:
-        raise ValueError(f"each of the {kind.name} needs {kind.required}, a text")
+        raise ValueError(f"each of the {kind.name} needs {kind.required}, a string")
     return complete
 
 
 def _check_values(record: Mapping[str, object]) -> None:
     for name, value in record.items():
         if not is_scalar(value):
-            raise ValueError(f"{name} must be a text, a number, true, false or null; it is {value!r}")
+            raise ValueError(f"{name} must be a string, a number, true, false or null; it is {value!r}")
 
 
 def _moment(kind: Kind, bar: Record) -> date:

@@ -46,7 +46,7 @@ class Reply:
     def parse(cls, values: Mapping[str, Any]) -> Reply:
         """Return the reply that a JSON object describes."""
         check_names(values, [each.name for each in fields(cls)])
-        check({"method", "path"} <= set(values), "a reply needs method and path")
+        check({"method", "path"} <= set(values), "a reply needs a method and a path")
         return cls(**values)
 
     def answers(self, method: str, path: str) -> bool:

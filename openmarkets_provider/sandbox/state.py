@@ -191,8 +191,8 @@ def _steps(name: str, value: object) -> list[tuple[object, float]]:
     """Return the values of a field, each with its end time."""
     schedule = value if isinstance(value, list) else [[value, None]]
     wrong = ValueError(
-        f"{name} must be a text, a number, true, false or null, or a list of [value, seconds] steps; "
-        "the last step's seconds, and no other's, are null"
+        f"{name} must be a string, a number, true, false or null, or a list of [value, seconds] steps, of which "
+        "only the last has null seconds"
     )
     steps: list[tuple[object, float]] = []
     end = time.monotonic()
@@ -239,7 +239,7 @@ class Announcements:
             raise ValueError(f"security must be a company that the sandbox knows, like BHP.ASX@TM; it is {text!r}")
         headline = fields.get("headline", f"Published announcement for {security.code}")
         if not isinstance(headline, str):
-            raise ValueError("headline must be a text")
+            raise ValueError("headline must be a string")
         sensitive = fields.get("priceSensitive", False)
         if not isinstance(sensitive, bool):
             raise ValueError("priceSensitive must be true or false")
@@ -322,7 +322,7 @@ class State:
         if client is None:
             raise ValueError(f"the sandbox has no client {client_id!r}; it has {', '.join(self.clients)}")
         if set(fields) != {"client_secret"} or not isinstance(secret, str) or not secret:
-            raise ValueError("client_secret, a text, is what can be given")
+            raise ValueError("the body must have client_secret, a string, and nothing else")
         self.clients[client_id] = replace(client, client_secret=secret)
 
     def fault(self, fields: Mapping[str, Any]) -> dict[str, Any]:

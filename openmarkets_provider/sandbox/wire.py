@@ -53,9 +53,9 @@ def strings(body: Mapping[str, Any], field: str, most: int | None = None) -> lis
     """Return a field that must be a non-empty list of strings."""
     items = body.get(field)
     if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
-        raise bad_request(f"{field} must be a list of strings that isn't empty.")
+        raise bad_request(f"{field} must be a non-empty list of strings.")
     if most is not None and len(items) > most:
-        raise bad_request(f"{field} may have {most} entries at most; it has {len(items)}.")
+        raise bad_request(f"{field} may have at most {most} entries; it has {len(items)}.")
     return items
 
 

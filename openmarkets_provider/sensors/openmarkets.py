@@ -81,7 +81,7 @@ class OpenmarketsSensor(BaseSensorOperator):
         self.max_xcom_bytes = max_xcom_bytes
         self.deferrable = resolve_deferrable(deferrable)
         if self.deferrable and self.exponential_backoff:
-            raise ValueError("exponential_backoff does not go with deferrable=True; choose one of them.")
+            raise ValueError("exponential_backoff can't be used with deferrable=True; remove one of them.")
         if is_literal(query):
             check(query)
             check_reads_only(query, "a sensor", is_literal)
@@ -145,7 +145,10 @@ class OpenmarketsSensor(BaseSensorOperator):
                 if self.never_fail:
                     raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
                 raise error
-        raise ValueError(f"The trigger sent an event that this sensor doesn't know: {event!r:.200}")
+        raise ValueError(
+            f"The trigger sent an event that this sensor doesn't know: {event!r:.200}. Install the same version of "
+            "this package on workers and triggerers."
+        )
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Poll once."""

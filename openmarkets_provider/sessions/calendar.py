@@ -63,7 +63,7 @@ class SessionCalendar:
         }
         for argument, days in wrong.items():
             if days:
-                raise ValueError(f"{argument}: {min(days)} is no trading day, even without it; leave it out.")
+                raise ValueError(f"{argument}: {min(days)} is not a trading day anyway; remove it.")
         return cls(closed, half - closed)
 
     def is_session(self, day: Day) -> bool:
@@ -135,7 +135,7 @@ class SessionCalendar:
         day = to_day(day)
         if not self.is_session(day):
             raise ValueError(
-                f"{day} ({day:%A}) is no trading day; the nearest are {self.previous_session(day)} and "
+                f"{day} ({day:%A}) is not a trading day; the nearest are {self.previous_session(day)} and "
                 f"{self.next_session(day)}."
             )
         return day
@@ -170,7 +170,10 @@ def to_day(day: Day) -> date:
     if isinstance(day, datetime):
         day = (day.astimezone(EXCHANGE_ZONE) if day.tzinfo else day).date()
     if not FIRST_YEAR <= day.year <= LAST_YEAR:
-        raise ValueError(f"{day} is outside the calendar, which has the years {FIRST_YEAR} to {LAST_YEAR}.")
+        raise ValueError(
+            f"{day} is outside the calendar, which has the years {FIRST_YEAR} to {LAST_YEAR}. A later version of "
+            "this package may have more years."
+        )
     return day
 
 

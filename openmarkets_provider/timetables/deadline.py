@@ -63,7 +63,7 @@ class SessionCloseDeadline(BaseDeadlineReference):
             close = self._calendar.session_close(partition_key or "")
             next_close = self._calendar.session_close(self._calendar.next_session(close))
         except ValueError as error:
-            _log.warning("A run of partition key %s has no deadline: %s", partition_key, error)
+            _log.warning("The run with the partition key %s has no deadline: %s", partition_key, error)
             return None
         return close if now < next_close else None
 

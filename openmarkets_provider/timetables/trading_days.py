@@ -58,11 +58,11 @@ class TradingDayTimetable(Timetable):
         extra_half_days: Iterable[Day] = (),
     ) -> None:
         if not isinstance(after_close, timedelta) or after_close < timedelta():
-            raise ValueError(f"after_close must be a timedelta that is not negative, not {after_close!r}.")
+            raise ValueError(f"after_close must be a timedelta of 0 or more, not {after_close!r}.")
         if at is not None and after_close != AFTER_CLOSE:
-            raise ValueError("Set after_close or at, not both.")
+            raise ValueError("after_close can't be used with at; remove one of them.")
         if at is not None and (not isinstance(at, time) or at.tzinfo or at.second or at.microsecond):
-            raise ValueError(f"at must be an hour and a minute in Sydney, such as time(18, 30), not {at!r}.")
+            raise ValueError(f"at must be a time in Sydney, in whole minutes, such as time(18, 30), not {at!r}.")
         self._after_close, self._at = after_close, at
         self._calendar = SessionCalendar.with_extras(extra_closures, extra_half_days)
         self.description = f"{self.summary} (Sydney)"
@@ -135,7 +135,7 @@ class TradingDayTimetable(Timetable):
                 raise ValueError
         except ValueError:
             raise InvalidPartitionKeyError(
-                f"The partition key {partition_key!r:.100} is no date such as '2026-04-02'."
+                f"The partition key must be a date such as '2026-04-02', not {partition_key!r:.100}."
             ) from None
         try:
             return _midnight(self._calendar.check_session(partition_key))

@@ -24,8 +24,8 @@ def check_table(table: str) -> None:
     is_name = isinstance(table, str) and _TABLE.fullmatch(table) and table != "None"
     if not is_name or table.rpartition(".")[2].casefold() == STAGE.casefold():
         raise OpenmarketsConfigurationError(
-            f"table must be 'table' or 'schema.table', without quotes and blanks, not {table!r:.200}. Was it rendered "
-            "as you meant?"
+            f"table must be 'table' or 'schema.table', without quotes and spaces, not {table!r:.200}. Check the "
+            "rendered template."
         )
 
 
@@ -48,23 +48,23 @@ def hook_of(conn_id: str) -> DbApiHook:
         import sqlalchemy  # noqa: F401
         from airflow.providers.common.sql.hooks.sql import DbApiHook
     except ImportError as error:
-        raise OpenmarketsConfigurationError(
-            f"{error}. Loading into a database needs: pip install 'airflow-provider-openmarkets[sql]'."
-        ) from error
+        raise OpenmarketsConfigurationError(f"{error}. Run: pip install 'airflow-provider-openmarkets[sql]'") from error
     connection = BaseHook.get_connection(conn_id)
     if not connection.conn_type:
-        raise OpenmarketsConfigurationError(f"conn_id: connection {conn_id!r} has no type; set it, such as postgres.")
+        raise OpenmarketsConfigurationError(
+            f"conn_id: connection {conn_id!r} has no type. Set it, for example to postgres."
+        )
     try:
         hook = connection.get_hook()
     except (AirflowException, ImportError) as error:
         raise OpenmarketsConfigurationError(
-            f"conn_id: connection {conn_id!r} has the type {connection.conn_type!r}, and no provider for it is "
-            f"installed ({error}). It is, by its common name, apache-airflow-providers-{connection.conn_type}."
+            f"conn_id: connection {conn_id!r} has the type {connection.conn_type!r}, whose provider is not "
+            f"installed ({error}). Try: pip install apache-airflow-providers-{connection.conn_type}"
         ) from error
     if not isinstance(hook, DbApiHook):
         raise OpenmarketsConfigurationError(
-            f"conn_id: connection {conn_id!r} has the type {connection.conn_type!r}, which is no database with SQL "
-            f"({type(hook).__name__} is no DbApiHook)."
+            f"conn_id: connection {conn_id!r} has the type {connection.conn_type!r}, which is not a SQL database "
+            f"({type(hook).__name__} is not a DbApiHook)."
         )
     return hook
 
@@ -97,8 +97,8 @@ def open_engine(hook: DbApiHook) -> Iterator[Engine]:
         if not isinstance(error, ImportError | ValueError | NoSuchModuleError):
             raise
         raise OpenmarketsConfigurationError(
-            f"conn_id: SQLAlchemy does not know the database of connection {hook.get_conn_id()!r}, or lacks its driver "
-            f"({error}). Take sqlalchemy_scheme out of the connection's Extra, or install what it names."
+            f"conn_id: SQLAlchemy can't load the database driver of connection {hook.get_conn_id()!r} ({error}). "
+            "Install it, or remove sqlalchemy_scheme from the connection's Extra."
         ) from error
     # The hook for Amazon Redshift returns a PostgreSQL engine.
     if engine.dialect.name not in DIALECTS or hook.conn_type == "redshift":
@@ -111,9 +111,9 @@ def open_engine(hook: DbApiHook) -> Iterator[Engine]:
 
 def _unsupported(hook: DbApiHook) -> OpenmarketsConfigurationError:
     return OpenmarketsConfigurationError(
-        f"conn_id: connection {hook.get_conn_id()!r} has the type {hook.conn_type!r}, and tables are loaded in "
-        "PostgreSQL, MySQL, MariaDB and SQLite only; land files with OpenmarketsToObjectStorageOperator, and load them "
-        "with the database's own operator."
+        f"conn_id: connection {hook.get_conn_id()!r} has the type {hook.conn_type!r}; only PostgreSQL, MySQL, "
+        "MariaDB and SQLite are supported. For others, land files with OpenmarketsToObjectStorageOperator, and "
+        "load them with the database's own operator."
     )
 
 
@@ -126,8 +126,8 @@ def _adapt_connection(connection: Any, dialect: Any) -> None:
         driver = type(connection).__module__.partition(".")[0]
         if driver != dialect.driver:
             raise OpenmarketsConfigurationError(
-                f"conn_id: the hook connects with {driver}, and sqlalchemy_scheme in the connection's Extra names "
-                f"{dialect.driver}. Take sqlalchemy_scheme out."
+                f"conn_id: the hook connects with {driver}, but sqlalchemy_scheme in the connection's Extra "
+                f"names {dialect.driver}. Remove sqlalchemy_scheme."
             )
         if driver == "psycopg":
             connection.row_factory = dialect.dbapi.rows.tuple_row

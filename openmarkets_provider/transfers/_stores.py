@@ -37,7 +37,8 @@ def open_file_system(place: Place, conn_id: str | None) -> Any:
         # The message for a missing package may name a different package, or none.
         reason = "a package is missing" if isinstance(error, ImportError) else str(error).rstrip(".")
         raise OpenmarketsConfigurationError(
-            f"destination: {place.scheme}:// can't be opened: {reason}. Is it installed? pip install '{package}'"
+            f"destination: {place.scheme}:// can't be opened: {reason}. Check that it is installed: pip install "
+            f"'{package}'"
         ) from error
 
 
@@ -49,8 +50,8 @@ def read_table_place(destination: str) -> Place:
     place = read_place(destination, is_folder=True)
     if place.scheme not in _DELTA_SCHEMES:
         raise OpenmarketsConfigurationError(
-            f"destination: {redact(destination):.200} is not on a disk or in S3. Land files there instead "
-            "(OpenmarketsToObjectStorageOperator), and let its lakehouse load them."
+            f"destination: {redact(destination):.200} is not on a disk or in S3. Land files there with "
+            "OpenmarketsToObjectStorageOperator, and load them into the table from there."
         )
     return place
 
@@ -61,7 +62,7 @@ def storage_options(conn_id: str) -> dict[str, str]:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     except ImportError as error:
         raise OpenmarketsConfigurationError(
-            f"{error}. A Delta table in S3 needs: pip install apache-airflow-providers-amazon."
+            f"{error}. A Delta table in S3 needs another package. Run: pip install apache-airflow-providers-amazon"
         ) from error
     from airflow.providers.common.compat.sdk import BaseHook
 
@@ -85,17 +86,17 @@ def check_place(table: Any, conn_id: Any, warehouse: Any) -> None:
     """Check the rendered name of an Iceberg table, and that exactly one of connection and warehouse is set."""
     if not isinstance(table, str) or not _ICEBERG_TABLE.fullmatch(table):
         raise OpenmarketsConfigurationError(
-            f"table must be 'namespace.table', of letters, digits and underscores, not {table!r:.200}. Was it rendered "
-            "as you meant?"
+            f"table must be 'namespace.table', of letters, digits and underscores, not {table!r:.200}. Check the "
+            "rendered template."
         )
     if bool(conn_id) == bool(warehouse):
         raise OpenmarketsConfigurationError(
-            "Give either conn_id (a connection of type iceberg) or warehouse (a folder with a catalog of its own)."
+            "Set either conn_id (a connection of type iceberg) or warehouse (a folder with its own catalog)."
         )
     if warehouse and not (isinstance(warehouse, str) and warehouse.startswith("/")):
         raise OpenmarketsConfigurationError(
-            f"warehouse must be an absolute path, not {warehouse!r:.200}. For a bucket take a catalog: a connection of "
-            "type iceberg, by conn_id."
+            f"warehouse must be an absolute path, not {warehouse!r:.200}. For a bucket, set conn_id to a "
+            "connection of type iceberg."
         )
 
 
@@ -109,7 +110,7 @@ def _open_folder(warehouse: str) -> Catalog:
         from pyiceberg.catalog.sql import SqlCatalog
     except ImportError as error:
         raise OpenmarketsConfigurationError(
-            f"warehouse: {error}. Its catalog needs SQLAlchemy 2, which Airflow has since 3.2. Give conn_id instead."
+            f"warehouse: {error}. Its catalog needs SQLAlchemy 2 (Airflow 3.2 or later). Set conn_id instead."
         ) from error
     with explain_errors(f"Cannot open the catalog in {warehouse}"):
         folder = Path(warehouse)
@@ -124,7 +125,7 @@ def _open_connection(conn_id: str) -> Catalog:
     conn_type = BaseHook.get_connection(conn_id).conn_type
     if conn_type != IcebergHook.conn_type:
         raise OpenmarketsConfigurationError(
-            f"conn_id: connection {conn_id!r} has the type {conn_type!r}; an Iceberg table needs one of type iceberg."
+            f"conn_id: connection {conn_id!r} must have the type iceberg, not {conn_type!r}."
         )
     with explain_errors(f"Cannot open the catalog of connection {conn_id!r}"):
         catalog: Catalog = IcebergHook(conn_id).get_conn()

@@ -43,7 +43,7 @@ DEFAULT_OVERLAP = timedelta(days=1)
 SINCE = (3, 3)
 """The first Airflow version with state stores and asset partitions."""
 _USE_RANGES = (
-    "Ask for the range of the run instead, in a DAG whose timetable has data intervals (such as "
+    "Instead, load the range of each run in a DAG whose timetable has data intervals (such as "
     'CronDataIntervalTimetable): queries.time_series("BHP", start="{{ data_interval_start }}", '
     'end="{{ data_interval_end }}").'
 )
@@ -84,22 +84,24 @@ class Transfer(QueryOperator):
         if is_literal(query):
             check_reads_only(query, "a transfer", is_literal)
         if emit_partitions:
-            _check_airflow("emit_partitions=True needs Airflow 3.3 or later (partitions of assets)", "Leave it out.")
+            _check_airflow("emit_partitions=True needs Airflow 3.3 or later", "Remove it.")
             _check_sessions(query)
             if incremental:
                 raise ValueError(
-                    "emit_partitions does not go with incremental: each load would emit the sessions of its overlap "
-                    "again. Load the range of the run instead."
+                    "emit_partitions can't be used with incremental: each load would emit the sessions of its "
+                    "overlap again. Remove incremental, and load the range of each run."
                 )
         if incremental:
-            _check_airflow("incremental=True needs Airflow 3.3 or later (its asset state store)", _USE_RANGES)
+            _check_airflow("incremental=True needs Airflow 3.3 or later", _USE_RANGES)
             check_query(query)
             if not isinstance(overlap, timedelta) or overlap < timedelta(0):
                 raise ValueError(f"overlap must be a timedelta of 0 or more, not {overlap!r}.")
             if self.is_exclusive and kwargs.setdefault("max_active_tis_per_dag", 1) != 1:
-                raise ValueError("max_active_tis_per_dag: two incremental loads can't go on at once; leave it out.")
+                raise ValueError("max_active_tis_per_dag is always 1 with incremental; remove it.")
         elif full_refresh is not False:
-            raise ValueError("full_refresh: only a load with incremental=True does not load its whole range each time.")
+            raise ValueError(
+                "full_refresh can only be set with incremental=True; other loads always load their whole range."
+            )
         # The outlets of a mapped task are fixed when the DAG is parsed. Airflow has no public name for this attribute.
         is_mapped = getattr(self, "_BaseOperator__from_mapped", False)
         super().__init__(**kwargs)
@@ -114,14 +116,14 @@ class Transfer(QueryOperator):
             self.outlets = [*self.outlets, own]
         if incremental and not self._assets():
             raise ValueError(
-                "incremental: the state of the load is stored with an asset. Name one with outlets=[Asset(...)], the "
-                "same for all tasks that load this destination: a mapped task has none of its own, nor has a "
-                "destination that begins with a template."
+                "incremental: the state of the load needs an asset. Set outlets=[Asset(...)] if the task is "
+                "mapped or its destination starts with a template, the same for all tasks that load this "
+                "destination."
             )
         if emit_partitions and not self._assets():
             raise ValueError(
-                "emit_partitions: there is no asset to emit events of. Name one with outlets=[Asset(...)]: a mapped "
-                "task has none of its own, nor has a destination that begins with a template."
+                "emit_partitions: the events need an asset. Set outlets=[Asset(...)] if the task is mapped or "
+                "its destination starts with a template."
             )
         # Set during a load.
         self._cancel: Callable[[], None] | None = None
@@ -154,7 +156,7 @@ class Transfer(QueryOperator):
             self._lineage.collect(self)
         except Exception:
             # The rows have landed. A failure now would only load them again.
-            self.log.exception("The hook lineage of the load could not be collected.")
+            self.log.exception("Could not collect the hook lineage of the load.")
         return result._asdict()
 
     def on_kill(self) -> None:
@@ -162,7 +164,7 @@ class Transfer(QueryOperator):
         cancel, self._cancel = self._cancel, None
         if cancel is not None:
             cancel()
-            raise Killed("The task was killed; its load is rolled back.")
+            raise Killed("The task was killed; its load was rolled back.")
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Return the lineage of the task. The OpenLineage provider calls this if it is installed."""
@@ -231,7 +233,7 @@ class Transfer(QueryOperator):
             "%d rows%s landed in %s in %.1f s, %.0f rows/s.", result.rows, size, result.destination, seconds, rate
         )
         if earlier:
-            self.log.info("%d of its replies came from earlier attempts.", earlier)
+            self.log.info("%d of the replies came from earlier attempts.", earlier)
 
     def _list_keys(self, since: float) -> list[str]:
         """Return the partition keys to emit.
@@ -244,7 +246,9 @@ class Transfer(QueryOperator):
         start, end = window(self.query) or (None, None)
         keys = [str(day) for day in list_sessions(start, end, datetime.fromtimestamp(since, UTC))]
         if not keys:
-            self.log.warning("emit_partitions: no session in %s to %s has closed; the event has no key.", start, end)
+            self.log.warning(
+                "emit_partitions: no session from %s to %s has closed, so the event has no partition key.", start, end
+            )
         return keys
 
     def _emit(self, context: Context, result: LoadResult, keys: list[str]) -> None:
@@ -324,8 +328,8 @@ def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
     """
     if context.get("partition_key") is not None:
         raise OpenmarketsError(
-            "incremental: a run with a partition key has a range of its own and needs no watermark. Leave incremental "
-            'out, and set session="{{ partition_key }}" in the query.'
+            "incremental can't be used in a run with a partition key, which already has a range. Remove "
+            'incremental, and set session="{{ partition_key }}" in the query.'
         )
     # In some versions of Airflow this enum is not a str.
     run_type = context["dag_run"].run_type
@@ -334,8 +338,8 @@ def _interval_of(context: Context) -> tuple[datetime, datetime] | None:
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is None or end is None:
         raise OpenmarketsError(
-            "A backfill loads the data interval of its run, and this run has none. Take a timetable whose runs have "
-            "data intervals, such as CronDataIntervalTimetable."
+            "A backfill loads the data interval of its run, and this run has none. Use a timetable whose runs "
+            "have data intervals, such as CronDataIntervalTimetable."
         )
     return start, end
 

@@ -95,7 +95,7 @@ class OpenmarketsToDeltaOperator(Transfer):
             from openmarkets_provider.landing.delta import DeltaDestination
         except ImportError as error:
             raise OpenmarketsConfigurationError(
-                f"{error}. A Delta table needs: pip install 'airflow-provider-openmarkets[delta]'."
+                f"{error}. Run: pip install 'airflow-provider-openmarkets[delta]'"
             ) from error
         place = read_table_place(self.destination)
         conn_id = self.conn_id or place.conn_id

@@ -98,7 +98,7 @@ class OpenmarketsToIcebergOperator(Transfer):
             from openmarkets_provider.landing.iceberg import IcebergDestination
         except ImportError as error:
             raise OpenmarketsConfigurationError(
-                f"{error}. An Iceberg table needs: pip install 'airflow-provider-openmarkets[iceberg]'."
+                f"{error}. Run: pip install 'airflow-provider-openmarkets[iceberg]'"
             ) from error
         catalog = open_catalog(self.conn_id, self.warehouse)
         try:

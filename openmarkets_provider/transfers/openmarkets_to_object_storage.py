@@ -125,9 +125,9 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             raise ValueError(f"if_exists must be one of {', '.join(IF_EXISTS)}, not {if_exists!r}.")
         if incremental and (partition is None or if_exists != REPLACE):
             raise ValueError(
-                "incremental: each load replaces the partitions that have something new, and needs partition "
-                "('day', 'month' or 'year') and if_exists='replace' for that. To land the range of each run in a file "
-                "of its own, put a template into the destination instead, such as s3://bucket/bars/{{ ds }}.parquet."
+                "incremental needs partition ('day', 'month' or 'year') and if_exists='replace'. To land the "
+                "range of each run in its own file instead, put a template into the destination, such as "
+                "s3://bucket/bars/{{ ds }}.parquet."
             )
         if if_exists == MERGE:
             if partition is None:
@@ -197,7 +197,7 @@ class OpenmarketsToObjectStorageOperator(Transfer):
             # A mapped task has the limit from its .partial().
             if task.max_active_tis_per_dag != 1:
                 raise OpenmarketsConfigurationError(
-                    "if_exists='merge': mapped tasks could merge into the same file at once. Set "
+                    "if_exists='merge': mapped tasks could change the same file at once. Set "
                     "max_active_tis_per_dag=1 in .partial()."
                 )
             return
@@ -212,8 +212,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
                 raise self._shared_file()
             if both:
                 raise OpenmarketsConfigurationError(
-                    f"destination: mapped task {number} would write {min(map(str, both))} of {url}, too, and the last "
-                    "one would be left. Give the tasks ranges that do not overlap, or a destination each."
+                    f"destination: mapped task {number} would overwrite {min(map(str, both))} of {url}. Give "
+                    "each task its own destination, or ranges that do not overlap."
                 )
 
     def _names_of_sibling(self, arguments: Mapping[str, Any], url: str, context: Context) -> set[str | None]:
@@ -236,8 +236,8 @@ class OpenmarketsToObjectStorageOperator(Transfer):
 
     def _shared_file(self) -> OpenmarketsConfigurationError:
         return OpenmarketsConfigurationError(
-            f"destination: several mapped tasks would write {redact(self._template)}, and the last one would be left. "
-            "Put something of each into it, such as {{ ti.map_index }}, or map it with the query: "
+            f"destination: mapped tasks would overwrite each other's {redact(self._template)}. "
+            "Add {{ ti.map_index }} to it, or map it together with the query: "
             ".expand_kwargs([{'query': ..., 'destination': ...}, ...])."
         )
 
@@ -246,7 +246,8 @@ def _read_place(destination: Any, conn_id: str | None, partition: str | None) ->
     place = read_place(destination, is_folder=partition is not None)
     if place.conn_id is not None and conn_id not in (None, place.conn_id):
         raise OpenmarketsConfigurationError(
-            f"conn_id: {conn_id!r} differs from the connection in the destination, {place.conn_id!r}; give one of them."
+            f"conn_id: {conn_id!r} differs from the connection in the destination, {place.conn_id!r}; remove one "
+            "of them."
         )
     return place
 

@@ -104,15 +104,19 @@ class LiveConnection:
             if isinstance(error, OpenmarketsError) or self._failures >= MAX_FAILURES:
                 self._error = error
             elif self._client is None:
-                log.warning("Connection %r can't be looked up; looking again: %s", self._conn_id, error)
+                log.warning("Could not look up connection %r; trying again: %s", self._conn_id, error)
             else:
-                log.warning("Connection %r can't be looked up; polls go on as before: %s", self._conn_id, error)
+                log.warning(
+                    "Could not look up connection %r; polls continue with the fields that it had: %s",
+                    self._conn_id,
+                    error,
+                )
             return
         self._failures, self._error = 0, None
         if self._client is None or (client.settings, client.store) != (self._client.settings, self._client.store):
             old, self._client = self._client, client
             if old is not None:
-                log.info("Connection %r has changed; polls go on with its new fields.", self._conn_id)
+                log.info("Connection %r has changed; polls continue with its new fields.", self._conn_id)
                 await self._close_if_unused(old)
 
     async def _close_if_unused(self, client: OpenmarketsClient) -> None:

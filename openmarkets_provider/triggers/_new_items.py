@@ -65,8 +65,8 @@ def find_new_items(evaluate_result: Callable[[str], Any], items: str, key: str, 
     problem = ""
     if keyless := sum(map(_is_null, keys)):
         problem = (
-            f"key: {key!r} gives null for {keyless} of {len(listed)} items{_list_fields(listed[0])}; those never fire. "
-            "Choose a key that all of them have, or filter them out with items."
+            f"key: {key!r} is null for {keyless} of {len(listed)} items{_list_fields(listed[0])}, which never "
+            "fire. Use a key that all items have, or filter these out with items."
         )
         if not by_digest:
             raise OpenmarketsQueryError(problem)
@@ -132,13 +132,13 @@ def _check_list(value: Any, items: str) -> list[Any]:
     if not isinstance(value, list):
         kind = "null" if value is None else type(value).__name__
         raise OpenmarketsQueryError(
-            f"items: {items!r} gives {kind} and not a list{_list_fields(value)}. Name the field that holds the list; "
-            "where the API leaves out an empty one, add: || `[]`"
+            f"items: {items!r} gives {kind}, not a list{_list_fields(value)}. Name the field that has the list. If "
+            "the API leaves out an empty list, add: || `[]`"
         )
     if len(value) > MAX_ITEMS:
         raise OpenmarketsQueryError(
-            f"items: {items!r} gives {len(value):,} items, and a watcher remembers {MAX_ITEMS:,} at most. Ask for less "
-            "in the query, or filter with items, such as [?field == 'value']."
+            f"items: {items!r} has {len(value):,} items; the maximum for a watcher is {MAX_ITEMS:,}. Query less, "
+            "or filter with items, such as [?field == 'value']."
         )
     return value
 

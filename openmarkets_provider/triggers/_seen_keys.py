@@ -85,4 +85,4 @@ class SeenKeys:
                 except binascii.Error as error:
                     raise ValueError(str(error)) from None
                 return cls(tuple(text[at : at + _DIGEST_LENGTH] for at in range(0, len(text), _DIGEST_LENGTH)))
-        raise ValueError(f"expected a record of format {_FORMAT}, got {record!r:.100}")
+        raise ValueError(f"expected format {_FORMAT}, got {record!r:.100}")

@@ -41,8 +41,7 @@ class SeenStore:
             records = [await store.aget(self._key) for store in stores]
         except Exception as error:
             raise OpenmarketsError(
-                "the asset's state store can't be read, so the new items can't be told from the old. "
-                f"{type(error).__name__}: {error!s:.500}."
+                f"could not read the asset's state store, so no event fires: {type(error).__name__}: {error!s:.500}."
             ) from error
         loaded = [seen for record in records if (seen := self._read(record)) is not None]
         if not loaded:
@@ -79,8 +78,8 @@ class SeenStore:
         except Exception as error:  # noqa: BLE001 - any error would end the stream of all watchers
             self._log(
                 logging.WARNING,
-                "the asset's state store did not save the keys of an event; the next poll tries again. If the "
-                "triggerer restarts before that, the event fires again. %s: %.500s",
+                "could not save the keys of an event in the asset's state store; trying again at the next poll. "
+                "If the triggerer restarts before that, the event fires again. %s: %.500s",
                 type(error).__name__,
                 error,
             )
@@ -95,8 +94,8 @@ class SeenStore:
         except ValueError as error:
             self._log(
                 logging.ERROR,
-                "the record %s in the asset's state store is damaged and ignored; the items that are there now do not "
-                "fire. %s",
+                "the record %s in the asset's state store is damaged and ignored; items of the next poll do not "
+                "fire: %s",
                 self._key,
                 error,
             )

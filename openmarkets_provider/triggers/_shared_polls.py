@@ -105,7 +105,7 @@ async def poll_shared(
         while True:
             reading = await member.get()
             if reading.missing:
-                log.warning("quotes: the reply holds nothing of %.1000r.", reading.missing)
+                log.warning("quotes: the reply has nothing for %.1000r.", reading.missing)
             yield reading
     finally:
         await group.leave(member)
@@ -133,7 +133,7 @@ class _Member:
         reading = await self._queue.get()
         if isinstance(reading, Reading):
             return reading
-        raise RuntimeError("The poll that this trigger shared with others broke off.") from reading
+        raise RuntimeError("The poll that this trigger shares with others has failed.") from reading
 
     def put(self, reading: Reading | BaseException) -> None:
         """Deliver a reading, or the error that ended the group. It replaces one that was not consumed."""

@@ -35,7 +35,7 @@ def check_watcher(conn_id: Any, query: Any, items: Any, key: Any, poll_interval:
     try:
         _check_literals(openmarkets_conn_id=conn_id, query=query, items=items, key=key, queue=queue)
         if not isinstance(conn_id, str) or not conn_id:
-            raise OpenmarketsQueryError(f"openmarkets_conn_id: expected the id of a connection, got {conn_id!r:.100}.")
+            raise OpenmarketsQueryError(f"openmarkets_conn_id must be the id of a connection, not {conn_id!r:.100}.")
         check(query)
         depth = _check_expression("items", items, query, 1)
         _check_expression("key", key, query, depth - 1 if depth else None)
@@ -53,13 +53,11 @@ def _check_literals(**arguments: Any) -> None:
         try:
             has_template = not all(map(is_literal, _list_leaves(value)))
         except RecursionError:
-            raise OpenmarketsQueryError(
-                f"{name}: nested too deep; put fewer lists and dicts into each other."
-            ) from None
+            raise OpenmarketsQueryError(f"{name}: nested too deeply; use fewer levels of lists and dicts.") from None
         if has_template:
             raise OpenmarketsQueryError(
-                f"{name}: a watcher belongs to no run, so Airflow renders no template and has no task's result for "
-                f"{value!r:.200}. Write the value itself; a query without a range gives what is current."
+                f"{name}: a watcher runs outside of DAG runs, so it can't use a template or a task's result, "
+                f"such as {value!r:.200}. Write a literal value; a query without a range returns what is current."
             )
 
 
@@ -86,7 +84,7 @@ def _check_interval(seconds: Any) -> None:
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not is_number or not MIN_POLL_INTERVAL <= seconds <= MAX_POLL_INTERVAL:
         raise OpenmarketsQueryError(
-            f"poll_interval: expected seconds from {MIN_POLL_INTERVAL:.0f} to {MAX_POLL_INTERVAL:.0f}, got "
+            f"poll_interval must be from {MIN_POLL_INTERVAL:.0f} to {MAX_POLL_INTERVAL:.0f} seconds, not "
             f"{seconds!r:.100}."
         )
 
@@ -96,10 +94,10 @@ def _check_queue(queue: Any) -> None:
 
     if "queue" not in inspect.signature(BaseEventTrigger).parameters:
         raise OpenmarketsQueryError(
-            "queue: needs Airflow 3.4 or later; leave it out. Before, every triggerer runs all watchers."
+            "queue needs Airflow 3.4 or later; remove it. In earlier versions every triggerer runs all watchers."
         )
     if not isinstance(queue, str) or not queue:
-        raise OpenmarketsQueryError(f"queue: expected the name of a trigger queue, got {queue!r:.100}.")
+        raise OpenmarketsQueryError(f"queue must be the name of a trigger queue, not {queue!r:.100}.")
 
 
 def _check_json(query: Any) -> None:
@@ -107,5 +105,5 @@ def _check_json(query: Any) -> None:
         canonical(query)
     except (TypeError, ValueError) as error:
         raise OpenmarketsQueryError(
-            f"query: is not JSON ({error}); a function of openmarkets_provider.queries makes one that is."
+            f"query can't be written as JSON ({error}); create it with a function of openmarkets_provider.queries."
         ) from None

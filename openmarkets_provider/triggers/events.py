@@ -13,8 +13,8 @@ try:
     from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 except ImportError as error:
     raise ImportError(
-        "OpenmarketsEventTrigger needs Airflow 3.0 or later (its AssetWatcher and event triggers); before, wait with "
-        "an OpenmarketsSensor in a scheduled DAG"
+        "OpenmarketsEventTrigger needs Airflow 3.0 or later; in earlier versions, use an OpenmarketsSensor in a "
+        "scheduled DAG"
     ) from error
 
 from openmarkets_provider.exceptions import OpenmarketsError
@@ -97,7 +97,9 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll forever, in Airflow before 3.3. Only this process remembers the items that fired."""
         self._log_line(
-            logging.INFO, "this Airflow keeps no state for watchers; a restart of the triggerer is a first poll."
+            logging.INFO,
+            "this Airflow version stores no state for watchers; items that arrive while the triggerer restarts "
+            "do not fire.",
         )
         async with aclosing(_poll_for_ever(self.openmarkets_conn_id, self.query, self.poll_interval)) as polls:
             async for reading in polls:
@@ -142,15 +144,17 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
             self._log_problem(str(error) if is_ours else f"{type(error).__name__}: {error!s:.500}.")
             return []
         if self._seen is None:
-            self._log_line(logging.INFO, "%d items are there already; what is new from now on fires.", new.total)
+            self._log_line(logging.INFO, "%d items exist already; new items fire from now on.", new.total)
         elif new.payload:
             self._log_line(logging.INFO, "%d of %d items are new: %s.", len(new.payload), new.total, new.list_keys())
         if new.overflow:
             self._log_line(
-                logging.WARNING, "%d more are new and do not fit into one event; they fire next time.", new.overflow
+                logging.WARNING,
+                "%d more new items do not fit into one event; they fire at the next poll.",
+                new.overflow,
             )
         if omissions := new.list_omissions():
-            self._log_line(logging.WARNING, "too large for an event, or not storable, and so left out: %s.", omissions)
+            self._log_line(logging.WARNING, "left out of the event, because too large or not storable: %s.", omissions)
         if new.problem:
             self._log_problem(new.problem)
         else:
@@ -164,7 +168,7 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
         self._seen = await self._store.load()
         self._is_loaded = True
         if self._seen is not None:
-            self._log_line(logging.INFO, "going on; %d keys are remembered.", len(self._seen.digests))
+            self._log_line(logging.INFO, "continuing with %d keys from the state store.", len(self._seen.digests))
 
     def _list_stores(self) -> list[Any]:
         """Return the state stores of this watcher's assets; none before Airflow 3.3.
@@ -183,7 +187,7 @@ class OpenmarketsEventTrigger(BaseEventTrigger):
         # Log the 1st, 2nd, 4th, 8th ... in a row. Other watchers may share the polls, so these do not slow down.
         self._problems += 1
         if self._problems & (self._problems - 1) == 0:
-            self._log_line(logging.ERROR, "%s Looking again at every poll (%d in a row).", text, self._problems)
+            self._log_line(logging.ERROR, "%s Trying again at each poll (failure %d in a row).", text, self._problems)
 
 
 async def _poll_for_ever(conn_id: str, query: Query, interval: float) -> AsyncGenerator[Reading, None]:
@@ -200,7 +204,7 @@ async def _poll_for_ever(conn_id: str, query: Query, interval: float) -> AsyncGe
                         failures += 1
                         _log_failure(name, reading.error, failures, reading.next_in)
                     elif failures:
-                        log.info("%s: polls succeed again, after %d that failed.", name, failures)
+                        log.info("%s: polls succeed again after %d failures.", name, failures)
                         failures = 0
                     yield reading
         except Exception as error:  # noqa: BLE001 - it would end all watchers; Airflow starts them, and they end again

@@ -240,8 +240,8 @@ def test_the_log_tells_it(story: Story):
     print(story.log)
     killed, restarted = story.log.split("--- the triggerer is killed")
     name = "Watching GET news announcements/v1 (openmarkets_default), items '@', key 'announcementId': "
-    assert f"{name}{story.there} items are there already; what is new from now on fires." in killed
+    assert f"{name}{story.there} items exist already; new items fire from now on." in killed
     assert f'{name}1 of {story.there + 1} items are new: "{story.published[0]}".' in killed
-    assert f"{name}going on; {story.there + 2} keys are remembered." in restarted
+    assert f"{name}continuing with {story.there + 2} keys from the state store." in restarted
     assert f"{name}2 of {story.there + 4} items are new: " in restarted
-    assert "items: 'nowhere' gives null and not a list." in killed
+    assert "items: 'nowhere' gives null, not a list." in killed

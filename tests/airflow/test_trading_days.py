@@ -108,7 +108,7 @@ def test_a_day_without_trading_is_refused(airflow) -> None:
     request = {"logical_date": None, "partition_key": "2026-04-03"}
     status, answer = airflow.api("POST", "/api/v2/dags/easter/dagRuns", request)
     assert status == httpx.codes.BAD_REQUEST
-    assert answer["detail"] == ("2026-04-03 (Friday) is no trading day; the nearest are 2026-04-02 and 2026-04-07.")
+    assert answer["detail"] == ("2026-04-03 (Friday) is not a trading day; the nearest are 2026-04-02 and 2026-04-07.")
 
 
 def backfill(airflow: RealAirflow, reprocess: str) -> int:

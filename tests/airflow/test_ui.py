@@ -248,7 +248,7 @@ class TestRed:
         self.check(
             connections,
             "market_data_only",
-            "Not in the plan: news-api, oms-api; ask Openmarkets, or choose only what is in it",
+            "Not in the plan: news-api, oms-api; remove them under 'APIs in your plan' (scopes)",
             "under 'APIs in your plan' (scopes).",
             "for: market-data-api.",
         )
@@ -259,9 +259,9 @@ class TestRed:
         self.check(
             connections,
             "unreachable",
-            "The identity server can't be reached.",
+            "Can't reach the identity server.",
             f"no answer from {url}: ConnectError: [Errno 111] Connection refused.",
-            "Check Identity URL (host) and port, and whether this machine's network and proxy let it through.",
+            "Check Identity URL (host) and port, and that this machine's network and proxy allow the connection.",
         )
 
 
@@ -299,9 +299,9 @@ class TestTaskPages:
     ):
         text = self.log(browser, came_to_something, "fails", "Post Execute")
         assert (
-            "AirflowFailException: The identity server refused a token for oms-api: 400 invalid_scope: No scope, or "
-            "one that isn't in the client's plan. This API is not in the client's plan; ask Openmarkets, or take the "
-            "scope out of the connection."
+            "AirflowFailException: The identity server refused a token for oms-api: 400 invalid_scope: The "
+            "scope is missing or isn't in the client's plan. This API is not in the client's plan. Remove the "
+            "scope from the connection, or ask Openmarkets to add the API."
         ) in text
         frames = [line for line in text.splitlines() if line.startswith("File ")]
         ours = [line for line in frames if "openmarkets_provider" in line]

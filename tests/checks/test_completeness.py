@@ -179,9 +179,7 @@ class TestThreeRowsDeletedByHand:
         files.delete(*GAPS[0])
         ti = Ti()
         task = OpenmarketsCompletenessCheck(task_id="check", query=BARS, **files.check)
-        with pytest.raises(
-            AirflowFailException, match=r"1 of 60 sessions of securities are missing \(BHP\.ASX@TM on 202"
-        ):
+        with pytest.raises(AirflowFailException, match=r"1 of 60 expected sessions are missing \(BHP\.ASX@TM on 202"):
             task.execute(context() | {"ti": ti})
         assert ti.pushed == {"missing": [{"session": "2026-04-02", "security": "BHP.ASX@TM"}]}
 
@@ -231,7 +229,7 @@ class TestWhatIsNotMissing:
     def test_a_range_without_a_session(self, files, openmarkets_sandbox, capsys):
         easter = BARS | {"start": "2026-04-03", "end": "2026-04-07"}
         assert check(files, easter, on_missing="fail").queries == []
-        assert "no session that is over: nothing was checked" in capsys.readouterr().out
+        assert "Nothing was checked: no session in the range has ended" in capsys.readouterr().out
         assert calls(openmarkets_sandbox) == []
 
     @pytest.mark.parametrize("compare", ["api", "calendar"])
@@ -301,7 +299,7 @@ class TestNothingIsThere:
         monkeypatch.setenv("AIRFLOW_CONN_DB", database.airflow_connection)
         store = kind(database if kind is Sql else tmp_path / "lake")
         with pytest.raises(
-            AirflowFailException, match=r"There is no table .*Correct the name, or load the table first"
+            AirflowFailException, match=r"Table .* does not exist. Correct the name, or load the table first"
         ):
             check(store)
 
@@ -310,7 +308,8 @@ class TestNothingIsThere:
         monkeypatch.setenv("AIRFLOW_CONN_DB", database.airflow_connection)
         database.execute("CREATE TABLE bars (name TEXT)")
         with pytest.raises(
-            AirflowFailException, match=r"bars: the table has no column code, exchange, day, length\. Is it the table"
+            AirflowFailException,
+            match=r"bars: the table has no column code, exchange, day, length\. Check that query, table",
         ):
             check(Sql(database))
 
@@ -354,13 +353,13 @@ class TestTimes:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({}, "Give either destination"),
-        ({"destination": "/bars", "table": "bars"}, "Give either destination"),
+        ({}, "Set either destination"),
+        ({"destination": "/bars", "table": "bars"}, "Set either destination"),
         ({"destination": "/bars", "format": "csv"}, "format must be one of parquet, delta, not 'csv'"),
-        ({"destination": "/bars", "warehouse": "/lake"}, "warehouse and columns go with table"),
+        ({"destination": "/bars", "warehouse": "/lake"}, "warehouse and columns can only be set with table"),
         ({"destination": "/bars", "compare": "counts"}, "compare must be one of api, calendar, not 'counts'"),
         ({"destination": "/bars", "on_missing": "skip"}, "on_missing must be one of fail, warn, not 'skip'"),
-        ({"table": "bars", "conn_id": "db", "columns": {"close": "c"}}, "is no column of time_series"),
+        ({"table": "bars", "conn_id": "db", "columns": {"close": "c"}}, "is not a column of time_series"),
     ],
 )
 def test_arguments_are_checked_when_the_dag_is_parsed(arguments, problem):
@@ -371,12 +370,12 @@ def test_arguments_are_checked_when_the_dag_is_parsed(arguments, problem):
 @pytest.mark.parametrize(
     ("query", "problem"),
     [
-        (queries.quotes("BHP"), "quotes: a completeness check needs rows of securities and sessions"),
+        (queries.quotes("BHP"), "quotes: a completeness check needs daily bars"),
         (queries.order_trades(**APRIL), "order_trades: a completeness check needs"),
         (queries.request("news", "GET", "announcements/v1"), "request: a completeness check needs"),
         (queries.time_series("BHP", frequency="Weekly", **APRIL), "time_series: a completeness check needs"),
         (queries.time_series("BHP", raw=True, **APRIL), "time_series: a completeness check needs"),
-        (queries.time_series("BHP", adjusted=True, **APRIL), "adjusted does not go with a completeness check"),
+        (queries.time_series("BHP", adjusted=True, **APRIL), "adjusted can't be used with a completeness check"),
     ],
 )
 def test_queries_without_sessions_are_refused(query, problem):

@@ -265,7 +265,7 @@ def test_each_attempt_has_a_request_id_of_its_own_which_the_error_names():
 def test_no_answer_says_from_where_and_whether_the_call_may_have_been_carried_out():
     error = failure_of(ScriptedIo(no_answer(httpcore.ReadTimeout("slow"))), ORDER)
     assert str(error).startswith("POST oms orders/v4: no answer from https://oms.example: ReadTimeout: slow. ")
-    assert str(error).endswith("It may have been carried out all the same: check before you send it again.")
+    assert str(error).endswith("It may have been carried out: check before you send it again.")
     assert isinstance(error.__cause__, httpcore.ReadTimeout)
     error = failure_of(ScriptedIo(no_answer(httpcore.ReadTimeout("slow"))), ACCOUNTS)
     assert "carried out" not in str(error)
@@ -367,7 +367,7 @@ def test_a_long_hold_is_not_waited_for(call: ApiCall, seconds: float):
     io = ScriptedIo(OnHold(seconds))
     error = failure_of(io, call)
     assert isinstance(error, OpenmarketsRateLimited)
-    assert "not sent, since the oms API told another call to wait" in str(error)
+    assert "not sent: the oms API asked another call to wait" in str(error)
     assert error.sent is False
     assert error.transient
     assert error.on_hold
@@ -381,7 +381,7 @@ def test_holds_one_after_another_are_not_waited_for_without_end():
     assert isinstance(error, OpenmarketsRateLimited)
     waited = sum(seconds for seconds, _ in io.waits)
     assert MAX_HOLD_WAIT - 20 - MAX_SPREAD < waited <= MAX_HOLD_WAIT
-    assert f"one call after another away (429) for {waited:.0f} s" in str(error)
+    assert f"has answered other calls with 429 for {waited:.0f} s" in str(error)
     # More than is waited for in the worker: the task is deferred.
     assert error.retry_after > MAX_SERVER_WAIT
     assert error.sent is False

@@ -431,7 +431,7 @@ def test_a_currency_that_security_information_lacks_is_none(
 def test_a_currency_that_can_not_be_is_an_error(run: Runner, make_client: MakeClient, sandbox: SandboxServer):
     record = {"securityCode": "BHP", "exchange": "ASX", "currencyCode": 36, "priceMultiplier": 0.01}
     sandbox.fault(target="/market-data/securities/information", kind="body", body=[record])
-    with pytest.raises(OpenmarketsInvalidResponse, match="field currencyCode: expected a text, got 36"):
+    with pytest.raises(OpenmarketsInvalidResponse, match="field currencyCode: expected a string, got 36"):
         run(make_client(), queries.depth("BHP"))
 
 
@@ -579,7 +579,7 @@ def test_where_nothing_supplies_a_multiplier_it_is_the_one_for_cents_with_a_warn
     prices = {row["security_code"]: (row["average_price"], row["price_multiplier_assumed"]) for row in rows}
     assert prices == {"BHP": (Decimal("45.12"), False), "NEW": (Decimal("45.12"), True), "OLD": (None, None)}
     (warning,) = [message for message in caplog.messages if "price multiplier" in message]
-    assert "price multiplier of ['NEW.ASX@TM']; 0.01 is taken" in warning
+    assert "price multiplier for ['NEW.ASX@TM']; 0.01 is assumed" in warning
 
 
 @pytest.mark.parametrize("code", ["BRK.B", "A B", "", "É", "A/B", "../x"])
@@ -590,7 +590,7 @@ def test_a_security_whose_code_can_not_be_asked_for_is_no_query_error(
     with HostileServer(hostile.answering(reply([position(code), position("Z0002")]))) as server:
         rows = run(make_client(oms_url=server.url), queries.positions(portfolios="P", **CENTS))
     assert [row["average_price"] for row in rows] == [Decimal("45.12"), Decimal("4.512")]
-    assert "0.01 is taken" in caplog.text
+    assert "0.01 is assumed" in caplog.text
 
 
 def test_a_price_without_a_security_is_in_cents_and_asks_for_none(
@@ -600,7 +600,7 @@ def test_a_price_without_a_security_is_in_cents_and_asks_for_none(
         (row,) = run(make_client(oms_url=server.url), queries.positions(portfolios="P", **CENTS))
     assert (row["average_price"], row["security_code"]) == (Decimal("45.12"), None)
     assert informed(sandbox) == 0
-    assert "0.01 is taken" in caplog.text
+    assert "0.01 is assumed" in caplog.text
 
 
 def test_positions_of_a_connection_without_market_data_are_in_cents_with_a_warning(
@@ -610,7 +610,7 @@ def test_positions_of_a_connection_without_market_data_are_in_cents_with_a_warni
     rows = run(client, queries.positions(portfolios="SBX0001P", **CENTS))
     assert {(row["price_multiplier"], row["price_multiplier_assumed"]) for row in rows} == {(Decimal("0.01"), True)}
     assert "Z0001.ASX@TM" in caplog.text
-    assert "0.01 is taken" in caplog.text
+    assert "0.01 is assumed" in caplog.text
     assert informed(sandbox) == 0
 
 
@@ -640,7 +640,7 @@ def test_positions_of_a_plan_without_market_data_are_in_cents_with_a_warning(
         rows = run(client, queries.positions(portfolios="SBX0001P", **CENTS))
     assert {row["price_multiplier"] for row in rows} == {Decimal("0.01")}
     assert "not in the client's plan" in caplog.text
-    assert "0.01 is taken" in caplog.text
+    assert "0.01 is assumed" in caplog.text
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
@@ -1138,7 +1138,7 @@ def test_a_429_on_one_call_holds_the_others_back(run: Runner, make: Make, caplog
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "all calls of this run rest" in record.getMessage():
+            if "all calls of this run pause" in record.getMessage():
                 noted.set()
 
     def answer(asked: str, body: Any) -> bytes:
@@ -1418,7 +1418,7 @@ def test_a_portfolio_that_nothing_is_said_of_is_told(
     run: Runner, make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ):
     assert len(run(make_client(), queries.cash(portfolios="SBX0001P, TYPO"))) == 1
-    assert "portfolios/cash/by-portfolio/v2: the reply holds nothing of ['TYPO']" in caplog.text
+    assert "portfolios/cash/by-portfolio/v2: the reply has nothing for ['TYPO']" in caplog.text
 
 
 def test_a_portfolio_whose_code_the_api_writes_as_a_number_is_not_missing(
@@ -1427,7 +1427,7 @@ def test_a_portfolio_whose_code_the_api_writes_as_a_number_is_not_missing(
     sandbox.fault(target="oms", kind="body", body=[{"portfolioCode": 123}])
     (row,) = run(make_client(), queries.portfolio_details(portfolios="123, 456"))
     assert row["portfolio_code"] == "123"
-    assert "the reply holds nothing of ['456']" in caplog.text
+    assert "the reply has nothing for ['456']" in caplog.text
 
 
 def test_a_quote_that_is_left_out_without_a_word_is_told(
@@ -1436,7 +1436,7 @@ def test_a_quote_that_is_left_out_without_a_word_is_told(
     body = {"quotes": [{"securityCode": "BHP", "exchange": "ASX"}], "invalidSecurities": []}
     sandbox.fault(target="market_data", kind="body", body=body)
     assert len(run(make_client(), queries.quotes("BHP, RIO"))) == 1
-    assert "the reply holds nothing of ['RIO.ASX@TM']" in caplog.text
+    assert "the reply has nothing for ['RIO.ASX@TM']" in caplog.text
 
 
 @pytest.mark.parametrize("make_query", [queries.time_series, queries.trades])
@@ -1672,7 +1672,7 @@ def test_a_stream_that_is_carried_on_in_a_forked_process_is_an_error(make_client
             next(stream)
         return str(caught.value)
 
-    assert in_processes(1, carry_on) == ["A stream can't be carried on in a forked process; begin a new one there."]
+    assert in_processes(1, carry_on) == ["A stream can't continue in a forked process. Start a new one there."]
     assert len(list(stream)) == 99
 
 
@@ -1742,7 +1742,7 @@ def test_a_security_without_a_price_multiplier_is_left_out_on_demand_and_told(ma
         assert [(row["security_code"], row[price]) for row in rows] == [("BHP", Decimal("45.12"))]
         assert skipped == ["XX1.ASX@TM", "XX2.ASX@TM"]
         for query in (make_query("XX1, BHP"), make_query("XX1, BHP", on_invalid="error")):
-            with pytest.raises(OpenmarketsQueryError, match="nothing supplies the price multiplier") as caught:
+            with pytest.raises(OpenmarketsQueryError, match="no price multiplier is known") as caught:
                 client.run(query)
             assert caught.value.securities == ["XX1.ASX@TM"]
         rows, skipped = skipped_of(client, make_query("XX1, BHP", on_invalid="warn", **CENTS))

@@ -55,7 +55,7 @@ def test_an_unfinished_partition_lands_and_is_replaced_by_the_next_load(openmark
 
 def test_without_an_open_end_an_unfinished_partition_is_refused(tmp_path):
     query = queries.time_series("BHP", start="2026-03-01", end="2026-03-05")
-    with pytest.raises(OpenmarketsQueryError, match="only in part"):
+    with pytest.raises(OpenmarketsQueryError, match="only part of"):
         folder(tmp_path, "month", open_end=False).land(OpenmarketsHook(), query)
 
 

@@ -120,7 +120,7 @@ class TestLocal:
             assert Path(living.name).exists()
             local.publish(living, "x")
         assert files(tmp_path / "bars") == {"x": b"twin's", ".other.part": b"half"}
-        assert "which a killed task had left" in caplog.text
+        assert "which a killed task left behind" in caplog.text
 
     def test_a_temporary_file_is_locked_from_the_beginning_to_the_end(self, local):
         with local.stage() as file:
@@ -230,7 +230,7 @@ def test_what_may_pass_is_told_from_what_does_not(error, passes):
     with pytest.raises(OpenmarketsError) as told, explain_errors("Cannot do it"):
         raise error
     assert told.value.transient is passes
-    assert ("Provide credentials" in str(told.value)) == ("Credential" in type(error).__name__)
+    assert ("Set credentials" in str(told.value)) == ("Credential" in type(error).__name__)
 
 
 def remote(where: str = "s3://bucket/bars", **added: Any) -> RemoteFolder:
@@ -346,7 +346,7 @@ class TestRemote:
         assert s3.uploads() == []
 
     def test_a_bucket_that_is_missing_is_told_before_anything_is_pulled(self, s3):
-        with pytest.raises(OpenmarketsError, match="There is no bucket 'nowhere'") as error:
+        with pytest.raises(OpenmarketsError, match="Bucket 'nowhere' does not exist") as error:
             remote("s3://nowhere/bars").prepare(["x"])
         assert not error.value.transient
 

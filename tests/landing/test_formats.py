@@ -229,22 +229,27 @@ class TestChoosing:
             ("csv", "snappy", None, r"compression must be None or one of infer, gzip, zstd, not 'snappy'"),
             ("parquet", "lz4", None, r"compression must be None or one of infer, gzip, zstd, snappy, not 'lz4'"),
             ("parquet", True, None, r"compression must be None or one of .*, not True"),
-            ("csv", "infer", "bars.parquet", r"destination: 'bars.parquet' ends in .parquet, and format is 'csv'"),
-            ("csv", "infer", "bars.json.gz", r"ends in .json, and format is 'csv'"),
-            ("parquet", "infer", "bars.csv", r"ends in .csv, and format is 'parquet'"),
-            ("jsonl", "infer", "{{ ds }}.csv", r"ends in .csv, and format is 'jsonl'"),
-            ("parquet", "infer", "bars.parquet.gz", r"compressed inside .* Leave .gz out and use compression='gzip'"),
-            ("parquet", "zstd", "bars.zst", r"Leave .zst out"),
-            ("csv", None, "bars.csv.gz", r"ends in .gz, and compression is None. .* end it in .csv, or leave"),
-            ("csv", "zstd", "bars.csv.gz", r"ends in .gz, and compression is 'zstd'. .* end it in .csv.zst, or leave"),
+            ("csv", "infer", "bars.parquet", r"destination: 'bars.parquet' ends in .parquet, but format is 'csv'"),
+            ("csv", "infer", "bars.json.gz", r"ends in .json, but format is 'csv'"),
+            ("parquet", "infer", "bars.csv", r"ends in .csv, but format is 'parquet'"),
+            ("jsonl", "infer", "{{ ds }}.csv", r"ends in .csv, but format is 'jsonl'"),
+            ("parquet", "infer", "bars.parquet.gz", r"compressed inside .* Remove .gz, and set compression='gzip'"),
+            ("parquet", "zstd", "bars.zst", r"Remove .zst"),
+            ("csv", None, "bars.csv.gz", r"ends in .gz, but compression is None. End the name in .csv, or remove"),
+            (
+                "csv",
+                "zstd",
+                "bars.csv.gz",
+                r"ends in .gz, but compression is 'zstd'. End the name in .csv.zst, or remove",
+            ),
             (
                 "jsonl",
                 "gzip",
                 "s3://b/bars.jsonl",
-                r"ends in .jsonl, and compression is 'gzip'. .* end it in .jsonl.gz",
+                r"ends in .jsonl, but compression is 'gzip'. End the name in .jsonl.gz",
             ),
-            ("csv", "infer", "bars.csv.zip", r"ends in .zip, which is not written here"),
-            ("parquet", "infer", "bars.orc", r"ends in .orc, which is not written here"),
+            ("csv", "infer", "bars.csv.zip", r"ends in .zip, which is not a supported format"),
+            ("parquet", "infer", "bars.orc", r"ends in .orc, which is not a supported format"),
         ],
     )
     def test_what_does_not_fit_is_refused_in_words_that_help(self, name, compression, file_name, message):
@@ -459,7 +464,7 @@ class TestCsv:
                 KINDS,
                 [[row(5), row(6, decimal=Decimal(1))], [row(7, decimal=Decimal(number))]],
             )
-        assert "JSON lines hold it" in str(caught.value)
+        assert "Use JSON lines" in str(caught.value)
         data = written(FileFormat("jsonl", None), KINDS, [[row(7, decimal=Decimal(number))]])
         assert f'"decimal":{number},'.encode() in data
 

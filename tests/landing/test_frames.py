@@ -193,4 +193,4 @@ except OpenmarketsConfigurationError as error:
     print(error)
 """
     said = subprocess.check_output([sys.executable, "-c", code], text=True)
-    assert said == f"This needs the package {package}: pip install 'airflow-provider-openmarkets[{extra}]'\n"
+    assert said == f"The package {package} is missing. Run: pip install 'airflow-provider-openmarkets[{extra}]'\n"

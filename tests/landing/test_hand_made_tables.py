@@ -135,7 +135,9 @@ class TestNames:
     @pytest.mark.parametrize("made", ["CREATE TABLE things (x int)", "CREATE VIEW things AS SELECT 1 AS x"])
     def test_a_table_is_not_created_beside_one_whose_name_differs_by_case(self, database, made):
         database.execute(made)
-        with pytest.raises(OpenmarketsDatabaseError, match=r"Things: there is no such table.*by case only: 'things'"):
+        with pytest.raises(
+            OpenmarketsDatabaseError, match=r"Things: the table does not exist.*another case does: 'things'"
+        ):
             load(database, [thing()], table="Things")
         assert len(database.tables()) == 1
 
@@ -147,5 +149,5 @@ class TestNames:
     def test_sqlite_takes_both_for_one_table(self, tmp_path):
         database = SqliteDatabase(tmp_path / "test.db")
         load(database, [thing("A")])
-        with pytest.raises(OpenmarketsDatabaseError, match=r"Things: there is no such table.*'things'"):
+        with pytest.raises(OpenmarketsDatabaseError, match=r"Things: the table does not exist.*'things'"):
             load(database, [thing("B")], table="Things")

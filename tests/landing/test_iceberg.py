@@ -101,7 +101,7 @@ def test_a_rival_that_commits_first(openmarkets_sandbox, lake, tmp_path, codes, 
     with caplog.at_level("INFO"):
         own.land(OpenmarketsHook(), BARS)
     # The library itself commits again when the rows are others.
-    assert ("another load was first; attempt 1 of 10" in caplog.text) == (codes != ["RIO"])
+    assert ("another load committed first; attempt 1 of 10" in caplog.text) == (codes != ["RIO"])
     keys = lake.rows("security_code", "time_series_date")
     assert len(keys) == len(set(keys)) == {"BHP": 11 if len(codes) == 1 else 12, "RIO": 14}[codes[0]]
     late.close()

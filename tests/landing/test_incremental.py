@@ -262,7 +262,7 @@ class TestLoads:
         for end in ("2026-03-04", "2026-03-06"):
             self.load(memory, bars(end=end))
         assert memory.ranges == [("2026-03-02", "2026-03-04"), ("2026-03-03", "2026-03-06")]
-        with pytest.raises(NothingNew, match="Nothing is new: memory is loaded up to 2026-03-06"):
+        with pytest.raises(NothingNew, match="Nothing to load: memory is loaded up to 2026-03-06"):
             self.load(memory, bars(end="2026-03-06"))
 
     def test_one_that_fails_moves_nothing_and_its_retry_takes_the_same_range(self):
@@ -337,5 +337,5 @@ class TestLoads:
         memory.rows_of_a_load = 0
         self.load(memory, bars(end="2026-03-06"))
         memory.is_gone = True
-        with pytest.raises(OpenmarketsError, match="memory is gone, or empty, and was loaded up to 2026-03-06"):
+        with pytest.raises(OpenmarketsError, match="memory was loaded up to 2026-03-06"):
             self.load(memory, bars(end="2026-03-08"))

@@ -57,7 +57,9 @@ class TestCheckMode:
             check_mode("merge", queries.quotes("BHP"), incremental=False)
 
     def test_an_incremental_load_is_not_appended(self):
-        with pytest.raises(ValueError, match="'append' does not go with incremental: the overlap would be there twice"):
+        with pytest.raises(
+            ValueError, match="'append' can't be used with incremental: it would load the overlap twice"
+        ):
             check_mode(APPEND, queries.quotes("BHP"), incremental=True)
 
     @pytest.mark.parametrize("mode", [UPSERT, REPLACE_RANGE])

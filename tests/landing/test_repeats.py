@@ -67,7 +67,7 @@ def test_the_last_one_counts_and_the_log_says_so(caplog):
     with caplog.at_level(logging.WARNING):
         (kept,) = keep_last(Replies().stream_columns(QUERY), LAYOUT)
     assert kept.columns["total_volume"] == [2, 4, 5]
-    assert "time_series: 2 of 5 rows have the key (security_code, exchange" in caplog.text
+    assert "time_series: 2 of 5 rows have the same key (security_code, exchange" in caplog.text
 
 
 def test_a_batch_without_repeats_stays_as_it_is():

@@ -71,7 +71,7 @@ class TestEvolve:
     def test_a_part_of_the_key_is_not_added(self, database):
         database.execute("CREATE TABLE things (code char(9), price int, volume int, day date, is_open int, note int)")
         before = database.columns("things")
-        with pytest.raises(OpenmarketsDatabaseError, match=r"has no column at, other_fields\. To add them: ALTER"):
+        with pytest.raises(OpenmarketsDatabaseError, match=r"has no column at, other_fields\. To add it: ALTER"):
             load(database, [thing()], evolve=True)
         assert database.columns("things") == before
 
@@ -97,13 +97,11 @@ class TestEvolve:
         in_postgres.execute("GRANT ALL ON things TO writer")
         as_owner = in_postgres.url
         in_postgres.url = as_owner.replace(f"loader:{in_postgres.server.password}", "writer:something")
-        said = (
-            r"no column note, and the database refuses to add them \(must be owner.*To add them: ALTER TABLE things ADD"
-        )
+        said = r"no column note, and the database refuses to add it \(must be owner.*To add it: ALTER TABLE things ADD"
         with pytest.raises(OpenmarketsDatabaseError, match=said) as refused:
             load(in_postgres, evolve=True)
         assert not refused.value.transient
-        in_postgres.execute(str(refused.value).partition("To add them: ")[2])
+        in_postgres.execute(str(refused.value).partition("To add it: ")[2])
         assert load(in_postgres, [thing()], evolve=True) == 1
 
     def test_loads_that_find_it_missing_at_once_all_succeed(self, database):
@@ -146,11 +144,14 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("columns", "said"),
         [
-            ({"close": "close_price"}, r"columns: 'close' is no column of time_series; did you mean 'close_price'\?"),
-            ({"xyzzy": "x"}, r"'xyzzy' is no column of time_series; its columns are security_code, "),
-            ({"close_price": "price", "open_price": "price"}, "'price' would be the name of two columns"),
-            ({"close_price": "exchange"}, "'exchange' would be the name of two columns"),
-            ({"close_price": "load_id"}, "'load_id' would be the name of two columns, or is one that a load uses"),
+            (
+                {"close": "close_price"},
+                r"columns: 'close' is not a column of time_series; did you mean 'close_price'\?",
+            ),
+            ({"xyzzy": "x"}, r"'xyzzy' is not a column of time_series; its columns are security_code, "),
+            ({"close_price": "price", "open_price": "price"}, "'price' would name two columns"),
+            ({"close_price": "exchange"}, "'exchange' would name two columns"),
+            ({"close_price": "load_id"}, "'load_id' would name two columns, or is a column that the load adds"),
         ],
     )
     def test_names_that_do_not_go_with_the_query_are_refused(self, columns, said):

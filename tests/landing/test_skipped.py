@@ -154,8 +154,8 @@ def test_a_list_that_is_too_long_is_an_error_and_moves_nothing():
 @pytest.mark.parametrize(
     ("skipped", "message"),
     [
-        (["CBA.ASX@TM"], "skipped: expected a moment for each security, got a value of type list"),
-        ({"../oms": "2000-01-01"}, "skipped: expected a moment for each security, got a value of type dict"),
+        (["CBA.ASX@TM"], "skipped: expected a time for each security, got a value of type list"),
+        ({"../oms": "2000-01-01"}, "skipped: expected a time for each security, got a value of type dict"),
         ({"CBA.ASX@TM": "yesterday"}, "CBA.ASX@TM: expected a date or a time, got 'yesterday'"),
     ],
     ids=["a list", "a path", "a word"],

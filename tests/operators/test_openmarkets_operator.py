@@ -233,7 +233,7 @@ class TestLongRetryAfter:
             assert 60 < (deferred.value.timeout.total_seconds() - 300) <= 120 + 2 * 15
         assert self.sandbox.stats()["requests"]["market_data"] == 1
         # Left to Airflow's retries: this task met no 429.
-        with pytest.raises(OpenmarketsRateLimited, match=r"not sent, since .* told another call"):
+        with pytest.raises(OpenmarketsRateLimited, match=r"not sent: .* asked another call"):
             operator(deferrable=False).execute({})
         # That others are sent away doesn't count as being sent away.
         with pytest.raises(TaskDeferred) as deferred:

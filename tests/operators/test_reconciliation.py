@@ -146,7 +146,7 @@ def test_accounts_and_day_are_templated_and_checked(openmarkets_sandbox: Sandbox
         )
     task.render_template_fields({"params": {"account": "FUND1", "day": "2026-03-05"}})
     assert task.execute({}) == []
-    with pytest.raises(AirflowFailException, match="day: 'today' is not an ISO 8601 date such as 2026-03-05"):
+    with pytest.raises(AirflowFailException, match="day must be an ISO 8601 date such as 2026-03-05, not 'today'"):
         check(day="today")
     with pytest.raises(OpenmarketsQueryError, match="accounts"):
         OpenmarketsReconciliationCheck(task_id="reconcile", accounts=[7])

@@ -93,7 +93,7 @@ def test_securities_are_completed_and_asked_for_once_in_the_order_given(securiti
         ([], "securities is empty"),
         ("", "securities is empty"),
         (" , \n", "securities is empty"),
-        (None, "name the securities, or an exchange"),
+        (None, "set securities, or an exchange"),
         (True, "securities must be a list.*not a value of type bool"),
         (5, "securities must be a list.*not a value of type int"),
         ({"BHP": 1}, "securities must be a list.*not a value of type dict"),
@@ -139,8 +139,8 @@ def test_malformed_securities_are_refused(securities: Any, message: str):
         (VALID["depth"] | {"on_invalid": None}, "on_invalid must be one of 'error', 'warn', not None"),
         (VALID["depth"] | {"raw": 1}, "raw must be True or False, not 1"),
         (VALID["depth"] | {"raw": "no"}, "raw must be True or False, not 'no'"),
-        (VALID["depth"] | {"exchange": "ASX"}, "securities and exchange exclude each other"),
-        (VALID["depth"] | {"securities": None}, "name the securities, or an exchange"),
+        (VALID["depth"] | {"exchange": "ASX"}, "securities can't be used with exchange"),
+        (VALID["depth"] | {"securities": None}, "set securities, or an exchange"),
         (VALID["depth"] | {"securities": None, "exchange": "A/X"}, "exchange must be a code such as 'ASX', not 'A/X'"),
         (VALID["time_series"] | {"frequency": "daily"}, "frequency must be one of 'Daily', 'Weekly', not 'daily'"),
         (VALID["time_series"] | {"frequency": "Minutes"}, "frequency must be one of 'Daily', 'Weekly', not 'Minutes'"),
@@ -168,15 +168,15 @@ def test_malformed_securities_are_refused(securities: Any, message: str):
         (VALID["trades"] | {"end": ["2026-01-05"]}, "end must be a date or a time such as .*not a value of type list"),
         (VALID["order_trades"] | {"start": "yesterday"}, "start must be a date or a time such as .*not 'yesterday'"),
         (VALID["orders"] | {"include_child_orders": 1}, "include_child_orders must be True or False, not 1"),
-        (VALID["orders"] | {"portfolios": "P1"}, "accounts and portfolios exclude each other"),
+        (VALID["orders"] | {"portfolios": "P1"}, "accounts can't be used with portfolios"),
         (VALID["orders"] | {"accounts": 5}, "accounts must be a list such as ['12345'] .*not a value of type int"),
         (VALID["orders"] | {"accounts": ""}, "accounts is empty"),
         (VALID["orders"] | {"accounts": []}, "accounts is empty"),
         (VALID["orders"] | {"accounts": [5]}, "accounts: a value of type int (5) is malformed"),
         (VALID["orders"] | {"accounts": [True]}, "accounts: a value of type bool (True) is malformed"),
         (VALID["orders"] | {"accounts": [float("0.1")]}, "accounts: a value of type float (0.1) is malformed"),
-        (VALID["orders"] | {"accounts": None}, "accounts and portfolios are None; name codes, or leave both out"),
-        (VALID["orders"] | {"accounts": "*", "portfolios": "P1"}, "accounts and portfolios exclude each other"),
+        (VALID["orders"] | {"accounts": None}, "accounts and portfolios are None; set codes, or remove both arguments"),
+        (VALID["orders"] | {"accounts": "*", "portfolios": "P1"}, "accounts can't be used with portfolios"),
         (VALID["cash"] | {"portfolios": [None]}, "portfolios: None is malformed"),
         (VALID["cash"] | {"portfolios": ["x" * 101]}, "portfolios: 'xxx.*is malformed"),
         (
@@ -216,9 +216,7 @@ def test_a_code_that_could_lead_elsewhere_or_hide_is_refused(name: str, argument
 )
 def test_a_list_that_a_template_turned_into_text_is_no_list_of_codes(argument: str, codes: Any):
     for look in (check, plan):
-        with pytest.raises(
-            OpenmarketsQueryError, match=f"{argument}: .* is malformed.*that a template turned into text"
-        ):
+        with pytest.raises(OpenmarketsQueryError, match=f"{argument}: .* is malformed.*If a template rendered a list"):
             look(VALID["orders"] | {"accounts": None} | {argument: codes})
 
 
@@ -240,7 +238,7 @@ def test_codes_that_turn_out_to_be_none_are_refused_and_do_not_mean_all(name: st
     assert check(query) is query
     nothing = query | {argument: None}
     for look in (check, plan, resolve, window):
-        with pytest.raises(OpenmarketsQueryError, match=f"^{name}: accounts and portfolios are None; name codes, or"):
+        with pytest.raises(OpenmarketsQueryError, match=f"^{name}: accounts and portfolios are None; set codes, or"):
             look(nothing)
 
 

@@ -284,7 +284,7 @@ def test_with_neither_all_accounts_of_the_list_are_asked_for(make: Callable[...,
 )
 def test_a_code_without_a_link_is_an_error_that_names_it(query: Query, lonely: str):
     # A5's link leads nowhere
-    with pytest.raises(OpenmarketsQueryError, match=rf"^{query['endpoint']}: {lonely}\.$"):
+    with pytest.raises(OpenmarketsQueryError, match=rf"^{query['endpoint']}: {lonely}\. Check the codes"):
         expand(query, [*LINKS, link("A5", None)], TODAY)
 
 
@@ -349,5 +349,8 @@ def test_the_lookup_goes_over_the_api(make_client: MakeClient, run: Callable[...
 def test_an_account_without_a_link_is_named_before_its_cash_is_asked_for(
     make_client: MakeClient, run: Callable[..., Any]
 ):
-    with pytest.raises(OpenmarketsQueryError, match=r"^cash: accounts: no portfolio code is linked to NOBODY\.$"):
+    with pytest.raises(
+        OpenmarketsQueryError,
+        match=r"^cash: accounts: no portfolio code is linked to NOBODY\. Check the codes",
+    ):
         run(make_client(), queries.cash("NOBODY"))

@@ -155,7 +155,7 @@ def test_an_empty_or_reversed_range_is_refused(name: str, start: Any, end: Any):
     for look in (check, plan):
         with pytest.raises(
             OpenmarketsQueryError,
-            match=f"^{name}: start '.*' and end '.*' are an empty or reversed range. end must be after start; for bars",
+            match=f"^{name}: start '.*' and end '.*' are an empty or reversed range. end is exclusive",
         ):
             look(VALID[name] | {"start": start, "end": end})
 
@@ -196,9 +196,7 @@ def test_daily_bars_are_those_of_the_exchange_days_of_the_bounds(start: Any, end
     query = VALID["time_series"] | {"start": start, "end": end}
     if days is None:
         for look in (check, plan):
-            with pytest.raises(
-                OpenmarketsQueryError, match=r"for bars, it must be in a later bar \(another exchange day"
-            ):
+            with pytest.raises(OpenmarketsQueryError, match=r"for bars, in a later bar \(exchange day"):
                 look(query)
         return
     assert only_call(query).params == {"frequency": "Daily", "dateFrom": days[0], "dateTo": days[1]}

@@ -61,23 +61,25 @@ def test_a_template_is_checked_when_it_is_rendered() -> None:
     assert len(plan({**query, "session": "2026-04-02"})) == 1
     with pytest.raises(OpenmarketsQueryError, match="trades: session must be a date"):
         plan(query)
-    with pytest.raises(OpenmarketsQueryError, match=r"session: 2026-04-03 .Friday. is no trading day.*start and end"):
+    with pytest.raises(
+        OpenmarketsQueryError, match=r"session: 2026-04-03 .Friday. is not a trading day.*start and end"
+    ):
         plan({**query, "session": "2026-04-03"})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"session": "2026-04-03"}, "session: 2026-04-03 .Friday. is no trading day"),
+        ({"session": "2026-04-03"}, "session: 2026-04-03 .Friday. is not a trading day"),
         ({"session": "2026-04-04"}, "nearest are 2026-04-02 and 2026-04-07"),
         ({"session": "1990-01-02"}, "2000 to 2035"),
         ({"session": "soon"}, "session must be a date"),
         ({"session": 20260402}, "session must be a date"),
-        ({"session": "2026-04-02", "start": "2026-04-01"}, "exclude each other"),
-        ({"session": "{{ partition_key }}", "end": "{{ end }}"}, "exclude each other"),
-        ({"session": "2026-04-02", "frequency": "Weekly"}, "needs weeks"),
-        ({}, "a range is missing; set start and end, or session"),
-        ({"start": "2026-04-02"}, "a range is missing; set start and end, or session"),
+        ({"session": "2026-04-02", "start": "2026-04-01"}, "can't be used with"),
+        ({"session": "{{ partition_key }}", "end": "{{ end }}"}, "can't be used with"),
+        ({"session": "2026-04-02", "frequency": "Weekly"}, "needs whole weeks"),
+        ({}, "the range is missing; set start and end, or session"),
+        ({"start": "2026-04-02"}, "the range is missing; set start and end, or session"),
     ],
 )
 def test_what_is_no_session_is_refused_at_parse_time(arguments: dict[str, Any], message: str) -> None:
@@ -97,7 +99,7 @@ def test_another_range_replaces_a_session() -> None:
 
 
 def test_an_incremental_load_refuses_a_session() -> None:
-    with pytest.raises(OpenmarketsQueryError, match="session does not go with incremental"):
+    with pytest.raises(OpenmarketsQueryError, match="session can't be used with incremental"):
         check_query(bars(session="2026-04-02"))
 
 

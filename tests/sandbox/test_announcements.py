@@ -47,7 +47,7 @@ def test_a_reset_takes_them_away_and_no_id_comes_twice(api: httpx.Client, openma
         ({"security": "BHP"}, "security must be a company"),
         ({"security": "Z0001.ASX@TM"}, "security must be a company"),
         ({"security": 1}, "security must be a company"),
-        ({"security": BHP, "headline": 1}, "headline must be a text"),
+        ({"security": BHP, "headline": 1}, "headline must be a string"),
         ({"security": BHP, "priceSensitive": "yes"}, "priceSensitive must be true or false"),
         ({"security": BHP, "title": "x"}, "unknown: title; allowed: security, headline, priceSensitive"),
     ],

@@ -238,10 +238,10 @@ def test_revoked_tokens_are_no_longer_good(openmarkets_sandbox: SandboxServer, a
         ({"kind": "status", "target": "oms", "status": 429, "retry_after": -1}, "retry_after"),
         ({"kind": "status", "target": "oms", "status": 429, "retry_after": "a\nb"}, "retry_after"),
         ({"kind": "body", "target": "oms", "body": "", "headers": []}, "headers"),
-        ({"kind": "body", "target": "oms", "body": "", "headers": {"a b": "c"}}, "isn't a header's name"),
+        ({"kind": "body", "target": "oms", "body": "", "headers": {"a b": "c"}}, "isn't a valid header name"),
         ({"kind": "body", "target": "oms", "body": "", "headers": {"a": "c\r\n"}}, "can't be sent"),
         ({"kind": "body", "target": "oms", "body": "", "headers": {"a": 1}}, "can't be sent"),
-        ({"kind": "body", "target": "oms", "body": "", "headers": {"Content-Length": "1"}}, "itself"),
+        ({"kind": "body", "target": "oms", "body": "", "headers": {"Content-Length": "1"}}, "the server sets"),
     ],
 )
 def test_wrong_faults_are_refused_in_both_ways(

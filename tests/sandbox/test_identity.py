@@ -144,9 +144,13 @@ def test_a_secret_that_is_changed_is_refused_and_its_tokens_stay_valid(
     ("client_id", "fields", "reason"),
     [
         ("nobody", {"client_secret": "another"}, "has no client 'nobody'; it has sandbox-client, "),
-        ("sandbox-client", {}, "client_secret, a text, is what can be given"),
-        ("sandbox-client", {"client_secret": ""}, "client_secret, a text, is what can be given"),
-        ("sandbox-client", {"client_secret": "another", "scopes": []}, "client_secret, a text, is what can be given"),
+        ("sandbox-client", {}, "the body must have client_secret, a string, and nothing else"),
+        ("sandbox-client", {"client_secret": ""}, "the body must have client_secret, a string, and nothing else"),
+        (
+            "sandbox-client",
+            {"client_secret": "another", "scopes": []},
+            "the body must have client_secret, a string, and nothing else",
+        ),
     ],
 )
 def test_a_secret_that_can_not_be_is_refused(

@@ -117,7 +117,7 @@ def test_an_added_security_is_as_any_other(openmarkets_sandbox: SandboxServer, a
 
 def test_an_added_security_without_a_multiplier(openmarkets_sandbox: SandboxServer) -> None:
     openmarkets_sandbox.add_security("NEW.ASX@TM", priceMultiplier=None)
-    with pytest.raises(OpenmarketsQueryError, match="nothing supplies the price multiplier"):
+    with pytest.raises(OpenmarketsQueryError, match="no price multiplier is known"):
         OpenmarketsHook().run(queries.security_information(["NEW"]))
     query = queries.security_information(["NEW"], on_missing_multiplier="cents")
     (information,) = OpenmarketsHook().run(query)
@@ -127,13 +127,13 @@ def test_an_added_security_without_a_multiplier(openmarkets_sandbox: SandboxServ
 @pytest.mark.parametrize(
     ("security", "fields", "words"),
     [
-        ("BHP.ASX@TM", {}, "a new security is written like NEW.ASX@TM, and not there yet; it is 'BHP.ASX@TM'"),
-        ("NEW", {}, "a new security is written like"),
-        ("NEW.CXA@CX", {}, "a new security is written like"),
+        ("BHP.ASX@TM", {}, "a new security must be written like NEW.ASX@TM and not exist yet; it is 'BHP.ASX@TM'"),
+        ("NEW", {}, "a new security must be written like"),
+        ("NEW.CXA@CX", {}, "a new security must be written like"),
         ("NEW.ASX@TM", {"price_multiplier": 1}, "unknown: price_multiplier (did you mean priceMultiplier?)"),
         ("NEW.ASX@TM", {"priceMultiplier": 0.5}, "priceMultiplier must be one of 1, 0.1, 0.01, 0.001, 0.0001, or null"),
         ("NEW.ASX@TM", {"priceMultiplier": 0}, "priceMultiplier must be one of"),
-        ("NEW.ASX@TM", {"isin": []}, "isin must be a text, a number"),
+        ("NEW.ASX@TM", {"isin": []}, "isin must be a string, a number"),
     ],
 )
 def test_wrong_securities_are_not_added(
@@ -231,11 +231,11 @@ def test_all_of_it_over_http(api: httpx.Client) -> None:
             {
                 '{"bars": [{"close_price": 1}]}': "unknown in bars: close_price (did you mean closePrice?); allowed: ",
                 '{"bars": [{"colour": 1}]}': "unknown in bars: colour; allowed",
-                '{"bars": [{}]}': "each of the bars needs timeSeriesDate, a text",
+                '{"bars": [{}]}': "each of the bars needs timeSeriesDate, a string",
                 '{"bars": [{"timeSeriesDate": "x"}]}': "timeSeriesDate must be an ISO 8601 date or time; it is 'x'",
                 '{"bars": {}}': "bars must be a list of objects with the fields openPrice, highPrice",
                 '{"bars": [1]}': "bars must be a list of objects",
-                '{"bars": [{"closePrice": [1]}]}': "closePrice must be a text, a number, true, false or null; it is",
+                '{"bars": [{"closePrice": [1]}]}': "closePrice must be a string, a number, true, false or null; it is",
                 '{"bars": [], "frequency": "Hourly"}': "frequency must be one of Daily, Weekly, Minutes",
                 '{"bars": [{"timeSeriesDate": ""}], "frequency": "Minutes"}': "(did you mean timeSeriesDateTime?)",
             },
@@ -250,7 +250,7 @@ def test_all_of_it_over_http(api: httpx.Client) -> None:
             lambda sandbox, body: sandbox.set_positions("SBX0001P", body["positions"]),
             {
                 '{"positions": [{"volume": 1}]}': "unknown in positions: volume (did you mean",
-                '{"positions": [{"securityCode": ""}]}': "each of the positions needs securityCode, a text",
+                '{"positions": [{"securityCode": ""}]}': "each of the positions needs securityCode, a string",
             },
         ),
         (
@@ -269,7 +269,7 @@ def test_all_of_it_over_http(api: httpx.Client) -> None:
         (
             "accounts",
             lambda sandbox, body: sandbox.set_accounts(body["accounts"]),
-            {'{"accounts": [{"accountCode": 5}]}': "each of the accounts needs accountCode, a text"},
+            {'{"accounts": [{"accountCode": 5}]}': "each of the accounts needs accountCode, a string"},
         ),
     ],
 )

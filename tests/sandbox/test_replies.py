@@ -94,7 +94,7 @@ def test_it_is_set_over_http_too(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"method": "GET"}, "a reply needs method and path"),
+        ({"method": "GET"}, "a reply needs a method and a path"),
         ({"method": "GET", "path": HEADLINES, "code": 5}, "unknown: code; allowed: method, path, body, status"),
         ({"method": "GET", "path": HEADLINES, "Status": 5}, "unknown: Status (did you mean status?)"),
         ({"method": "get", "path": HEADLINES}, "method must be one of GET, POST, PUT, PATCH, DELETE"),
@@ -103,7 +103,7 @@ def test_it_is_set_over_http_too(api: httpx.Client) -> None:
         ({"method": "GET", "path": f"{HEADLINES}?page=1"}, "have no query string; it is '/news/headlines/v1?page=1'"),
         ({"method": "GET", "path": HEADLINES, "times": 0}, "times must be an integer above 0"),
         ({"method": "GET", "path": HEADLINES, "status": 100}, "status must be an integer from 200 to 599"),
-        ({"method": "GET", "path": HEADLINES, "headers": {"a b": "c"}}, "isn't a header's name"),
+        ({"method": "GET", "path": HEADLINES, "headers": {"a b": "c"}}, "isn't a valid header name"),
     ],
 )
 def test_wrong_replies_are_refused_in_both_ways(

@@ -169,5 +169,5 @@ class TestExtras:
 
     @pytest.mark.parametrize("argument", ["extra_closures", "extra_half_days"])
     def test_a_day_that_changes_nothing_is_refused(self, argument: str) -> None:
-        with pytest.raises(ValueError, match=f"{argument}: 2027-03-06 is no trading day"):
+        with pytest.raises(ValueError, match=f"{argument}: 2027-03-06 is not a trading day"):
             SessionCalendar.with_extras(**{argument: ["2027-03-06"]})

@@ -73,7 +73,7 @@ def test_a_further_half_day_closes_early(last_session) -> None:
 @pytest.mark.parametrize("key", [None, "2026-04", "2026-04-03"])
 def test_a_run_of_no_session_has_none_and_is_not_held_up(key, caplog) -> None:
     assert deadline(key) is None
-    assert f"A run of partition key {key} has no deadline:" in caplog.text
+    assert f"The run with the partition key {key} has no deadline:" in caplog.text
 
 
 def test_half_days_make_references_differ() -> None:

@@ -162,11 +162,11 @@ class TestPartitions:
     @pytest.mark.parametrize(
         ("key", "message"),
         [
-            ("2026-04-03", r"2026-04-03 \(Friday\) is no trading day; the nearest are 2026-04-02 and 2026-04-07."),
+            ("2026-04-03", r"2026-04-03 \(Friday\) is not a trading day; the nearest are 2026-04-02 and 2026-04-07\."),
             ("2036-04-03", "2036-04-03 is outside the calendar"),
-            ("April", "The partition key 'April' is no date such as '2026-04-02'."),
-            ("2026-04-02T10:00", "The partition key '2026-04-02T10:00' is no date such as '2026-04-02'."),
-            ("20260402", "The partition key '20260402' is no date such as '2026-04-02'."),
+            ("April", "The partition key must be a date such as '2026-04-02', not 'April'."),
+            ("2026-04-02T10:00", "The partition key must be a date such as '2026-04-02', not '2026-04-02T10:00'."),
+            ("20260402", "The partition key must be a date such as '2026-04-02', not '20260402'."),
         ],
     )
     def test_a_key_that_is_no_session_is_refused(self, key: str, message: str) -> None:
@@ -246,13 +246,16 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("parameters", "message"),
         [
-            ({"after_close": timedelta(minutes=-1)}, "after_close must be a timedelta that is not negative"),
-            ({"after_close": 20}, "after_close must be a timedelta that is not negative, not 20."),
-            ({"after_close": timedelta(hours=1), "at": time(18)}, "Set after_close or at, not both."),
-            ({"at": "18:00"}, "at must be an hour and a minute in Sydney"),
-            ({"at": time(18, tzinfo=UTC)}, "at must be an hour and a minute in Sydney"),
-            ({"at": time(18, 0, 1)}, "at must be an hour and a minute in Sydney"),
-            ({"extra_closures": ["2027-03-06"]}, "extra_closures: 2027-03-06 is no trading day"),
+            ({"after_close": timedelta(minutes=-1)}, "after_close must be a timedelta of 0 or more"),
+            ({"after_close": 20}, "after_close must be a timedelta of 0 or more, not 20."),
+            (
+                {"after_close": timedelta(hours=1), "at": time(18)},
+                "after_close can't be used with at; remove one of them.",
+            ),
+            ({"at": "18:00"}, "at must be a time in Sydney"),
+            ({"at": time(18, tzinfo=UTC)}, "at must be a time in Sydney"),
+            ({"at": time(18, 0, 1)}, "at must be a time in Sydney"),
+            ({"extra_closures": ["2027-03-06"]}, "extra_closures: 2027-03-06 is not a trading day"),
         ],
     )
     def test_wrong_ones_are_refused(self, parameters: dict[str, object], message: str) -> None:

@@ -112,7 +112,7 @@ class TestTrailingSessions:
 
     @pytest.mark.parametrize("key", ["2026-04-03", "April"])
     def test_a_key_that_is_no_session_is_refused(self, key: str) -> None:
-        with pytest.raises(ValueError, match=r"no trading day|expected a date"):
+        with pytest.raises(ValueError, match=r"not a trading day|expected a date"):
             TrailingSessionsMapper(3).to_downstream(key)
 
     @pytest.mark.parametrize("number", [0, -1, "3"])

@@ -138,7 +138,7 @@ class TestInS3:
         ({"destination": "gs://bucket/bars"}, OpenmarketsConfigurationError, "is not on a disk or in S3"),
         ({"mode": "merge"}, ValueError, "mode must be one of"),
         ({"partition": "week"}, ValueError, "partition must be None or one of day, month, year, not 'week'"),
-        ({"mode": "append", "incremental": True}, ValueError, "does not go with incremental"),
+        ({"mode": "append", "incremental": True}, ValueError, "can't be used with incremental"),
         ({"query": queries.quotes("BHP")}, OpenmarketsQueryError, "needs a query with a range"),
     ],
 )

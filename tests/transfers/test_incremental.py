@@ -131,7 +131,7 @@ def test_a_cleared_load_takes_its_range_again(openmarkets_sandbox, deployment, d
 def test_nothing_new_skips_the_task_and_asks_for_nothing(openmarkets_sandbox, deployment, lake):
     deployment.run(to_files(lake, trades("2026-03-04")), "first")
     before = openmarkets_sandbox.stats()["by_path"]
-    with pytest.raises(AirflowSkipException, match=r"Nothing is new: .* is loaded up to 2026-03-03T13:00:00\+00:00"):
+    with pytest.raises(AirflowSkipException, match=r"Nothing to load: .* is loaded up to 2026-03-03T13:00:00\+00:00"):
         deployment.run(to_files(lake, trades("2026-03-03")), "second")
     assert openmarkets_sandbox.stats()["by_path"] == before
 
@@ -161,7 +161,7 @@ def test_a_load_that_fails_moves_nothing_and_its_retry_takes_the_same_range(open
 )
 def test_a_folder_belongs_to_one_task_and_one_query(openmarkets_sandbox, deployment, lake, other):
     deployment.run(to_files(lake, trades("2026-03-04")), "first")
-    with pytest.raises(AirflowFailException, match=r"is loaded by task etl\.files.*full_refresh=True"):
+    with pytest.raises(AirflowFailException, match=r"was loaded by task etl\.files.*full_refresh=True"):
         deployment.run(other(lake), "second")
     assert landed(lake) == pulled(trades("2026-03-04"))
 
@@ -170,7 +170,7 @@ def test_a_folder_belongs_to_one_task_whatever_assets_others_name(openmarkets_sa
     deployment.run(to_files(lake, trades("2026-03-04"), outlets=[Asset("one")]), "first")
     other = to_files(lake, trades("2026-03-04", ["CBA"]), task_id="other", outlets=[Asset("two")])
     assert [asset.name for asset in other.outlets] == ["two", f"file://{lake}"]
-    with pytest.raises(AirflowFailException, match=r"is loaded by task etl\.files"):
+    with pytest.raises(AirflowFailException, match=r"was loaded by task etl\.files"):
         deployment.run(other, "first")
     assert landed(lake) == pulled(trades("2026-03-04"))
 
@@ -185,7 +185,7 @@ def test_a_first_load_that_failed_takes_the_corrected_query(openmarkets_sandbox,
 
 def test_a_first_range_that_lies_ahead_is_skipped(openmarkets_sandbox, deployment, lake):
     ahead = queries.trades("BHP", start="2190-01-01", end="2190-01-05")
-    with pytest.raises(AirflowSkipException, match="has nothing yet, and the range lies ahead"):
+    with pytest.raises(AirflowSkipException, match="has no rows yet, and the range is in the future"):
         deployment.run(to_files(lake, ahead), "first")
 
 
@@ -201,7 +201,7 @@ def test_a_folder_whose_first_load_is_under_way_belongs_to_its_task(openmarkets_
     openmarkets_sandbox.fault(target=TRADES, kind="status", status=400)
     with pytest.raises(AirflowFailException):
         deployment.run(to_files(lake, trades("2026-03-04")), "first")
-    with pytest.raises(AirflowFailException, match=r"is loaded by task etl\.files"):
+    with pytest.raises(AirflowFailException, match=r"was loaded by task etl\.files"):
         deployment.run(to_files(lake, trades("2026-03-04"), task_id="other"), "first")
 
 
@@ -213,7 +213,7 @@ def test_a_destination_that_is_gone_is_not_filled_with_its_end_only(openmarkets_
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("drop table trades")
     for task in (to_files(lake, trades("2026-03-05")), to_table(trades("2026-03-05"))):
-        with pytest.raises(AirflowFailException, match=r"is gone, or empty, .*full_refresh=True"):
+        with pytest.raises(AirflowFailException, match=r"is now missing or empty.*full_refresh=True"):
             deployment.run(task, "second")
     deployment.assets.clear()
     deployment.run(to_files(lake, trades("2026-03-05")), "third")
@@ -295,7 +295,7 @@ def test_first_loads_of_a_table_at_once_leave_no_gap_behind_the_watermark(openma
     early = to_table(trades("2026-03-03"))
     late = to_table(queries.trades("BHP", start="2026-03-05", end="2026-03-06"))
 
-    with pytest.raises(OpenmarketsError, match="what lies between the two is not loaded") as caught:
+    with pytest.raises(OpenmarketsError, match="the time between them is not loaded") as caught:
         load_beside(deployment, late, "late", early)
     assert caught.value.transient
     # Airflow's retry.
@@ -307,7 +307,7 @@ def test_a_first_load_that_ends_after_a_later_one_moves_no_watermark(openmarkets
     early = to_table(trades("2026-03-03"))
     late = to_table(queries.trades("BHP", start="2026-03-05", end="2026-03-06"))
 
-    with pytest.raises(OpenmarketsError, match="what lies between the two is not loaded"):
+    with pytest.raises(OpenmarketsError, match="the time between them is not loaded"):
         load_beside(deployment, early, "early", late)
     with pytest.raises(AirflowFailException, match="is before 2026-03-04T13:00:00"):
         deployment.run(early, "early")
@@ -355,7 +355,7 @@ def test_a_backfill_without_an_interval_is_refused(openmarkets_sandbox, deployme
 
 
 def test_a_run_with_a_partition_key_is_refused(openmarkets_sandbox, deployment, lake):
-    with pytest.raises(AirflowFailException, match=r"needs no watermark.*session=\"\{\{ partition_key \}\}\""):
+    with pytest.raises(AirflowFailException, match=r"already has a range.*session=\"\{\{ partition_key \}\}\""):
         deployment.run(to_files(lake, trades("2026-03-04")), "run", partition_key="2026-03-03")
     assert openmarkets_sandbox.stats()["by_path"] == {}
     # As Airflow gives it to other runs.
@@ -401,7 +401,7 @@ class TestFullRefresh:
     def test_only_true_and_false_are_taken(self, openmarkets_sandbox, deployment, lake, tmp_path):
         with pytest.raises(AirflowFailException, match="full_refresh must be true or false, not 'maybe'"):
             deployment.run(to_files(lake, trades("2026-03-04"), full_refresh="maybe"), "first")
-        with pytest.raises(ValueError, match="full_refresh: only a load with incremental=True"):
+        with pytest.raises(ValueError, match="full_refresh can only be set with incremental=True"):
             OpenmarketsToObjectStorageOperator(
                 task_id="files", query=trades("2026-03-04"), destination=str(tmp_path / "x.parquet"), full_refresh=True
             )
@@ -425,7 +425,7 @@ def test_before_airflow_3_3_it_is_an_error_that_says_what_to_do(monkeypatch, lak
         (
             lambda: to_table(queries.time_series("BHP", start="2026-03-02", end="2026-03-04", adjusted=True)),
             OpenmarketsQueryError,
-            "adjusted does not go with incremental",
+            "adjusted can't be used with incremental",
         ),
         (
             lambda: to_files(Path("/lake/{{ params.where }}"), trades("2026-03-04"), max_active_tis_per_dag=2),

@@ -202,7 +202,7 @@ def test_a_load_that_ends_while_it_fetches(start, openmarkets_sandbox, where, pa
         assert load.outcome() is signal.SIGKILL
     else:
         load.terminate()
-        assert load.outcome() == "Killed: The task was killed; its load is rolled back."
+        assert load.outcome() == "Killed: The task was killed; its load was rolled back."
     assert where.files() == old
     # Of a killed one a hidden file beside the destination; in the temporary folder of the machine nothing.
     assert len(where.left()) == (how == "killed" and isinstance(where, Local))
@@ -300,7 +300,7 @@ class TestKilledWhereNoFileMayBe:
         arguments = of(where, None) | {"if_exists": "error"}
         again(start, where, arguments)
         where.put("x.csv", b"of somebody else")
-        assert "x.csv exists already" in start(where, **arguments).outcome()
+        assert "x.csv already exists" in start(where, **arguments).outcome()
         assert where.files() == {"x.csv": b"of somebody else"}
 
 

@@ -124,7 +124,7 @@ def test_sessions_to_come_have_no_key(openmarkets_sandbox, lake, capsys):
     task = to_files(lake, queries.time_series("BHP", start="2034-04-03", end="2034-04-06"), emit_partitions=True)
     _, event = run(task)
     assert event.partition_keys == set()
-    assert "emit_partitions: no session in 2034-04-03 to 2034-04-06 has closed" in capsys.readouterr().out
+    assert "emit_partitions: no session from 2034-04-03 to 2034-04-06 has closed" in capsys.readouterr().out
 
 
 def test_years_that_the_calendar_lacks_are_refused_before_the_first_call(openmarkets_sandbox, lake):
@@ -147,25 +147,27 @@ def test_a_query_without_a_range_has_no_sessions(openmarkets_sandbox, lake, quer
 
 
 def test_emit_partitions_does_not_go_with_incremental(lake):
-    with pytest.raises(ValueError, match="emit_partitions does not go with incremental"):
+    with pytest.raises(ValueError, match="emit_partitions can't be used with incremental"):
         to_files(lake, queries.time_series("BHP", **EASTER), incremental=True, emit_partitions=True)
 
 
 def test_without_an_asset_there_is_nothing_to_emit():
     query = queries.time_series("BHP", **EASTER)
-    with pytest.raises(ValueError, match=r"emit_partitions: there is no asset.*outlets="):
+    with pytest.raises(ValueError, match=r"emit_partitions: the events need an asset.*outlets="):
         to_files(Path("{{ params.lake }}"), query, emit_partitions=True)
     with DAG("etl", schedule=None):
         mapped = OpenmarketsToObjectStorageOperator.partial(task_id="files", partition="day", emit_partitions=True)
         task = mapped.expand_kwargs([{"query": query, "destination": "/lake"}])
-    with pytest.raises(ValueError, match="emit_partitions: there is no asset"):
+    with pytest.raises(ValueError, match="emit_partitions: the events need an asset"):
         task.unmap({"query": query, "destination": "/lake"})
 
 
 @pytest.mark.parametrize("version", ["3.2.1", "2.11.2"])
 def test_before_airflow_3_3_emit_partitions_is_an_error_that_says_what_to_do(monkeypatch, lake, version):
     monkeypatch.setattr(airflow, "__version__", version)
-    with pytest.raises(ValueError, match=rf"emit_partitions=True needs Airflow 3\.3 or later.*this is {version}.*out"):
+    with pytest.raises(
+        ValueError, match=rf"emit_partitions=True needs Airflow 3\.3 or later.*this is {version}. Remove it"
+    ):
         to_files(lake, queries.time_series("BHP", **EASTER), emit_partitions=True)
 
 

@@ -76,7 +76,10 @@ def test_settings_of_the_connection_that_a_load_can_not_take_are_overridden(
 def test_a_bad_row_is_named_and_loses_nothing(openmarkets_sandbox, database):
     task(queries.time_series("BHP", **WEEK)).execute(context())
     database.execute("ALTER TABLE bars ADD CHECK (security_code <> 'CBA')")
-    with pytest.raises(AirflowFailException, match=r"bars: row 6 \(security_code=CBA, .*time_series_date=2026-03-02\)"):
+    with pytest.raises(
+        AirflowFailException,
+        match=r"bars: the database refuses row 6 \(security_code=CBA, .*time_series_date=2026-03-02\)",
+    ):
         task().execute(context())
     assert {code for (code,) in columns(database, "security_code")} == {"BHP"}
 

@@ -70,7 +70,7 @@ def test_what_is_there_stays(openmarkets_sandbox, store, mode):
     if mode == "skip":
         assert land(store, "x.csv", if_exists=mode)["files"] == []
     else:
-        with pytest.raises(Exception, match=r"x\.csv exists already"):
+        with pytest.raises(Exception, match=r"x\.csv already exists"):
             land(store, "x.csv", if_exists=mode)
     assert store.fs.cat_file(f"{CONTAINER}/x.csv") == b"old"
 
@@ -113,6 +113,6 @@ def test_a_store_that_is_out_of_reach_fails_within_ten_seconds(openmarkets_sandb
 
 
 def test_a_container_that_is_missing_is_told(openmarkets_sandbox, store):
-    with pytest.raises(Exception, match="There is no bucket 'nowhere'"):
+    with pytest.raises(Exception, match="Bucket 'nowhere' does not exist"):
         land(store, "", destination=url(store, "x.csv").replace(CONTAINER, "nowhere"))
     assert openmarkets_sandbox.stats()["by_path"] == {}

@@ -100,7 +100,7 @@ async def test_a_connection_that_is_not_there_is_the_error_of_each_reading(monke
     assert isinstance(reading.error, AirflowNotFoundException)
     with pytest.raises(AirflowNotFoundException):
         reading.evaluate("@")
-    assert caplog.text.count("looking again") == connections.MAX_FAILURES - 1
+    assert caplog.text.count("Could not look up") == connections.MAX_FAILURES - 1
 
 
 async def test_a_first_look_up_that_fails_is_repeated_for_all_and_fails_nobody(
@@ -110,7 +110,7 @@ async def test_a_first_look_up_that_fails_is_repeated_for_all_and_fails_nobody(
     # Each with a different interval: three groups that wait for one look-up.
     gone, *others = (Waiter(queries.quotes("BHP"), LONG + number) for number in range(3))
     async with asyncio.timeout(60):
-        while "looking again" not in caplog.text:
+        while "Could not look up" not in caplog.text:
             assert not any(waiter.seen for waiter in (gone, *others))
             await asyncio.sleep(0.01)
     monkeypatch.setenv(CONNECTION, json.dumps(openmarkets_sandbox.connection))
@@ -118,7 +118,7 @@ async def test_a_first_look_up_that_fails_is_repeated_for_all_and_fails_nobody(
     for waiter in others:
         assert codes_of(await waiter.has(1)) == ["BHP"]
         await waiter.cancel()
-    assert caplog.text.count("looking again") == 1
+    assert caplog.text.count("Could not look up") == 1
 
 
 async def test_a_connection_that_can_not_be_looked_up_now_and_then_fails_nobody(openmarkets_sandbox, monkeypatch):

@@ -70,20 +70,23 @@ def seen(stores: StateStores, asset: str = "a") -> int:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"query": queries.request("news", "GET", "a/v1", params={"day": "{{ ds }}"})}, "query: .*renders no template"),
-        ({"query": queries.quotes("{{ params.codes }}")}, "query: .*renders no template"),
-        ({"items": "{{ x }}"}, "items: .*renders no template"),
-        ({"key": "{% x %}"}, "key: .*renders no template"),
-        ({"openmarkets_conn_id": "{{ x }}"}, "openmarkets_conn_id: .*renders no template"),
-        ({"openmarkets_conn_id": ""}, "openmarkets_conn_id: expected the id"),
-        ({"openmarkets_conn_id": None}, "openmarkets_conn_id: expected the id"),
+        (
+            {"query": queries.request("news", "GET", "a/v1", params={"day": "{{ ds }}"})},
+            "query: .*can't use a template",
+        ),
+        ({"query": queries.quotes("{{ params.codes }}")}, "query: .*can't use a template"),
+        ({"items": "{{ x }}"}, "items: .*can't use a template"),
+        ({"key": "{% x %}"}, "key: .*can't use a template"),
+        ({"openmarkets_conn_id": "{{ x }}"}, "openmarkets_conn_id: .*can't use a template"),
+        ({"openmarkets_conn_id": ""}, "openmarkets_conn_id must be the id"),
+        ({"openmarkets_conn_id": None}, "openmarkets_conn_id must be the id"),
         ({"items": "a["}, "^items: 'a\\[' is not a JMESPath"),
         ({"key": "a..b"}, "^key: 'a..b' is not a JMESPath"),
         ({"key": None}, "^key: expected a JMESPath"),
         ({"query": queries.orders(), "items": "[?orderState]"}, "^items: 'orderState' is not a column of orders"),
         ({"query": queries.orders(), "key": "[orderNumber, state]"}, "^key: .*; did you mean 'order_number'"),
         ({"query": queries.orders(), "items": "[?state].{n: order_number}", "key": "b["}, "^key: 'b\\[' is not a JMES"),
-        ({"poll_interval": 0}, "poll_interval: expected seconds from 1 to 86400, got 0"),
+        ({"poll_interval": 0}, "poll_interval must be from 1 to 86400 seconds, not 0"),
         ({"poll_interval": 0.5}, "poll_interval"),
         ({"poll_interval": -1}, "poll_interval"),
         ({"poll_interval": True}, "poll_interval"),
@@ -97,8 +100,8 @@ def seen(stores: StateStores, asset: str = "a") -> int:
             "query: POST oms orders/v4 is not known to be",
         ),
         ({"query": queries.request("oms", "DELETE", "orders/1")}, "safe_to_repeat=True"),
-        ({"query": {**NEWS, "params": {"a": DEEP}}}, "^query: nested too deep"),
-        ({"items": DEEP}, "^items: nested too deep"),
+        ({"query": {**NEWS, "params": {"a": DEEP}}}, "^query: nested too deeply"),
+        ({"items": DEEP}, "^items: nested too deeply"),
     ],
 )
 def test_what_can_not_work_fails_the_dags_parsing(changes: dict[str, Any], says: str):
@@ -144,7 +147,7 @@ def test_it_is_made_again_from_what_airflow_keeps_which_holds_no_secret(openmark
 
 def test_its_queue_is_what_airflow_keeps_which_has_queues_from_3_4_on():
     if not at_least("3.4"):
-        with pytest.raises(OpenmarketsQueryError, match=r"queue: needs Airflow 3\.4 or later") as caught:
+        with pytest.raises(OpenmarketsQueryError, match=r"queue needs Airflow 3\.4 or later") as caught:
             watch(queue="news")
         assert isinstance(caught.value, TypeError)
         return
@@ -155,7 +158,11 @@ def test_its_queue_is_what_airflow_keeps_which_has_queues_from_3_4_on():
     # Airflow identifies triggers by these arguments: a watcher with a new queue is another trigger.
     assert kwargs != watch().serialize()[1]
     assert trigger.shared_stream_key() == watch().shared_stream_key()
-    for value, says in ((1, "expected the name"), ("", "expected the name"), ("{{ x }}", "renders no template")):
+    for value, says in (
+        (1, "queue must be the name"),
+        ("", "queue must be the name"),
+        ("{{ x }}", "can't use a template"),
+    ):
         with pytest.raises(OpenmarketsQueryError, match=f"^queue: .*{says}"):
             watch(queue=value)
 
@@ -314,14 +321,14 @@ async def test_while_the_state_store_fails_nothing_fires_that_can_not_be_compare
         enough = polls() + 3
         await triggerer.until(lambda: polls() >= enough)
         assert triggerer.stored[1] == []
-        assert "state store can't be read" in caplog.text
+        assert "could not read the asset's state store" in caplog.text
         stores.fails = False
         await triggerer.until(lambda: triggerer.stored[1])
         before = seen(stores)
         # What can't be kept is kept later, and fires once.
         stores.fails = True
         published.append(openmarkets_sandbox.publish(BHP)["announcementId"])
-        await triggerer.until(lambda: "did not save the keys of an event" in caplog.text)
+        await triggerer.until(lambda: "could not save the keys of an event" in caplog.text)
         stores.fails = False
         await triggerer.until(lambda: seen(stores) > before)
         assert not triggerer.runner.triggers[1]["task"].done()
@@ -383,7 +390,7 @@ async def test_a_connection_that_is_missing_is_told_and_ends_nothing(openmarkets
     ("changes", "says"),
     [
         ({"items": "nowhere"}, "items: 'nowhere' gives null"),
-        ({"key": "nowhere"}, "key: 'nowhere' gives null for"),
+        ({"key": "nowhere"}, "key: 'nowhere' is null for"),
         ({"key": "abs(headline)"}, "key: 'abs(headline)' does not fit"),
     ],
 )
@@ -396,7 +403,7 @@ async def test_expressions_that_do_not_fit_are_told_seldom_and_end_nothing(
         await triggerer.until(lambda: polls() >= enough)
         assert not triggerer.runner.triggers[1]["task"].done()
     found = [record.message for record in caplog.records if says in record.message]
-    assert [text[text.rindex("(") :] for text in found][:2] == ["(1 in a row).", "(2 in a row)."]
+    assert [text[text.rindex("(") :] for text in found][:2] == ["(failure 1 in a row).", "(failure 2 in a row)."]
     assert len(found) <= 3
     assert stores.values["a"] == {}
 
@@ -410,7 +417,7 @@ async def test_polls_that_break_off_are_begun_again(openmarkets_sandbox, stores,
         published = openmarkets_sandbox.publish(BHP)["announcementId"]
         await triggerer.until(lambda: triggerer.stored[1])
         assert keys(triggerer.stored[1]) == [published]
-        assert "broke off" in caplog.text
+        assert "shares with others has failed" in caplog.text
 
 
 async def test_the_event_loop_goes_on_while_a_large_poll_is_compared_once_for_all_watchers():

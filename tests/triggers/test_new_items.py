@@ -70,11 +70,11 @@ def test_items_choose_from_the_result():
 @pytest.mark.parametrize(
     ("result", "items", "says"),
     [
-        ({"data": [], "page": 1}, "@", "items: '@' gives dict and not a list (it has the fields data, page)."),
-        ({"data": []}, "dat", "items: 'dat' gives null and not a list. Name the field"),
-        (None, "@", "items: '@' gives null and not a list."),
+        ({"data": [], "page": 1}, "@", "items: '@' gives dict, not a list (it has the fields data, page)."),
+        ({"data": []}, "dat", "items: 'dat' gives null, not a list. Name the field"),
+        (None, "@", "items: '@' gives null, not a list."),
         ([{"id": 1}], "abs(@)", "items: 'abs(@)' does not fit the result:"),
-        ([{"id": 1}] * (MAX_ITEMS + 1), "@", "items: '@' gives 5,001 items, and a watcher remembers 5,000 at most."),
+        ([{"id": 1}] * (MAX_ITEMS + 1), "@", "items: '@' has 5,001 items; the maximum for a watcher is 5,000."),
     ],
 )
 def test_items_that_do_not_fit_are_told_with_the_fix(result: Any, items: str, says: str):
@@ -97,7 +97,7 @@ def test_a_key_that_does_not_fit_is_told():
 def test_items_without_a_key_are_told_and_keep_nobody_from_firing():
     new = look([{"id": None}, {"id": 7}, "text", None], SeenKeys())
     assert [part["key"] for part in new.payload] == [7]
-    assert new.problem.startswith("key: 'id' gives null for 3 of 4 items")
+    assert new.problem.startswith("key: 'id' is null for 3 of 4 items")
     assert look([{"id": 0}, {"id": False}, {"id": ""}], SeenKeys()).problem == ""
 
 

@@ -81,7 +81,7 @@ def test_the_value_that_a_worker_gets_is_json(openmarkets_sandbox):
 @pytest.mark.parametrize("value", ["1180591620717411303424", "1e999"])
 def test_a_value_that_would_end_the_triggerer_is_an_error_of_its_task_alone(openmarkets_sandbox, value):
     error = error_of(events(trigger(condition=f"`{value}`", resume=True, max_xcom_bytes=1000)))
-    assert "can't go to XCom" in str(error)
+    assert "can't be pushed to XCom" in str(error)
     assert not error.transient
 
 

@@ -56,7 +56,7 @@ async def test_with_warn_a_security_that_is_not_known_is_left_out_and_told(openm
     assert codes_of(good) == ["CBA"]
     assert openmarkets_sandbox.stats()["by_path"][QUOTES] == 1
     (line,) = [record for record in caplog.records if record.name == module.__name__]
-    assert line.getMessage() == "quotes: the reply holds nothing of ['ZZZZZ.ASX@TM']."
+    assert line.getMessage() == "quotes: the reply has nothing for ['ZZZZZ.ASX@TM']."
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_full_keys_are_well_below_airflows_limit():
     ],
 )
 def test_a_damaged_record_is_refused(stored: Any):
-    with pytest.raises(ValueError, match=r"record of format 1|base64|Only|character"):
+    with pytest.raises(ValueError, match=r"expected format 1|base64|Only|character"):
         SeenKeys.from_json(stored)
 
 

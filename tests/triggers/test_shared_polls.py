@@ -109,7 +109,7 @@ async def test_a_malformed_query_is_an_error_of_its_own_readings(openmarkets_san
     (bad,), (none,), (unsendable,), (good,) = await at_once(
         take(wrong), take("BHP"), take({"endpoint": "accounts", "raw": {1, None}}), take(queries.quotes("BHP"))
     )
-    for reading, text in ((bad, "malformed"), (none, "query:"), (unsendable, "JSON-able")):
+    for reading, text in ((bad, "malformed"), (none, "query must be"), (unsendable, "written as JSON")):
         assert isinstance(reading.error, OpenmarketsQueryError)
         with pytest.raises(OpenmarketsQueryError, match=text):
             reading.result()
@@ -287,7 +287,7 @@ async def test_a_poll_that_breaks_off_is_told_to_everyone(openmarkets_sandbox):
     (group,) = module._registries[asyncio.get_running_loop()].groups.values()
     group._task.cancel()
     for waiter in waiters:
-        with pytest.raises(RuntimeError, match="broke off"):
+        with pytest.raises(RuntimeError, match="shares with others has failed"):
             await waiter.has(2)
     (after,) = await take(queries.quotes("BHP"))
     assert codes_of(after) == ["BHP"]

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NOT_REFRESHED = "The access token for %s could not be refreshed ahead of its end: %s"
+_NOT_REFRESHED = "Could not refresh the access token for %s before it expires; it stays in use until then: %s"
 
 
 class SecretMasker(Protocol):
@@ -220,7 +220,7 @@ class TokenProvider:
                     return token
                 self._metrics.time("token.lock_wait", time.monotonic() - start)
                 if lease is None:
-                    log.warning("The lock of an access token was not free in time; continuing without it.")
+                    log.warning("Could not acquire the lock of an access token in time; continuing without it.")
                 decision, token = self._look_up(scope, rejected)
                 if token is not None and decision is Decision.USE:
                     return token
@@ -276,8 +276,8 @@ class TokenProvider:
             if not slot.has_warned:
                 slot.has_warned = True
                 log.warning(
-                    "The identity server names no usable lifetime (expires_in) of the access token for %s. The token "
-                    "is used for %g seconds.",
+                    "The identity server returned no usable lifetime (expires_in) for the access token for %s. "
+                    "The token is used for %g seconds.",
                     scope,
                     lifetime,
                 )

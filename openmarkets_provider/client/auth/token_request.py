@@ -45,13 +45,17 @@ _OAUTH_CODES = (
 )
 """Error codes of OAuth servers that refuse a token (RFC 6749, section 5.2, and access_denied)."""
 _CHECK_URL = " Check the Identity URL (host) of the connection."
-_CHECK_PROXY = " A firewall or a proxy may have sent it. Check the Identity URL (host) of the connection if it stays."
+_CHECK_PROXY = (
+    " A firewall or a proxy may have sent it. If the error persists, check the Identity URL (host) of the connection."
+)
 _CHECK_CREDENTIALS = (
-    " Check Client ID (login), Client secret (password) and the environment; for a secret with special characters also "
-    "client_auth_encoding."
+    " Check Client ID (login), Client secret (password) and Environment (environment). If the secret has "
+    "special characters, also check client_auth_encoding."
 )
 _CHECK_SPACES = " The secret begins or ends with a space, which copying may have added."
-_ASK_FOR_SCOPE = " This API is not in the client's plan; ask Openmarkets, or take the scope out of the connection."
+_ASK_FOR_SCOPE = (
+    " This API is not in the client's plan. Remove the scope from the connection, or ask Openmarkets to add the API."
+)
 
 
 def basic_credentials(settings: Settings) -> str:
@@ -140,9 +144,9 @@ def read_token_reply(
     if not isinstance(value, str) or not value:
         raise invalid("access_token is missing")
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise invalid("access_token holds characters that no bearer token can have")
+        raise invalid("access_token has characters that are not allowed in a bearer token")
     if not isinstance(kind, str) or kind.lower() != "bearer":
-        raise invalid(f"token_type is {printable(repr(kind), hidden)} and not 'Bearer'")
+        raise invalid(f"token_type is {printable(repr(kind), hidden)}, not 'Bearer'")
     return value, _read_lifetime(lifetime)
 
 
@@ -212,7 +216,7 @@ def _token_error(
 
 def _describe_redirect(scope: str, status: int, headers: Mapping[str, str], hidden: Collection[str]) -> str:
     target = printable(_origin(headers.get("location", "")), hidden)
-    return f"The token request for {scope} is redirected to {target} ({status}). Redirects are not followed."
+    return f"The token request for {scope} was redirected to {target} ({status}). Redirects are not followed."
 
 
 def _describe_stranger(scope: str, status: int, headers: Mapping[str, str], said: str, hidden: Collection[str]) -> str:
@@ -220,7 +224,7 @@ def _describe_stranger(scope: str, status: int, headers: Mapping[str, str], said
     media = printable(headers.get("content-type", ""), hidden)
     answer = f"{status} ({media})" if media else f"{status}"
     answer = f"{answer}: {said}" if said else answer
-    return f"The reply to the token request for {scope} is not that of a token endpoint: {answer}."
+    return f"The reply to the token request for {scope} is not from a token endpoint: {answer}."
 
 
 def _origin(location: str) -> str:

@@ -103,7 +103,7 @@ class FallbackStore:
             if data is None:
                 return self._file.load(key)
             if not isinstance(data, bytes):
-                raise TypeError(f"load returned {type(data).__name__} and not bytes or None")
+                raise TypeError(f"load returned {type(data).__name__}, not bytes or None")
             self._copy(key, data)
             return data
 
@@ -172,7 +172,8 @@ class FallbackStore:
         outage.warned = True
         log.log(
             level,
-            "%s can't be used: %s. Tokens and holds are shared on this host only. It is tried again every %g seconds.",
+            "%s can't be used: %s. Tokens and holds are shared on this host only. The store is tried again "
+            "every %g seconds.",
             self._label,
             (str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}").rstrip("."),
             RETRY_SECONDS,

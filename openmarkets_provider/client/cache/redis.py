@@ -69,13 +69,13 @@ def redis_options(
     if not isinstance(extra, Mapping):
         raise ValueError('Extra is not a JSON object; write {"db": 0}.')
     if not host:
-        raise ValueError("host is empty; give the name or address of the Redis server.")
+        raise ValueError("host is empty; set it to the name or address of the Redis server.")
     if set("/@") & set(host):
         # Do not show the value: a URL may contain a password.
-        raise ValueError("host is not the name or address of a server; leave out redis:// and everything like it.")
+        raise ValueError("host must be a server's name or address only, without redis://, port or password.")
     fields = {name: value for name, value in extra.items() if value is not None and value != ""}
     if _flag("cluster", fields.get("cluster", False)):
-        raise ValueError("cluster: a Redis in cluster mode can't be used; give a single server, or one with replicas.")
+        raise ValueError("cluster: Redis in cluster mode is not supported; use a single server, or one with replicas.")
     options: dict[str, Any] = {
         "host": host,
         "port": port or DEFAULT_PORT,
@@ -90,7 +90,7 @@ def redis_options(
         options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     if options.get("ssl_cert_reqs", _CERT_REQS[0]) not in _CERT_REQS:
         value = abbreviate(options["ssl_cert_reqs"])
-        raise ValueError(f"ssl_cert_reqs: {value} is not allowed; choose {', '.join(_CERT_REQS)}.")
+        raise ValueError(f"ssl_cert_reqs must be one of {', '.join(_CERT_REQS)}, not {value}.")
     return options
 
 
@@ -99,7 +99,7 @@ def _database(value: Any) -> int:
     short = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _DIGITS
     number = int(value) if short else value
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 10**_DIGITS:
-        raise ValueError(f"db: {abbreviate(value)} is not the number of a database.")
+        raise ValueError(f"db must be the number of a database, not {abbreviate(value)}.")
     return number
 
 
@@ -107,13 +107,13 @@ def _flag(name: str, value: Any) -> bool:
     # Text in a connection from a URI.
     flag = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(flag, bool):
-        raise ValueError(f"{name}: {abbreviate(value)} is neither true nor false.")
+        raise ValueError(f"{name} must be true or false, not {abbreviate(value)}.")
     return flag
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name}: {abbreviate(value)} is not a text.")
+        raise ValueError(f"{name} must be a string, not {abbreviate(value)}.")
     return value
 
 

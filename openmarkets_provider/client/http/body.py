@@ -32,7 +32,7 @@ class Body:
         if encoding == "gzip":
             self._gzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
         elif encoding not in ("", "identity"):
-            raise self._error(f"has the content encoding {encoding[:50]!r}, which was not asked for")
+            raise self._error(f"has the content encoding {encoding[:50]!r}, which was not requested")
 
     def add(self, chunk: bytes) -> None:
         """Add the next part that the server sent.
@@ -42,7 +42,7 @@ class Body:
         for piece in [chunk] if self._gzip is None else self._decompress(chunk):
             self._size += len(piece)
             if self._size > self._max_bytes:
-                raise self._error(f"is larger than {self._max_bytes} bytes", "Ask for less in one call.")
+                raise self._error(f"is larger than {self._max_bytes} bytes", "Request less in one call.")
             self._pieces.append(piece)
 
     def read(self) -> bytes:
@@ -51,14 +51,14 @@ class Body:
         :raises OpenmarketsInvalidResponse: it ends too early.
         """
         if self._gzip is not None and self._pieces and not self._gzip.eof:
-            raise self._error("is gzip that ends too early")
+            raise self._error("is truncated gzip")
         return b"".join(self._pieces)
 
     def _decompress(self, chunk: bytes) -> Iterator[bytes]:
         decoder = self._gzip
         while chunk and decoder is not None:
             if decoder.eof:
-                raise self._error("is gzip that goes on after its end")
+                raise self._error("is gzip with extra data at the end")
             try:
                 yield decoder.decompress(chunk, _PIECE)
             except zlib.error:

@@ -73,8 +73,9 @@ class NoAnswer(Exception):
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return OpenmarketsConfigurationError(
-                    f"{label}: the TLS certificate of {self._base_url} can't be verified: {cause.verify_message}. If "
-                    "your network has a certificate authority of its own, set ca_bundle in the connection."
+                    f"{label}: the TLS certificate of {self._base_url} can't be verified: "
+                    f"{cause.verify_message}. If your network has its own certificate authority, set ca_bundle "
+                    "in the connection."
                 )
             cause = cause.__cause__ or cause.__context__
         return OpenmarketsTransportError(
@@ -197,7 +198,7 @@ class _Host:
             try:
                 url = core_url(httpx.URL(f"{self._base_url}{target}"))
             except httpx.InvalidURL as error:
-                raise OpenmarketsQueryError(f"path and params make no URL: {error}") from None
+                raise OpenmarketsQueryError(f"path and params do not make a valid URL: {error}") from None
         more = [(name.encode(), value.encode()) for name, value in headers.items()]
         if json is not None:
             content = dumps(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
@@ -213,8 +214,8 @@ class _Host:
         """
         if (origin := _origin(request.url)) != self._origin:
             raise OpenmarketsConfigurationError(
-                f"A request to {_shown(origin)} was refused: the access token goes to {_shown(self._origin)} only. Use "
-                "a path relative to the API's base URL."
+                f"Refused to send a request to {_shown(origin)}: the access token is for {_shown(self._origin)} "
+                "only. Use a path relative to the API's base URL."
             )
 
     @contextmanager

@@ -52,7 +52,7 @@ class _Deadline(threading.local):
             return timeout
         left = self.at - time.monotonic()
         if left <= 0:
-            raise error("the total time-out is used up")
+            raise error("the total timeout has expired")
         return left if timeout is None else min(timeout, left)
 
 
@@ -97,7 +97,7 @@ async def async_deadline(seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        raise httpcore.ReadTimeout("the total time-out is used up") from None
+        raise httpcore.ReadTimeout("the total timeout has expired") from None
 
 
 class _DeadlineStream(httpcore.NetworkStream):

@@ -109,7 +109,7 @@ def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
     try:
         return _make_context(ca_bundle, _version(path) if path else None, os.getpid())
     except OSError as error:
-        what = f"ca_bundle: {ca_bundle!r}" if ca_bundle else "What SSL_CERT_FILE or SSL_CERT_DIR names"
+        what = f"ca_bundle: {ca_bundle!r}" if ca_bundle else "The certificates of SSL_CERT_FILE or SSL_CERT_DIR"
         raise OpenmarketsConfigurationError(f"{what} can't be used: {error}") from None
 
 
@@ -145,7 +145,7 @@ def _proxy(base_url: str) -> httpx.Proxy | None:
     except (ValueError, ImportError, httpx.InvalidURL):
         # The URL may contain credentials, and httpx's message may quote it.
         raise OpenmarketsConfigurationError(
-            f"The proxy that the environment names for {parts.scheme} is not one that httpx can use: it takes "
-            "http://host:port, https://host:port and, with httpx[socks] installed, socks5://host:port."
+            f"The proxy that the environment sets for {parts.scheme} can't be used. Write http://host:port, "
+            "https://host:port or, with httpx[socks] installed, socks5://host:port."
         ) from None
     return proxy

@@ -31,10 +31,10 @@ MAX_RETRY_AFTER = 365 * 86400.0
 """Longest ``Retry-After`` in seconds: clocks and sleeps have limits."""
 TRANSIENT_STATUSES = frozenset({408, 425})
 """Transient statuses below 500. All from 500 on are transient."""
-_DOUBT = " It may have been carried out all the same: check before you send it again."
+_DOUBT = " It may have been carried out: check before you send it again."
 _WHY_REFUSED = (
-    "The client credentials grant has no user: an endpoint that needs a user context never works with it, and "
-    "neither does one outside your API plan. A new token does not help; ask Openmarkets what your plan holds."
+    "Client credentials have no user context: endpoints that need one, and endpoints outside your API plan, are "
+    "always refused. Ask Openmarkets what your plan includes."
 )
 
 

@@ -171,7 +171,7 @@ class Holds:
         if self._reports.get(api) is not hold:
             self._reports[api] = hold
             log.info(
-                "The %s API told another call to wait (429), and %.1f s of that are left: waiting %.1f s.",
+                "The %s API asked another call to wait (429), and %.1f s of that are left: waiting %.1f s.",
                 api,
                 left,
                 wait,

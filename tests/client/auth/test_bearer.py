@@ -74,7 +74,7 @@ class TestRefusedToken:
         client = make_client()
         with pytest.raises(OpenmarketsAccessRefused, match="user context") as caught:
             run(client, NEEDS_A_USER)
-        assert "A new token does not help" in str(caught.value)
+        assert "Client credentials have no user context" in str(caught.value)
         assert caught.value.status == 401
         assert sandbox.stats()["token_requests_total"] == 2
         assert sandbox.stats()["requests"]["oms"] == 2
@@ -137,7 +137,7 @@ class TestOrigin:
     ) -> None:
         port = httpx.URL(sandbox.url).port
         with HostileServer(hostile.answering(hostile.reply())) as other:
-            with pytest.raises(OpenmarketsConfigurationError, match="access token goes to"):
+            with pytest.raises(OpenmarketsConfigurationError, match="access token is for"):
                 get(make_client(), url.format(port=port, other=other.port))
             assert other.connections == 0
         stats = sandbox.stats()
@@ -163,7 +163,7 @@ class TestOrigin:
             with HostileServer(hostile.answering(away)) as server:
                 client = make_client(oms_url=server.url)
                 assert get(client, "accounts/v1").status_code == status
-                with pytest.raises(OpenmarketsConfigurationError, match="access token goes to"):
+                with pytest.raises(OpenmarketsConfigurationError, match="access token is for"):
                     get(client, "accounts/v1", follow_redirects=True)
                 assert hostile.header(server.requests[0], "authorization") is not None
             assert other.connections == 0

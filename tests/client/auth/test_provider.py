@@ -298,7 +298,7 @@ def test_a_refresh_that_fails_keeps_the_old_token_and_is_tried_again_later(make,
     identity.failure = OpenmarketsServerError("down", status=503)
     assert [source.get(SCOPE).value for _ in range(5)] == ["t1"] * 5
     assert identity.asked == 2
-    assert "could not be refreshed" in caplog.text
+    assert "Could not refresh" in caplog.text
     clock.moved = 3403
     identity.failure = None
     assert source.get(SCOPE).value == "t3"

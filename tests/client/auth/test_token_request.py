@@ -367,22 +367,22 @@ def test_a_good_body_of(kind: str, lifetime: float, seconds: float):
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        (body_of(token_type=...), "token_type is None and not 'Bearer'"),
-        (body_of(token_type="mac"), "token_type is 'mac' and not 'Bearer'"),
-        (body_of(token_type=""), "token_type is '' and not 'Bearer'"),
-        (body_of(token_type=["Bearer"]), r"token_type is \['Bearer'\] and not 'Bearer'"),
+        (body_of(token_type=...), "token_type is None, not 'Bearer'"),
+        (body_of(token_type="mac"), "token_type is 'mac', not 'Bearer'"),
+        (body_of(token_type=""), "token_type is '', not 'Bearer'"),
+        (body_of(token_type=["Bearer"]), r"token_type is \['Bearer'\], not 'Bearer'"),
         (body_of(token_type="x" * 9999), "token_type is 'xxx"),
         (body_of(access_token=...), "access_token is missing"),
         (body_of(access_token=""), "access_token is missing"),
         (body_of(access_token=None), "access_token is missing"),
         (body_of(access_token=5), "access_token is missing"),
         (body_of(access_token=[TOKEN]), "access_token is missing"),
-        (body_of(access_token=f"{TOKEN}é"), "access_token holds characters"),
-        (body_of(access_token=f"{TOKEN}\r\nX: y"), "access_token holds characters"),
-        (body_of(access_token=f"{TOKEN} x"), "access_token holds characters"),
-        (body_of(access_token=f"{TOKEN}\t"), "access_token holds characters"),
-        (body_of(access_token=f"{TOKEN}\x00"), "access_token holds characters"),
-        (body_of(access_token=f"{TOKEN}\x7f"), "access_token holds characters"),
+        (body_of(access_token=f"{TOKEN}é"), "access_token has characters"),
+        (body_of(access_token=f"{TOKEN}\r\nX: y"), "access_token has characters"),
+        (body_of(access_token=f"{TOKEN} x"), "access_token has characters"),
+        (body_of(access_token=f"{TOKEN}\t"), "access_token has characters"),
+        (body_of(access_token=f"{TOKEN}\x00"), "access_token has characters"),
+        (body_of(access_token=f"{TOKEN}\x7f"), "access_token has characters"),
         (b"[" + body_of() + b"]", "not a JSON object"),
         (b"null", "not a JSON object"),
         (b'"' + TOKEN.encode() + b'"', "not a JSON object"),
@@ -521,7 +521,7 @@ def test_a_401_without_a_reason_is_about_the_client():
 def test_what_no_token_endpoint_would_say_may_pass_and_says_nothing_of_the_client(status: int, body: bytes):
     error = token_error(status, body, {"content-type": "text/html", "retry-after": "7"})
     assert type(error) is OpenmarketsAuthError
-    assert "Check the Identity URL (host)" in str(error)
+    assert "check the Identity URL (host)" in str(error)
     assert f"{status} (text/html)" in str(error)
     assert (error.error, error.transient, error.retry_after) == (None, True, 7.0)
 

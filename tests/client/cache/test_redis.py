@@ -56,13 +56,16 @@ class TestOptions:
         [
             ({"host": ""}, "host is empty"),
             ({"extra": []}, "Extra is not a JSON object"),
-            ({"extra": {"db": "first"}}, "db: 'first'"),
-            ({"extra": {"db": -1}}, "db: -1"),
-            ({"extra": {"db": True}}, "db: True"),
-            ({"extra": {"ssl": "maybe"}}, "ssl: 'maybe'"),
-            ({"extra": {"ssl_ca_certs": 5}}, "ssl_ca_certs: 5"),
-            ({"extra": {"ssl_cert_reqs": "require"}}, "ssl_cert_reqs: 'require' .* required, optional, none"),
-            ({"extra": {"cluster": True}}, "cluster: a Redis in cluster mode can't be used"),
+            ({"extra": {"db": "first"}}, "db must be .*, not 'first'"),
+            ({"extra": {"db": -1}}, "db must be .*, not -1"),
+            ({"extra": {"db": True}}, "db must be .*, not True"),
+            ({"extra": {"ssl": "maybe"}}, "ssl must be .*, not 'maybe'"),
+            ({"extra": {"ssl_ca_certs": 5}}, "ssl_ca_certs must be a string, not 5"),
+            (
+                {"extra": {"ssl_cert_reqs": "require"}},
+                "ssl_cert_reqs must be one of required, optional, none, not 'require'",
+            ),
+            ({"extra": {"cluster": True}}, "cluster: Redis in cluster mode is not supported"),
         ],
     )
     def test_what_is_not_allowed_is_named(self, fields, text):

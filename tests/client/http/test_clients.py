@@ -535,12 +535,12 @@ class TestBody:
             pytest.param(gzip.compress(b"[1]" * 99)[:10] + b"\xff" * 9, "damaged gzip", id="damaged"),
             pytest.param(gzip.compress(b"[1]")[:-5] + b"\0" * 5, "damaged gzip", id="wrong checksum"),
             pytest.param(zlib.compress(b"[1]"), "damaged gzip", id="zlib"),
-            pytest.param(gzip.compress(os.urandom(4000))[:-1000], "ends too early", id="truncated"),
-            pytest.param(gzip.compress(b"[1]")[:-1], "ends too early", id="truncated checksum"),
-            pytest.param(gzip.compress(b"[1]")[:11], "ends too early", id="truncated before any content"),
-            pytest.param(gzip.compress(b"[1]")[:1], "ends too early", id="truncated in its header"),
-            pytest.param(gzip.compress(b"[1]") + b"more", "goes on after", id="trailing data"),
-            pytest.param(gzip.compress(b"[1]") + gzip.compress(b"[2]"), "goes on after", id="two members"),
+            pytest.param(gzip.compress(os.urandom(4000))[:-1000], "truncated gzip", id="truncated"),
+            pytest.param(gzip.compress(b"[1]")[:-1], "truncated gzip", id="truncated checksum"),
+            pytest.param(gzip.compress(b"[1]")[:11], "truncated gzip", id="truncated before any content"),
+            pytest.param(gzip.compress(b"[1]")[:1], "truncated gzip", id="truncated in its header"),
+            pytest.param(gzip.compress(b"[1]") + b"more", "extra data at the end", id="trailing data"),
+            pytest.param(gzip.compress(b"[1]") + gzip.compress(b"[2]"), "extra data at the end", id="two members"),
         ],
     )
     def test_of_bad_gzip_is_refused(self, fetch: Fetch, data: bytes, problem: str, framed: bool) -> None:
@@ -557,7 +557,7 @@ class TestBody:
         start += b"%x\r\n%b\r\n" % (len(data), data)
         with (
             HostileServer(hostile.ending(start, b"1000\r\n" + b"x" * 4096 + b"\r\n")) as server,
-            pytest.raises(OpenmarketsInvalidResponse, match="goes on after"),
+            pytest.raises(OpenmarketsInvalidResponse, match="extra data at the end"),
         ):
             fetch(server.url)
 
@@ -829,7 +829,7 @@ class TestProxy:
         self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, url: str
     ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", url)
-        with pytest.raises(OpenmarketsConfigurationError, match="proxy that the environment names for https") as caught:
+        with pytest.raises(OpenmarketsConfigurationError, match="proxy that the environment sets for https") as caught:
             fetch("https://openmarkets.invalid")
         assert "hu" not in str(caught.value)
         assert caught.value.__cause__ is None

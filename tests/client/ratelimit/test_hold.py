@@ -327,7 +327,7 @@ def test_every_wait_is_counted_and_each_hold_told_once(machine: Machine, caplog:
         machine.sleep(31)
     assert metrics.counts == {"ratelimit.replies.oms": 2, "ratelimit.waits.oms": 32}
     assert metrics.seconds == [("ratelimit.wait_time", 31.0)] * 32
-    told = "The oms API told another call to wait (429), and 30.0 s of that are left: waiting 31.0 s."
+    told = "The oms API asked another call to wait (429), and 30.0 s of that are left: waiting 31.0 s."
     assert [record.getMessage() for record in caplog.records] == [told] * 2
 
 
@@ -383,7 +383,7 @@ def test_a_long_hold_sends_away_even_an_order_and_nothing_is_sent(
     sandbox.fault(target="oms", retry_after=300, **LIMITED)
     meet_a_429(run, make())
     for query in (ORDER, ACCOUNTS):
-        with pytest.raises(OpenmarketsRateLimited, match="not sent, since") as raised:
+        with pytest.raises(OpenmarketsRateLimited, match="not sent: the oms API") as raised:
             run(make(), query)
         assert not raised.value.sent
     assert sandbox.stats()["requests"]["oms"] == 1
@@ -419,5 +419,5 @@ def test_a_stream_of_many_threads_waits_as_a_whole_and_says_so_once(
     # raw: no call comes before the many
     assert run(client, queries.intraday_time_series("BHP", start="2026-01-05", end="2026-06-01", interval=1, raw=True))
     assert sandbox.stats()["requests"]["market_data"] > 1 + 16
-    told = [record.getMessage() for record in caplog.records if "told another call to wait" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "asked another call to wait" in record.getMessage()]
     assert len(told) == 1
