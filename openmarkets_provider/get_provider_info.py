@@ -202,7 +202,7 @@ def get_provider_info() -> dict[str, Any]:
             }
             for target, module in TRANSFERS.items()
         ],
-        "triggers": _modules("triggers", "events"),
+        "triggers": _modules("triggers", "events", "orders"),
         # Since Airflow 3.2.
         "cli": ["openmarkets_provider.cli.get_commands"],
         # Since Airflow 3.4.

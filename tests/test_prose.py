@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 
 from dev import prose
-from tests.support.pages import ROOT
 
 LONG = " ".join(["word"] * 20)
 PAGE = f"""# A title
