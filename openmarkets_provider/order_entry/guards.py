@@ -87,7 +87,8 @@ class Limits:
     :ivar price_collar: how far its price may be from the last one, as a fraction of that.
     :ivar max_quote_age: seconds that the quote for the collar may be old.
     :ivar reduce_only: sell no more than the account holds, and buy no more than it is short.
-    :ivar check_cash: column of ``queries.cash`` that a purchase must not exceed: ``cash_balance``, ``net_cash`` or ``free_equity``.
+    :ivar check_cash: column of ``queries.cash`` that a purchase must not exceed: ``cash_balance``, ``net_cash`` or
+        ``free_equity``.
     :ivar trading_statuses: what the quote's trading status may be; empty for any.
     """
 

@@ -8,7 +8,7 @@ from openmarkets_provider import orders, queries
 from openmarkets_provider.order_entry.outcome import condition_of
 from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigger
 
-__all__ = ["OpenmarketsOrderTrigger", "query_of"]
+__all__ = ["OpenmarketsOrderTrigger"]
 
 
 def query_of(account: str) -> queries.Query:
