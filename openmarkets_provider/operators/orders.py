@@ -297,7 +297,7 @@ class OpenmarketsOrderOperator(OrderOperator):
 
     def _wait(self, placed: dict[str, Any], context: Context, timeout: timedelta, *, may_cancel: bool) -> Any:
         from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
-        from openmarkets_provider.triggers.orders import OpenmarketsOrderTrigger, query_of
+        from openmarkets_provider.triggers.orders import OpenmarketsOrderTrigger
 
         account, number, wait_for = placed["account"], placed["order_number"], str(self.wait_for)
         deadline = time.time() + timeout.total_seconds()
@@ -322,7 +322,7 @@ class OpenmarketsOrderOperator(OrderOperator):
         hook = OpenmarketsHook(self.openmarkets_conn_id)
         while time.time() < deadline:
             try:
-                if evaluate(condition_of(number, wait_for), hook.run(query_of(account))):
+                if evaluate(condition_of(number, wait_for), hook.run(OpenmarketsOrderTrigger.query_of(account))):
                     return self._finish(hook, placed)
             except OpenmarketsError as error:
                 if not error.transient:
@@ -367,9 +367,9 @@ class OpenmarketsOrderOperator(OrderOperator):
         return {**placed, **cancelled}
 
     def _find(self, hook: OpenmarketsHook, placed: dict[str, Any]) -> dict[str, Any] | None:
-        from openmarkets_provider.triggers.orders import query_of
+        from openmarkets_provider.triggers.orders import OpenmarketsOrderTrigger
 
-        rows = hook.run(query_of(placed["account"]))
+        rows = hook.run(OpenmarketsOrderTrigger.query_of(placed["account"]))
         return next((row for row in rows if row["order_number"] == placed["order_number"]), None)
 
 

@@ -11,11 +11,6 @@ from openmarkets_provider.triggers.openmarkets import OpenmarketsConditionTrigge
 __all__ = ["OpenmarketsOrderTrigger"]
 
 
-def query_of(account: str) -> queries.Query:
-    """Return the query that finds an order of an account: the same for all its orders, which share their polls."""
-    return queries.orders(account, include_child_orders=False, on_missing_multiplier="cents")
-
-
 class OpenmarketsOrderTrigger(OpenmarketsConditionTrigger):
     """Polls the orders of an account until one of them is accepted or done. Fires the events of its base class.
 
@@ -40,7 +35,7 @@ class OpenmarketsOrderTrigger(OpenmarketsConditionTrigger):
     ) -> None:
         super().__init__(
             openmarkets_conn_id=openmarkets_conn_id,
-            query=query_of(account),
+            query=self.query_of(account),
             condition=condition_of(order_number, wait_for),
             poke_interval=poke_interval,
             deadline=deadline,
@@ -52,6 +47,11 @@ class OpenmarketsOrderTrigger(OpenmarketsConditionTrigger):
         self.order_number = order_number
         self.wait_for = wait_for
         self.cancel_on_kill = cancel_on_kill
+
+    @staticmethod
+    def query_of(account: str) -> queries.Query:
+        """Return the query for the orders of an account: the same for all of them, so that they share their polls."""
+        return queries.orders(account, include_child_orders=False, on_missing_multiplier="cents")
 
     async def on_kill(self) -> None:
         """Cancel the order: ``DELETE orders/{orderNumber}/v1``."""
