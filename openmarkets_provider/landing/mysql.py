@@ -71,7 +71,7 @@ def check_table(connection: sa.Connection, table: sa.Table, keys: Sequence[str])
     if engine:
         statement = f"{altering} ENGINE=InnoDB"
         raise OpenmarketsDatabaseError(
-            f"{table.fullname}: the table's engine {engine} can't roll back a load. To change it: {statement};"
+            f"{table.fullname}: the table's engine {engine} can't roll back a load. To change that: {statement};"
         )
     # Binary columns have no collation.
     collations = {column: collation for column, collation in connection.execute(_COLLATIONS, name) if collation}

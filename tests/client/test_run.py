@@ -579,7 +579,7 @@ def test_where_nothing_supplies_a_multiplier_it_is_the_one_for_cents_with_a_warn
     prices = {row["security_code"]: (row["average_price"], row["price_multiplier_assumed"]) for row in rows}
     assert prices == {"BHP": (Decimal("45.12"), False), "NEW": (Decimal("45.12"), True), "OLD": (None, None)}
     (warning,) = [message for message in caplog.messages if "price multiplier" in message]
-    assert "price multiplier for ['NEW.ASX@TM']; 0.01 is assumed" in warning
+    assert "price multiplier is known for ['NEW.ASX@TM']; 0.01 is assumed" in warning
 
 
 @pytest.mark.parametrize("code", ["BRK.B", "A B", "", "É", "A/B", "../x"])
