@@ -249,7 +249,7 @@ class TestRed:
             connections,
             "market_data_only",
             "Not in the plan: news-api, oms-api; remove them under 'APIs in your plan' (scopes)",
-            "under 'APIs in your plan' (scopes).",
+            "or ask Openmarkets to add them.",
             "for: market-data-api.",
         )
 
