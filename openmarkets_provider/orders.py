@@ -4,7 +4,7 @@ An instruction is plain data, for the order operators and for ``hook.orders``. I
 of upstream tasks, be mapped with ``.expand(order=[...])``, and be kept in XCom. Literal arguments are checked while the
 DAG is parsed, and everything again before anything is sent.
 
-**Prices** are a Decimal or a text such as ``"45.50"``, in the currency's main unit (dollars). A float is refused. The
+**Prices** are a Decimal or a string such as ``"45.50"``, in the currency's main unit (dollars). A float is refused. The
 API takes native units, commonly cents: a price is converted exactly, by the security's own multiplier, and never
 rounded.
 
@@ -53,7 +53,7 @@ def limit(
 
     :param security: such as ``BHP`` or ``BHP.ASX``.
     :param account: code of the order account.
-    :param price: limit in the currency's main unit: a Decimal or a text such as ``"45.50"``.
+    :param price: limit in the currency's main unit: a Decimal or a string such as ``"45.50"``.
     :param buy: volume to buy.
     :param sell: volume to sell.
     :param short: volume to sell short.

@@ -46,7 +46,7 @@ class Placing(OrderSending):
         """Return the intent to place an order, without what an earlier try has stored.
 
         :param order: of ``orders.limit`` or ``orders.market``.
-        :param intent: what identifies it: a text, or several parts.
+        :param intent: what identifies it: a string, or several parts.
         :raises OpenmarketsOrderError: it is malformed, or the connection forbids it.
         """
         arguments = self._arguments(order, "place")
@@ -147,7 +147,7 @@ class Placing(OrderSending):
         ``POST pricing/quotes/v3`` and ``POST portfolios/positions/v2``; then ``POST orders/v4``.
 
         :param order: of ``orders.limit`` or ``orders.market``.
-        :param intent: what identifies it: a text, or several parts. The same order wanted once more has another one.
+        :param intent: what identifies it: a string, or several parts. The same order wanted once more has another one.
         :param on_unknown: what to do when it is not known whether an earlier attempt placed the order. ``ask`` raises
             OpenmarketsOrderUnknown. ``resend`` sends it again, once, when the list of orders would have had it.
         :param may_have_sent: an earlier try of which the journal knows nothing may have sent the order.

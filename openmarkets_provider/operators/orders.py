@@ -61,7 +61,7 @@ class OpenmarketsOrderOperator(OrderOperator):
         stays as it is. At most 3 days: the list of orders goes no further back.
     :param cancel_after: cancel the order when it is not done by then; with ``wait_for="done"``.
     :param deferrable: wait in the triggerer. None is Airflow's ``[operators] default_deferrable``.
-    :param max_value: most that volume x price may be, in dollars: a Decimal or a text. Templated.
+    :param max_value: most that volume x price may be, in dollars: a Decimal or a string. Templated.
     :param price_collar: how far the price may be from the last one, as a fraction: ``"0.02"`` is 2 %. Checked right
         before the send. Templated.
     :param max_quote_age: how old the quote for that may be.

@@ -180,7 +180,7 @@ def check_collar(terms: Terms, quote: Mapping[str, Any] | None, limits: Limits, 
     low, high = last * (1 - limits.price_collar), last * (1 + limits.price_collar)
     if not low <= price <= high:
         raise OpenmarketsOrderError(
-            f"price_collar: {price} is too far from the last price {last}; allowed are {low:f} to {high:f}."
+            f"price_collar: {price} is too far from the last price {last}; use {low:f} to {high:f}."
         )
 
 

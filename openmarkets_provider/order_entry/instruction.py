@@ -57,13 +57,11 @@ def action_of(instruction: Instruction) -> str:
     """
     if not isinstance(instruction, Mapping):
         raise OpenmarketsOrderError(
-            f"order: expected what a function of openmarkets_provider.orders returns, got {describe_type(instruction)}."
+            f"order: must be the result of a function of openmarkets_provider.orders, not {describe_type(instruction)}."
         )
     action = instruction.get("action")
     if not isinstance(action, str) or action not in _ARGUMENTS:
-        raise OpenmarketsOrderError(
-            f"order: action {describe(action)} is unknown; allowed are {', '.join(_ARGUMENTS)}."
-        )
+        raise OpenmarketsOrderError(f"order: action {describe(action)} is unknown; use one of {', '.join(_ARGUMENTS)}.")
     return action
 
 
@@ -76,7 +74,7 @@ def read_price(name: str, value: Any) -> Decimal:
     """Read a price in the currency's main unit.
 
     :param name: the argument, for the text of the error.
-    :raises OpenmarketsOrderError: it is not a Decimal or a text with a decimal number above 0.
+    :raises OpenmarketsOrderError: it is not a Decimal or a string with a decimal number above 0.
     """
     try:
         price = Decimal(value) if isinstance(value, Decimal | str) else None
@@ -84,7 +82,7 @@ def read_price(name: str, value: Any) -> Decimal:
         price = None
     if price is None or not price.is_finite() or price <= 0 or len(price.as_tuple().digits) > _MAX_DIGITS:
         raise OpenmarketsOrderError(
-            f"order: {name} must be a Decimal or a text such as '45.50', in dollars and above 0, not {describe(value)}."
+            f"order: {name} must be a Decimal or a string such as '45.50', in dollars and above 0, not {describe(value)}."
         )
     return price
 
@@ -95,7 +93,7 @@ def _check(instruction: Instruction, is_literal: Predicate) -> dict[str, Any]:
     allowed = _ARGUMENTS[action]
     if unknown := arguments.keys() - allowed.keys():
         raise OpenmarketsOrderError(
-            f"order: unknown argument {', '.join(sorted(map(str, unknown)))}; allowed are {', '.join(allowed)}."
+            f"order: unknown argument {', '.join(sorted(map(str, unknown)))}; use {', '.join(allowed)}."
         )
     if missing := allowed.keys() - arguments.keys():
         raise OpenmarketsOrderError(f"order: argument {', '.join(sorted(missing))} is missing.")
@@ -158,7 +156,7 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > _MAX_TEXT:
         raise OpenmarketsOrderError(
-            f"order: {name} must be a text of one line, at most {_MAX_TEXT} characters, not {describe(value)}."
+            f"order: {name} must be a string of one line, at most {_MAX_TEXT} characters, not {describe(value)}."
         )
     return value.strip()
 

@@ -144,8 +144,8 @@ def numbers(sandbox: SandboxServer) -> list[str]:
         ({"cancel_after": timedelta(1)}, "cancel_after goes with"),
         ({"check_cash": "cash"}, "check_cash must be"),
         ({"order": orders.cancel(7, account=ACCOUNT)}, "takes what orders.limit or orders.market returns"),
-        ({"order": {**ORDER, "price": 45.5}}, "price must be a Decimal or a text"),
-        ({"order": "BHP"}, "expected what a function"),
+        ({"order": {**ORDER, "price": 45.5}}, "price must be a Decimal or a string"),
+        ({"order": "BHP"}, "must be the result of a function"),
     ],
 )
 def test_what_is_refused_while_the_dag_is_parsed(arguments, words):

@@ -105,8 +105,8 @@ def test_amend_and_cancel():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (None, "expected what a function"),
-        ([], "expected what a function"),
+        (None, "must be the result of a function"),
+        ([], "must be the result of a function"),
         ({}, "action None is unknown"),
         ({"action": "buy"}, "'buy' is unknown"),
         ({"action": []}, "is unknown"),
