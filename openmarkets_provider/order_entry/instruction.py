@@ -82,7 +82,8 @@ def read_price(name: str, value: Any) -> Decimal:
         price = None
     if price is None or not price.is_finite() or price <= 0 or len(price.as_tuple().digits) > _MAX_DIGITS:
         raise OpenmarketsOrderError(
-            f"order: {name} must be a Decimal or a string such as '45.50', in dollars and above 0, not {describe(value)}."
+            f"order: {name} must be a Decimal or a string such as '45.50', in dollars and above 0, not "
+            f"{describe(value)}."
         )
     return price
 

@@ -65,9 +65,9 @@ def test_an_order_has_one_side(sides):
         ({"lifetime": "Date"}, "expiry_date_time"),
         ({"expiry_date_time": "2026-12-01"}, "expiry_date_time"),
         ({"lifetime": "Date", "expiry_date_time": "soon"}, "expiry_date_time"),
-        ({"notes": "two\nlines"}, "notes must be a text"),
-        ({"destination": ""}, "destination must be a text"),
-        ({"order_giver": 7}, "order_giver must be a text"),
+        ({"notes": "two\nlines"}, "notes must be a string"),
+        ({"destination": ""}, "destination must be a string"),
+        ({"order_giver": 7}, "order_giver must be a string"),
     ],
 )
 def test_a_malformed_argument_is_named(changes, words):
