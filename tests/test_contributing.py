@@ -115,8 +115,8 @@ def test_an_endpoint_is_a_record_and_a_function_in_two_modules():
 
 
 def test_the_test_of_the_guide_passes_where_the_guide_was_followed(copy: Path):
-    told = run(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", "tests")
-    assert "1 passed" in told
+    report = run(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", "tests")
+    assert "1 passed" in report
     where = run(copy, "-c", "from openmarkets_provider import queries; print(queries.__file__, queries.watch_lists())")
     query = {"endpoint": "watch_lists", "on_missing_field": "warn", "raw": False}
     assert where == f"{copy}/openmarkets_provider/queries.py {query}\n"
@@ -124,18 +124,18 @@ def test_the_test_of_the_guide_passes_where_the_guide_was_followed(copy: Path):
 
 def test_the_new_endpoint_is_in_the_reference_of_queries(copy: Path):
     run(copy, "docs/generate.py")
-    (told,) = re.findall(
+    (report,) = re.findall(
         r"^## watch_lists\n(.*?)(?=^## )", (copy / "docs/queries.md").read_text(), re.DOTALL | re.MULTILINE
     )
-    assert "- calls: `GET watchlists/v1`" in told
-    assert "| `create_date_time` | exchange time | `createDateTime` |" in told
+    assert "- calls: `GET watchlists/v1`" in report
+    assert "| `create_date_time` | exchange time | `createDateTime` |" in report
 
 
 def test_the_new_endpoint_can_be_landed(copy: Path):
     layout = "from openmarkets_provider.landing.layout import layout_of"
     names = "[column.name for column in layout_of(queries.watch_lists()).columns]"
-    told = run(copy, "-c", f"{layout}; from openmarkets_provider import queries; print({names})")
-    assert told.startswith("['watch_list_code', 'watch_list_name', 'create_date_time'")
+    report = run(copy, "-c", f"{layout}; from openmarkets_provider import queries; print({names})")
+    assert report.startswith("['watch_list_code', 'watch_list_name', 'create_date_time'")
 
 
 def test_the_lines_of_the_guide_are_as_make_lint_wants_them(copy: Path):

@@ -189,10 +189,10 @@ def test_dags_and_tests_of_the_pages_and_the_first_example_succeed(
     }
     command = [sys.executable, *["-m", "pytest", "-qs", "-p", "no:cacheprovider", "-p", "no:asyncio", "tests"]]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    told = done.stdout + done.stderr
-    assert done.returncode == 0, told[-20_000:]
-    assert "example_quotes" in told
-    assert openmarkets_sandbox.client_secret not in told
+    report = done.stdout + done.stderr
+    assert done.returncode == 0, report[-20_000:]
+    assert "example_quotes" in report
+    assert openmarkets_sandbox.client_secret not in report
 
     listed = s3.client.list_objects_v2(Bucket="lake")["Contents"]
     folders = {each["Key"].rpartition("/")[0] for each in listed}

@@ -46,7 +46,7 @@ PUBLIC = [
     "openmarkets_provider.testing.pytest_plugin",
     "openmarkets_provider.sandbox.server",
 ]
-"""Beside what Airflow is told of."""
+"""In addition to what the provider info lists."""
 
 
 class Page(HTMLParser):
@@ -282,8 +282,8 @@ def test_operators_show_every_argument_that_their_text_describes(site: Site, kin
         module, _, name = path.rpartition(".")
         text = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
         shown = set(re.findall(r'class="sig-param"><span class="n"><span class="pre">(\w+)<', signature)) - {"kwargs"}
-        told = set(re.findall(r":param (\w+):", text)) - {"kwargs", "outlets"}
-        assert shown == told
+        report = set(re.findall(r":param (\w+):", text)) - {"kwargs", "outlets"}
+        assert shown == report
         # The check of accounts makes its queries.
         own = (
             {"accounts", "openmarkets_conn_id"}

@@ -59,10 +59,10 @@ def test_both_ways_of_the_page_write_the_same_files_and_emit_the_same_keys(openm
     def run(name: str, **given: Any) -> tuple[list[str], list[str]]:
         """Return the sessions of the files that a task has written, and the keys that it has emitted."""
         task = names[name]().get_task("lake")
-        told = context() | {"params": {"start": "2026-04-01", "end": "2026-04-09"}} | given
-        task.render_template_fields(told)
-        files = task.execute(told)["files"]
-        (event,) = told["outlet_events"].values()
+        report = context() | {"params": {"start": "2026-04-01", "end": "2026-04-09"}} | given
+        task.render_template_fields(report)
+        files = task.execute(report)["files"]
+        (event,) = report["outlet_events"].values()
         return [file.split("exchange_date=")[1][:10] for file in files], event.partition_keys
 
     sessions = [str(day) for day in ASX.sessions_in_range("2026-04-01", "2026-04-08")]
@@ -76,10 +76,10 @@ def test_both_ways_of_the_page_write_the_same_files_and_emit_the_same_keys(openm
 
 def test_the_longest_ranges_of_one_call():
     shown = re.findall(r"^\| `intraday_time_series`, (\d+)(?: to (\d+))? minutes \| (\d+) \|", PAGE, re.MULTILINE)
-    told = {
+    report = {
         interval: int(most)
         for first, last, most in shown
         for interval in MAX_DAYS
         if int(first) <= interval <= int(last or first)
     }
-    assert told == MAX_DAYS
+    assert report == MAX_DAYS

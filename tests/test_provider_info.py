@@ -274,7 +274,7 @@ try:
 except ImportError:
     hooks = manager.hooks
 from airflow.configuration import conf
-told = {
+report = {
     "version": manager.providers[name].version,
     "hook": hooks["openmarkets"]._asdict() if hooks["openmarkets"] else None,
     "labels": {k: w.field["schema"]["title"] if isinstance(w.field, dict) else None for k, w in widgets.items()},
@@ -282,7 +282,7 @@ told = {
     "behaviour": manager.field_behaviours["openmarkets"],
     "options": {name: conf.get("openmarkets", name) for name in OPTIONS},
 }
-print("TOLD " + json.dumps(told, default=str))
+print("TOLD " + json.dumps(report, default=str))
 """
 )
 
@@ -294,14 +294,14 @@ def told_by_airflow(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str,
     env["AIRFLOW_HOME"] = str(tmp_path_factory.mktemp("airflow"))
     done = subprocess.run([sys.executable, "-c", ASK_AIRFLOW], env=env, capture_output=True, text=True, timeout=120)
     lines = done.stdout.splitlines()
-    (told,) = [line for line in lines if line.startswith("TOLD ")] or [pytest.fail(done.stdout + done.stderr)]
-    rest = "\n".join(line for line in lines if line != told)
-    return json.loads(told.removeprefix("TOLD ")), rest + done.stderr
+    (report,) = [line for line in lines if line.startswith("TOLD ")] or [pytest.fail(done.stdout + done.stderr)]
+    rest = "\n".join(line for line in lines if line != report)
+    return json.loads(report.removeprefix("TOLD ")), rest + done.stderr
 
 
 def test_airflow_finds_the_provider_and_has_nothing_to_complain_about(told_by_airflow: tuple[dict[str, Any], str]):
-    told, said = told_by_airflow
-    assert told["version"] == importlib.metadata.version(INFO["package-name"])
+    report, said = told_by_airflow
+    assert report["version"] == importlib.metadata.version(INFO["package-name"])
     # Before 3.3 Airflow has something to say of itself, too.
     of_us = "openmarkets|warn|error|deprecat" if at_least("3.3") else "openmarkets"
     assert not re.search(of_us, said, re.IGNORECASE), said
@@ -315,10 +315,10 @@ def test_airflow_knows_the_hook_and_can_test_the_connection(told_by_airflow: tup
 
 
 def test_airflow_shows_every_field_and_takes_none_for_a_secret(told_by_airflow: tuple[dict[str, Any], str]):
-    told = told_by_airflow[0]
-    assert list(told["labels"]) == list(CONNECTION_FIELDS)
-    assert set(told["labels"].values()) <= {field["label"] for field in CONNECTION_FIELDS.values()} | {None}
-    assert told["sensitive"] == []
+    report = told_by_airflow[0]
+    assert list(report["labels"]) == list(CONNECTION_FIELDS)
+    assert set(report["labels"].values()) <= {field["label"] for field in CONNECTION_FIELDS.values()} | {None}
+    assert report["sensitive"] == []
 
 
 def test_airflow_hides_and_relabels_the_standard_fields(told_by_airflow: tuple[dict[str, Any], str]):

@@ -114,11 +114,11 @@ CHECKS: dict[str, Callable[[], None]] = {
 
 
 def test_the_page_names_the_versions_of_the_matrix():
-    told = {
+    report = {
         airflow: tuple(pythons.split(", ")) for airflow, pythons in re.findall(r"^\| ([\d.]+) \| (.*) \|$", PAGE, re.M)
     }
     noxfile = (ROOT / "noxfile.py").read_text()
-    assert told == ast.literal_eval(re.search(r"^AIRFLOWS = ({.*?^})", noxfile, re.M | re.S)[1])
+    assert report == ast.literal_eval(re.search(r"^AIRFLOWS = ({.*?^})", noxfile, re.M | re.S)[1])
 
 
 def test_no_row_but_that_of_the_pre_release_has_one_of_airflow():

@@ -34,10 +34,10 @@ task = {"files": OpenmarketsToObjectStorageOperator, "table": OpenmarketsToSqlOp
     task_id="history", query=queries.time_series(exchange="ASX", **json.loads(sys.argv[2])), **arguments
 )
 cpu, wall = time.process_time(), time.monotonic()
-told = context()
-result = task.execute(told)
+report = context()
+result = task.execute(report)
 figures = {"rows": result["rows"], "files": len(result["files"]), "bytes": result["bytes"]}
-figures["keys"] = sum(len(event.partition_keys) for event in told["outlet_events"].values())
+figures["keys"] = sum(len(event.partition_keys) for event in report["outlet_events"].values())
 figures |= {"cpu": time.process_time() - cpu, "wall": time.monotonic() - wall}
 # Not getrusage: its figure begins with the peak of the process that started this one.
 with open("/proc/self/status") as status:

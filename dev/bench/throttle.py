@@ -53,9 +53,9 @@ def throttle() -> None:
                 outcomes = tasks_outcomes(server, shared=shared)
                 seconds = time.monotonic() - began
                 asked = "none" if retry_after is None else f"{retry_after} s"
-                told = ", ".join(f"{count} {what}" for what, count in outcomes.items())
+                report = ", ".join(f"{count} {what}" for what, count in outcomes.items())
                 name = "shared" if shared else "not shared"
-                print(f"{asked:<12} {name:<12} {server.stats()['429']:>5} {seconds:>8.0f}  {told}", flush=True)
+                print(f"{asked:<12} {name:<12} {server.stats()['429']:>5} {seconds:>8.0f}  {report}", flush=True)
 
 
 if __name__ == "__main__":

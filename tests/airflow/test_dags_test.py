@@ -72,9 +72,9 @@ def test_a_deferrable_sensor_ends_at_its_timeout(openmarkets_sandbox, tmp_path: 
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "waits.py").write_text(WAITS)
     done = run_dag(tmp_path, "waits")
-    told = done.stdout + done.stderr
-    assert "First poll: [0].trading_status == 'NEVER' is False; the result has 1 row." in told
-    assert "AirflowSensorTimeout: Sensor has timed out; its timeout of 3 seconds is over." in told
+    output = done.stdout + done.stderr
+    assert "First poll: [0].trading_status == 'NEVER' is False; the result has 1 row." in output
+    assert "AirflowSensorTimeout: Sensor has timed out; its timeout of 3 seconds is over." in output
     assert done.returncode != 0
     assert states(tmp_path) == {"fails": "failed", "is_skipped": "skipped"}
 
@@ -87,7 +87,7 @@ def test_the_example_of_a_reconciliation_reports_what_differs(openmarkets_sandbo
     assert run_dag(tmp_path, "example_reconciliation").returncode == 0
     assert states(tmp_path) == {"check": "success", "report": "skipped"}
     openmarkets_sandbox.set_positions("FUND1", [{"securityCode": "BHP", "actualVolume": 61}])
-    told = run_dag(tmp_path, "example_reconciliation").stdout
-    assert "1 difference between orders, trades and positions: FUND1 BHP position: actual_volume is 61" in told
-    assert re.search(r"FUND1 +BHP +position +actual_volume +61 +0", told)
+    output = run_dag(tmp_path, "example_reconciliation").stdout
+    assert "1 difference between orders, trades and positions: FUND1 BHP position: actual_volume is 61" in output
+    assert re.search(r"FUND1 +BHP +position +actual_volume +61 +0", output)
     assert states(tmp_path) == {"check": "failed", "report": "success"}

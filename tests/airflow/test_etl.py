@@ -86,10 +86,10 @@ def trades_in_table(lake: Path) -> list[tuple[Any, ...]]:
 @pytest.fixture(scope="module")
 def incremental(airflow: RealAirflow, lake: Path) -> dict[str, tuple[DagRun, Any, Any]]:
     """Run after run: what each left in the lake and in the table."""
-    told = {}
+    report = {}
 
     def remember(name: str, run: DagRun) -> DagRun:
-        told[name] = (run, trades_in(lake), trades_in_table(lake))
+        report[name] = (run, trades_in(lake), trades_in_table(lake))
         return run
 
     def run(name: str, **conf: str) -> DagRun:
@@ -102,7 +102,7 @@ def incremental(airflow: RealAirflow, lake: Path) -> dict[str, tuple[DagRun, Any
     cleared = {"dry_run": False, "dag_run_id": second.run_id, "only_failed": False, "reset_dag_runs": True}
     airflow.call("POST", "/api/v2/dags/etl_incremental/clearTaskInstances", cleared)
     remember("cleared", airflow.wait_for_run("etl_incremental", second.run_id))
-    return told
+    return report
 
 
 def expected(undisturbed: Any, end: str) -> list[tuple[Any, ...]]:

@@ -457,10 +457,10 @@ class TestExamples:
 
         run_id = airflow.wait_until("the run that the assets start", started, 60)[0]
         run = airflow.wait_for_run("example_etl_daily_bars_landed", run_id)
-        told = value(run, "what_is_new")
+        report = value(run, "what_is_new")
         loads = [run for run in runs.values() if run.dag_id == "example_etl_daily_bars"]
         for asset, task_id in {"files": "to_files", "table": "to_table"}.items():
-            extra = told[f"openmarkets_daily_bars_{asset}"]
+            extra = report[f"openmarkets_daily_bars_{asset}"]
             landed = [value(load, task_id) for load in loads]
             assert extra in [{name: each[name] for name in extra} for each in landed]
             assert {"destination", "rows", "range"} <= set(extra)

@@ -31,9 +31,9 @@ def test_every_kind_of_task_does_its_work_with_one_token_request_a_scope(tmp_pat
         with kind(dags, env=env) as airflow:
             run = airflow.run_dag("smoke", conf={"lake": str(tmp_path / "lake")})
             assert {str(task) for task in run.tasks} == {
-                f"task {name} success" for name in ("accounts", "quotes", *SENSORS, "landed", "told")
+                f"task {name} success" for name in ("accounts", "quotes", *SENSORS, "landed", "report")
             }
-            assert run.xcom("told") == "BHP Decimal CBA Decimal"
+            assert run.xcom("report") == "BHP Decimal CBA Decimal"
             logs = {task.task_id: run.log(task.task_id) for task in run.tasks}
             printed = airflow.component_logs()
         assert sandbox.stats()["token_requests"] == {"market-data-api": 1, "oms-api": 1}

@@ -72,8 +72,8 @@ def connect(ui: UiProcess, conn_id: str, login: str, password: str, **changes: A
 
 def connection(ui: UiProcess, conn_id: str) -> dict[str, Any]:
     """Return a connection from the REST API, with Extra decoded."""
-    told = ui.call("GET", f"/api/v2/connections/{conn_id}")
-    return told | {"extra": json.loads(told["extra"])}
+    report = ui.call("GET", f"/api/v2/connections/{conn_id}")
+    return report | {"extra": json.loads(report["extra"])}
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +179,8 @@ class TestForm:
     def test_the_secret_is_masked_in_the_rest_api_and_in_the_form(
         self, added: dict[str, str], ui: UiProcess, connections: Connections
     ):
-        told = ui.call("GET", "/api/v2/connections/by_hand")
-        assert (told["login"], told["password"]) == (CLIENT, "***")
+        report = ui.call("GET", "/api/v2/connections/by_hand")
+        assert (report["login"], report["password"]) == (CLIENT, "***")
         assert SECRET not in json.dumps(ui.call("GET", "/api/v2/connections"))
         connections.go()
         form = connections.edit("by_hand")
@@ -449,8 +449,8 @@ def rest_answers(ui: UiProcess) -> dict[str, dict[str, bytes]]:
 
     for listed in ("variables", "importErrors", "providers", "config", "assets", "assets/events", "jobs", "pools"):
         ask("the rest", listed, limit=500)
-    for told in ask("connections", "connections", limit=500)["connections"]:
-        ask("connections", f"connections/{told['connection_id']}")
+    for report in ask("connections", "connections", limit=500)["connections"]:
+        ask("connections", f"connections/{report['connection_id']}")
     ask("event log", "eventLogs", limit=1000)
     for dag in ("outcomes", "rotation"):
         ask("DAG source", f"dagSources/{dag}")

@@ -33,13 +33,13 @@ class RecordingMasker:
     """Records the values to hide."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.masked: list[str] = []
 
     def mask(self, value: str) -> None:
-        self.told.append(value)
+        self.masked.append(value)
 
     async def amask(self, value: str) -> None:
-        self.told.append(value)
+        self.masked.append(value)
 
 
 def token_reply(value: str = "t0ken-of-the-hostile-server", lifetime: int = 3600, status: int = 200) -> bytes:

@@ -915,7 +915,7 @@ class TestSecrets:
         assert "HTTP Request" in shown, "httpx was not heard"
         assert "send_request_headers.started request=<Request [b'POST']>" in shown, "httpcore was not heard"
         assert self.given_away(shown, ["t0ken-one", "t0ken-two"]) == []
-        assert {"t0ken-one", "t0ken-two"} <= set(masker.told)
+        assert {"t0ken-one", "t0ken-two"} <= set(masker.masked)
 
     def test_are_not_in_representations(self, make_client: MakeClient) -> None:
         with HostileServer(hostile.answering(token_reply("t0ken-one"))) as identity:

@@ -592,7 +592,7 @@ async def test_a_limit_that_one_job_meets_holds_the_others_back():
         order.append("waited")
 
     assert len(await arun([limited, ask(1, times=50)], yielding(order.append), 2)) == 2
-    # On one loop the order is sure: the second had sent once or twice when the first was told to wait.
+    # On one loop the order is sure: the second had sent once or twice when the first had to wait.
     assert order.index("waited") <= 4
     assert order.count(1) == 50
 

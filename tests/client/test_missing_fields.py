@@ -28,7 +28,7 @@ def answer(sandbox: SandboxServer, code: str, records: list[dict[str, Any]]) -> 
     sandbox.fault(target=f"/market-data/pricing/timeseries/{code}", kind="body", body=records, times=None)
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def report(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [message for message in caplog.messages if "none of the" in message]
 
 
@@ -37,7 +37,7 @@ def test_replies_with_all_fields_are_fine_whatever_is_null(run, make_client: Mak
     query = of_every_kind("2026-03-02", "2026-03-03", account="SBX0001", portfolio="SBX0001P")[name]
     assert run(make_client(), {**query, "on_missing_field": "error"})
     run(make_client(), query)
-    assert told(caplog) == []
+    assert report(caplog) == []
 
 
 @pytest.mark.parametrize("unknown", [{}, {"newField": 1}])
@@ -48,7 +48,7 @@ def test_a_field_that_no_record_has_is_one_warning(run, make_client: MakeClient,
     answer(sandbox, "CBA", records)
     rows = run(client, BARS)
     assert {row["market_vwap"] for row in rows} == {None}
-    assert told(caplog) == [
+    assert report(caplog) == [
         f"time_series: none of the {2 * len(records)} records that the API sent has the fields adjustmentFactor, "
         "marketVwap. Their columns are None."
     ]
@@ -72,7 +72,7 @@ def test_one_record_in_any_reply_that_has_it_is_enough(run, make_client: MakeCli
     answer(sandbox, "CBA", [*without[1:], without[0] | {"marketVwap": None}])
     rows = run(client, {**BARS, "on_missing_field": "error"})
     assert {row["market_vwap"] for row in rows} == {None}
-    assert told(caplog) == []
+    assert report(caplog) == []
 
 
 def test_a_reply_that_wraps_its_records(run, make_client: MakeClient, sandbox, caplog):
@@ -80,7 +80,7 @@ def test_a_reply_that_wraps_its_records(run, make_client: MakeClient, sandbox, c
     records = records_of(run, client, QUOTES, tradeCount=...)
     sandbox.fault(target="/market-data/pricing/quotes", kind="body", body={"quotes": records}, times=None)
     assert [row["trade_count"] for row in run(client, QUOTES)] == [None, None]
-    (warning,) = told(caplog)
+    (warning,) = report(caplog)
     assert "has the fields tradeCount." in warning
 
 
@@ -95,7 +95,7 @@ def test_a_price_multiplier_that_is_missing_is_looked_up(run, make_client: MakeC
 def test_without_records_nothing_is_known(run, make_client: MakeClient, sandbox, caplog):
     weekend = queries.time_series("BHP", start="2026-03-07", end="2026-03-09", on_missing_field="error")
     assert run(make_client(), weekend) == []
-    assert told(caplog) == []
+    assert report(caplog) == []
 
 
 def test_records_as_they_are_have_no_columns(run, make_client: MakeClient, sandbox, caplog):

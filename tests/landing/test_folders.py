@@ -227,10 +227,10 @@ def failed(number: int) -> OSError:
     ids=str,
 )
 def test_what_may_pass_is_told_from_what_does_not(error, passes):
-    with pytest.raises(OpenmarketsError) as told, explain_errors("Cannot do it"):
+    with pytest.raises(OpenmarketsError) as report, explain_errors("Cannot do it"):
         raise error
-    assert told.value.transient is passes
-    assert ("Set credentials" in str(told.value)) == ("Credential" in type(error).__name__)
+    assert report.value.transient is passes
+    assert ("Set credentials" in str(report.value)) == ("Credential" in type(error).__name__)
 
 
 def remote(where: str = "s3://bucket/bars", **added: Any) -> RemoteFolder:
@@ -321,16 +321,16 @@ class TestRemote:
     def test_a_killed_task_takes_back_the_parts_that_it_has_sent(self, s3):
         s3.put("bars/x", b"old")
         hold = s3.hold(PART.format(2))
-        told = threading.Event()
+        report = threading.Event()
 
         def on_signal(number: int, frame: object) -> None:
-            told.set()
+            report.set()
             raise KeyboardInterrupt
 
         def kill() -> None:
             assert hold.reached.wait(WAIT)
             os.kill(os.getpid(), signal.SIGUSR1)
-            assert told.wait(WAIT)
+            assert report.wait(WAIT)
             hold.release()
 
         before = signal.signal(signal.SIGUSR1, on_signal)

@@ -497,8 +497,8 @@ class TestTablesThatAreThere:
     def test_a_schema_that_is_not_there_is_named(self, database):
         # SQLAlchemy 1.4 passes on SQLite's own words.
         is_told_by_sqlite = isinstance(database, SqliteDatabase) and sa.__version__ < "2"
-        told = 'unknown database "market"' if is_told_by_sqlite else "schema 'market' does not exist"
-        with pytest.raises(OpenmarketsDatabaseError, match=rf"market\.things: {told}"):
+        report = 'unknown database "market"' if is_told_by_sqlite else "schema 'market' does not exist"
+        with pytest.raises(OpenmarketsDatabaseError, match=rf"market\.things: {report}"):
             load(database, [thing()], table="market.things")
 
     def test_a_schema_that_is_there_is_used(self, in_postgres):

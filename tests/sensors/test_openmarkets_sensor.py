@@ -171,9 +171,9 @@ class TestPokeMode:
         assert not task.poke({})
         task._hook.close()
         # Through structlog from Airflow 3 on.
-        told = capfd.readouterr().out + caplog.text
-        assert told.count("First poll: ") == 1
-        assert f"First poll: {OPEN} is False; the result has 1 row." in told
+        report = capfd.readouterr().out + caplog.text
+        assert report.count("First poll: ") == 1
+        assert f"First poll: {OPEN} is False; the result has 1 row." in report
 
     def test_a_timeout_fails_or_skips(self, openmarkets_sandbox):
         with pytest.raises(AirflowSensorTimeout):

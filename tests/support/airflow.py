@@ -228,7 +228,7 @@ class AirflowApi:
         """Wait for the end of a run, however it was started."""
         path = self.run_path(dag_id, run_id)
         tasks: list[TaskResult] = []
-        told: set[str] = set()
+        report: set[str] = set()
 
         def ended() -> str | None:
             # The run is read before its tasks, so that those of an ended run are final.
@@ -236,9 +236,9 @@ class AirflowApi:
             tasks[:] = self._tasks(path)
             stages = [str(task) for task in tasks if task.state in ENDED]
             for stage in stages:
-                if stage not in told:
+                if stage not in report:
                     self._progress(stage)
-            told.update(stages)
+            report.update(stages)
             return state if state in ENDED else None
 
         try:

@@ -34,9 +34,9 @@ JSON_SECTION = "Extra Fields JSON"
 HEADINGS = {"Extra Fields": "Openmarkets Fields"}
 """What Airflow 3.4 calls a section of the form: each but that of JSON is a heading there, and always open."""
 # It is gone two seconds after it came, which is less than looking for it may take.
-KEEP_WHAT_IS_TOLD = """() => new MutationObserver(() => {
-    const told = document.querySelector("[role=region][aria-label^=Notifications] [role=status]")
-    if (told) window.told ??= ["title", "description"].map(part => told.querySelector(`[data-part=${part}]`).innerText)
+KEEP_NOTICE = """() => new MutationObserver(() => {
+    const box = document.querySelector("[role=region][aria-label^=Notifications] [role=status]")
+    if (box) window.notice ??= ["title", "description"].map(part => box.querySelector(`[data-part=${part}]`).innerText)
 }).observe(document.body, {childList: true, subtree: true})"""
 
 
@@ -168,9 +168,9 @@ class Connections:
         """Push Test. Return the heading and text of the message, and the colour of the button's icon."""
         # A page without the message of the last test, which stays while the mouse is on it.
         self.go()
-        self.page.evaluate(KEEP_WHAT_IS_TOLD)
+        self.page.evaluate(KEEP_NOTICE)
         self.row(conn_id).get_by_role("button", name="Test Connection").click()
-        title, text = self.page.wait_for_function("() => window.told").json_value()
+        title, text = self.page.wait_for_function("() => window.notice").json_value()
         sign = self.row(conn_id).get_by_role("button", name="Test Connection").locator("svg")
         return title, text, str(sign.get_attribute("color"))
 

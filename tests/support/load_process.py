@@ -12,7 +12,7 @@ from tests.support.context import context
 from tests.support.processes import FORK_SERVER
 
 WAIT = 60
-TOLD = "told to end"
+ENDING = "has to end"
 
 
 def run(pipe: Any, environment: dict[str, str], arguments: dict[str, Any], before: Callable[[], None] | None) -> None:
@@ -21,7 +21,7 @@ def run(pipe: Any, environment: dict[str, str], arguments: dict[str, Any], befor
     task = OpenmarketsToObjectStorageOperator(task_id="land", **arguments)
 
     def on_term(number: int, frame: object) -> None:
-        pipe.send(TOLD)
+        pipe.send(ENDING)
         # As Airflow does.
         task.on_kill()
 
@@ -62,13 +62,13 @@ class Load:
         """Ask it to end, and wait until it knows."""
         self.kill(signal.SIGTERM)
         assert self._pipe.poll(WAIT), "a load does not learn that it is to end"
-        assert self._pipe.recv() == TOLD
+        assert self._pipe.recv() == ENDING
 
     def outcome(self) -> Any:
         """Return what the task returned, the text of its error, or the signal that ended its process."""
-        outcome: Any = TOLD
+        outcome: Any = ENDING
         try:
-            while outcome == TOLD:
+            while outcome == ENDING:
                 assert self._pipe.poll(WAIT), "a load does not end"
                 outcome = self._pipe.recv()
         except EOFError:

@@ -460,8 +460,8 @@ class TestConnections:
         monkeypatch.setenv("AIRFLOW_CONN_DB", json.dumps({**fields, "password": "a-wrong-password"}))
         with pytest.raises(OpenmarketsDatabaseError, match="authentication failed") as refused:
             run(queries.quotes("BHP"))
-        told = [refused.value, refused.value.__cause__, refused.value.__cause__.__cause__, caplog.text]
-        assert "a-wrong-password" not in " ".join(map(str, told))
+        report = [refused.value, refused.value.__cause__, refused.value.__cause__.__cause__, caplog.text]
+        assert "a-wrong-password" not in " ".join(map(str, report))
 
 
 class TestLineage:

@@ -96,11 +96,14 @@ def test_a_mapped_task_has_the_outlets_that_its_dag_was_parsed_with():
 def test_every_asset_among_the_outlets_is_told_what_was_landed(openmarkets_sandbox, tmp_path: Path):
     one, other = Asset("one"), Asset("other")
     task = to_file(BARS, str(tmp_path / "x.jsonl"), outlets=[one, other])
-    told = context()
-    landed = task.execute(told)
+    report = context()
+    landed = task.execute(report)
     assert landed["rows"] == 2
     extra = {name: landed[name] for name in ("destination", "rows", "bytes", "range", "skipped")}
-    assert {asset.name: event.extra for asset, event in told["outlet_events"].items()} == {"one": extra, "other": extra}
+    assert {asset.name: event.extra for asset, event in report["outlet_events"].items()} == {
+        "one": extra,
+        "other": extra,
+    }
 
 
 def test_a_kill_after_the_load_stops_nothing(openmarkets_sandbox, tmp_path: Path):

@@ -130,9 +130,9 @@ def test_the_first_poll_says_what_the_condition_gave(openmarkets_sandbox, caplog
     events(trigger(deadline=time.time() + 1.5))
     assert openmarkets_sandbox.stats()["requests"]["market_data"] > 1
     # Through structlog from Airflow 3 on.
-    told = capfd.readouterr().out + caplog.text
-    assert told.count("First poll: ") == 1
-    assert f"First poll: {OPEN} is False; the result has 1 row." in told
+    report = capfd.readouterr().out + caplog.text
+    assert report.count("First poll: ") == 1
+    assert f"First poll: {OPEN} is False; the result has 1 row." in report
 
 
 @pytest.mark.parametrize("late_by", [-1.5, 3600])

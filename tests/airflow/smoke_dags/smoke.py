@@ -20,7 +20,7 @@ def smoke() -> None:
         return len(OpenmarketsHook().run(queries.accounts()))
 
     @task
-    def told(rows: list[dict]) -> str:
+    def report(rows: list[dict]) -> str:
         return " ".join(f"{row['security_code']} {type(row['last_price']).__name__}" for row in rows)
 
     quotes = OpenmarketsOperator(task_id="quotes", query=queries.quotes(["{{ 'B' ~ 'HP' }}", "CBA"]))
@@ -44,7 +44,7 @@ def smoke() -> None:
         partition="day",
         format="csv",
     )
-    [accounts(), *sensors, landed] >> told(quotes.output)
+    [accounts(), *sensors, landed] >> report(quotes.output)
 
 
 smoke()

@@ -102,10 +102,10 @@ def test_a_corrected_secret_works_at_once(make_client, sandbox):
 
 def test_a_process_killed_while_it_asks_leaves_nothing_stuck(make_client, sandbox):
     sandbox.fault(target="identity", kind="delay", seconds=30)
-    started, told = FORK.Pipe(duplex=False)
+    started, report = FORK.Pipe(duplex=False)
 
     def ask() -> None:
-        told.send(True)
+        report.send(True)
         make_client().get_access_token("oms-api")
 
     holder = FORK.Process(target=ask)

@@ -282,22 +282,22 @@ class TestSecretForms:
     def test_are_masked_before_the_identity_server_is_asked(
         self, run: Runner, make_client: MakeClient, masker: RecordingMasker
     ) -> None:
-        told: dict[str, list[str]] = {}
+        report: dict[str, list[str]] = {}
 
         def handle(sock: socket.socket, request: bytes) -> None:
-            told[request[:4].decode()] = [*masker.told]
+            report[request[:4].decode()] = [*masker.masked]
             sock.sendall(token_reply("fresh-token") if request.startswith(b"POST") else hostile.reply())
 
         with HostileServer(handle) as server:
             client = make_client(identity_url=server.url, oms_url=server.url, client_secret="s+e cret")
             run(client, queries.accounts())
             encoded = (hostile.header(server.requests[0], "authorization") or "").partition(" ")[2]
-            assert {encoded, "s%2Be%20cret", "s%2Be+cret"} <= set(told["POST"])
-            assert "fresh-token" in told["GET "], "the API was asked before the token was masked"
-            masker.told.clear()
+            assert {encoded, "s%2Be%20cret", "s%2Be+cret"} <= set(report["POST"])
+            assert "fresh-token" in report["GET "], "the API was asked before the token was masked"
+            masker.masked.clear()
             assert client.check_scope("oms-api") is None
-            assert "s%2Be+cret" in masker.told
-            assert "fresh-token" in masker.told
+            assert "s%2Be+cret" in masker.masked
+            assert "fresh-token" in masker.masked
 
 
 class TestTotalTimeoutOfTheTokenRequest:
@@ -319,8 +319,8 @@ def test_an_identity_server_that_repeats_our_credentials_puts_none_into_an_error
     secret = "s+e cret/to:hide"
 
     def handle(sock: socket.socket, request: bytes) -> None:
-        told = f"wrong secret {secret} in ".encode() + request
-        sock.sendall(hostile.reply(told, status, ["Retry-After: 0"]))
+        report = f"wrong secret {secret} in ".encode() + request
+        sock.sendall(hostile.reply(report, status, ["Retry-After: 0"]))
 
     with HostileServer(handle) as server:
         client = make_client(identity_url=server.url, client_secret=secret)

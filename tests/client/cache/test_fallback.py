@@ -85,33 +85,33 @@ def store(site: SiteStore, file: FileStore, clock: Clock) -> FallbackStore:
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
+def report(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
     caplog.set_level(logging.INFO, logger="openmarkets_provider")
     return lambda: [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
-def test_while_the_primary_works_it_is_used(store, site, told):
+def test_while_the_primary_works_it_is_used(store, site, report):
     with store.lock(KEY, 5) as lease:
         store.save(KEY, b"sealed", 60, lease)
     assert store.load(KEY) == b"sealed"
     assert site.saved == [(b"sealed", "lease")]
-    assert told() == []
+    assert report() == []
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), KeyError("x"), RuntimeError("a bug")])
-def test_whatever_it_raises_the_file_stands_in_with_one_warning(store, site, file, told, error):
+def test_whatever_it_raises_the_file_stands_in_with_one_warning(store, site, file, report, error):
     site.break_down(error)
     assert store.load(KEY) is None
     with store.lock(KEY, 5) as lease:
         store.save(KEY, b"sealed", 60, lease)
     assert store.load(KEY) == file.load(KEY) == b"sealed"
-    [(level, text)] = told()
+    [(level, text)] = report()
     assert level == "WARNING"
     assert LABEL in text
     assert str(error) in text
 
 
-def test_it_is_left_alone_for_a_while_and_then_tried_by_one_caller(store, site, clock, told):
+def test_it_is_left_alone_for_a_while_and_then_tried_by_one_caller(store, site, clock, report):
     site.break_down()
     for _ in range(20):
         store.load(KEY)
@@ -125,36 +125,36 @@ def test_it_is_left_alone_for_a_while_and_then_tried_by_one_caller(store, site, 
     assert store.load(KEY) is None
     clock.seconds = 2 * RETRY_SECONDS + 2
     assert store.load(KEY) == b"sealed"
-    assert [level for level, _ in told()] == ["WARNING", "INFO"]
-    assert "works again" in told()[1][1]
+    assert [level for level, _ in report()] == ["WARNING", "INFO"]
+    assert "works again" in report()[1][1]
 
 
-def test_a_process_warns_once_however_often_it_breaks_down(store, site, clock, told):
+def test_a_process_warns_once_however_often_it_breaks_down(store, site, clock, report):
     for _ in range(4):
         site.break_down()
         store.load(KEY)
         site.broken = {}
         clock.seconds += RETRY_SECONDS + 1
         store.load(KEY)
-    assert [level for level, _ in told()] == ["WARNING", "INFO"] + ["INFO", "INFO"] * 3
+    assert [level for level, _ in report()] == ["WARNING", "INFO"] + ["INFO", "INFO"] * 3
 
 
-def test_all_stores_of_a_process_share_what_is_known_of_the_primary(site, file, clock, told):
+def test_all_stores_of_a_process_share_what_is_known_of_the_primary(site, file, clock, report):
     site.break_down()
     for _ in range(10):
         FallbackStore(site, file, LABEL, clock).load(KEY)
     assert site.calls == 1
     FallbackStore(site, file, "another", clock).load(KEY)
     assert site.calls == 2
-    assert len(told()) == 2
+    assert len(report()) == 2
 
 
-def test_a_forked_child_tries_and_warns_for_itself(store, site, told):
+def test_a_forked_child_tries_and_warns_for_itself(store, site, report):
     site.break_down()
     store.load(KEY)
     if (child := os.fork()) == 0:
         store.load(KEY)
-        os._exit(site.calls * 10 + len(told()))
+        os._exit(site.calls * 10 + len(report()))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 22
 
 
@@ -170,18 +170,18 @@ def test_what_was_locked_in_the_file_is_saved_in_the_file(store, site, file, clo
     assert store.load(KEY) == b"of another host"
 
 
-def test_what_was_locked_in_the_primary_is_saved_in_the_file_when_that_is_gone(store, site, file, told):
+def test_what_was_locked_in_the_primary_is_saved_in_the_file_when_that_is_gone(store, site, file, report):
     with store.lock(KEY, 5) as lease:
         site.break_down()
         store.save(KEY, b"sealed", 60, lease)
     assert file.load(KEY) == b"sealed"
-    assert len(told()) == 1
+    assert len(report()) == 1
 
 
-def test_a_lock_that_cannot_be_released_is_no_error(store, site, told):
+def test_a_lock_that_cannot_be_released_is_no_error(store, site, report):
     with store.lock(KEY, 5):
         site.break_down()
-    assert told() == []
+    assert report() == []
 
 
 def test_an_error_under_the_lock_goes_through_and_frees_it(store, file, site):
@@ -198,10 +198,10 @@ def test_a_save_without_a_lock_goes_to_the_primary(store, site):
 
 
 @pytest.mark.parametrize("data", ["a text", 5])
-def test_what_is_no_record_is_an_error_of_the_primary(store, site, told, data):
+def test_what_is_no_record_is_an_error_of_the_primary(store, site, report, data):
     site.data = data
     assert store.load(KEY) is None
-    assert "bytes" in told()[0][1]
+    assert "bytes" in report()[0][1]
 
 
 def test_what_breaks_both_is_told_to_the_caller(store, site, file):
@@ -211,7 +211,7 @@ def test_what_breaks_both_is_told_to_the_caller(store, site, file):
         store.load(KEY)
 
 
-def test_while_redis_is_down_a_host_takes_turns(empty_redis: RedisServer, file: FileStore, told):
+def test_while_redis_is_down_a_host_takes_turns(empty_redis: RedisServer, file: FileStore, report):
     store = FallbackStore(redis_store(empty_redis), file, LABEL)
     empty_redis.kill()
     with store.lock(KEY, 5) as lease:
@@ -219,12 +219,12 @@ def test_while_redis_is_down_a_host_takes_turns(empty_redis: RedisServer, file: 
             assert second is None
         store.save(KEY, b"sealed", 60, lease)
     assert store.load(KEY) == b"sealed"
-    [(_, text)] = told()
+    [(_, text)] = report()
     assert f"127.0.0.1:{empty_redis.port}" in text
     assert empty_redis.password not in text
 
 
-def test_redis_that_dies_while_its_lock_is_waited_for_hands_over_to_the_file(empty_redis: RedisServer, file, told):
+def test_redis_that_dies_while_its_lock_is_waited_for_hands_over_to_the_file(empty_redis: RedisServer, file, report):
     store = FallbackStore(redis_store(empty_redis), file, LABEL)
     client = empty_redis.client()
     client.set(f"openmarkets:{{{KEY}}}:lock", "of another host")
@@ -240,7 +240,7 @@ def test_redis_that_dies_while_its_lock_is_waited_for_hands_over_to_the_file(emp
             assert not waiting.done()
         empty_redis.kill()
         assert waiting.result(30) is not None
-    assert len(told()) == 1
+    assert len(report()) == 1
 
 
 def test_what_was_read_is_there_when_the_primary_is_gone(store, site, file):
@@ -272,8 +272,8 @@ def test_a_copy_is_written_once_and_when_it_differs(store, site, file):
     assert file.load(KEY) == b"second"
 
 
-def test_a_copy_that_cannot_be_made_is_no_error(store, site, file, told):
+def test_a_copy_that_cannot_be_made_is_no_error(store, site, file, report):
     file.directory.write_text("")
     site.data = b"sealed"
     assert store.load(KEY) == b"sealed"
-    assert told() == []
+    assert report() == []

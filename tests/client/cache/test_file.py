@@ -151,7 +151,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once_even_when_a_child_of_it_li
     ours, theirs = FORK.Pipe()
     process = FORK.Process(target=hold_lock, args=(store.directory, theirs), kwargs={"fork": fork})
     process.start()
-    told = ours.recv()
+    report = ours.recv()
     try:
         with store.lock(KEY, 0) as held:
             assert not held
@@ -161,7 +161,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once_even_when_a_child_of_it_li
             assert held
     finally:
         if fork:
-            os.kill(told, signal.SIGKILL)
+            os.kill(report, signal.SIGKILL)
 
 
 def write_for_ever(directory: Path, connection) -> None:

@@ -191,8 +191,8 @@ def test_who_may_swap_the_folder_can_neither_give_nor_get_nor_remove_anything(sh
 
     as_user(OURS, prepare)
     as_user(THEIRS, trap)
-    stop, told = FORK.Pipe()
-    process = FORK.Process(target=swap_for_ever, args=(store.directory, theirs, shared / "aside", told))
+    stop, report = FORK.Pipe()
+    process = FORK.Process(target=swap_for_ever, args=(store.directory, theirs, shared / "aside", report))
     process.start()
     assert stop.recv()
 

@@ -191,8 +191,8 @@ def test_forked_processes_and_threads_never_get_each_others_answers(store: Redis
     for number in range(8):
         store.save(f"{number:032x}", str(number).encode() * 100, 60)
 
-    def work(number: int, told: Any) -> None:
-        told.send(all(store.load(f"{number:032x}") == str(number).encode() * 100 for _ in range(300)))
+    def work(number: int, report: Any) -> None:
+        report.send(all(store.load(f"{number:032x}") == str(number).encode() * 100 for _ in range(300)))
 
     pipes, processes = [], []
     for number in range(8):

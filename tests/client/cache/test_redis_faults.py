@@ -129,8 +129,8 @@ with RedisServer() as server:
 def test_a_paused_redis_answers_nothing_after_the_end_of_the_shell_that_began_the_tests():
     # Of the group of an ended shell's job the kernel wakes all that is paused.
     begun = ["bash", "-c", 'trap "" HUP; set -m; "$0" -c "$1" & wait', sys.executable, JOB]
-    told = subprocess.run(begun, stdout=subprocess.PIPE, text=True, timeout=60, start_new_session=True, check=False)
-    assert told.stdout == "no answer\n"
+    report = subprocess.run(begun, stdout=subprocess.PIPE, text=True, timeout=60, start_new_session=True, check=False)
+    assert report.stdout == "no answer\n"
 
 
 def killed(fleet: Fleet) -> Callable[[], None]:
@@ -225,14 +225,14 @@ def test_redis_cannot_be_used_from_the_start(fleet: Fleet, warnings, table, name
     mend = FAULTS[name](fleet)
     assert fleet.tasks() == {"token 1"}
     assert fleet.requests == 1
-    told = len(warnings())
-    assert 1 <= told <= TASKS
+    report = len(warnings())
+    assert 1 <= report <= TASKS
     assert all("Redis of a" in text and fleet.server.password not in text for text in warnings())
     mend()
     fleet.forget()
     assert {fleet.task("a"), fleet.task("b"), fleet.task("c")} == {"token 2"}
     assert fleet.server.client().exists(RECORD)
-    assert len(warnings()) == told
+    assert len(warnings()) == report
     table.append((name, "from the start, empty host", "1 a host", "1 a process", "yes"))
 
 

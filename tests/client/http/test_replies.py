@@ -323,12 +323,12 @@ PLACES = [
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_a_token_that_a_reply_repeats_is_in_no_error(write, body, headers, status):
     sent = f"Bearer {REPEATED}"
-    told = {name: text.replace("%s", write(sent)) for name, text in headers.items()}
+    report = {name: text.replace("%s", write(sent)) for name, text in headers.items()}
     answer = body.replace("%s", write(sent)).encode()
     if status == 200:
         answer = b"x" + answer
     with pytest.raises(OpenmarketsApiError) as caught:
-        read_reply(CALL, status, told, answer, "sent-id", (REPEATED,))
+        read_reply(CALL, status, report, answer, "sent-id", (REPEATED,))
     shown = f"{caught.value} {caught.value.as_dict()}"
     assert REPEATED not in shown
     assert write(REPEATED) not in shown

@@ -327,8 +327,8 @@ def test_every_wait_is_counted_and_each_hold_told_once(machine: Machine, caplog:
         machine.sleep(31)
     assert metrics.counts == {"ratelimit.replies.oms": 2, "ratelimit.waits.oms": 32}
     assert metrics.seconds == [("ratelimit.wait_time", 31.0)] * 32
-    told = "The oms API asked another call to wait (429), and 30.0 s of that are left: waiting 31.0 s."
-    assert [record.getMessage() for record in caplog.records] == [told] * 2
+    report = "The oms API asked another call to wait (429), and 30.0 s of that are left: waiting 31.0 s."
+    assert [record.getMessage() for record in caplog.records] == [report] * 2
 
 
 # --- clients
@@ -419,5 +419,5 @@ def test_a_stream_of_many_threads_waits_as_a_whole_and_says_so_once(
     # raw: no call comes before the many
     assert run(client, queries.intraday_time_series("BHP", start="2026-01-05", end="2026-06-01", interval=1, raw=True))
     assert sandbox.stats()["requests"]["market_data"] > 1 + 16
-    told = [record.getMessage() for record in caplog.records if "asked another call to wait" in record.getMessage()]
-    assert len(told) == 1
+    report = [record.getMessage() for record in caplog.records if "asked another call to wait" in record.getMessage()]
+    assert len(report) == 1
