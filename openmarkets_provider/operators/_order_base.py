@@ -59,10 +59,8 @@ class OrderOperator(BaseOperator):
         account = order["account"]
         has_stores = airflow_version() >= (3, 3)
         if has_stores and not is_mapped and is_literal(account) and not self._assets():
-            self.inlets = [
-                *self.inlets,
-                Asset(name=f"openmarkets_orders_{account}", uri=f"openmarkets://orders/{account}"),
-            ]
+            # Without a URI: an asset that a DAG author names for a mapped task is the same.
+            self.inlets = [*self.inlets, Asset(f"openmarkets_orders_{account}")]
 
     def _assets(self) -> list[Any]:
         return [each for each in (*self.inlets, *self.outlets) if isinstance(each, Asset)]

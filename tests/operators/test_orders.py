@@ -15,6 +15,7 @@ from airflow.providers.common.compat.module_loading import import_string
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from openmarkets_provider import orders
+from openmarkets_provider._airflow import Asset
 from openmarkets_provider.client.orders import Orders
 from openmarkets_provider.exceptions import OpenmarketsError, OpenmarketsOrderError
 from openmarkets_provider.operators._questions import LEAVE, Question
@@ -155,7 +156,7 @@ def test_what_is_refused_while_the_dag_is_parsed(arguments, words):
 
 @with_store
 def test_the_account_has_an_asset_of_its_own():
-    assert [(asset.name, asset.uri) for asset in operator().inlets] == [(ASSET, f"openmarkets://orders/{ACCOUNT}")]
+    assert operator().inlets == [Asset(ASSET)]
     assert operator(order=ORDER | {"account": "{{ params.account }}"}).inlets == []
 
 
