@@ -58,22 +58,24 @@ class OrderOperator(BaseOperator):
             )
         account = order["account"]
         has_stores = airflow_version() >= (3, 3)
-        if has_stores and not is_mapped and is_literal(account) and not self._assets():
+        if has_stores and not is_mapped and is_literal(account) and not self.list_assets():
             # Without a URI: an asset that a DAG author names for a mapped task is the same.
             self.inlets = [*self.inlets, Asset(f"openmarkets_orders_{account}")]
 
-    def _assets(self) -> list[Any]:
+    def list_assets(self) -> list[Any]:
+        """Return the task's inlets and outlets that are assets."""
         return [each for each in (*self.inlets, *self.outlets) if isinstance(each, Asset)]
 
     def execute(self, context: Context) -> Any:
         """Carry the instruction out."""
-        return self._run(lambda hook: self.carry_out(hook, context))
+        return self.run_with_hook(lambda hook: self.carry_out(hook, context))
 
     @abstractmethod
     def carry_out(self, hook: OpenmarketsHook, context: Context) -> Any:
         """Do the work and return the task's XCom. It may run twice: see :meth:`OpenmarketsHook.retry_on_rotation`."""
 
-    def _run(self, work: Callable[[OpenmarketsHook], Any]) -> Any:
+    def run_with_hook(self, work: Callable[[OpenmarketsHook], Any]) -> Any:
+        """Return the result of a function that takes the hook. A permanent error fails the task immediately."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
         from openmarkets_provider.hooks.openmarkets import OpenmarketsHook
@@ -98,7 +100,7 @@ class OrderOperator(BaseOperator):
 
         # Airflow's type of a context does not have them in every version.
         stores: Any = context
-        task_store, assets = stores.get("task_state_store"), self._assets()
+        task_store, assets = stores.get("task_state_store"), self.list_assets()
         if task_store is None:
             return MemoryJournal()
         own = [stores["asset_state_store"][assets[0]]] if assets and "asset_state_store" in stores else []

@@ -192,7 +192,7 @@ class OpenmarketsOrderOperator(OrderOperator):
                 self._resolve(sender, intent, sender.load(wanted.tag) or wanted, answer)
             return self._place(sender, intent, context)
 
-        return self._run(go_on)
+        return self.run_with_hook(go_on)
 
     def _resolve(self, sender: Orders, intent: list[Any], stored: Intent, answer: questions.Answer) -> None:
         """Store what a person says of an order with an unknown outcome; nothing else changes anything."""
@@ -214,16 +214,16 @@ class OpenmarketsOrderOperator(OrderOperator):
         """
         match event:
             case {"status": "met"}:
-                return self._run(lambda hook: self._finish(hook, placed))
+                return self.run_with_hook(lambda hook: self._finish(hook, placed))
             case {"status": "timeout"}:
-                return self._run(lambda hook: self._give_up(hook, context, placed, may_cancel))
+                return self.run_with_hook(lambda hook: self._give_up(hook, context, placed, may_cancel))
             case {"status": "error", "error": dict(data)}:
                 error = from_dict(data)
 
                 def fail(hook: OpenmarketsHook) -> Any:
                     raise error
 
-                return self._run(fail)
+                return self.run_with_hook(fail)
         raise ValueError(f"The trigger sent an event that the operator doesn't know: {event!r:.200}")
 
     def _placing(self, hook: OpenmarketsHook, context: Context) -> tuple[Orders, list[Any]]:
@@ -271,7 +271,7 @@ class OpenmarketsOrderOperator(OrderOperator):
         if context.get("task_state_store") is None:
             return bool(instance.try_number > 1)
         # Airflow 3.4 discards the store of a task that is cleared, but not that of an asset.
-        return not self._assets() and epoch_of(context) > (self.retries or 0)
+        return not self.list_assets() and epoch_of(context) > (self.retries or 0)
 
     def _require_no_clear(self, stored: Intent | None, context: Context) -> None:
         if stored is None or stored.number is None or stored.epoch in (None, epoch_of(context)):

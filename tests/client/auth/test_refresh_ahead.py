@@ -135,4 +135,6 @@ def test_an_event_loop_ends_while_a_refresh_is_under_way(
             identity.release.set()
         wait_for_refresh()
         assert pool.submit(poll_on_a_loop).result(WELL_BELOW) == "new"
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    # In debug mode asyncio also warns that a callback took long, as any does on a busy machine.
+    assert [text for text in warnings if not text.startswith("Executing ")] == []
