@@ -561,11 +561,8 @@ def test_a_preview_sends_nothing(make_client, sandbox):
 def test_an_option_is_valued_by_the_shares_that_its_contracts_stand_for(make_client, sandbox):
     option = orders.limit("BHPXA7", account="SBX0002", buy=2, price="1.20")
     preview = Orders(make_client()).preview(option, "intent")
-    assert (preview["value"], preview["native_price"], preview["body"]["orderVolume"]) == (
-        Decimal(240),
-        Decimal(120),
-        2,
-    )
+    # The sandbox's options are priced in dollars.
+    assert (preview["value"], preview["body"]["orderPrice"], preview["body"]["orderVolume"]) == (240, 1.2, 2)
     with pytest.raises(OpenmarketsOrderError, match=r"max_value: the order is worth 240\.00 and the limit is 200"):
         place(Orders(make_client(), limits=Limits(max_value=Decimal(200))), option)
     assert sends(sandbox) == 0
