@@ -13,7 +13,7 @@ from tests.airflow.fleet_token_dags.fleet_tokens import HOSTS, TASKS
 from tests.support.airflow import DagRun, RealAirflow
 from tests.support.sandbox_process import SandboxProcess
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.nightly]
 
 LATENCY = 0.2
 """Seconds that the identity server takes: time for others to ask, too."""

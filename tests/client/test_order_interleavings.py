@@ -340,8 +340,15 @@ def no_logs() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("echoes", [True, False])
-@pytest.mark.parametrize("on_unknown", ["ask", "resend"])
+@pytest.mark.parametrize(
+    ("on_unknown", "echoes"),
+    [
+        ("ask", True),
+        ("ask", False),
+        ("resend", False),
+        pytest.param("resend", True, marks=[pytest.mark.slow, pytest.mark.nightly]),
+    ],
+)
 def test_there_are_never_two_orders_whenever_a_try_is_killed(on_unknown, echoes):
     states, tries = explore(World(echoes), on_unknown, may_freeze=False)
     print(f"kills; {on_unknown}, echoes={echoes}: {states} states, {tries} tries")
