@@ -146,7 +146,6 @@ def check_present(
     if connection.dialect.name == "sqlite":
         # SQLite finds a table by a name in another case, but not its indexes.
         _check_name(connection, table)
-    existing = _read_columns(connection, table)
     keys = _unique_keys(connection, table)
     if mode == APPEND:
         narrow = next((key for key in keys if key <= set(layout.key)), None)
@@ -159,7 +158,8 @@ def check_present(
     missing = missing_columns(connection, table, layout)
     if missing:
         _add_columns(connection, table, missing, evolve=evolve and all(map(can_be_added, missing)))
-        existing = _read_columns(connection, table)
+    # Read after that: another load may have added a column at any time before.
+    existing = _read_columns(connection, table)
     _check_types(connection, table, layout, existing)
     _check_others(connection, table, mode, existing)
     if connection.dialect.name in mysql.NAMES:

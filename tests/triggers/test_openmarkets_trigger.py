@@ -127,8 +127,19 @@ def test_a_large_result_is_built_and_evaluated_in_a_thread_and_a_small_one_on_th
 def test_the_first_poll_says_what_the_condition_gave(openmarkets_sandbox, caplog, capfd):
     openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="PRE_OPEN")
     caplog.set_level("INFO")
-    events(trigger(deadline=time.time() + 1.5))
-    assert openmarkets_sandbox.stats()["requests"]["market_data"] > 1
+
+    async def fire() -> None:
+        async for _ in trigger().run():
+            return
+
+    async def meet_the_condition() -> None:
+        polling = asyncio.create_task(fire())
+        while openmarkets_sandbox.stats()["requests"]["market_data"] < 2:
+            await asyncio.sleep(0.01)
+        openmarkets_sandbox.set_security("BHP.ASX@TM", tradingStatus="OPEN")
+        await polling
+
+    asyncio.run(asyncio.wait_for(meet_the_condition(), 60))
     # Through structlog from Airflow 3 on.
     report = capfd.readouterr().out + caplog.text
     assert report.count("First poll: ") == 1
