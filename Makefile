@@ -85,7 +85,7 @@ format: .venv/installed ## format, and fix what ruff can fix
 
 screenshots: .venv/installed system ## take pictures of Airflow's pages into screenshots/, and update those in docs/images/
 	mkdir -p screenshots
-	OPENMARKETS_PICTURES=screenshots $(BIN)/python -m pytest tests/airflow/test_ui.py
+	OPENMARKETS_PICTURES=screenshots $(BIN)/python -m pytest tests/airflow/test_ui.py tests/airflow/test_orders.py
 	for image in docs/images/*.png; do cp "screenshots/$${image##*/}" docs/images/ || exit 1; done
 
 bench: .venv/installed system ## run the benchmark, which measures pairs and prints ratios
