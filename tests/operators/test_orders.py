@@ -429,6 +429,7 @@ def test_an_order_that_a_person_identifies_is_adopted(openmarkets_sandbox, run):
     assert f"| It may be order {number} | Buy 100 BHP, working |" in asked.value.question.body
     placed = answer(run, f"It is order {number}")
     assert (placed["order_number"], placed["found"]) == (number, True)
+    assert answer(run, f"It is order {number}") == placed
     run.retry()
     assert patient().execute(run.context())["order_number"] == number
     assert numbers(openmarkets_sandbox) == [number]
