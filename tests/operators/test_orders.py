@@ -347,15 +347,18 @@ def test_cancel_after(openmarkets_sandbox, run, fills):
 
 
 @with_store
-def test_cancel_on_kill_in_the_worker(openmarkets_sandbox, run):
-    task = operator(wait_for="done", deferrable=False, cancel_on_kill=True, poke_interval=0.05)
+@pytest.mark.parametrize(("cancel_on_kill", "outcome"), [(True, "cancelled"), (False, "filled")])
+def test_cancel_on_kill_in_the_worker(openmarkets_sandbox, run, cancel_on_kill, outcome):
+    task = operator(wait_for="done", deferrable=False, cancel_on_kill=cancel_on_kill, poke_interval=0.05)
     task.on_kill()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         waiting = pool.submit(task.execute, run.context())
         while openmarkets_sandbox.stats()["by_path"].get(f"GET /oms/orders/by-account/{ACCOUNT}/v4", 0) < 4:
             waiting.exception(timeout=0) if waiting.done() else time.sleep(0.01)
         task.on_kill()
-        assert waiting.result()["outcome"] == "cancelled"
+        if not cancel_on_kill:
+            openmarkets_sandbox.fill_order(int(*numbers(openmarkets_sandbox)))
+        assert waiting.result()["outcome"] == outcome
 
 
 @pytest.mark.since("3.3")
