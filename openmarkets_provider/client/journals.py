@@ -122,4 +122,4 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _failure(error: Exception) -> OpenmarketsError:
-    return OpenmarketsError(f"The journal of orders failed, so nothing is sent: {error}", transient=True)
+    return OpenmarketsError(f"The journal of orders failed: {error}", transient=True)

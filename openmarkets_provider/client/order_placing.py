@@ -95,9 +95,15 @@ class Placing(OrderSending):
             self._store(replace(stored, state=State.READY, **facts))
 
     def resolve(
-        self, order: Instruction, intent: Sequence[object], *, number: str | None, by: str | None = None, at: str = ""
+        self,
+        order: Instruction,
+        intent: Sequence[object],
+        *,
+        number: str | None,
+        by: str | None = None,
+        at: str | None = None,
     ) -> None:
-        """Store what a person says of an order for which :meth:`place` raised OpenmarketsOrderUnknown.
+        """Store whether an order was placed, after :meth:`place` raised OpenmarketsOrderUnknown.
 
         The next :meth:`place` returns the number, or, where the order was not placed, looks at the list once more and
         sends it.
@@ -105,7 +111,7 @@ class Placing(OrderSending):
         :param order: of ``orders.limit`` or ``orders.market``.
         :param intent: what identifies it.
         :param number: of the order; None: it was not placed.
-        :param by: who says so.
+        :param by: who looked it up.
         :param at: when, as ISO 8601 text.
         :raises OpenmarketsOrderError: the outcome is known, or the list has no such order.
         :raises OpenmarketsError: transient: the order may still be on its way, or the answer can't be stored.
@@ -121,7 +127,7 @@ class Placing(OrderSending):
                 )
             if self._clock() < self._settled_at(stored):
                 raise OpenmarketsError(
-                    f"The order {wanted.tag} may still be on its way; say what became of it in a minute.",
+                    f"The order {wanted.tag} may still be on its way. Resolve it in a minute.",
                     transient=True,
                 )
             if number is not None:

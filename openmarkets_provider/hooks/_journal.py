@@ -61,4 +61,6 @@ def _access(access: Callable[[], T]) -> T:
         return access()
     except Exception as error:
         # Airflow's own, or whatever a state backend raises.
-        raise OpenmarketsError(f"Airflow's state store failed, so nothing is sent: {error}", transient=True) from error
+        raise OpenmarketsError(
+            f"Airflow's state store, which holds the intents of orders, failed: {error}", transient=True
+        ) from error

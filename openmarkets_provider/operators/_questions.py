@@ -1,7 +1,7 @@
 """What a task asks a person about its order, with Airflow's human-in-the-loop: in the task that sends the order.
 
-Each option that has an effect carries the digest of the order's terms: an answer to other terms does not count. Airflow
-3.1 to 3.3 keeps the first question of a task instance, so a task asks either for an approval or for an outcome.
+Each option that sends an order carries the digest of its terms: an answer to other terms does not count. Airflow 3.1 to
+3.3 keeps the first question of a task instance, so a task asks either for an approval or for an outcome.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def require_approval(approval: Approval, digest: str, answer: Answer, context: C
 
 
 def outcome_question(error: OpenmarketsOrderUnknown, intent: Intent, timeout: timedelta) -> Question:
-    """Return the question what became of an order that was sent, or may have been.
+    """Return the question whether an order with an unknown outcome was placed.
 
     :param intent: what is stored of it.
     """

@@ -70,9 +70,10 @@ class OpenmarketsOrderOperator(OrderOperator):
         ``net_cash`` or ``free_equity``. Where the account has several balances, the largest counts.
     :param trading_statuses: what the quote's ``trading_status`` may be; empty for any.
     :param approval: who has to approve the order (Airflow 3.1 and later).
-    :param on_unknown: what to do when an earlier attempt is lost. ``ask`` waits until a person says what became of it;
-        a task with an approval, and every task before Airflow 3.1, fails instead. ``resend`` sends the order again,
-        once, when the list of orders would have had it; where the list does not return tags it is as ``ask``.
+    :param on_unknown: what to do when it is not known whether an earlier attempt placed the order. ``ask`` waits until
+        a person says so; a task with an approval, and every task before Airflow 3.1, fails instead. ``resend`` sends
+        the order again, once, when the list of orders would have had it. Where the list does not return tags, it is as
+        ``ask``.
     :param notifiers: of Airflow, such as one that sends a mail: called when the task begins to wait for a person.
     :param cancel_on_kill: cancel the order when the task is killed while it waits for it: cleared, marked as failed or
         succeeded, or timed out. A deferred task does so on Airflow 3.3 and later.
@@ -195,11 +196,11 @@ class OpenmarketsOrderOperator(OrderOperator):
         return self.run_with_hook(go_on)
 
     def _resolve(self, sender: Orders, intent: list[Any], stored: Intent, answer: questions.Answer) -> None:
-        """Store what a person says of an order with an unknown outcome; nothing else changes anything."""
+        """Store the answer, if it says whether the order was placed."""
         if stored.resolved_at == answer.at:
             return  # See carry_out: this may run twice.
         option, number = answer.option or questions.LEAVE, None
-        self.log.info("What became of the order: %s.", answer.error or f"{answer.who} answered {option!r}")
+        self.log.info("The order with the unknown outcome: %s.", answer.error or f"{answer.who} answered {option!r}")
         if option.startswith(questions.IDENTIFY):
             number = option.removeprefix(questions.IDENTIFY)
         elif option != questions.resend_option(stored):

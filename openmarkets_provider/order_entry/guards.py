@@ -207,17 +207,12 @@ def check_cash(terms: Terms, price: Decimal | None, rows: Iterable[Mapping[str, 
     """
     if terms.side != "Buy":
         return
-    if price is None:
-        raise OpenmarketsOrderError("check_cash: the market order can't be valued, since no quote has a price for it.")
     found = [row[column] for row in rows if row["currency_code"] == terms.currency and row[column] is not None]
     if not found:
         raise OpenmarketsOrderError(
             f"check_cash: account {terms.account} has no cash balance in {terms.currency} with {column}."
         )
-    if (value := terms.value(price)) > max(found):
-        raise OpenmarketsOrderError(
-            f"check_cash: the order is worth {value:,f}; {column} of account {terms.account} is {max(found):,f}."
-        )
+    check_value(terms, price, max(found), f"check_cash: {column} of account {terms.account}")
 
 
 def check_reduces(terms: Terms, positions: Iterable[Mapping[str, Any]]) -> None:

@@ -63,7 +63,7 @@ class Intent:
     :ivar epoch: what changes when the task is cleared, and not when it is retried.
     :ivar approved_by: who approved the order.
     :ivar approved_at: when, as ISO 8601 text.
-    :ivar resolved_by: who said what became of an attempt whose outcome was not known.
+    :ivar resolved_by: who said whether an attempt with an unknown outcome placed the order.
     :ivar resolved_at: when, as ISO 8601 text.
     :ivar outcome: the outcome of the order, once it is known.
     """

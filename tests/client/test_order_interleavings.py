@@ -2,7 +2,7 @@
 
 The code that places orders is the real one. The world around it is a model: an OMS, a journal that outlives processes,
 and a clock. At each step of a process the model may go on, kill it, or freeze it until another try has run to its end.
-At any time a person may look at the OMS itself, and say what became of the order.
+At any time a person may look at the OMS itself, and say whether the order was placed.
 What tries leave behind is one state; each state is explored once, and so is what a frozen process finds.
 """
 
@@ -46,7 +46,7 @@ TIMEOUT = 10.0
 TAKE_OVER = SEND_WINDOW + 1.0
 """Seconds after which, at the earliest, another process takes over from one that has frozen."""
 REPLIES = ("number", "lost", "late", "never", "refused", "unsent", "throttled", "no number")
-"""What comes of a send. After "late" the order is accepted when the time-out is over, after "never" it never is."""
+"""Outcomes of a send. After "late" the order is accepted when the time-out is over, after "never" it never is."""
 REPLIES_OF_OTHERS = ("number", "late", "never", "unsent")
 """The same of a try that takes over from one that has frozen: the others leave the same behind."""
 LAGS = (0.0, SETTLE - 1)

@@ -525,7 +525,11 @@ def test_the_value_of_a_day_counts_earlier_orders(make_client, sandbox):
         (ORDER, Limits(max_value=Decimal(4549)), "max_value"),
         (ORDER, Limits(price_collar=Decimal("0.0001"), max_quote_age=10**9), "price_collar: .* too far"),
         (ORDER, Limits(reduce_only=True), "reduce_only"),
-        (ORDER | {"volume": 100_000}, Limits(check_cash="net_cash"), "check_cash: the order is worth 4,550,000"),
+        (
+            ORDER | {"volume": 100_000},
+            Limits(check_cash="net_cash"),
+            "check_cash: net_cash of account SBX0001: the order is worth 4,550,000",
+        ),
         (ORDER, Limits(trading_statuses=("HALT",)), "trading_statuses: the trading status of BHP is OPEN"),
         (ORDER | {"price": "45.505"}, Limits(), "price step"),
     ],

@@ -257,7 +257,9 @@ def test_the_store_can_not_be_reached_before_the_send(openmarkets_sandbox, run, 
         raise RuntimeError("API_SERVER_ERROR")
 
     setattr(run.task_store, method, fail)
-    with pytest.raises(OpenmarketsError, match="state store failed, so nothing is sent: API_SERVER_ERROR") as error:
+    with pytest.raises(
+        OpenmarketsError, match="state store, which holds the intents of orders, failed: API_SERVER_ERROR"
+    ) as error:
         operator().execute(run.context())
     assert error.value.transient
     assert numbers(openmarkets_sandbox) == []

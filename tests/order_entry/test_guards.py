@@ -106,15 +106,21 @@ def test_cash():
     check_cash(dataclasses.replace(order, side="Sell"), None, [], "net_cash")
     check_cash(order, order.price, [cash("1"), cash()], "net_cash")
     for rows, column, words in (
-        ([cash("1"), cash("4549.99")], "net_cash", r"worth 4,550\.00; net_cash of account A is 4,549\.99"),
-        ([cash()], "free_equity", "free_equity of account A is 1"),
+        (
+            [cash("1"), cash("4549.99")],
+            "net_cash",
+            r"check_cash: net_cash of account A: the order is worth 4,550\.00 and the limit is 4,549\.99",
+        ),
+        ([cash()], "free_equity", "free_equity of account A: the order is worth .* and the limit is 1"),
         ([], "net_cash", "has no cash balance in AUD"),
         ([cash(None)], "net_cash", "has no cash balance in AUD with net_cash"),
         ([cash(currency="USD")], "net_cash", "has no cash balance in AUD"),
     ):
         with pytest.raises(OpenmarketsOrderError, match=words):
             check_cash(order, order.price, rows, column)
-    with pytest.raises(OpenmarketsOrderError, match="check_cash: the market order can't be valued"):
+    with pytest.raises(
+        OpenmarketsOrderError, match="check_cash: net_cash of account A: the market order can't be valued"
+    ):
         check_cash(order, None, [cash()], "net_cash")
 
 
